@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> None:
         return
     try:
         serve(end)
-    except InputError as exc:  # what the program has asked for cannot be had here
+    except InputError as exc:  # an option of the program that this host cannot meet
         sys.exit(str(exc))
 
 

@@ -69,15 +69,15 @@ from encamp.wire.protocol import (
 from encamp.wire.seal import Seal
 
 _LOOK_AGAIN = 1.0
-"""Seconds in which what has come from the controller is taken in."""
+"""Seconds for reading what has arrived, before the controller counts as silent."""
 
 
 class Agent:
     """Serves one end of an engine's network, on a pump that some thread drives.
 
-    ``host`` is the name of its host. An agent in the controller's own process, on the same pump,
-    has no network between: the controller calls `take`, and what is for it goes to ``up``.
-    ``over`` is true when the cluster was closed or the controller is gone.
+    ``host`` is the name of its host. An agent in the controller's own process shares its pump, and
+    uses no network: the controller calls `take`, and the agent calls ``up`` with what is for the
+    controller. ``over`` is true when the cluster was closed or the controller is gone.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Agent:
         self.over = False
         self._heard = 0.0
         self.shortcut: EngineShortcut | None = None
-        """Where frames are not sealed, and nobody has to know when the controller was heard."""
+        """Whether frames are not sealed, and the controller's silence does not matter."""
         self.orders: Orders | None = None
         self.cluster = ""
         """See `Orders.cluster`."""
@@ -111,7 +111,7 @@ class Agent:
             try:
                 self._frame(arrival.sender, arrival.parts)
             except BadFrame:
-                return  # not from one of us: as if it had not come
+                return  # forged: ignore it
         elif isinstance(arrival, Left) and arrival.agent == CONTROLLER:
             self.end()
 
@@ -127,7 +127,7 @@ class Agent:
             self._handle(sender, envelope, inner)
 
     def take(self, parts: Parts) -> None:
-        """Take what a controller in this process says."""
+        """Handle an envelope of a controller in this process."""
         if self.orders is None:
             self._take_orders(parts)
         else:
@@ -144,7 +144,7 @@ class Agent:
         left_out += [folder for folder in self.endpoint.left_out if folder not in left_out]
         count = self.endpoint.slots or orders.slots or quota.cores()
         folder = _folder(orders.folder, far=is_far(orders.sys_path))
-        label = max(0, self.number - 1)  # of a slot that is alone, as each of an MPI job is
+        label = max(0, self.number - 1)  # for an agent's only slot, as in an MPI job
         kinds: dict[str, Callable[[int], AgentSlot]] = {
             "child": lambda number: ProcessSlot(self, number, folder),
             "thread": lambda number: ThreadSlot(
@@ -154,14 +154,14 @@ class Agent:
         }
         self._hello(count, left_out)
         if not self.beside or orders.kind == "child":
-            reclaim_in_background()  # what a killed run has left on this host
+            reclaim_in_background()  # leftovers of killed runs on this host
         if self.endpoint.short is not None and not (orders.lonely or orders.key):
             self.shortcut = EngineShortcut(
                 self.pump, self.endpoint, self.endpoint.short, self.outbox
             )
         if orders.kind != "inline":
             need_files(count)
-        for number in range(count):  # those that are there are ended if another one cannot be
+        for number in range(count):  # if one cannot start, those before it are ended
             self.slots.append(kinds[orders.kind](number))
         if orders.lonely:
             self._heard = time.monotonic()
@@ -169,7 +169,7 @@ class Agent:
             pump.later(orders.lonely, lambda: self._look_for_controller(orders.lonely))
 
     def _look_for_controller(self, limit: float, *, again: bool = False) -> None:
-        """End if the controller has been silent for long, even after being looked for once more."""
+        """End if the controller has been silent for long, after reading once more."""
         silent = time.monotonic() - self._heard
         if silent >= limit and again:
             self.end()
@@ -250,7 +250,7 @@ class Agent:
         return False
 
     def post(self, to: int, parts: Parts) -> None:
-        """Send a message; over a network, those of one turn go in one frame."""
+        """Send a message; over a network, the messages of a turn are sent in one frame."""
         if self._up is not None:
             self._up(decode(parts[0]), parts)
         else:
@@ -268,7 +268,7 @@ class Agent:
         def work() -> None:
             try:
                 value, good = str(_WHAT[order.what](self)), True
-            except Exception as exc:  # noqa: BLE001 - who waits for it must hear of it
+            except Exception as exc:  # noqa: BLE001 - it is reported to the waiting caller
                 value, good = str(exc), False
             done = OrderDone(order.ticket, good, value)
             self.pump.soon(lambda: self.post(CONTROLLER, [encode(done)]))
@@ -283,7 +283,7 @@ class Agent:
                 self.shortcut.close()
             for slot in self.slots:
                 slot.begin_end()
-            deadline = time.monotonic() + STOP_WITHIN  # of all, not one after the other
+            deadline = time.monotonic() + STOP_WITHIN  # for all together
             for slot in self.slots:
                 slot.end(max(0.0, deadline - time.monotonic()))
             if any(slot.killed for slot in self.slots):
@@ -347,7 +347,7 @@ def serve(endpoint: Endpoint, host: str | None = None) -> None:
 def _interrupts_are_the_controllers() -> Iterator[None]:
     """Let Ctrl-C interrupt only the call that runs in this thread, if there is one.
 
-    A terminal sends it to all its processes; what it means for the cluster, the controller decides.
+    A terminal sends it to all its processes; the controller decides what it means for the cluster.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -21,7 +21,7 @@ print(sys.implementation.name, *sys.version_info[:2], __version__)
 """
 _LONGEST = 200
 _WITHIN = 60.0
-"""Seconds that it may take to answer."""
+"""Seconds within which the interpreter has to answer."""
 
 
 def found(interpreter: str, environment: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""The process of a slot as its supervisor sees it: start it, talk to it through sockets, end it."""
+"""The process of a slot, for its supervisor: start it, communicate by sockets, end it."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from encamp.slot.threads import of_new_slot
 from encamp.wire.frames import Reader, Writer
 
 GRACE = 2.0
-"""Seconds that a command has to end when it is asked to."""
+"""Seconds within which a command has to end when it is asked to."""
 STOP_WITHIN = GRACE + 1.0
 """Seconds between asking a slot to stop and killing it."""
 _MAY_PASS = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 REFUSED = (0.05, 0.2, 0.8, 2.0)
-"""Seconds to wait, again and again, for what the system refuses to a new process."""
+"""Seconds between retries while the system refuses to start a process."""
 MARK = "ENCAMP_SLOT"
-"""Environment variable that all processes of a slot have, to be found by if the slot crashes."""
+"""Environment variable of all processes of a slot, to find them if the slot crashes."""
 
 
 class SlotProcess:
@@ -55,16 +55,16 @@ class SlotProcess:
         self.runs = 0
         """Messages with calls that were sent to it."""
         self.results = 0
-        """Results that have come from it."""
+        """Results that have arrived from it."""
         self.read = 0
-        """Messages that have come by ``data``, and were passed on."""
+        """Messages that have arrived on the socket ``data``, and were forwarded."""
         self.talks = False
-        """Whether some may come by a cell as well."""
+        """Whether messages may also arrive in a cell, see `shared_memory`."""
         self._mark = token_hex(8)
         self._unknown = False
-        """Whether nobody can say how it has ended."""
+        """Whether its exit status is unknown."""
         self.stillborn: str | None = None
-        """What it said last, if it has ended before it was ready for calls."""
+        """Its output, if it has ended before it was ready for calls."""
         open_standard_streams()
         need_files(1)
         with ExitStack() as undo:
@@ -81,7 +81,7 @@ class SlotProcess:
         undo.callback(os.close, self.ledger)
         self._output = tempfile.TemporaryFile()  # noqa: SIM115
         undo.callback(self._output.close)
-        # Whatever is written goes to the file's end, also after it was emptied.
+        # Output is appended, also after the file was emptied.
         fcntl.fcntl(self._output, fcntl.F_SETFL, os.O_APPEND | os.O_RDWR)
         self.data, its_data = socket.socketpair()
         self.control, its_control = socket.socketpair()
@@ -113,7 +113,7 @@ class SlotProcess:
         interpreter = self.birth.interpreter and own_python.found(
             self.birth.interpreter, environment
         )
-        # What it says while it starts is kept in any case, to be told if it does not manage to.
+        # Its output while it starts is always kept, for the error message if it cannot start.
         self._process = subprocess.Popen(
             slot_command(msgspec.msgpack.encode(birth), interpreter),
             pass_fds=fds,
@@ -130,7 +130,7 @@ class SlotProcess:
 
     @property
     def exit_fd(self) -> int:
-        """Readable when the process has ended."""
+        """A descriptor that is readable when the process has ended."""
         return self._sentinel.fileno()
 
     @property
@@ -150,9 +150,9 @@ class SlotProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """As in `subprocess`; None while it runs, and if it cannot be known.
+        """The exit code as in `subprocess`; None while it runs, or if it is unknown.
 
-        It cannot be known if this process ignores SIGCHLD, or waits for any child.
+        It is unknown if this process ignores SIGCHLD, or waits for any child.
         """
         return None if self._unknown else self._process.returncode
 
@@ -162,7 +162,7 @@ class SlotProcess:
                 if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
                     return False
             except ChildProcessError:
-                self._unknown = True  # Popen would say 0
+                self._unknown = True  # Popen would report 0
             self._process.wait()
         return True
 
@@ -176,7 +176,7 @@ class SlotProcess:
 
     @cached_property
     def cells(self) -> Cells:
-        """Those of short messages, while it has not ended."""
+        """The cells of small messages; not after its end."""
         self.talks = True
         return Cells.of(self.ledger)
 
@@ -207,7 +207,7 @@ class SlotProcess:
         """Wait for a process that has ended, and end its children; returns its exit code."""
         self._wait()
         left_something = self.exit_code != 0 or self.in_a_call
-        self.close()  # first, for to look for processes takes descriptors, and there may be no more
+        self.close()  # first, as finding processes needs descriptors, and there may be no more
         if left_something:
             end_marked(MARK, self._mark)
         return self.exit_code
@@ -228,7 +228,7 @@ class SlotProcess:
     def kill(self) -> None:
         """Kill the process and all its descendants; returns when they have ended."""
         if self.alive:
-            self._process.send_signal(signal.SIGSTOP)  # so that it starts nothing more
+            self._process.send_signal(signal.SIGSTOP)  # so that it starts no more processes
             end_descendants(0, self.pid)
             self._process.kill()
         self._wait()

@@ -40,15 +40,15 @@ _READABLE = (
     "where that matters, use a network of your own, or the engines dask or ipyparallel"
 )
 _said: set[str] = set()
-"""What this process has warned of."""
+"""Warnings that this process has issued."""
 _NOBODY = 20.0
-"""Seconds that others may take to come after the last host has gone."""
+"""Seconds within which other hosts may join after the last one has left."""
 _BEAT = 1.5
 """Seconds between two pings."""
 _TELL = 0.5
-"""Seconds between two times that an elastic engine is told what there is to do."""
+"""Seconds between two reports of the load to an elastic engine."""
 _MISSED = 5
-"""Pings without an answer after which an agent is taken to be lost."""
+"""Pings without an answer after which an agent counts as lost."""
 
 
 class Agent:
@@ -62,19 +62,19 @@ class Agent:
         self.tickets: list[int] = []
         self.missed = 0
         self.gone: set[SlotRecord] = set()
-        """Of its places, those that have no process any more."""
+        """Its slots that have no process any more."""
         self.refreshing = 0
-        """Ticket of an order by which its idle slots change their processes; 0: none."""
+        """Ticket of the order to replace the processes of its idle slots; 0 if there is none."""
         self.heard = True
 
     @property
     def host(self) -> str:
-        """The name of its host, when it has come."""
+        """The name of its host; empty until it has joined."""
         return "" if self.facts is None else self.facts.host
 
 
 class Controls(Protocol):
-    """What agents need of their controller."""
+    """What agents need from their controller."""
 
     @property
     def inline(self) -> bool:
@@ -82,29 +82,29 @@ class Controls(Protocol):
 
     @property
     def closing(self) -> bool:
-        """Whether agents go because they were told to."""
+        """Whether the agents were told to end."""
 
     @property
     def failure(self) -> EngineFailed | None:
-        """Why nothing works any more, if that is so."""
+        """The error if the engine has failed."""
 
     def slots_changed(self) -> None:
-        """There are more or fewer slots."""
+        """The number of slots has changed."""
 
     def said(self, agent: Agent, envelope: Said, parts: Parts) -> None:
         """A task has printed something."""
 
     def waits_again(self, record: TaskRecord) -> None:
-        """A task that was given to a slot is there no more, and has not begun."""
+        """A task that was sent to a slot has come back without having started."""
 
     def put_back(self, records: list[TaskRecord], slot: SlotRecord) -> None:
-        """Let tasks that were given back wait."""
+        """Queue tasks that were given back."""
 
     def end(self, record: TaskRecord, good: bool, value: Any) -> None:
         """A task has ended."""
 
     def fail(self, exc: Exception) -> None:
-        """The engine as a whole is gone."""
+        """The whole engine has failed."""
 
 
 class Agents:
@@ -124,17 +124,17 @@ class Agents:
         self.by_number: dict[int, Agent] = {}
         self.hosts: dict[str, Host] = {}
         self.orders: dict[int, tuple[int, bool, str] | None] = {}
-        """By tickets: agent, whether it was done well, and what it said; None until then."""
+        """By ticket: the agent, whether it has succeeded, and its answer; None until then."""
         self.has_lost = False
-        """Whether an agent has gone, so that there may be needs that no host can meet."""
+        """Whether an agent has left, so that perhaps no host can meet some needs."""
         self._tickets = itertools.count(1)
 
     def joined(self, number: int, frames_by: str) -> None:
-        """An agent is on its way."""
+        """The engine reports that an agent has joined; its facts will follow."""
         self.by_number.setdefault(number, Agent(number, frames_by))
 
     def hello(self, agent: Agent, facts: Hello, parts: Parts) -> None:
-        """An agent is there, and its slots may be given work."""
+        """An agent has sent its facts: use its slots."""
         if agent.facts is not None:
             return
         agent.facts = facts
@@ -161,7 +161,7 @@ class Agents:
     def _say_once(words: str) -> None:
         if words not in _said:
             _said.add(words)
-            with suppress(UserWarning):  # where warnings are errors, work must go on
+            with suppress(UserWarning):  # the work must go on if warnings are errors
                 warnings.warn(words, stacklevel=2)
 
     def _know(self, host: HostRecord, agent: Agent) -> None:
@@ -177,19 +177,19 @@ class Agents:
             self._mail.put(SPAWNER, HostAdded(shown))
 
     def here(self) -> list[Agent]:
-        """The agents that have come, in the order in which they did."""
+        """The agents that have joined, in that order."""
         return [agent for agent in self.by_number.values() if agent.facts is not None]
 
     def ping(self, agent: Agent) -> None:
-        """Ask an agent for a sign of life."""
+        """Ask an agent whether it is alive."""
         self._outbox.post(agent.number, [encode(Ping(0))])
 
     def listen(self) -> None:
-        """Begin to ask all agents for signs of life."""
+        """Start to check regularly whether all agents are alive."""
         self._pump.later(_BEAT, self._beat)
 
     def tell_needs(self) -> None:
-        """Tell an elastic engine what there is to do, now and from time to time."""
+        """Report the load to an elastic engine, now and regularly."""
         busy: dict[int, int] = {}
         for agent in self.by_number.values():
             if count := sum(bool(slot.ahead) for slot in agent.slots):
@@ -199,9 +199,9 @@ class Agents:
         self._pump.later(_TELL, self.tell_needs)
 
     def _beat(self) -> None:
-        """Ask all agents for a sign of life; those that give none for long are lost.
+        """Ping all agents; those that have not answered for long are lost.
 
-        So each knows, too, that there is somebody.
+        The pings also show the agents that the controller is alive.
         """
         for agent in list(self.by_number.values()):
             if agent.heard:
@@ -211,14 +211,14 @@ class Agents:
             if agent.missed >= _MISSED:
                 self.left(agent.number, f"it has not answered for {_BEAT * _MISSED:g} s")
                 self._engine.give_up(agent.number)
-                self._outbox.post(agent.number, [encode(End())])  # maybe it was only cut off
+                self._outbox.post(agent.number, [encode(End())])  # in case it was only cut off
                 continue
             agent.heard = False
             self.ping(agent)
         self.listen()
 
     def left(self, number: int, why: str) -> None:
-        """An agent is gone, and the tasks that it ran with it."""
+        """An agent has left; the tasks that it was running are lost."""
         agent = self.by_number.pop(number, None)
         if agent is None or self._controller.closing:
             return
@@ -241,9 +241,9 @@ class Agents:
         self.end_unmet()
 
     def end_unmet(self) -> None:
-        """End what no host that is left could run; all, if none comes soon."""
+        """Fail the tasks that no remaining host can run; all tasks if no host joins soon."""
         if not self.by_number and self._engine.elastic:
-            return  # it has some when there is work again
+            return  # hosts will join when there is work again
         if not self.by_number:
             self._pump.later(_NOBODY, self._fail_alone)
         for task in self._scheduler.unmet():
@@ -256,7 +256,7 @@ class Agents:
             self._controller.fail(EngineFailed(engine, "all of its hosts are lost"))
 
     def slot_ended(self, agent: Agent, envelope: SlotEnded, parts: Parts) -> None:
-        """A slot has another process: what the last one had is lost or goes elsewhere."""
+        """A slot has a new process: the old one's running call is lost, others run elsewhere."""
         slot = agent.slots[envelope.slot]
         slot.known.clear()
         slot.around = b""
@@ -280,14 +280,14 @@ class Agents:
             self._go_without(agent, slot, envelope.text.decode("utf-8", "replace"))
 
     def _go_without(self, agent: Agent, slot: SlotRecord, why: str) -> None:
-        """A slot cannot be started any more; its host is lost with the last of them."""
+        """A slot cannot start any more; its agent is lost with the last one."""
         self._scheduler.remove(slot)
         agent.gone.add(slot)
         if len(agent.gone) < len(agent.slots):
             self._controller.slots_changed()
             self.end_unmet()
             return
-        if len(self.by_number) == 1:  # whatever comes in its place would fare no better
+        if len(self.by_number) == 1:  # a replacement would fail, too
             self._controller.fail(EngineFailed(self._engine.name, why))
         self.left(agent.number, why)
         self._engine.give_up(agent.number)
@@ -301,7 +301,7 @@ class Agents:
         exit_code: int | None,
         why: str,
     ) -> None:
-        """A slot's process is gone with the call that had begun; the others go elsewhere."""
+        """A slot's process is gone: fail the call that had started, and queue the others."""
         for task in others:
             self._controller.waits_again(task)
         self._controller.put_back(others, slot)
@@ -309,7 +309,7 @@ class Agents:
             self._controller.end(task, False, task.why_ended(slot, exit_code, why))
 
     def order(self, what: str, *, each: bool) -> dict[int, str]:
-        """Have ``each`` agent, or one on each host, do something; tickets → host names."""
+        """Send an order to ``each`` agent, or to one per host; returns tickets → host names."""
         tickets: dict[int, str] = {}
         for agent in self.here():
             if each or agent.host not in tickets.values():
@@ -317,7 +317,7 @@ class Agents:
                 tickets[ticket] = agent.host
                 self.orders[ticket] = None
                 agent.tickets.append(ticket)
-                if what == "refresh":  # what is sent to a process that goes would be lost
+                if what == "refresh":  # calls for a process that ends would be lost
                     agent.refreshing = ticket
                     for slot in agent.slots:
                         self._scheduler.close(slot)
@@ -325,7 +325,7 @@ class Agents:
         return tickets
 
     def order_done(self, agent: Agent, envelope: OrderDone, parts: Parts) -> None:
-        """An agent has done what it was ordered to."""
+        """An agent has carried out an order."""
         if envelope.ticket in self.orders:
             self.orders[envelope.ticket] = agent.number, envelope.ok, envelope.value
         if envelope.ticket == agent.refreshing:
@@ -336,5 +336,5 @@ class Agents:
                     self._scheduler.open(slot)
 
     def all_done(self, tickets: Iterable[int]) -> bool:
-        """Whether all that was ordered is done, or its host gone."""
+        """Whether all orders were carried out, or their agents have left."""
         return all(self.orders[ticket] is not None for ticket in tickets)

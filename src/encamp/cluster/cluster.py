@@ -62,11 +62,11 @@ SPAWNER = 0
 """The id to send messages to the program that has spawned the tasks."""
 _ALL: weakref.WeakSet[Cluster] = weakref.WeakSet()
 LONELY = 600.0
-"""Seconds without a word from the controller after which agents elsewhere end themselves."""
+"""Seconds of the controller's silence after which remote agents end themselves."""
 _EAGER = 64
-"""After how many new tasks at the latest the thread that spawns sends them out."""
+"""New tasks after which the spawning thread sends them, at the latest."""
 _PATIENCE = 0.002
-"""Seconds that it waits for another thread to let it do so."""
+"""Seconds for which it waits for another thread that drives the pump."""
 
 
 _USUAL = SpawnOptions(notify=True)
@@ -189,7 +189,7 @@ class Cluster:
             self._life.end()
             raise
         engine, controller = self._engine, self._controller
-        controller.mail.clear()  # the first hosts are no news
+        controller.mail.clear()  # no events for the first hosts
         self._shortcut = controller.mail.shortcut = self._shortcut_of(engine, sealed=bool(key))
         if self._beats:
             controller.agents.listen()
@@ -453,7 +453,7 @@ class Cluster:
     def _send(self, number: int, message: object) -> None:
         """Send a message without the shortcut."""
         self._check()
-        with self._pump.held_off:  # what a signal's handler raises is no error of the message
+        with self._pump.held_off:  # an exception of a signal handler is no error of the message
             payload = dump_as("the message", message)
         mail = self._controller.mail
         if not changeable(payload):
@@ -494,7 +494,7 @@ class Cluster:
         return bool(self._controller.mail.come)
 
     def _taken_in(self) -> Received | None:
-        """The next message of the queue, without a look at the network. Raises `ClusterClosed`."""
+        """The next message of the queue, without checking the network. Raises `ClusterClosed`."""
         self._check()
         return self._controller.mail.take(None)
 
@@ -575,7 +575,7 @@ class Cluster:
         return {host: int(freed) for host, freed in self._order("clear", deadline, each=False)}
 
     def _order(self, what: str, deadline: float | None, *, each: bool) -> list[tuple[str, str]]:
-        """Have agents do something; returns the hosts and their answers."""
+        """Send an order to agents; returns the hosts and their answers. Blocks."""
         controller = self._controller
         tickets = self._pump.call(lambda: controller.agents.order(what, each=each))
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -614,7 +614,7 @@ class Cluster:
         self._controller.check_open()
 
     def __del__(self) -> None:
-        life = self.__dict__.get("_life")  # none if there was an error in its options
+        life = self.__dict__.get("_life")  # None if an option was wrong
         if life is not None and life.drop():
             warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
 

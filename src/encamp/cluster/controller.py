@@ -105,7 +105,7 @@ class Controller:
         self.inline = kind != "child"
         """Whether tasks run in agents themselves."""
         self.token = secrets.token_hex(8)
-        """What no other cluster is called."""
+        """A name that no other cluster has."""
         self.pump = Pump()
         self.outbox = Outbox(engine)
         self.scheduler = Scheduler()
@@ -115,7 +115,7 @@ class Controller:
         numbers = self.functions.numbers
         self.setups = Setups(numbers, everybody_here=engine.agent_here is not None)
         self.tasks: dict[int, TaskRecord] = {}
-        """All that have not ended."""
+        """All tasks that have not ended."""
         self.incoming: deque[TaskRecord] = deque()
         self._numbers = itertools.count(1)
         self.mail = Mail(self.tasks, self.outbox)
@@ -125,9 +125,9 @@ class Controller:
         self.agents = Agents(self, engine, self.scheduler, self.pump, self.outbox, self.mail)
         self.failure: EngineFailed | None = None
         self.tenant: Tenant | None = None
-        """What has tasks here that last: services."""
+        """The services of the cluster, see `Tenant`."""
         self.closed = False
-        """Whether it takes nothing new."""
+        """Whether it accepts no new tasks."""
         self.closing = False
         """Whether its agents were told to end."""
         self._has_slots_here, self._cores = engine.agent_here is not None, quota.cores()
@@ -146,13 +146,13 @@ class Controller:
             SlotEnded: self.agents.slot_ended,
             OrderDone: self.agents.order_done,
         }
-        if engine.agent_here is None or engine.patience() is not None:  # there is something to hear
+        if engine.agent_here is None or engine.patience() is not None:  # the engine has arrivals
             self.pump.attach(engine, self.arrived)
         self.pump.turned.append(self.turned)
         self.pump.due.append(self._due)
         self.pump.broken = self.fail
 
-    # What is spawned
+    # Spawning
 
     def spawn(
         self,
@@ -207,12 +207,12 @@ class Controller:
         scheduler = self.scheduler
         if self.incoming:
             self.take_in()
-            if self.failure is not None:  # maybe after its spawner had looked
+            if self.failure is not None:  # perhaps since `spawn` has checked
                 self.fail(self.failure)
-            if self.agents.has_lost:  # maybe after the host of one was looked for
+            if self.agents.has_lost:  # perhaps since `spawn` has checked the hosts
                 self.agents.end_unmet()
         if scheduler.slots:
-            # Again, as a call that cannot be sent leaves its slot to another.
+            # Repeated, as a call that cannot be sent leaves its slot free.
             while (scheduler.plain or scheduler.needy) and (assigned := scheduler.assign()):
                 for slot, tasks in assigned:
                     self._run(slot, tasks)
@@ -266,7 +266,7 @@ class Controller:
         return ""
 
     def all_agents(self) -> list[Agent]:
-        """The agents."""
+        """All agents."""
         return list(self.agents.by_number.values())
 
     def slots_changed(self) -> None:
@@ -289,7 +289,7 @@ class Controller:
             try:
                 self._frame(arrival.sender, arrival.parts)
             except BadFrame:
-                return  # not from one of us: as if it had not come
+                return  # forged: ignore it
         elif isinstance(arrival, Joined):
             self.agents.joined(arrival.agent, arrival.by)
         elif isinstance(arrival, Left):
@@ -309,9 +309,9 @@ class Controller:
             self.pump.before_others(self._handle, [(agent, *message) for message in messages])
 
     def heard_here(self, number: int) -> Callable[[Any, Parts], None]:
-        """What an agent in this process says goes to this function, without a network between.
+        """A function that an agent in this process calls with its envelopes, without a network.
 
-        It is handled behind what came before: the agent may be in the middle of something.
+        They are handled later, after earlier ones, since the agent may be in the middle of a step.
         """
         self.agents.joined(number, "")
         agent, come = self.agents.by_number[number], self.pump.come
@@ -432,7 +432,7 @@ class Controller:
             if self.mail.early:
                 self.mail.begins(task)
 
-    # What comes of them
+    # Results
 
     def _results(self, agent: Agent, envelope: Results, parts: Parts) -> None:
         slot = agent.slots[envelope.slot]
@@ -461,7 +461,7 @@ class Controller:
             self._take_result(slot, result, buffers, last=not results)
 
     def _take_result(self, slot: SlotRecord, result: Result, buffers: Parts, *, last: bool) -> None:
-        """Take a result in; behind the ``last`` of some, another call has begun at the slot."""
+        """Handle a result; after the ``last`` of several, another call has started at the slot."""
         number, good, seconds, payload, _ = result
         task = self.tasks.get(number)
         if task is None or task.slot is not slot:
@@ -469,12 +469,12 @@ class Controller:
                 self.begins(slot)
             return
         future = task.future
-        if future.host is None:  # its result came with that of the call before it
+        if future.host is None:  # its result arrived together with the previous call's
             future.host, future.slot = slot.host.name, slot.number
         if seconds >= 0:
             task.function.timing.took(seconds)
         self.scheduler.ended(slot, task)
-        if last:  # first, as what follows may call back, and wait
+        if last:  # first, as the rest may run callbacks, which may wait
             self.begins(slot)
         if good and payload == _NONE and not task.options.staged:
             self.end(task, True, None)
@@ -574,7 +574,7 @@ class Controller:
     def _started(self, agent: Agent, envelope: Started, parts: Parts) -> None:
         task = self.tasks.get(envelope.task)
         if task is not None and (limit := task.options.time_limit) is not None:
-            self._watch(task.id, limit)  # not the task itself, which may end long before
+            self._watch(task.id, limit)  # by number, as the task may end long before
 
     def _watch(self, number: int, left: float) -> None:
         """End a task after its time limit; time while this process was stopped does not count."""
@@ -594,7 +594,7 @@ class Controller:
         if task is not None:
             self.recalls.stop(task, Cause.TIME)
 
-    # What tasks send and ask
+    # Messages and questions of tasks
 
     def _message(self, agent: Agent, envelope: Message, parts: Parts) -> None:
         if envelope.to != SPAWNER:
@@ -618,7 +618,7 @@ class Controller:
 
         self.errands.run(lambda: self.setups.answer(task, load(parts[1:])), done)
 
-    # The end of everything
+    # Closing
 
     def forget(self, initializer: object) -> None:
         """An executor has ended: nothing needs its initializer any more."""

@@ -9,7 +9,7 @@ import sys
 
 
 def show_lines_at_once() -> None:
-    """From now on what the program prints goes out line by line, so that the order is right."""
+    """Flush the program's output after each line from now on, so that the order is correct."""
     if (stream := _own_stream()) is not None:
         stream.reconfigure(line_buffering=True)
 
@@ -17,8 +17,8 @@ def show_lines_at_once() -> None:
 def show(text: str) -> None:
     """Write whole lines to the standard output; from any thread, also while another one prints.
 
-    They go past what the program has printed of a line so far. Where somebody has put something
-    else in the place of the standard output, it gets the text.
+    They appear before an incomplete line of the program. If ``sys.stdout`` was replaced, the text
+    is written to the replacement.
     """
     stream = _own_stream()
     if stream is not None:

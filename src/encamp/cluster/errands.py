@@ -19,7 +19,7 @@ Ended = Callable[[TaskRecord, bool, Any], None]
 
 
 class Errands:
-    """Runs what may wait for a disk in a thread of its own, started when it is needed."""
+    """Runs work that may wait for a disk in a separate thread, started when it is needed."""
 
     def __init__(self, pump: Pump) -> None:
         self._pump = pump
@@ -35,7 +35,7 @@ class Errands:
             error: BaseException | None = None
             try:
                 value = work()
-            except Exception as exc:  # noqa: BLE001 - whoever waits must hear of it
+            except Exception as exc:  # noqa: BLE001 - it is reported to the waiting caller
                 error = exc
             self._pump.soon(lambda: done(value, error))
 
@@ -43,7 +43,7 @@ class Errands:
             run()
             return
         if self._thread is None:
-            # No pool: those of the standard library end before what a program does at its exit.
+            # No pool: those of the standard library end before a program's exit functions run.
             self._thread = threading.Thread(target=self._go, name="encamp-errands", daemon=True)
             self._thread.start()
         self._work.put(run)
@@ -57,7 +57,7 @@ class Errands:
     ) -> None:
         """Give a task's outputs their final names; then ``ended`` is called by the pump.
 
-        ``check`` raises for what is none of its outputs.
+        ``check`` raises an error for files that are not the task's outputs.
         """
         if not brought.staged:
             ended(task, brought.error is None, brought.error or brought.value)
@@ -78,7 +78,7 @@ class Errands:
         self.run(work, done)
 
     def close(self) -> None:
-        """Wait for what is under way; what comes later is done at once. May be called twice."""
+        """Wait for the running work; later work is done at once. May be called twice."""
         if self._thread is not None and not self._closed:
             self._work.put(None)
             self._thread.join()

@@ -41,14 +41,14 @@ _FIXED = (
 _HELD_OFF = nullcontext()
 _CACHING = type(functools.lru_cache(len))
 _WITHOUT_STATE = types.FunctionType, types.BuiltinFunctionType, type, _CACHING
-"""What travels as a function; all else that can be called goes as an argument."""
+"""Types that are sent as functions; other callables are sent as arguments."""
 
 
 _NOT_CALLED = "give the function and its arguments, as in spawn(f, x), not spawn(f(x))"
 MOST_KEPT = 1000
-"""Functions that a slot has at most, besides those that it was asked to call."""
+"""Functions in a slot, at most, in addition to those of its calls."""
 MOST_BYTES = 64 << 20
-"""Bytes that their pickles have at most; the last one may be larger."""
+"""Bytes of their pickles, at most; the last one may be larger."""
 
 
 class Function:
@@ -76,13 +76,13 @@ class Function:
         self.by_value = by_value
         self.timing = Timing()
         self.state: Hashable = None
-        """What it used when it was pickled; None if it is found by its name."""
+        """What it used when it was pickled; None if it is sent by reference."""
         self.random = False
-        """Whether it brings a random number generator along, or its module does."""
+        """Whether it, or its module, has a random number generator."""
 
 
 class Kept:
-    """The functions that slots may keep: the latest. ``changes`` grows when some have gone."""
+    """The latest functions, which slots may keep. ``changes`` grows when some are removed."""
 
     def __init__(self) -> None:
         self.numbers: dict[int, Function] = {}
@@ -91,7 +91,7 @@ class Kept:
         self.latest: Function | None = None
 
     def add(self, function: Function) -> None:
-        """Keep a function, as the ``latest``; the oldest go where there is no room."""
+        """Keep a function, as the ``latest``; removes the oldest if there are too many."""
         self.latest = function
         if self.numbers.pop(function.number, None) is None:
             self._bytes += len(function.payload)
@@ -100,7 +100,7 @@ class Kept:
             self.drop(next(iter(self.numbers.values())))
 
     def drop(self, function: Function) -> None:
-        """Keep a function no longer; nothing happens if it is not kept."""
+        """Do not keep a function any longer; does nothing if it is not kept."""
         if function is self.latest:
             self.latest = None
         if self.numbers.pop(function.number, None) is not None:
@@ -109,12 +109,12 @@ class Kept:
 
 
 def apply(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Call what has state of its own (a bound method, a partial), which travels as an argument."""
+    """Call a callable with state (a bound method, a partial), which is sent as an argument."""
     return function(*args, **kwargs)
 
 
 def name_of_called(function: Function, args: tuple[Any, ...]) -> str:
-    """The name of what a call calls, also where that is an argument of `apply`."""
+    """The name of the called function, also if it is an argument of `apply`."""
     if function.function is not apply:
         return function.name
     called = args[0]
@@ -124,10 +124,10 @@ def name_of_called(function: Function, args: tuple[Any, ...]) -> str:
 
 
 class Functions:
-    """The functions of one cluster, or a family among ``all_of_them``, which slots load apart.
+    """The functions of one cluster, or an initializer's family of them, which slots load apart.
 
-    A function by value has globals of its own wherever it is loaded. What an initializer makes
-    there is for the functions of its family only.
+    A function that is sent by value has its own globals wherever it is loaded. Globals that an
+    initializer sets are for the functions of its family only.
     """
 
     def __init__(
@@ -137,31 +137,31 @@ class Functions:
     ) -> None:
         root = all_of_them
         self._held_off: AbstractContextManager[None] = root._held_off if root else held_off
-        """Around pickling, so that what a signal's handler raises is not taken for its error."""
+        """For pickling: an exception of a signal handler must not count as its error."""
         self.numbers: count[int] = root.numbers if root else count(1)
         self.kept: Kept = root.kept if root else Kept()
         self.repeats: Repeats = root.repeats if root else Repeats()
         self._modules: set[types.ModuleType] = root._modules if root else set()
         self._families: dict[int, tuple[object, Functions]] = {}
-        # Weak both ways, so that what is kept alone says how long they live.
+        # Both weak, so that only `kept` decides how long functions live.
         self._known: WeakKeyDictionary[Any, ref[Function]] = WeakKeyDictionary()
         self._named: dict[tuple[str, str], ref[Function]] = {}
-        """By module and name, those by value that can be called so."""
+        """By module and name, functions that are sent by value."""
         self._apply = self._by_reference(apply)
         self._last: tuple[Any, Function] = apply, self._apply
-        """The function by reference that was asked for last: that is often the next one too."""
+        """The last function that was sent by reference, which is often the next one, too."""
 
     def of(self, initializer: object) -> Functions:
-        """Those of an initializer's family; these if it is None."""
+        """The functions of an initializer's family; this object if it is None."""
         if initializer is None:
             return self
         if (found := self._families.get(id(initializer))) is None:
-            # The initializer is kept, so that its id is nobody else's.
+            # The initializer is kept, so that its id is not used again.
             found = self._families[id(initializer)] = initializer, Functions(self)
         return found[1]
 
     def forget(self, initializer: object) -> None:
-        """Nothing more will be called that an initializer was for."""
+        """Forget an initializer's family, which will not be called any more."""
         self.kept.changes += 1
         found = self._families.pop(id(initializer), None)
         if found is not None:
@@ -172,7 +172,7 @@ class Functions:
     def find(
         self, function: Callable[..., Any], args: tuple[Any, ...]
     ) -> tuple[Function, tuple[Any, ...]]:
-        """The function as it travels, and the arguments for it. Raises `CannotTravel`."""
+        """The function to send, and the arguments for it. Raises `CannotTravel`."""
         if function is self._last[0]:
             return self._last[1], args
         if not isinstance(function, _WITHOUT_STATE):
@@ -237,7 +237,7 @@ class Functions:
         return found
 
     def _redefined(self, function: Any, found: Function) -> Function | None:
-        """What had a function's name before it, in a cell that was run again maybe."""
+        """The previous function of this name, as in a cell that was run again."""
         name = function.__module__, getattr(function, "__qualname__", "")
         if "<" in name[1] or _named(*name) is not function:
             return None
@@ -263,7 +263,7 @@ class Functions:
                 cloudpickle.unregister_pickle_by_value(module)
 
     def again_by_value(self, function: Function, module: str) -> Function | None:
-        """The function with the code of a module that a host could not import; None: no help."""
+        """The function, with a module that a host could not import; None if that is useless."""
         found = sys.modules.get(module)
         if found is None or (found in self._modules and function.by_value):
             return None
@@ -276,7 +276,7 @@ class Functions:
 
 
 def _named(module: str, name: str) -> Any:
-    """What a module has by a name now."""
+    """A module's current value of a name."""
     found: Any = sys.modules.get(module)
     for part in name.split("."):
         found = getattr(found, part, None)
@@ -284,7 +284,7 @@ def _named(module: str, name: str) -> Any:
 
 
 def _state(function: Any, met: frozenset[int] = frozenset()) -> tuple[Any, ...]:
-    """What a function uses, to be compared; empty if that may change without being seen."""
+    """The objects that a function uses, for comparison; empty if they may change in place."""
     if isinstance(function, _CACHING):
         function = function.__wrapped__
     if not isinstance(function, types.FunctionType):
@@ -315,5 +315,5 @@ def _state(function: Any, met: frozenset[int] = frozenset()) -> tuple[Any, ...]:
 def _content(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # not filled yet
+    except ValueError:  # an empty cell
         return None

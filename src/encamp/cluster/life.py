@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _OPEN: set[Life] = set()
 _AGENT_WITHIN = 30.0
-"""Seconds that the agent in this process has to end its slots."""
+"""Seconds within which the agent in this process has to end its slots."""
 
 
 class Life:
@@ -35,7 +35,7 @@ class Life:
         self._dropped = False
         self._ending = threading.RLock()
         self.process = os.getpid()
-        """The one that has made it, as others may be forked from it."""
+        """The process that has created it; others may be forked from it."""
 
     @property
     def closed(self) -> bool:
@@ -50,7 +50,7 @@ class Life:
         """The cluster has started, and must end before the program does."""
         _OPEN.add(self)
         atexit.unregister(_close_all)
-        atexit.register(_close_all)  # again, so that it comes before what the engine has registered
+        atexit.register(_close_all)  # again, so that it runs before the engine's exit functions
 
     def drop(self) -> bool:
         """Nobody refers to the cluster any more: it ends after its tasks; False if it has ended.
@@ -66,13 +66,13 @@ class Life:
 
     def _close_dropped(self) -> None:
         self._wait()
-        if not self.closed:  # at the program's end, which waits for this thread
+        if not self.closed:  # the program's end waits for this thread
             self.closed = True
             self.end(wait=False)
 
     def close(self, *, cancel: bool) -> None:
         """See `Cluster.close`."""
-        if self.ended or os.getpid() != self.process:  # a forked one has nothing of it
+        if self.ended or os.getpid() != self.process:  # a forked process must not end it
             return
         if not cancel:
             self._wait()
@@ -109,7 +109,7 @@ class Life:
     def end(self, *, wait: bool = True) -> None:
         """End all agents and the engine; running tasks are killed. Further calls do nothing."""
         if not self._ending.acquire(blocking=wait and not self._pump.driving):
-            return  # another thread ends it, and waits for what this one is in the middle of
+            return  # another thread is ending it, and waits for this one
         try:
             if not self.ended:
                 self._let_go()
@@ -132,7 +132,7 @@ class Life:
                 agent = self.agent
                 self._pump.until(lambda: agent.over, _AGENT_WITHIN)
             controller.errands.close()
-            self._pump.call(lambda: None)  # which tells what has come of them
+            self._pump.call(lambda: None)  # a turn, which settles the tasks
             self._pump.close()
         finally:
             controller.engine.stop()

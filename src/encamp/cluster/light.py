@@ -22,7 +22,7 @@ _lock = threading.Lock()
 
 
 def _forked() -> None:
-    """Another thread of the process that this one was forked from may have held it."""
+    """In a forked process: replace the lock, which another thread of the parent may hold."""
     global _lock
     _lock = threading.Lock()
 
@@ -31,9 +31,9 @@ os.register_at_fork(after_in_child=_forked)
 
 
 class _Made:
-    """An attribute that is made when somebody looks for it, for the standard library's code.
+    """An attribute that is created when it is first read, by code of the standard library.
 
-    ``flag`` is the attribute that tells that it was: to look into ``__dict__`` would make one.
+    ``flag`` names the attribute that says so: reading ``__dict__`` would create a dictionary.
     """
 
     def __init__(self, make: Callable[[], Any], flag: str) -> None:
@@ -51,20 +51,20 @@ class _Made:
 
 
 class LightFuture(Future[Any]):
-    """Base of futures for which a waiting thread drives something; `_wait` says how."""
+    """Base of futures whose waiting threads do the work themselves, in `_wait`."""
 
     _state = PENDING
     _result: Any = None
     _exception: BaseException | None = None
     _heavy = False
-    """Whether it has a condition, so that others may wait by it."""
+    """Whether it has a condition, for threads that wait on it."""
     _called_back = False
     """Whether it has callbacks."""
     _condition = _Made(threading.Condition, "_heavy")
     _waiters = _Made(list, "_heavy")
     _done_callbacks = _Made(list, "_called_back")
 
-    def __init__(self) -> None:  # not the base's: see the module's head
+    def __init__(self) -> None:  # without the base's: see the module's docstring
         pass
 
     def _wait(self, timeout: float | None) -> float | None:
@@ -123,7 +123,7 @@ class LightFuture(Future[Any]):
         return super().exception(0)  # it has ended just now
 
     def __await__(self) -> Generator[Any, None, Any]:
-        import asyncio  # most programs have none
+        import asyncio  # not loaded by most programs
 
         return asyncio.wrap_future(self).__await__()
 
@@ -147,7 +147,7 @@ class LightFuture(Future[Any]):
             super().set_exception(exception)
 
     def _finished(self, result: Any, exception: BaseException | None) -> bool:
-        """End it, and call its callbacks; False where its condition has to be told."""
+        """End it, and call its callbacks; False if it has a condition, which must be notified."""
         with _lock:
             if self._heavy:
                 return False
@@ -155,7 +155,7 @@ class LightFuture(Future[Any]):
                 raise InvalidStateError(f"{self._state}: {self!r}")
             if exception is None:
                 self._result = result
-            else:  # not both: what all of a million have takes memory
+            else:  # only one is set, to save memory for a million tasks
                 self._exception = exception
             self._state = FINISHED
         if self._called_back:

@@ -24,11 +24,11 @@ class Mail:
         self._tasks, self._outbox = tasks, outbox
         self.come: deque[tuple[int, Any]] = deque()
         self.early: dict[int, list[tuple[int, int, Parts]]] = {}
-        """What waits for tasks that have not begun: ports, senders and payloads."""
+        """Messages for tasks that have not started: ports, senders and payloads."""
         self.waiters: list[Callable[[], object]] = []
-        """Who is to be called when something has come; each is called once."""
+        """Functions that are called, once, when a message has arrived."""
         self._news = False
-        """Whether something has come that those who wait were not told of."""
+        """Whether a message has arrived since they were called."""
         self._taking = threading.Lock()
         self.shortcut: Shortcut | None = None
         self.prepared: dict[int, PreparedSend | None] = {}
@@ -72,7 +72,7 @@ class Mail:
 
     @property
     def awaited(self) -> bool:
-        """Whether somebody waits for a message that has arrived."""
+        """Whether a function waits for a message that has arrived."""
         return bool(self.waiters) and self._news
 
     def call_waiters(self, *, failed: bool) -> None:

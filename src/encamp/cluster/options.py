@@ -1,4 +1,4 @@
-"""The options of `Cluster.spawn`: how a call is to be run."""
+"""The options of `Cluster.spawn`, which say how a call is run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Need(NamedTuple):
     memory: int = 0
     gpus: int = 0
     alone: bool = False
-    """It shares its slot with nothing that waits: no calls are sent ahead."""
+    """Whether no other calls are sent ahead to its slot."""
     slot: tuple[int, int] | None = None
     """The only slot that it may have: its agent's number and its own."""
 
@@ -48,18 +48,18 @@ class Options:
     persistent: bool = False
     initializer: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
     answer: Callable[[Any], Any] | None = None
-    """What answers the questions of the call, where that is not the cluster itself."""
+    """The function that answers the questions of the call; None for the cluster."""
     owner: object = None
-    """Whose call it is, where its spawner has to tell its own from others'."""
+    """The owner of the call, by which its spawner finds its own calls."""
     heard: Callable[[bytes], None] | None = None
-    """Gets what the call prints, while it runs."""
+    """A function that gets the output of the call while it runs."""
     at_once: bool = False
-    """Whether its arguments are taken when it is spawned, so that they may be changed then."""
+    """Whether its arguments are pickled when it is spawned, so that they may be changed then."""
 
     staged: bool = field(init=False)
     """Whether calls have a folder of their own."""
     plain: bool = field(init=False)
-    """Whether there is nothing to say about how a call is run."""
+    """Whether a slot needs no options to run the call."""
 
     def __post_init__(self) -> None:
         staged = bool(self.items or self.outputs or self.on_failure or self.persistent)
@@ -70,7 +70,7 @@ class Options:
 
 
 _INTERNAL = "initializer", "answer", "owner", "heard", "at_once", "slot", "alone"
-"""What no user gives."""
+"""Options that are not for users."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class SpawnOptions:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> SpawnOptions:
-        """From keyword arguments. Raises `UnknownOption`."""
+        """Options from keyword arguments. Raises `UnknownOption`."""
         known = set(cls.__dataclass_fields__) - set(_INTERNAL)
         for name in given:
             if name not in known:
@@ -138,7 +138,7 @@ class SpawnOptions:
             self.heard,
             self.at_once,
         )
-        if not options.staged:  # inputs and the current folder may be others next time
+        if not options.staged:  # otherwise inputs or the current folder may differ next time
             object.__setattr__(self, "_checked", options)
         return options
 

@@ -1,4 +1,4 @@
-"""The output of tasks that has arrived at the controller, and who follows it."""
+"""The output of tasks that has arrived at the controller, and forwarding it to a follower."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from encamp.wire.protocol import Said
 
 _log = logging.getLogger("encamp")
 _FOLLOWED = 1 << 20
-"""Characters of a running task's output that are kept; in the end it tells itself what is."""
+"""Characters of a running task's output that are kept; its result contains the final output."""
 
 
 class _Heard:
@@ -19,9 +19,9 @@ class _Heard:
 
     def __init__(self) -> None:
         self.told = 0
-        """Bytes of its output that were told."""
+        """Bytes of its output that have arrived."""
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        """Characters may come in parts."""
+        """A decoder, since characters may arrive in parts."""
 
 
 class Printed:
@@ -30,7 +30,7 @@ class Printed:
     def __init__(self, follow: Callable[[int, str], None] | None) -> None:
         self.follow = follow
         self.heard: dict[int, _Heard] = {}
-        """What running tasks have printed, as far as it was told."""
+        """The output of running tasks that has arrived."""
 
     def said(self, task: TaskRecord, envelope: Said) -> None:
         """A task has printed something."""

@@ -25,11 +25,11 @@ from encamp.wire.outbox import Outbox
 from encamp.wire.protocol import GivenBack, Recall, Stop, encode
 
 _AGAIN = 0.01
-"""Seconds after which a slot that was between two calls is asked once more."""
+"""Seconds after which a slot that was between two calls is asked again."""
 _STUCK = 0.05
-"""Seconds after which what waits behind a long call goes elsewhere, if there is room."""
+"""Seconds after which tasks behind a long call are moved to idle slots."""
 NOT_INLINE = "make the cluster without inline=True"
-"""What to do where inline tasks cannot have something."""
+"""The remedy in errors about inline tasks."""
 
 
 class Controls(Protocol):
@@ -42,7 +42,7 @@ class Controls(Protocol):
         """The record of a task; None if it has ended."""
 
     def all_agents(self) -> Iterable[Agent]:
-        """The agents that there are."""
+        """All agents."""
 
     def begins(self, slot: SlotRecord) -> None:
         """The first of the calls at a slot is the running one."""
@@ -74,7 +74,7 @@ class Recalls:
         self._inline = inline
         self._tickets = itertools.count(1)
         self._looking = False
-        """Whether `_unstick` is to be called soon."""
+        """Whether `_unstick` will be called soon."""
 
     def stop(self, task: TaskRecord, why: Cause) -> None:
         """End a running task; first asks the slot what it runs, so that no other task is hit."""
@@ -84,7 +84,7 @@ class Recalls:
             self.pump.later(ANSWER_WITHIN, lambda: self._stop_unasked(task, slot))
 
     def stop_at_once(self, task: TaskRecord, why: Cause) -> None:
-        """End a running task that is alone in its slot, which need not be asked."""
+        """End a running task that is alone in its slot, without asking the slot."""
         slot = self._closed_for(task, why)
         if slot is not None:
             self._stop(slot)
@@ -120,7 +120,7 @@ class Recalls:
         slot = agent.slots[envelope.slot]
         if envelope.ticket == slot.ticket:
             slot.ticket = 0
-            slot.stopping = False  # it has answered, so its agent does not end it unasked
+            slot.stopping = False  # it has answered, so its agent does not end it
         back = set(envelope.tasks)
         returned = [task for task in slot.ahead if task.id in back]
         for task in reversed(returned):
@@ -130,7 +130,7 @@ class Recalls:
         self._controller.begins(slot)
         targets = [] if self._inline else [task for task in slot.ahead if task.cause]
         if slot.stopping or slot.ticket:
-            return  # what it says late is no reason to give it more, nor what is not its last word
+            return  # a late or outdated answer does not open the slot
         if any(task.id == envelope.running for task in targets):
             self._stop(slot)
         elif targets and slot.ahead[0].cause:  # between two calls when it was asked
@@ -161,7 +161,7 @@ class Recalls:
             self._controller.cancelled(task)
 
     def unstick_soon(self) -> None:
-        """Look shortly whether tasks wait behind long calls, unless this is planned already."""
+        """Check soon whether tasks wait behind long calls, unless this is planned already."""
         if not self._looking:
             self._looking = True
             self.pump.later(_STUCK, self._unstick)
@@ -198,7 +198,7 @@ class Recalls:
         for task in self._controller.known():
             if task.state is WAITING:
                 waiting.append(task)
-            elif (slot := task.slot) is not None:  # else its outputs are being published
+            elif (slot := task.slot) is not None:  # otherwise its outputs are being published
                 slots[slot] = None
                 if not (self._inline and task is slot.ahead[0]):
                     task.end_soon(Cause.KILLED)
@@ -215,11 +215,11 @@ class Recalls:
     def cancel(self, waiting: list[TaskRecord]) -> None:
         """Cancel waiting tasks."""
         self._scheduler.drop(waiting)
-        for task in waiting:  # last, for their callbacks may wait for others
+        for task in waiting:  # last, as their callbacks may wait for other tasks
             self._controller.cancelled(task)
 
     def take_back_all(self, tasks: Iterable[SpawnedTask]) -> None:
-        """Cancel those that have not begun; from any thread, blocks while their slots are asked."""
+        """Cancel tasks that have not started; from any thread, blocks while slots are asked."""
         left = deque(self.pump.call(lambda: self._cancel_waiting(tasks)))
 
         def answered() -> bool:

@@ -45,7 +45,7 @@ class Cause(Enum):
 
 
 class TaskRecord:
-    """A task at the controller. ``future`` is what its user holds."""
+    """A task at the controller. ``future`` is the user's view of it."""
 
     __slots__ = (
         "arguments",
@@ -75,7 +75,7 @@ class TaskRecord:
         self.function = function
         self.arguments = arguments
         self.parts: Parts | None = None
-        """The pickle of its arguments, where that was made when it was spawned."""
+        """The pickle of its arguments, if it was made when the task was spawned."""
         self.options = options
         self.state = WAITING
         self.slot: SlotRecord | None = None
@@ -83,9 +83,9 @@ class TaskRecord:
         self.devices: tuple[str, ...] = ()
         self.cause: Cause | None = None
         self.unwanted = False
-        """Whether it is to be cancelled if its slot gives it back."""
+        """Whether it is cancelled if its slot gives it back."""
         self.mark = (0, 0)
-        """How far it had come when its process died, if it has noted that."""
+        """Its progress when its process died, if it has noted that."""
 
     @property
     def name(self) -> str:
@@ -128,7 +128,7 @@ class TaskRecord:
         self.arguments, self.parts = (), None
 
     def end_soon(self, cause: Cause) -> None:
-        """Note why it is to be ended; the first cause counts."""
+        """Note why it will be ended; the first cause counts."""
         if self.cause is None:
             self.cause = cause
 
@@ -164,13 +164,13 @@ class SlotRecord:
         self.agent, self.number, self.host = agent, number, host
         self.ahead: deque[TaskRecord] = deque()
         self.backlog = 0.0
-        """Seconds of work that it has."""
+        """Seconds that its calls will take."""
         self.known: set[int] = set()
         """Numbers of the functions that it has."""
         self.around = b""
-        """What it was told of the program's surroundings."""
+        """The program's settings that it has, see `Surroundings`."""
         self.changes = 0
-        """`Kept.changes` when these were looked through."""
+        """`Kept.changes` when ``known`` was last checked."""
         self.closed = False
         self.stopping = False
         """Whether its process was asked to end, and has not ended yet."""
@@ -178,11 +178,11 @@ class SlotRecord:
         self.runs = 0
         """Messages with calls that were sent to it."""
         self.ticket = 0
-        """Of the last request to give calls back, until it is answered."""
+        """The number of the last request to give back calls, until it is answered; 0: none."""
 
     @property
     def key(self) -> tuple[int, int]:
-        """What it is called in a `Need`."""
+        """Its identifier in a `Need`."""
         return self.agent, self.number
 
 

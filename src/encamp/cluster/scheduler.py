@@ -14,11 +14,11 @@ from encamp.cluster.records import WAITING, HostRecord, SlotRecord, TaskRecord
 from encamp.errors import MEMORY, NoSuchHost, NotEnough
 
 HORIZON = 0.02
-"""Seconds of work that a slot has ahead of it, so that it need not wait for more."""
+"""Seconds of work that are sent ahead to a slot, so that it need not wait for more."""
 _OVERHEAD = 5e-6
-"""Seconds that a call costs a slot besides its own time."""
+"""Seconds of a slot for a call in addition to the call's own time."""
 _MOST = 4000
-"""Calls that a slot has ahead of it at most."""
+"""Calls that are sent ahead to a slot, at most."""
 
 
 Assignment = tuple[SlotRecord, list[TaskRecord]]
@@ -33,13 +33,13 @@ class Scheduler:
         self.idle = 0
         """Slots that run nothing."""
         self.ahead = 0
-        """Tasks that were sent to slots that run another."""
+        """Tasks that wait at slots behind others."""
         self.changes = 0
-        """How often a slot has come or gone."""
+        """How often a slot was added or removed."""
         self.plain: deque[TaskRecord] = deque()
-        """Tasks that wait, and need nothing but a slot."""
+        """Waiting tasks that need only a slot."""
         self.needy: dict[Need, deque[TaskRecord]] = {}
-        """Those that need more, by what it is."""
+        """Waiting tasks that need more, by their needs."""
         self._buckets: list[dict[HostRecord, None]] = [{}]
         self._top = 0
         self._hungry: dict[SlotRecord, None] = {}
@@ -201,7 +201,7 @@ class Scheduler:
             if not queue:
                 del self.needy[need]
             elif need.alone and (keep := self._nearest(need)) is not None:
-                # Tasks that need little take neither memory nor GPUs from it, only slots.
+                # Only its slots are reserved: plain tasks use neither memory nor GPUs.
                 keep.reserved = keep.lacks_slots_only(need)
                 reserved.add(keep)
         for host in {*held, *reserved}:
@@ -260,7 +260,7 @@ class Scheduler:
             task.sent(slot)
         return slot, tasks
 
-    # What has ended
+    # Ended tasks
 
     def ended(self, slot: SlotRecord, task: TaskRecord) -> None:
         """A task that was sent to a slot has ended, or was given back."""

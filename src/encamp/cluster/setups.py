@@ -47,7 +47,7 @@ class Setups:
         self._initializers: dict[int, Function] = {}
         self._numbers = numbers
         self.kept: dict[int, Any] = {}
-        """Initializers by their numbers, which are nobody else's, as long as they may be needed."""
+        """Initializers by number, as long as they may be needed."""
 
     def of(self, task: TaskRecord) -> bytes:
         """A call's setup, pickled."""
@@ -77,7 +77,7 @@ class Setups:
             payload = _pickled(initializer)
             found = Function(next(self._numbers), initializer[0], payload, by_value=True)
             self._initializers[id(initializer)] = found
-            self.kept[found.number] = initializer  # so that its id is nobody else's
+            self.kept[found.number] = initializer  # so that its id is not used again
         return found
 
     def drop(self, initializer: object) -> None:
@@ -116,7 +116,7 @@ class Setups:
         return depot.answer(question)
 
     def _beacon(self, options: Options) -> str:
-        """By what hosts recognize destinations; empty if all are this host."""
+        """The description by which hosts recognize destinations; empty if all are this host."""
         if self._beacons is None:
             return ""
         self._beacons.light(folders_of((*options.outputs, *options.on_failure)))

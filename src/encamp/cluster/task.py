@@ -11,13 +11,13 @@ from encamp.cluster.light import ENDED, FINISHED, PENDING, RUNNING, LightFuture
 from encamp.errors import ClusterClosed, NotInTime, shortened
 
 FORKED = "in a forked process, its parent's cluster"
-"""What is closed there: whatever else it did would take something from its parent."""
+"""The name of the closed cluster in errors of a forked process."""
 _SHOWN = 1000
 """Characters of a result, and of its output, that a notebook shows."""
 
 
 class Driven(Protocol):
-    """The pump that results come by."""
+    """What a future needs from the pump."""
 
     @property
     def elsewhere(self) -> bool:
@@ -32,10 +32,10 @@ class Canceller(Protocol):
 
     @property
     def pump(self) -> Driven:
-        """What brings its result."""
+        """The pump that brings its result."""
 
     def take_back_all(self, tasks: Iterable[SpawnedTask]) -> None:
-        """Cancel those that have not begun; from any thread, blocks while their slots are asked."""
+        """Cancel tasks that have not started; from any thread, blocks while slots are asked."""
 
     def take_back_soon(self, tasks: Iterable[SpawnedTask]) -> None:
         """The same without waiting for it."""
@@ -54,7 +54,7 @@ class Timing:
 
     def __init__(self) -> None:
         self.seconds = -1.0
-        """Below 0 as long as that is not known."""
+        """Below 0 if unknown."""
 
     def took(self, seconds: float) -> None:
         """Note how long a call took."""

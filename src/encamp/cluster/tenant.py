@@ -18,11 +18,11 @@ class Tenant(Protocol):
 
     @property
     def resting(self) -> int:
-        """How many of these are known to be idle."""
+        """The number of its tasks that are known to be idle."""
 
     @property
     def idle(self) -> bool:
-        """Whether nobody waits for something that it can still deliver."""
+        """Whether nothing is awaited that it can still deliver."""
 
     @property
     def crowding(self) -> bool:
