@@ -211,6 +211,17 @@ def test_a_call_finds_its_process_as_the_first_one_did(
     assert cluster.spawn(state).result(SOON) == before
 
 
+def test_limits_are_looked_up_only_after_a_call_that_can_have_changed_some(tmp_path: Path) -> None:
+    imported = "'resource' in __import__('sys').modules"
+    with Cluster("local", slots=1) as cluster:
+        assert cluster.spawn(eval, imported).result(SOON) is False
+        cluster.spawn(os.getpid, mirror={}).result(SOON)
+        assert cluster.spawn(eval, imported).result(SOON) is False
+    job = Job("job", to=tmp_path / "out")
+    job.add("task", call(eval, imported))
+    assert job.run(slots=1)["task"].value is False
+
+
 def change_all() -> None:
     for deed in DEEDS:
         if deed not in (start_timers, be_another_user):  # after which nothing else is possible

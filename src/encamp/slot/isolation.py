@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 _CLONE_FS = 0x00000200
@@ -347,12 +348,21 @@ def _environment() -> dict[bytes, bytes]:
     return kept
 
 
-def _limits() -> dict[int, tuple[int, int]]:
+def resource_unseen() -> ModuleType:
+    """The module `resource`; it is in `sys.modules` afterwards only if it was before.
+
+    There it tells that a task may have changed limits, which takes long to look up.
+    """
     imported = _MODULE in sys.modules
     import resource
 
-    if not imported:  # so that it tells whether somebody else has
+    if not imported:
         del sys.modules[_MODULE]
+    return resource
+
+
+def _limits() -> dict[int, tuple[int, int]]:
+    resource = resource_unseen()
     numbers = {getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
     return {number: resource.getrlimit(number) for number in numbers}
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-import resource
 from contextlib import suppress
 
 from encamp.errors import TooFewFiles
+from encamp.slot.isolation import resource_unseen
+
+resource = resource_unseen()  # as this is imported in slots, too
 
 _EACH = 8
 """What a slot takes up at most in its supervisor."""

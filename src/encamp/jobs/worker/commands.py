@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import shutil
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from encamp.agent.process import GRACE
 from encamp.errors import CommandNotFound, StepFailed, ending_text, printable, text_of
@@ -19,6 +18,9 @@ from encamp.jobs.steps import Command
 from encamp.slot.processes import end_descendants
 from encamp.slot.threads import with_chosen
 from encamp.storage.inputs.mirror import safe_target
+
+if TYPE_CHECKING:
+    from resource import struct_rusage
 
 _LONGEST_WORD = 32 * os.sysconf("SC_PAGESIZE")
 """Bytes of one word of a command line, including its end, see execve(2)."""
@@ -39,7 +41,7 @@ def run_command(command: Command, folder: Path, task: str) -> int:
     return usage.ru_maxrss * 1024
 
 
-def _waited(process: subprocess.Popen[bytes]) -> tuple[int, resource.struct_rusage]:
+def _waited(process: subprocess.Popen[bytes]) -> tuple[int, struct_rusage]:
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except BaseException:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import resource
 import socket
 import sys
 import time
@@ -41,7 +40,7 @@ from encamp.slot.child import (
     tell,
     undone,
 )
-from encamp.slot.isolation import put_folder_back
+from encamp.slot.isolation import put_folder_back, resource_unseen
 from encamp.slot.output import flush, output_to
 from encamp.slot.processes import end_descendants, helpers
 from encamp.storage.disk.disk import free_space
@@ -57,6 +56,7 @@ from encamp.wire.pickling import (
     traceback_of,
 )
 
+resource = resource_unseen()  # as steps run in this process
 _SCARCE = 1 << 16
 """With fewer free bytes, a step's failure is explained by a full disk."""
 _BRIEF = 0.1
@@ -386,7 +386,7 @@ def _stage(
 
 def _cpu_seconds() -> float:
     uses = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(use.ru_utime + use.ru_stime for use in uses)
+    return float(sum(use.ru_utime + use.ru_stime for use in uses))
 
 
 def _forget_peak_memory() -> None:
@@ -400,4 +400,5 @@ def _peak_memory() -> int:
         told = Path("/proc/self/status").read_bytes()
         if found := re.search(rb"^VmHWM:\s*(\d+) kB", told, re.MULTILINE):
             return int(found[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    most: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most * 1024
