@@ -270,6 +270,47 @@ def test_a_display_has_the_consoles_of_all_servers(
     assert opened.read_text().count("-geometry 33x11") == SERVERS
 
 
+def test_the_thread_of_a_grid_lives_until_the_grid_is_terminated() -> None:
+    grid = isd.Grid(["localhost"])
+    grid.start()
+    assert grid.is_alive()
+    assert not grid.ishalted()
+    grid.terminate()
+    grid.join(30)
+    assert not grid.is_alive()
+
+
+def test_a_proxy_that_releases_itself_frees_its_server(grid: isd.Grid) -> None:
+    service_id = grid.publish(Model())
+    grid.service(service_id).ready(SERVERS)
+    proxy = grid.acquire_service(service_id)
+    assert proxy._selfrelease is False
+    assert proxy.times(3).get() == 3
+    assert grid.queues[service_id].qsize() == SERVERS - 1
+    proxy._selfrelease = True
+    assert grid.queues[service_id].qsize() == SERVERS
+    assert proxy._selfrelease is False
+
+
+def test_what_the_grid_cannot_use_is_named(grid: isd.Grid) -> None:
+    service_id = grid.publish(Model())
+    with pytest.raises(BadJob, match=f"service_id: .*'gone'.*; its services are {service_id}"):
+        grid.acquire_service("gone")
+    wrong: Any
+    for wrong in (None, 5, "ab", [None, 1, 2]):
+        with pytest.raises(TypeError, match=r"hosts: must be a list|names: must be texts"):
+            isd.Grid(wrong)
+        with pytest.raises(TypeError, match="kwlist: must be"):
+            grid.scatter(service_id, "times", [1, 2, 3], wrong or 0)
+    for wrong in (None, 5, "abc", {1: 2}):
+        with pytest.raises(TypeError, match="arglist: must be a list of arguments"):
+            grid.scatter(service_id, "times", wrong)
+    with pytest.raises(TypeError, match="names: must be a list of texts, not 5"):
+        isd.create_host_list(5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="proxy: must be what acquire_service returned, not None"):
+        grid.release_service(None)  # type: ignore[arg-type]
+
+
 def test_the_grid_says_what_it_does_if_it_is_to(grid: isd.Grid) -> None:
     grid.dp("not told")
     grid.set_debug(True)

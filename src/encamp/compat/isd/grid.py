@@ -8,14 +8,15 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, TextIO
 
 from encamp.cluster.cluster import Cluster
-from encamp.compat.isd.hosts import Host
+from encamp.compat.isd.hosts import Host, create_host_list
 from encamp.compat.isd.servers import Free, Proxy, Server
-from encamp.errors import BadJob, ServiceEnded, WrongLength
+from encamp.errors import BadJob, ServiceEnded, WrongLength, WrongType
 from encamp.model import ServiceStatistics
+from encamp.services.checks import items, named
 from encamp.services.copy_files import copy_files
 from encamp.services.proxy import Proxy as OwnProxy
 from encamp.services.result import Result
@@ -73,7 +74,10 @@ class AbstractGrid(Thread):
         **options: Any,
     ) -> None:
         super().__init__(name="isd-grid", daemon=True)
-        self.hosts = [host if isinstance(host, Host) else Host(host) for host in hosts]
+        self.hosts = [
+            host if isinstance(host, Host) else create_host_list([host])[0]
+            for host in items("hosts", hosts, "hosts or their names")
+        ]
         self.servers: dict[str, list[Server]] = {}
         self.queues: dict[str, Free] = {}
         self.temp_paths: dict[str, str] = {}
@@ -91,7 +95,8 @@ class AbstractGrid(Thread):
         self._own: dict[str, Cluster] = {}
         self._held: dict[int, Proxy] = {}
         self._numbers = itertools.count(1)
-        self._halted = False
+        self._ended: set[str] = set()
+        self._halted = Event()
 
     # Publishing
 
@@ -154,11 +159,14 @@ class AbstractGrid(Thread):
         return str(self.shared_temp_path or self.temp_paths.get(host) or self._src_path or "")
 
     def service(self, service_id: str) -> Service:
-        """The service of encamp behind an id. Raises `ServiceEnded`."""
-        try:
-            return self._services[service_id]
-        except KeyError:
-            raise ServiceEnded(service_id) from None
+        """The service of encamp behind an id. Raises `ServiceEnded`, and `BadJob` for no id."""
+        if service_id in self._ended:
+            raise ServiceEnded(service_id)
+        if service_id not in self._services:
+            known = ", ".join(self._services) or "none"
+            why = f"there is no service {service_id!r} on this grid; its services are {known}"
+            raise BadJob("service_id", why)
+        return self._services[service_id]
 
     def statistics(self, service_id: str) -> ServiceStatistics:
         """The statistics of a service and its servers."""
@@ -171,19 +179,21 @@ class AbstractGrid(Thread):
             self.release_all(one)
             service.terminate()
             del self._services[one]
+            self._ended.add(one)
             self.servers.pop(one, None)
             self.queues.pop(one, None)
             if one in self._own:
                 self._own.pop(one).close()
         if service_id is None:
-            self._halted = True
+            self._halted.set()
 
     def ishalted(self) -> bool:
         """Whether the whole grid was terminated."""
-        return self._halted
+        return self._halted.is_set()
 
     def run(self) -> None:
-        """Does nothing: the cluster does the work of the grid's thread."""
+        """Wait until the grid is terminated: the cluster does the work of the grid's thread."""
+        self._halted.wait()
 
     # Servers
 
@@ -219,6 +229,8 @@ class AbstractGrid(Thread):
 
     def release_service(self, proxy: Proxy) -> None:
         """Free a server after its last call."""
+        if not isinstance(proxy, Proxy):
+            raise WrongType("proxy", f"must be what acquire_service returned, not {proxy!r}")
         self._held.pop(proxy._server.number, None)
         proxy._release_service()
 
@@ -251,14 +263,17 @@ class AbstractGrid(Thread):
         Raises `WrongLength` unless there is one for each server.
         """
         servers = self.service(service_id)._servers()
-        each = [_as_arguments(args) for args in arglist]
-        named = [{}] * len(servers) if kwlist is None else [dict(kwargs) for kwargs in kwlist]
-        for what, given in (("arguments", each), ("named arguments", named)):
-            if len(given) != len(servers):
-                raise WrongLength(what, len(given), len(servers))
+        given = items("arglist", arglist, "arguments, one for each server")
+        each = [_as_arguments(args) for args in given]
+        by_name: list[dict[str, Any]] = [{}] * len(servers)
+        if kwlist is not None:
+            by_name = [named("kwlist", one) for one in items("kwlist", kwlist, "dicts")]
+        for what, count in (("arguments", len(each)), ("named arguments", len(by_name))):
+            if count != len(servers):
+                raise WrongLength(what, count, len(servers))
         return [
             self._call(service_id, server, func, args, kwargs)
-            for server, args, kwargs in zip(servers, each, named, strict=True)
+            for server, args, kwargs in zip(servers, each, by_name, strict=True)
         ]
 
     def _call(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from encamp.agent.init_command import environment_after
 from encamp.errors import BadJob
+from encamp.services.checks import texts
 
 
 @dataclass
@@ -64,5 +65,5 @@ def create_host_list(
     init_cmd: str = "",
 ) -> list[Host]:
     """A `Host` for each name; a repeated name stands for one more server there."""
-    given = names.split() if isinstance(names, str) else list(names)
+    given = names.split() if isinstance(names, str) else texts("names", names)
     return [Host(name, temp_path, n_cpu, niceness, python, init_cmd) for name in given]

@@ -22,6 +22,9 @@ class Grid(Protocol):
     def find_server(self, service_id: str, timeout: float | None = None) -> Server:
         """Acquire a server; waits. Raises TimeoutError."""
 
+    def release_service(self, proxy: Proxy) -> None:
+        """Free a server after its last call."""
+
 
 class Server:
     """One server of a service.
@@ -82,6 +85,16 @@ class Proxy:
         self._proxy.release()
         if self._server.proxy is self:
             self._server.proxy = None
+
+    @property
+    def _selfrelease(self) -> bool:
+        """False; set to True, it frees the server after the last call."""
+        return False
+
+    @_selfrelease.setter
+    def _selfrelease(self, wanted: bool) -> None:
+        if wanted:
+            self._server.grid.release_service(self)
 
     def __getattr__(self, name: str) -> Callable[..., Result]:
         if name.startswith("__"):
