@@ -75,6 +75,21 @@ def test_a_client_is_enough_and_stays_the_users(client: Any) -> None:
     until(lambda: tasks_of(client) == [])
 
 
+def held_by(client: Any) -> list[str]:
+    """The tasks that run in the workers' threads."""
+    found = client.run(lambda dask_worker: [*map(str, dask_worker.active_threads.values())])
+    return [key for keys in found.values() for key in keys]
+
+
+def test_leases_have_ended_when_the_cluster_has(client: Any) -> None:
+    """A worker that ends earlier than a task of Dask's prints a warning."""
+    with Cluster(client) as cluster:
+        task = cluster.spawn(time.sleep, 1)
+        until(lambda: any("encamp" in key for key in held_by(client)))
+        task.result(PATIENCE)
+    assert held_by(client) == []
+
+
 def test_an_address_is_enough(dask: SomeDask) -> None:
     with Cluster(dask.address.replace("tcp://", "dask://"), slots=1) as cluster:
         assert cluster.slots == 1

@@ -23,7 +23,7 @@ from distributed.comm.addressing import get_address_host
 from encamp.engines.dask.hosts import HostsCluster
 from encamp.engines.dask.leases import Leases
 from encamp.engines.dask.relay import Relay, carry_here
-from encamp.engines.dask.worker import begin_here, end_here
+from encamp.engines.dask.worker import begin_here, end_here, leave_here
 from encamp.engines.kit import begin as starting
 from encamp.engines.kit.begin import Order
 from encamp.engines.kit.hostfile import HostLine, hosts_of
@@ -450,7 +450,7 @@ class DaskEngine(MeshEngine):
             self._client.unsubscribe_topic("all")
             self._leases.close()
             self._tunnels.close()
-        self._run(end_here, self.run, 1.0, workers=list(self._places))
+        self._run(leave_here, self.run, 1.0, workers=list(self._places))
 
     def _briefly(self, call: Callable[[], Any]) -> None:
         """Make a call that may wait for a lost scheduler, for some seconds at most."""

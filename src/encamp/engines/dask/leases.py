@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from encamp.engines.dask.worker import hold
+from encamp.engines.dask.worker import hold, key_of
 
 _FEW = 16
 """Leases for waiting calls, beyond as many as there are slots: a cluster grows step by step."""
@@ -42,7 +42,7 @@ class Leases:
             held += [self._lease(address) for _ in range(count - len(held))]
 
     def _lease(self, address: str | None) -> Any:
-        key = f"encamp-lease-{self._run}-{next(self._numbers)}"
+        key = f"{key_of(self._run)}{next(self._numbers)}"
         where = {} if address is None else {"workers": [address], "allow_other_workers": False}
         return self._client.submit(hold, key, key=key, pure=False, retries=0, **where)
 

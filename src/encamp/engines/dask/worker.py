@@ -16,7 +16,7 @@ from encamp.engines.dask import relay
 from encamp.engines.kit import begin
 
 _ENVIRON = "distributed.nanny.pre-spawn-environ"
-_LOOK = 0.1
+_LOOK, _SHORT = 0.1, 0.005
 """Seconds between checks whether Dask still wants a lease."""
 
 
@@ -41,6 +41,21 @@ def _inside(worker: Any) -> bool:
 async def end_here(run: str, within: float) -> None:
     """End a run's agents beside this worker, which continues its work meanwhile."""
     await asyncio.to_thread(begin.end, run, within)
+
+
+async def leave_here(run: str, within: float, dask_worker: Any) -> None:
+    """The same, and wait for the end of the leases: Dask warns of those that outlast a worker."""
+    await end_here(run, within)
+    for _ in range(int(2 * _LOOK / _SHORT)):
+        if not any(key_of(run) in str(key) for key in dask_worker.active_threads.values()):
+            break
+        await asyncio.sleep(_SHORT)
+    await asyncio.sleep(_SHORT)  # Dask takes note of their end
+
+
+def key_of(run: str) -> str:
+    """How the keys of a run's leases begin."""
+    return f"encamp-lease-{run}-"
 
 
 def hold(key: str) -> None:
