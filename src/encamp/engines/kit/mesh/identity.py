@@ -1,4 +1,4 @@
-"""The identity of a run: a key and a certificate, made for it, which only its own ends have.
+"""The identity of a run: a key and a certificate that only its own ends have.
 
 Both ends of a connection present it and accept no other.
 """
@@ -20,7 +20,7 @@ from encamp.errors import EngineUnavailable, extra_text
 
 _NAME = "encamp"
 _FROM, _TO = datetime(1970, 1, 2, tzinfo=UTC), datetime(2199, 1, 1, tzinfo=UTC)
-"""It ends with its run; hosts' clocks may differ as they like."""
+"""Validity of the certificate, which only lasts for a run: the clocks of hosts may differ."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Identity:
     key: str = field(repr=False)
 
     def context(self, *, server: bool) -> ssl.SSLContext:
-        """TLS 1.3 with this identity on both sides, and no other."""
+        """A TLS 1.3 context that presents this identity, and accepts no other."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False
@@ -41,16 +41,16 @@ class Identity:
             context.load_cert_chain(path)
         context.set_alpn_protocols([_of_this_host(), _NAME])
         if server:
-            context.num_tickets = 0  # no connection is taken up again
+            context.num_tickets = 0  # no connection is resumed
         return context
 
     def shown_by(self, peer: ssl.SSLObject) -> bool:
-        """Whether the other end has this very certificate, not one that was made with its key."""
+        """Whether the other end has this certificate, not just one that was signed with its key."""
         return peer.getpeercert(True) == ssl.PEM_cert_to_DER_cert(self.certificate)
 
 
 def on_one_host(peer: ssl.SSLObject) -> bool:
-    """Whether both ends of a connection are on one host, as their handshake says."""
+    """Whether both ends of a connection are on one host, according to their handshake."""
     return peer.selected_alpn_protocol() == _of_this_host()
 
 
@@ -62,10 +62,10 @@ def _of_this_host() -> str:
 
 @contextmanager
 def _file(text: str) -> Iterator[str]:
-    """A file of this process that has no name; OpenSSL reads keys from files only."""
+    """An unnamed file of this process, since OpenSSL reads keys only from files."""
     try:
         fd = os.memfd_create("encamp-identity")
-    except (OSError, AttributeError):  # a container may refuse it
+    except (OSError, AttributeError):  # a container may refuse memfd_create
         with tempfile.TemporaryFile() as unnamed:
             fd = os.dup(unnamed.fileno())
     try:

@@ -1,7 +1,7 @@
 """One connection of the mesh: encamp's frames inside TLS 1.3, on a non-blocking socket.
 
-Within one host TLS ends with the handshake, in which both ends prove who they are: what goes
-through the kernel only, nobody else can read or change.
+Within one host TLS ends after the handshake, which authenticates both ends: nobody else can read or
+change bytes that only pass through the kernel.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from encamp.wire.frames import Buffer, Parts, Reader, Writer, size_of
 _READ = 1 << 18
 """Bytes that are read from the socket at once."""
 _WRITE = 1 << 18
-"""Bytes that are encrypted at once: the rest waits as it is until these have gone."""
+"""Bytes that are encrypted at once: the rest waits unencrypted until they are sent."""
 _SMALL = 1 << 14
-"""Buffers up to this size are encrypted together with their neighbours, as a record has that."""
+"""Buffers up to this size, that of a TLS record, are encrypted together with their neighbours."""
 _IDLE, _EVERY, _PROBES = 3, 2, 3
-"""A silent connection is asked for a sign after so many seconds, again so often, so many times."""
+"""TCP keepalive: seconds before the first probe, seconds between probes, number of probes."""
 _UNREAD = 600_000
-"""Milliseconds in which data may wait for an end that is stopped, as by Ctrl-Z, or cut off."""
+"""Milliseconds for which data may wait for an end that is stopped, as by Ctrl-Z, or cut off."""
 
 
 class _Stream:
@@ -37,20 +37,20 @@ class _Stream:
         self.tls = context.wrap_bio(self._come, self._goes, server_side=server)
         self._unsent: memoryview = memoryview(b"")
         self._ended = self._dry = False
-        """Dry: the socket had nothing when it was last asked, so that it tells when it has."""
+        """``_dry``: the socket was empty at the last read, so polling reports its next bytes."""
 
     @property
     def unsent(self) -> bool:
-        """Whether the socket has not taken all yet."""
+        """Whether encrypted bytes wait until the socket accepts them."""
         return len(self._unsent) > 0
 
     @property
     def unread(self) -> bool:
-        """Whether there is more than was read, of which the socket does not tell any more."""
+        """Whether bytes can be read that polling the socket does not report."""
         return self.tls.pending() > 0 or (self._come.pending > 0 and not self._dry)
 
     def shake(self) -> bool:
-        """Go on with the handshake; whether it is done. Raises OSError, EOFError."""
+        """Continue the handshake; returns whether it is done. Raises OSError, EOFError."""
         try:
             while not self._shook():
                 self.push()
@@ -59,7 +59,7 @@ class _Stream:
                 if self._ended:
                     raise EOFError
         finally:
-            self.push()  # also what tells the other end why not
+            self.push()  # also an alert that tells the other end the reason
         return True
 
     def _shook(self) -> bool:
@@ -70,7 +70,7 @@ class _Stream:
         return True
 
     def _fetch(self) -> bool:
-        """Take what the socket has; false if it has nothing."""
+        """Read from the socket; False if it is empty."""
         try:
             data = self._raw.recv(_READ)
         except BlockingIOError:
@@ -84,7 +84,7 @@ class _Stream:
         return True
 
     def recv(self, size: int) -> bytes:
-        """What has come, nothing at the end; less than ``size`` if no more is known to be there."""
+        """Received bytes, empty at the end; fewer than ``size`` if no more have arrived."""
         found: list[bytes] = []
         while size > 0 and self._has_more(bool(found)):
             data = self._read(size)
@@ -99,16 +99,16 @@ class _Stream:
         raise BlockingIOError
 
     def _has_more(self, any_read: bool) -> bool:
-        """Whether there is something to decrypt; the socket is asked if nothing was read yet.
+        """Whether there are bytes to decrypt; reads from the socket only if ``any_read`` is false.
 
-        (If it has more, it says so.)
+        (If the socket has more, polling reports it.)
         """
         if self._come.pending or self.tls.pending():
             return True
         return not (any_read or self._ended) and self._fetch() and not self._ended
 
     def _read(self, size: int) -> bytes:
-        """The bytes of a record, or of its rest; none if it is not whole, or at the end."""
+        """The remaining bytes of a TLS record; empty if it is incomplete, or at the end."""
         while True:
             try:
                 data = self.tls.read(size)
@@ -122,7 +122,7 @@ class _Stream:
             return data
 
     def recv_into(self, view: memoryview) -> int:
-        """The same, into a buffer; how many bytes."""
+        """The same, into a buffer; returns the number of bytes."""
         size = 0
         while size < len(view):
             try:
@@ -143,7 +143,7 @@ class _Stream:
         return size
 
     def send(self, data: Buffer) -> int:
-        """Take some bytes; how many. Raises BlockingIOError if there is no room."""
+        """Accept some bytes; returns their number. Raises BlockingIOError if there is no room."""
         if self._unsent:
             self.push()
             if self._unsent:
@@ -153,7 +153,7 @@ class _Stream:
         return count
 
     def sendmsg(self, buffers: Sequence[Buffer]) -> int:
-        """Take some bytes of the first buffers; how many."""
+        """Accept some bytes of the first buffers; returns their number."""
         first = buffers[0]
         if len(buffers) == 1 or size_of(first) > _SMALL:
             return self.send(first)
@@ -172,7 +172,7 @@ class _Stream:
         )
 
     def push(self) -> None:
-        """Have the socket take what it can of what is encrypted."""
+        """Write encrypted bytes to the socket, as many as it accepts."""
         with suppress(BlockingIOError):
             if self._unsent:
                 self._unsent = self._unsent[self._raw.send(self._unsent) :]
@@ -183,7 +183,7 @@ class _Stream:
 
 
 class _Plain:
-    """A socket after the handshake: ``left`` had come behind it, ``unsent`` has yet to go."""
+    """A socket after the handshake: ``left`` was read after it, ``unsent`` has to be sent first."""
 
     def __init__(self, raw: socket.socket, left: bytes, unsent: memoryview) -> None:
         self._raw, self._left, self._unsent = raw, left, unsent
@@ -235,8 +235,8 @@ class _Plain:
 class Link:
     """A connection to another end, whose ``number`` is known when it has greeted.
 
-    What goes wrong is raised as OSError or `EOFError` by `receive`, and only there, behind all that
-    has come before. ``deadline`` is when it must have greeted.
+    Errors are raised as OSError or `EOFError`, only by `receive`, after all frames that arrived
+    before. ``deadline`` is the time by which it must have greeted.
     """
 
     def __init__(
@@ -247,9 +247,9 @@ class Link:
         self.greeted = False
         self.deadline = 0.0
         self.watched = 0
-        """The events that are waited for."""
+        """The events of the socket that the mesh waits for."""
         self.shaken = False
-        """Whether the other end has proved that it is one of us, and frames may be sent."""
+        """Whether the other end is authenticated, so that frames may be sent."""
         self.tunnelled = raw.family == socket.AF_UNIX
         """Whether another system carries its bytes, see `encamp.engines.kit.mesh.tunnel`."""
         self._raw, self._identity = raw, identity
@@ -263,7 +263,7 @@ class Link:
         self._reader, self._writer = Reader(like_a_socket), Writer(like_a_socket)
 
     def fileno(self) -> int:
-        """The socket's descriptor, -1 when it is closed."""
+        """The socket's descriptor; -1 if it is closed."""
         return self._raw.fileno()
 
     @property
@@ -273,7 +273,7 @@ class Link:
 
     @property
     def connected(self) -> bool:
-        """Whether somebody has taken the connection, who need not be one of us."""
+        """Whether the TCP connection is established; the other end may be a stranger."""
         return not self._dialling
 
     @property
@@ -283,18 +283,18 @@ class Link:
 
     @property
     def wants_room(self) -> bool:
-        """Whether it waits until the socket takes more."""
+        """Whether it waits until the socket accepts more."""
         if self._mute:
             return False
         return self._dialling or self._stream.unsent or bool(self._writer.waiting)
 
     @property
     def unread(self) -> bool:
-        """Whether there may be more to be received, of which the socket does not tell."""
+        """Whether frames may be waiting that polling the socket does not report."""
         return self.shaken and self._stream.unread
 
     def receive(self) -> list[Parts]:
-        """Go on with all that is under way; frames that have come."""
+        """Continue the handshake and sending, and return the frames that have arrived."""
         if self.shaken:
             if self.wants_room:
                 self.flush()
@@ -321,7 +321,7 @@ class Link:
         return True
 
     def send(self, parts: Sequence[Buffer]) -> None:
-        """Send a frame, or keep what cannot go now; to be called when it is `shaken`."""
+        """Send a frame, or keep what cannot be sent now. Only call this after the handshake."""
         if not self._mute:
             try:
                 self._writer.send(parts)
@@ -329,7 +329,7 @@ class Link:
                 self.drop()
 
     def flush(self) -> None:
-        """Send what was kept, as far as it goes now."""
+        """Send what was kept, as far as the socket accepts it."""
         try:
             self._stream.push()
             self._writer.flush()
@@ -337,12 +337,12 @@ class Link:
             self.drop()
 
     def drop(self) -> None:
-        """Let go of what was kept and send no more: the other end does not take it."""
+        """Drop what was kept and send no more, since the other end does not read it."""
         self._mute = True
         self._writer.close()
 
     def finish(self) -> None:
-        """Say that nothing more will be sent."""
+        """Close the sending direction."""
         with suppress(OSError):
             self._raw.shutdown(socket.SHUT_WR)
 
@@ -353,7 +353,7 @@ class Link:
 
 
 def prepared(raw: socket.socket) -> socket.socket:
-    """A socket with all that a connection needs, before the handshake."""
+    """A socket with the options of a connection, before the handshake."""
     raw.setblocking(False)
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

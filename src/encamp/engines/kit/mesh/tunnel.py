@@ -12,18 +12,18 @@ from collections.abc import Callable
 from contextlib import suppress
 
 PIECE = 1 << 18
-"""Bytes that are carried at once."""
+"""Bytes in one piece, at most."""
 _WINDOW, _MOST = 1 << 21, 64
-"""Bytes and pieces that may be on their way: the system between has memory for all of them."""
+"""Bytes and pieces in transit, at most: the system in between keeps all of them in memory."""
 
 Said = bytes | int
-"""Some bytes, none at their end; or how many bytes the other end's last piece had, when taken."""
+"""Bytes, empty at their end; or an acknowledgement: the number of bytes that were read."""
 
 
 class Tunnel:
-    """One end. ``say`` has something carried to the other, in order; it does not wait.
+    """One end of a tunnel. ``say`` sends something to the other end, in order, without waiting.
 
-    For one event loop. The socket ``near`` is the tunnel's to close.
+    For one event loop. The tunnel closes the socket ``near``.
     """
 
     def __init__(self, near: socket.socket, say: Callable[[Said], object]) -> None:
@@ -34,7 +34,7 @@ class Tunnel:
         self._come: asyncio.Queue[bytes] = asyncio.Queue()
 
     def heard(self, said: Said) -> None:
-        """Something has come from the other end."""
+        """Something has arrived from the other end."""
         if isinstance(said, int):
             self._under_way -= said
             self._pieces -= 1
@@ -44,15 +44,15 @@ class Tunnel:
 
     async def carry(self, first: bytes = b"") -> None:
         """Carry bytes, ``first`` those that were read already, until both ends have ended."""
-        ways = [asyncio.create_task(self._out(first)), asyncio.create_task(self._in())]
+        both = [asyncio.create_task(self._out(first)), asyncio.create_task(self._in())]
         try:
-            await asyncio.gather(*ways)
+            await asyncio.gather(*both)
         except OSError:
-            pass  # who has the other end of the socket has gone
+            pass  # the owner of the socket's other end is gone
         finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
+            for one in both:
+                one.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
             self._near.close()
             with suppress(OSError):
                 self._say(b"")
