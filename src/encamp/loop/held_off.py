@@ -27,9 +27,9 @@ def _nothing() -> None:
 class HeldOff:
     """A context manager in which no signal handler of the program runs in the main thread.
 
-    So none can raise in the middle of something, as those of time limits do. Signals that arrive go
-    to their handlers in `check`, or at the end; a second Ctrl-C at once. ``wake`` is called when a
-    signal arrives. Reentrant; does nothing in other threads.
+    Handlers may raise, as those of time limits do, and would interrupt code that must run as a
+    whole. They are called in `check` or at the end of the context; that of a second Ctrl-C at once.
+    ``wake`` is called when a signal arrives. Reentrant; does nothing in other threads.
     """
 
     def __init__(self, wake: Callable[[], None] = _nothing) -> None:
@@ -51,10 +51,10 @@ class HeldOff:
             try:
                 for number in handlers:
                     _set(number, self._noting)
-            except BaseException:  # of a handler that was not taken yet
+            except BaseException:  # raised by a handler that was not replaced yet
                 self._give_back()
                 raise
-        self._depth += 1  # last, so that this is as if nothing were if it is interrupted before
+        self._depth += 1  # last, so that an interrupted call has no effect
 
     def _give_back(self) -> None:
         for number, handler in self._handlers.items():
@@ -80,11 +80,11 @@ class HeldOff:
             return
         self._depth -= 1
         if self._depth == 0:
-            try:  # not a call of its own: most of what is held off is as short
+            try:  # as in `_give_back`; a function call would take noticeably longer
                 for number, handler in self._handlers.items():
                     if _getsignal(number) is self._noting:
                         _set(number, handler)
-            except BaseException:  # of a handler that was given back
+            except BaseException:  # raised by a handler that is already back
                 self._give_back()
                 raise
             finally:
@@ -101,10 +101,13 @@ class HeldOff:
 
 
 of_task = HeldOff()
-"""For what a task sends and receives."""
+"""Defers signals while a task sends or receives."""
 _not_at_all = nullcontext()
 
 
 def if_task_has_any() -> AbstractContextManager[None]:
-    """`of_task` if the task of this slot has installed handlers; asking is cheaper."""
+    """`of_task` if this slot's task has installed handlers, otherwise a context without effect.
+
+    To look for handlers takes less time than to replace them.
+    """
     return of_task if any(map(callable, map(_getsignal, _TASKS))) else _not_at_all

@@ -14,37 +14,37 @@ from typing import TypeVar
 T = TypeVar("T")
 
 LOOK_ON = 0.0005
-"""Seconds of looking."""
+"""Seconds to poll."""
 SOON = 0.001
-"""Seconds of a wait after which another one may be as short."""
+"""A wait of fewer seconds is short: the next one is expected to be short, too."""
 PAUSE_GROWS, MOST_PAUSE = 4, 64
-"""How many times as long as a look in vain there is none: 1, then 4, 16 and 64 if more follow."""
+"""After polling in vain there is a pause, 1, 4, 16 and then 64 times as long as the polling."""
 
 
 class Looking:
-    """Polling for one thread at a time."""
+    """Polling before a sleep. For one thread at a time."""
 
     def __init__(self) -> None:
         self._soon = False
         """Whether the last wait was a short one."""
         self._not_before = 0.0
-        """When a look may be worth while again."""
+        """The end of the pause (`time.perf_counter`)."""
         self._pause = 1
-        """How long that is after a look in vain; halved by each that finds something."""
+        """Length of the next pause, in times of the polling; halved when polling succeeds."""
 
     def wait(self, look: Callable[[], T], sleep: Callable[[], T]) -> T:
-        """Poll ``look`` for a moment if the last wait was short, otherwise ``sleep``."""
+        """The result of ``look``, polled if the last wait was short, or else of ``sleep``."""
         begun = time.perf_counter()
         found = (self.look(look) if self._soon else None) or sleep()
         self._soon = time.perf_counter() - begun < SOON
         return found
 
     def look(self, look: Callable[[], T]) -> T | None:
-        """The result of ``look`` within a moment, or None; it pauses after a failure.
+        """Poll ``look`` for `LOOK_ON` seconds; returns its first true result, or None.
 
-        If other processes want the core, they get it for milliseconds after the first look: a
-        process that has slept gets it back sooner, as the kernel favours those that did not use up
-        their time.
+        In the pause after polling in vain it returns None at once. If other processes want the
+        core, they get it after the first look, for milliseconds. A process that sleeps instead
+        gets it back sooner, as the kernel favours processes that do not use up their time.
         """
         begun = now = time.perf_counter()
         if begun < self._not_before:
@@ -53,7 +53,7 @@ class Looking:
             if found := look():
                 self._pause = self._pause // 2 or 1
                 return found
-            os.sched_yield()  # to those that may have the answer
+            os.sched_yield()  # to processes that may be about to answer
             now = time.perf_counter()
         self._not_before = now + self._pause * (now - begun)
         self._pause = min(PAUSE_GROWS * self._pause, MOST_PAUSE)

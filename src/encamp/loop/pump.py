@@ -30,30 +30,30 @@ T = TypeVar("T")
 
 REST = 0.001
 MANY = 32
-"""With more calls than that ahead of each slot, results are awaited and taken in by the dozen."""
+"""With more calls than that waiting for each slot, results are collected before they are read."""
 TURN_WITHIN = 0.02
 PASSED = 200
-"""Seconds of waiting since a turn in which what comes may go past the next one, and how many
-messages, so that an exchange without a pause keeps nothing else waiting."""
+"""Messages may be handled without a turn for so many seconds after the last one, and so many
+messages: an exchange without a pause must not keep all else waiting."""
 _SPINS = 32
 _LINGER = 0.002
-"""Seconds after a thread's waiting in which it is expected to wait again."""
+"""For so many seconds after a thread has waited it is expected to wait again."""
 _NAP = 0.001
 _LONG = 0.02
-"""Seconds of waiting after which nobody is expected to come back soon."""
+"""After a wait of so many seconds no thread is expected to wait again soon."""
 _AT_LEAST = 60.0
-"""Seconds after which the thread in the background looks again, if it is told nothing."""
+"""Seconds that the background thread sleeps at most."""
 _FOREVER = 3600.0
 
 Events = list[tuple[int, int]]
 Ready = Callable[[int], object]
-"""Is told which events there are. True says that there is nothing more to do in this turn."""
+"""Called with the events of a descriptor. True: they give the rest of the turn nothing to do."""
 
 
 def by_signal(exc: Exception) -> bool:
-    """Whether a signal's handler raised it, such as one for a time limit; no fault of this code.
+    """Whether a signal handler of the program raised the exception, such as for a time limit.
 
-    It is meant for the program, wherever that waits.
+    Such an exception is for the program, at the place where it waits.
     """
     handlers = [_signal.getsignal(number) for number in signal.valid_signals()]
     codes = [getattr(handler, "__code__", None) for handler in handlers if callable(handler)]
@@ -63,8 +63,8 @@ def by_signal(exc: Exception) -> bool:
 class Pump:
     """One event loop. The functions in ``turned`` are called at the end of each turn, to send.
 
-    A turn in which only messages arrived, for this process, skips them, unless a function in
-    ``due`` returns true: then there is something to send.
+    A turn in which nothing but messages for this process arrived skips them, unless a function in
+    ``due`` returns true, which says that there is something to send.
     """
 
     def __init__(self) -> None:
@@ -75,17 +75,17 @@ class Pump:
         self._poll = select.epoll()
         self._handlers: dict[int, Ready] = {}
         self._new: set[int] = set()
-        """Descriptors that were taken in hand in this turn: what it has found is not of them."""
+        """Descriptors added in this turn: events found before belong to others of the number."""
         self.rest = 0.0
-        """Seconds to let things come before they are looked at, where many come one by one."""
+        """Seconds to sleep before a turn, so that messages that come singly are read together."""
         self.eager = False
-        """Whether there is a core to spare for looking again and again before a sleep."""
+        """Whether to poll before a sleep: there is a core to spare."""
         self._looking = Looking()
         self.broken: Callable[[Exception], None] | None = None
-        """Is told what an engine or a handler raises; without it, whoever waits is."""
+        """Called with what an engine or a handler raises; None: the waiting thread raises it."""
         self._ends: list[tuple[Endpoint, Callable[[Arrival], None]]] = []
         self.come: deque[tuple[Callable[[Any], None], Any]] = deque()
-        """What has come and is not handled: a turn inside a handler goes on with it."""
+        """Handlers and what arrived for them. A turn within a handler goes on with these."""
         self.held_off = HeldOff(self.wake)
         self._wake = Waker()
         self.watch(self._wake.fileno(), lambda _: self._wake.rest())
@@ -97,12 +97,12 @@ class Pump:
         self._sleeping = False
         self.nudged = False
         self._due = False
-        """Whether something was handled that may have more to be sent, by ``turned``."""
+        """Whether something was handled after which functions in ``turned`` may have to send."""
         self._claims = 0
         self.left_at = 0.0
         self.turned_at = 0.0
         self.passed = 0
-        """How many messages went past since the last turn."""
+        """How many messages were handled without a turn since the last one."""
         self._since = 0.0
         self._changed = threading.Condition()
         self.waiters = 0
@@ -110,9 +110,9 @@ class Pump:
         self._background: threading.Thread | None = None
         self._closed = False
         self.last: Callable[[], None] | None = None
-        """Is called by the thread in the background, which ends with it."""
+        """The background thread calls this and ends."""
         self.elsewhere = False
-        """Whether it is that of a process from which this one was forked."""
+        """Whether this process was forked from the one that the pump belongs to."""
 
     # What is waited for
 
@@ -133,7 +133,7 @@ class Pump:
                 self._poll.unregister(fd)
 
     def attach(self, end: Endpoint, handle: Callable[[Arrival], None]) -> None:
-        """Pass what arrives at an engine's end to ``handle``."""
+        """Pass what arrives at an engine's endpoint to ``handle``."""
         self._ends.append((end, handle))
         for fd in end.descriptors():
             self.watch(fd, lambda _: None)
@@ -166,9 +166,9 @@ class Pump:
             self._take_in(events, waited)
 
     def _wait(self, timeout: float | None, *, look_on: bool = False) -> tuple[Events, bool]:
-        """The events that are there, or come in time; whether it waited for some.
+        """Wait for events; returns them, and whether it was allowed to wait for some.
 
-        With ``look_on`` it may first poll for a moment.
+        With ``look_on`` it may poll for a moment before it sleeps.
         """
         if self.rest and timeout != 0:
             time.sleep(self.rest)
@@ -179,7 +179,7 @@ class Pump:
             limit = self._patience(timeout)
         if limit > 0:
             self._sleeping = True
-            if self.orders or self.nudged:  # before the flag could be seen
+            if self.orders or self.nudged:  # set before another thread could see the flag
                 limit = 0.0
         if limit > 0 and look_on and self.eager:
             poll = self._poll.poll
@@ -190,7 +190,7 @@ class Pump:
         return events, limit > 0
 
     def _take_in(self, events: Events, waited: bool) -> None:
-        """Handle what has come, and all else that there is to do; while signals are held off."""
+        """Handle the events and all that is due. Signals must be held off."""
         handlers, new = self._handlers, self._new
         new.clear()
         all_done = waited and bool(events)
@@ -203,23 +203,26 @@ class Pump:
                 self._handle_come()
             if not all_done or self._more_to_do():
                 self._rest_of_turn()
-        except Exception as exc:  # noqa: BLE001 - whoever waits has nothing to do with it
+        except Exception as exc:  # noqa: BLE001 - not an error of the thread that waits
             self._break(exc)
         if self.waiters:
             self.tell_waiters()
 
     def come_by_descriptors(self) -> bool:
-        """Whether something has come; nothing is handled. For a thread that has the lock."""
+        """Whether a descriptor has events; handles none. For a thread that holds the lock."""
         return bool(self._poll.poll(0, 1))
 
     def _break(self, exc: Exception) -> None:
-        """Report an error of an engine or a handler; raises it if there is nobody to report to."""
+        """Pass an error of an engine or a handler to ``broken``; raises it if there is none."""
         if self.broken is None or by_signal(exc):
             raise exc
         self.broken(exc)
 
     def _more_to_do(self) -> bool:
-        """Whether a full turn is needed after messages for this process; sometimes it is anyway."""
+        """Whether messages for this process have to be followed by a full turn.
+
+        True from time to time in any case.
+        """
         self.passed += 1
         if self.orders or self._due or self.passed > PASSED:
             return True
@@ -232,7 +235,7 @@ class Pump:
         return time.monotonic() - self.turned_at > TURN_WITHIN
 
     def _rest_of_turn(self) -> None:
-        """Everything in a turn except descriptors."""
+        """All of a turn but the events of descriptors: engines, orders, timers, ``turned``."""
         self.turned_at = time.monotonic()
         self.passed = 0
         if self._ends:
@@ -250,7 +253,7 @@ class Pump:
             turned()
 
     def _patience(self, timeout: float | None) -> float:
-        """Seconds to wait at most."""
+        """Seconds to wait at most, by the engines and timers."""
         limit = _FOREVER if timeout is None else timeout
         for end, _ in self._ends:
             patience = end.patience()
@@ -258,7 +261,7 @@ class Pump:
                 limit = patience
         if self._timers:
             limit = min(limit, self._timers[0][0] - time.monotonic())
-        return max(limit, 0.0)  # a poll would take less for no limit
+        return max(limit, 0.0)  # to epoll a negative number is no limit
 
     def _arrivals(self) -> None:
         again = True
@@ -275,11 +278,11 @@ class Pump:
                 again = again or (bool(arrivals) and len(self._ends) > 1)
 
     def _receive(self, end: Endpoint) -> Sequence[Arrival] | None:
-        """What has arrived at an end; None if its engine has failed."""
+        """What has arrived at an endpoint; None if its engine has failed."""
         try:
             return end.receive()
-        except Exception as exc:  # noqa: BLE001 - an engine may be anybody's
-            if not by_signal(exc):  # it would raise again and again
+        except Exception as exc:  # noqa: BLE001 - an engine may be somebody else's code
+            if not by_signal(exc):  # the engine would fail in each turn
                 self._ends = [(other, handle) for other, handle in self._ends if other is not end]
             self._break(exc)
             return None
@@ -293,15 +296,15 @@ class Pump:
     # Who drives
 
     def until(self, done: Callable[[], object], timeout: float | None = None) -> bool:
-        """Wait until ``done()`` is true, driving meanwhile if no other thread does.
+        """Wait until ``done()`` is true; meanwhile this thread drives if no other one does.
 
-        ``done`` may have an effect when it becomes true: it is not called again then. False if the
-        time is over. Raises the error of a handler if there is no ``broken``.
+        ``done`` is not called again once it was true, so it may have an effect then. Returns False
+        if the time is over. Raises the error of a handler if there is no ``broken``.
         """
         if done():
             return True
         me = threading.get_ident()
-        if self._driver == me:  # what a handler asked for has not gone yet
+        if self._driver == me:  # within a handler, which may wait for an answer to what it sends
             self._due = True
         deadline = None if timeout is None else time.monotonic() + timeout
         with self.held_off:
@@ -330,17 +333,17 @@ class Pump:
                 return False
             if self._ends:
                 came = self.spun()
-                if done():  # also where nothing came: what was sent may have gone meanwhile
+                if done():  # even if nothing came: ``done`` may wait for something to be sent
                     return True
                 if came:
-                    left = 0.0  # what has come may have more to follow
+                    left = 0.0  # more may have arrived
             self._take_in(*self._wait(left, look_on=True))
         return True
 
     def spun(self) -> bool:
-        """Poll a busy engine alone some times, which is faster than a turn.
+        """Poll a busy engine a few times, and nothing else, which is faster than a turn.
 
-        Returns whether anything arrived; False also if polling is not worthwhile.
+        Returns whether anything arrived; False also if the pump has other things to do.
         """
         end = self._only_end()
         if end is None:
@@ -365,9 +368,9 @@ class Pump:
         return False
 
     def _only_end(self) -> Endpoint | None:
-        """The end that may be polled without a turn; None if there is anything else to do.
+        """The endpoint that may be polled without a turn; None if there is anything else to do.
 
-        The background thread leaves that to this one for a while.
+        The background thread leaves the driving to this thread for a while.
         """
         busy = self.rest or self.orders or self.come or self.nudged or self.passed > PASSED
         if busy or len(self._ends) != 1:
@@ -376,7 +379,7 @@ class Pump:
         return self._ends[0][0] if now - self.turned_at < TURN_WITHIN else None
 
     def _take(self, timeout: float | None) -> bool:
-        """Become the driver; False if another waiting thread is, and something has happened."""
+        """Become the driver. If another thread drives, wait for a change and return False."""
         if not self.lock.acquire(blocking=False):
             if self._background is not None and self._driver == self._background.ident:
                 self._claims += 1
@@ -393,7 +396,7 @@ class Pump:
         return True
 
     def _drive_from_now(self) -> None:
-        self._since = time.monotonic()  # first: who sees the driver must not take an older time
+        self._since = time.monotonic()  # first: a thread that sees the driver reads it, too
         self._driver = threading.get_ident()
 
     def _leave(self) -> None:
@@ -407,7 +410,7 @@ class Pump:
             self._resume.set()
 
     def tell_waiters(self) -> None:
-        """Wake threads that wait for another thread's driving."""
+        """Wake the threads that wait while another one drives."""
         with self.held_off, self._changed:
             self._changed.notify_all()
 
@@ -426,7 +429,7 @@ class Pump:
         def order() -> None:
             try:
                 done.append(function())
-            except BaseException as exc:  # noqa: BLE001 - it is raised where it was asked for
+            except BaseException as exc:  # noqa: BLE001 - raised in the thread that called this
                 failed.append(exc)
 
         self.soon(order)
@@ -479,8 +482,8 @@ class Pump:
     def nudge(self, within: float = 0.0) -> None:
         """Start what was just ordered: by a turn here, or by waking the driving thread.
 
-        The background thread is given ``within`` seconds to leave the loop to this one: while this
-        thread works, the other would wait for the interpreter at each of its steps.
+        If the background thread drives, it is given ``within`` seconds to let this thread drive:
+        while this thread works, the other would wait for the interpreter lock at every step.
         """
         with self.held_off:
             if self.lock.acquire(blocking=False) or self._relieves(within):
@@ -491,7 +494,7 @@ class Pump:
                     self._leave()
 
     def _relieves(self, within: float) -> bool:
-        """Tell the driving thread that there is work; returns whether this thread takes over."""
+        """Tell the driving thread that there is work; returns whether this thread now drives."""
         driver = self._driver
         if driver == threading.get_ident():
             return False
@@ -513,7 +516,7 @@ class Pump:
     def _run(self) -> None:
         passed = 0
         while not (self._closed or self.last):
-            if self.passed != passed:  # somebody is at it, though not by turns
+            if self.passed != passed:  # another thread handles messages without turns
                 passed, self.left_at = self.passed, time.monotonic()
             if self._driver:
                 if time.monotonic() - self._since > _LONG:
@@ -546,7 +549,7 @@ class Pump:
             self.tell_waiters()
 
     def forked(self) -> None:
-        """In a forked process: leave everything shared to the parent, and never wait."""
+        """In a forked process: release nothing that the parent uses, and never wait again."""
         self._closed = True
         self.resting.clear()
         self._wake.close()
@@ -564,7 +567,7 @@ class Pump:
         if self._background is not None and self._background is not threading.current_thread():
             self._background.join()
         if self._driver != threading.get_ident():
-            self.lock.acquire()  # whoever drives leaves; it is kept, so that nobody drives again
+            self.lock.acquire()  # never released, so that no thread drives again
         with self._changed:
             self._changed.notify_all()
         self._poll.close()

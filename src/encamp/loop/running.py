@@ -1,11 +1,11 @@
-"""Time for time limits: only while this process could run."""
+"""A clock for time limits, which stops while this process is stopped."""
 
 from __future__ import annotations
 
 import time
 
 NOTICED = 1.0
-"""Seconds between two looks that are not taken for a time in which this process was stopped."""
+"""A longer time between two readings counts as one in which the process was stopped (seconds)."""
 
 
 class RunningTime:
