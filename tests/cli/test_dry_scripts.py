@@ -49,3 +49,32 @@ def test_it_goes_as_far_as_the_results_do(here: Path, options: str) -> None:
     assert not (here / "out/two/x").exists()
     assert encamp("run", "jobs.py").status == 0
     assert encamp("run", "--dry-run", "jobs.py").out.endswith("end of the script\n")
+
+
+IN_A_THREAD = """
+import queue
+import threading
+from pathlib import Path
+import encamp
+
+job = encamp.Job("one", to="out")
+job.add("task", "touch x", outputs="x")
+thread = threading.Thread(target=job.run)
+thread.start()
+try:
+    queue.Queue().get(timeout={wait})
+except queue.Empty:
+    thread.join()
+finally:
+    Path("finally").touch()
+print("end of the script")
+"""
+
+
+@pytest.mark.parametrize("wait", ["0.001", "60"])
+def test_a_job_in_a_thread_is_run_dry_and_ends_the_script_too(here: Path, wait: str) -> None:
+    (here / "jobs.py").write_text(IN_A_THREAD.format(wait=wait))
+    dry = encamp("run", "--dry-run", "jobs.py")
+    assert (dry.status, dry.err) == (0, "")
+    assert dry.out.endswith("ends here: the rest needs the results of the job one\n")
+    assert sorted(path.name for path in here.iterdir()) == ["finally", "jobs.py"]

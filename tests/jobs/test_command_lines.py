@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import random
 import shlex
+from pathlib import Path
+from typing import Any
 
+import pytest
+
+from encamp.errors import BadJob
+from encamp.jobs.job import Job
 from encamp.jobs.steps import command
 
 _SIGNS = "ab#$;*?~=-() \t\n\r'\"\\\x0b\x0c\x1c\x85\xa0\u00e9"
@@ -19,3 +26,47 @@ def test_words_are_those_of_the_standard_lexer() -> None:
         except ValueError:
             continue
         assert command(line).line == words, line
+
+
+def test_paths_are_words_and_files_and_values() -> None:
+    made = command([Path("/bin/cat"), "-"], stdin=Path("in"), env={"DATA": Path("/data")})
+    assert (made.line, made.stdin, made.env) == (("/bin/cat", "-"), "in", {"DATA": "/data"})
+
+
+MISTAKES: list[tuple[Any, dict[str, Any], str]] = [
+    (["seq", 5], {}, "a word of a command line: must be text or a path, not 5"),
+    (["seq", None], {}, "a word of a command line: must be text or a path, not None"),
+    (["seq", b"5"], {}, "a word of a command line: must be text or a path, not b'5'"),
+    (b"seq 5", {}, "the command line b'seq 5': must be text, or a list of words"),
+    (None, {}, "the command line None: must be text, or a list of words"),
+    (["a\0"], {}, "a word of a command line: holds a null character"),
+    ("a\0", {"shell": True}, "a shell step: holds a null character"),
+    ("true", {"env": {"N": 5}}, "the variable 'N' of a step: must be text or a path, not 5"),
+    ("true", {"env": {"A=B": "5"}}, "the variable 'A=B': has a name that is not allowed"),
+    ("true", {"env": ["N=5"]}, "env of a step: must be a dictionary"),
+    ("true", {"stdin": 5}, "stdin of a step: must be text or a path, not 5"),
+    ("true", {"stdout": 1}, "stdout of a step: must be text or a path, not 1"),
+    ("true", {"time_limit": "5 s"}, "must be a number of seconds above 0, not '5 s'"),
+    ("true", {"time_limit": -1}, "must be a number of seconds above 0, not -1"),
+    ("true", {"time_limit": datetime.timedelta(seconds=5)}, "must be a number of seconds above 0"),
+]
+
+
+@pytest.mark.parametrize(("line", "options", "said"), MISTAKES)
+def test_what_cannot_be_run_is_refused_at_once(
+    line: Any, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(BadJob) as caught:
+        command(line, **options)
+    assert said in str(caught.value)
+
+
+def test_names_of_tasks_are_texts(here: Path) -> None:
+    job = Job("job", to="out")
+    job.add("a", "true")
+    with pytest.raises(BadJob, match="after: must be names of tasks, or patterns for them, not 5"):
+        job.add("b", "true", after=[5])  # type: ignore[list-item]
+    with pytest.raises(BadJob, match="only: must be names of tasks, or patterns for them, not 5"):
+        job.run(only=5)  # type: ignore[arg-type]
+    with pytest.raises(BadJob, match="parameters of task b: must be a dictionary, not 'x'"):
+        job.add("b", "true", parameters="x")  # type: ignore[arg-type]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -58,6 +59,18 @@ def test_other_mistakes_have_their_own_words(here: object) -> None:
         _job().add("a", [["ls", "-l"]])  # type: ignore[list-item]
     with pytest.raises(BadJob, match="has no steps"):
         encamp.map_files([], "*", to="out")
+
+
+def numbers() -> Iterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("function", [numbers, partial(numbers)])
+def test_a_generator_function_which_would_run_nothing_is_refused(
+    function: Callable[..., Any],
+) -> None:
+    with pytest.raises(BadJob, match="the step numbers: is a generator function, of which a call"):
+        encamp.call(function)
 
 
 def test_clusters_and_executors_say_it_too() -> None:

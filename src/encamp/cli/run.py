@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import runpy
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,11 +87,8 @@ def options_of(
 @contextmanager
 def running(options: Options) -> Iterator[None]:
     """Use these options for jobs that run in the block."""
-    token = current.set(options)
-    try:
+    with current.during(options):
         yield
-    finally:
-        current.reset(token)
 
 
 def engine_options(
@@ -149,7 +148,8 @@ def run_script(path: Path, arguments: tuple[str, ...], to: str | None) -> None:
     sys.argv = [str(path), *arguments]
     sys.path.insert(0, str(path.resolve().parent))
     try:
-        runpy.run_path(str(path), run_name="__main__")
+        with _ended_by_threads():
+            runpy.run_path(str(path), run_name="__main__")
     except DryRunEnds as end:
         print(_DRY_RUN_ENDS.format(job=printable(end.job)))  # noqa: T201 - the command's answer
     except EncampError:
@@ -159,6 +159,29 @@ def run_script(path: Path, arguments: tuple[str, ...], to: str | None) -> None:
         sys.exit(1)
     finally:
         sys.argv, sys.path[:] = argv, folders
+
+
+@contextmanager
+def _ended_by_threads() -> Iterator[None]:
+    """Have a dry run that ends a thread of a script end the whole script."""
+    usual, ended = threading.excepthook, list[BaseException]()
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not isinstance(args.exc_value, DryRunEnds):
+            usual(args)
+        elif (main := threading.main_thread().ident) is not None:
+            ended.append(args.exc_value)
+            signal.pthread_kill(main, signal.SIGINT)
+
+    threading.excepthook = hook
+    try:
+        yield
+    except KeyboardInterrupt:
+        if ended:
+            raise ended[0] from None
+        raise
+    finally:
+        threading.excepthook = usual
 
 
 def _check_script(path: Path) -> None:

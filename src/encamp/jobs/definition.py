@@ -116,7 +116,7 @@ class JobDefinition:
             mirrors,
             as_outputs(outputs),
             tuple(replace(output, required=False) for output in as_outputs(on_failure)),
-            (after,) if isinstance(after, str) else tuple(after),
+            names_given("after", after),
             self.retries if retries is None else checked_retries(name, retries),
             self.time_limit if time_limit is None else checked_limit(name, time_limit),
             taken,
@@ -146,6 +146,15 @@ def _checked_name(name: str, kind: str) -> str:
             f"the {kind} name {name!r}", "must be a file name: not empty, no '/', at most 200 bytes"
         )
     return name
+
+
+def names_given(option: str, given: object) -> tuple[str, ...]:
+    """The names or patterns of tasks that an option has. Raises `BadJob`."""
+    names = (given,) if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
+    for name in names:
+        if not isinstance(name, str):
+            raise BadJob(option, f"must be names of tasks, or patterns for them, not {name!r}")
+    return names
 
 
 def _checked_values(name: str, values: str | None) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from encamp.errors import BadJob
-from encamp.jobs.definition import JobDefinition, checked_limit, checked_retries
+from encamp.jobs.definition import JobDefinition, checked_limit, checked_retries, names_given
 from encamp.quantities import whole
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Job(JobDefinition):
             "force": force,
             "dry_run": dry_run or None,  # a script does not overrule the command
             "keep": keep,
-            "only": (only,) if isinstance(only, str) else only and tuple(only),
+            "only": None if only is None else names_given("only", only),
             "failed": failed,
             "retries": None if retries is None else checked_retries("job.run", retries),
             "time_limit": checked_limit("job.run", time_limit),
@@ -128,7 +128,7 @@ class Job(JobDefinition):
             "progress": progress,
             "engine_options": engine_options or None,
         }
-        options = replace(current.get(), **{k: v for k, v in given.items() if v is not None})
+        options = replace(current.options, **{k: v for k, v in given.items() if v is not None})
         try:
             self.report = run_job(self, executor, options, check=check)
         except JobFailed as exc:

@@ -92,7 +92,9 @@ def job_name(step: Call | Command) -> str:
 
 
 def _found(files: str | Path | Iterable[str | Path], base: Path) -> list[Path]:
-    patterns = [files] if isinstance(files, str | Path) else list(files)
+    if not isinstance(files, Iterable) or isinstance(files, str):
+        files = [files]
+    patterns = list(files)
     if strange := [one for one in patterns if not isinstance(one, str | Path)]:
         raise BadJob("files", f"must be paths or patterns, not {strange[0]!r}")
     return list(dict.fromkeys(file for one in patterns for file in files_of(one, base)))

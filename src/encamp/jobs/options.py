@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
@@ -56,8 +56,22 @@ class Options:
     """Run nothing, but create the folder of this task for debugging."""
 
 
-current: ContextVar[Options] = ContextVar("encamp_options", default=Options())  # noqa: B039
-"""The options that `Job.run` uses by default."""
+class _Current:
+    """The options that `Job.run` uses by default, in all threads: a script may run jobs in any."""
+
+    options = Options()
+
+    @contextmanager
+    def during(self, options: Options) -> Iterator[None]:
+        """Use these in a block."""
+        before, self.options = self.options, options
+        try:
+            yield
+        finally:
+            self.options = before
+
+
+current = _Current()
 
 _LIKE = 0.8
 """The similarity (0 to 1) from which on a name counts as misspelt, not as an engine's option."""

@@ -8,11 +8,13 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from os import PathLike
 from typing import Any, Literal
 
 from encamp.errors import LONGEST_STEP, BadJob, NotCallable, printable, shortened
 from encamp.jobs.outputs_of import OutputsOf
 from encamp.model import quickly_pickled
+from encamp.quantities import limit
 from encamp.storage.inputs.mirror import Mirror
 from encamp.storage.outputs.patterns import Output
 from encamp.values import Scalar
@@ -30,14 +32,22 @@ class Call:
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise not_callable(self.function, "call(f, x), not call(f(x))")
+        code = getattr(self._unwrapped(), "__code__", None)
+        if code is not None and code.co_flags & _GENERATES:
+            why = "is a generator function, of which a call runs nothing; return a list instead"
+            raise BadJob(f"the step {self.label}", why)
 
     @property
     def label(self) -> str:
         """The step's name in reports."""
-        function = self.function.func if isinstance(self.function, partial) else self.function
+        function = self._unwrapped()
         return str(getattr(function, "__qualname__", type(function).__name__))
 
+    def _unwrapped(self) -> Callable[..., Any]:
+        return self.function.func if isinstance(self.function, partial) else self.function
 
+
+_GENERATES = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 Shell = bool | Literal["bash"]
 
 
@@ -111,30 +121,33 @@ _FOR_A_SHELL = frozenset({"|", "<", ">", ">>", "2>", "2>&1", "&>", "&&", "||", "
 
 
 def command(
-    line: str | Sequence[str],
+    line: str | Sequence[str | PathLike[str]],
     *,
     shell: Shell = False,
     time_limit: float | None = None,
-    env: Mapping[str, str] | None = None,
-    stdin: str | None = None,
-    stdout: str | None = None,
+    env: Mapping[str, str | PathLike[str]] | None = None,
+    stdin: str | PathLike[str] | None = None,
+    stdout: str | PathLike[str] | None = None,
 ) -> Command:
     """A step that runs a command line.
 
     A string is split into words as a shell would, but no shell runs: pipes, ``>`` and ``$VAR``
     need ``shell=True``. A pipeline of ``/bin/sh`` fails only if its last command does; with
     ``shell="bash"`` bash runs the line, and a pipeline fails if any of its commands does.
-    ``time_limit`` is in seconds. Raises `BadJob` for an empty line or unbalanced quotes.
+    ``time_limit`` is in seconds. Raises `BadJob` for an empty line, unbalanced quotes, and what is
+    neither text nor a path.
     """
     if not any(shell is known or shell == known == "bash" for known in _SHELLS):
         raise BadJob(f"shell={shell!r}", "is not known; use True for /bin/sh, or 'bash'")
     if shell:
         if not isinstance(line, str):
             raise BadJob("a shell step", "is one string, not a list of words")
-        words: tuple[str, ...] | str = line
+        words: tuple[str, ...] | str = _text("a shell step", line)
+    elif not isinstance(line, str):
+        words = _words(line)
     else:
         try:
-            words = _split(line) if isinstance(line, str) else tuple(line)
+            words = _split(line)
         except ValueError as exc:
             raise BadJob(f"the command line {line!r}", f"has {str(exc).lower()}") from None
     if not words:
@@ -147,7 +160,47 @@ def command(
             "shell=True in Python, --shell of encamp map), or, in a job file or Python, write the "
             "step as a list of words",
         )
-    return Command(words, shell, time_limit, dict(env or {}), stdin, stdout)
+    return Command(
+        words,
+        shell,
+        limit("the time limit of a step", time_limit),
+        _variables(env or {}),
+        None if stdin is None else _text("stdin of a step", stdin),
+        None if stdout is None else _text("stdout of a step", stdout),
+    )
+
+
+def _words(line: Iterable[object]) -> tuple[str, ...]:
+    if isinstance(line, bytes) or not isinstance(line, Iterable):
+        raise BadJob(f"the command line {line!r}", "must be text, or a list of words")
+    return tuple([_text("a word of a command line", word) for word in line])
+
+
+def _variables(env: Mapping[str, object]) -> dict[str, str]:
+    if not isinstance(env, Mapping):
+        raise BadJob("env of a step", f"must be a dictionary, not {env!r}")
+    check_variables(env)
+    return {name: _text(f"the variable {name!r} of a step", value) for name, value in env.items()}
+
+
+def check_variables(names: Iterable[object]) -> None:
+    """Raise `BadJob` for what cannot be the name of a variable."""
+    for name in names:
+        if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+            why = "has a name that is not allowed in an environment"
+            raise BadJob(f"the variable {name!r}", why)
+
+
+def _text(what: str, given: object) -> str:
+    """A text, or the text of a path. Raises `BadJob`."""
+    text = given if isinstance(given, str) else None
+    if isinstance(given, PathLike):
+        text = given.__fspath__()
+    if not isinstance(text, str):
+        raise BadJob(what, f"must be text or a path, not {given!r}")
+    if "\0" in text:
+        raise BadJob(what, "holds a null character")
+    return text
 
 
 _WITHOUT_QUOTES = re.compile(r"[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\U0010ffff'\"\\]*")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -34,7 +34,7 @@ from encamp.jobs.job import Job
 from encamp.jobs.outputs_of import OutputsOf
 from encamp.jobs.plan.selection import no_task_named
 from encamp.jobs.rows import read_bounded
-from encamp.jobs.steps import Command, command
+from encamp.jobs.steps import Command, check_variables, command
 from encamp.jobs.templates.placeholders import Values, fill, fill_command, fill_pattern, fill_rename
 from encamp.quantities import TIMES, seconds_in
 from encamp.storage.inputs.mirror import Mirror, safe_target
@@ -291,7 +291,6 @@ def _filled_step(
 ) -> Command:
     with at(*path):
         filled = fill_command(step, values)
-        _check_env_names(filled.env)
     return replace(filled, env={**env, **filled.env}) if env else filled
 
 
@@ -299,17 +298,9 @@ def _filled_env(env: Mapping[str, str], values: Values, *path: str | int) -> dic
     filled = {}
     for name, value in env.items():
         with at(*path, name):
-            _check_env_names([name])
+            check_variables([name])
             filled[name] = fill(value, values)
     return filled
-
-
-def _check_env_names(names: Iterable[str]) -> None:
-    for name in names:
-        if not name or "=" in name or "\0" in name:
-            raise BadJob(
-                f"the variable {name!r}", "has a name that is not allowed in an environment"
-            )
 
 
 def _inputs(

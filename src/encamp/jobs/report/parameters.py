@@ -21,6 +21,8 @@ def checked_parameters(task: str, given: Mapping[str, Any] | None) -> Parameters
     """Check the parameters that a user gives. Raises `BadJob`."""
     if given is None:
         return None
+    if not isinstance(given, Mapping):
+        raise BadJob(f"parameters of task {task}", f"must be a dictionary, not {given!r}")
     values = tuple(map(_plain, given.values()))
     try:
         for name, value in zip(given, values, strict=True):
