@@ -13,17 +13,17 @@ from pathlib import Path
 
 _PUNCH_HOLE, _KEEP_SIZE = 2, 1
 _BLOCK = 512
-"""Bytes of what stat(2) calls a block."""
+"""Bytes per block in the results of stat(2)."""
 _PAGE = 1 << 16
-"""Bytes to which holes are rounded; file systems give back whole blocks."""
+"""Holes are rounded to so many bytes, as file systems free whole blocks."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def free_middle(fd: int, head: int, tail: int) -> None:
-    """Free the disk space of all but ``head`` and ``tail`` bytes, if it is much.
+    """Free the disk space of all but the first ``head`` and last ``tail`` bytes, if it is much.
 
-    The size of the file stays, so appending continues at the same place. Does nothing on a file
-    system without support for it.
+    The size of the file stays the same, so that programs can go on appending. Does nothing on file
+    systems without support for it.
     """
     facts = os.fstat(fd)
     if facts.st_blocks * _BLOCK <= 2 * (head + tail) + 2 * _PAGE:
@@ -37,8 +37,8 @@ def free_middle(fd: int, head: int, tail: int) -> None:
 
 
 def free_middle_of(file: Path, most: int) -> None:
-    """`free_middle` of a file that is to have ``most`` bytes in the end."""
-    with suppress(OSError):  # it is not there yet, or no more
+    """`free_middle` for a file of which ``most`` bytes are kept; it need not exist."""
+    with suppress(OSError):  # the file does not exist yet, or was removed
         if file.stat().st_size > most:
             fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
             try:
@@ -48,9 +48,10 @@ def free_middle_of(file: Path, most: int) -> None:
 
 
 def ends_of(fd: int, most: int, hint: str) -> tuple[bytes, bytes]:
-    """The beginning and end of a file's text, ``most`` bytes together; the first ends with a mark.
+    """The beginning and end of a file's text, ``most`` bytes together.
 
-    The first is empty if the file has no more than that. Characters are not split.
+    A file without more than that has an empty beginning. Otherwise the beginning ends with a mark
+    for what was left out. Characters are not split.
     """
     size, half = os.fstat(fd).st_size, most // 2
     if size <= most:
@@ -85,11 +86,11 @@ def _mark(left_out: int, size: int, hint: str) -> bytes:
 
 
 def cut(file: Path, most: int, hint: str) -> None:
-    """Remove the middle of a file of more than ``most`` bytes; a line in its place says so.
+    """Replace the middle of a file of more than ``most`` bytes by a line that says so.
 
     Characters are not split.
     """
-    import shutil  # which most slots do without, and start quicker
+    import shutil  # here, so that slots start faster
 
     size, half = file.stat().st_size, most // 2
     if size <= most:

@@ -17,8 +17,7 @@ def called(
 ) -> Any:
     """The value of ``function(*args, **kwargs)``; a coroutine is run to its end.
 
-    A process that the function forks, and that returns from it, ends here: the value belongs to its
-    parent.
+    If the function forks and returns in both processes, the child process ends here.
     """
     pid = os.getpid()
     try:
@@ -35,7 +34,7 @@ def called(
 
 
 class _Forks:
-    """How many forks separate this process from the one that imported this module."""
+    """The number of forks between this process and the one that has imported this module."""
 
     count = 0
 
@@ -70,7 +69,7 @@ def _awaited(coroutine: Any) -> Any:
 
 
 def _end(exc: BaseException | None) -> NoReturn:
-    """End as a program does at its end, or after raising ``exc``."""
+    """End this process as a program ends, without an exception or with ``exc``."""
     status = 0
     if type(exc) is SystemExit and (exc.code is None or isinstance(exc.code, int)):
         status = (exc.code or 0) & 0xFF

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Staging:
-    """What a call's folder has in it, and what is brought back from it.
+    """The inputs and outputs of a call's folder.
 
-    Outputs are `bound`. ``beacon`` names the beacons at their destinations, by which hosts see
-    whether they reach these; empty if they do. ``persistent`` is the name under which the folder
-    stays for the slot's next call; empty if it is removed.
+    Outputs are `bound`. ``beacon`` names the beacon files at their destinations, by which a host
+    sees whether it shares these with the spawner; empty if all do. ``persistent`` is the name under
+    which the folder is kept for the slot's next call; empty if it is removed.
     """
 
     name: str
@@ -44,9 +44,9 @@ class Staging:
 
 @dataclass(frozen=True)
 class Brought:
-    """A call's value, and its outputs under their temporary names, for the controller to publish.
+    """A call's value, and its outputs under temporary names, which the controller publishes.
 
-    With ``error`` the call failed, and the outputs are what it was asked to leave.
+    With ``error`` the call has failed, and the outputs are those to be kept after a failure.
     """
 
     value: Any
@@ -88,7 +88,7 @@ def in_folder(
     except Exception as exc:
         if not staging.on_failure:
             raise
-        with suppress(EncampError, OSError):  # the call's own error matters more
+        with suppress(EncampError, OSError):  # the call's own error is the one to report
             return Brought(None, _staged(staging, sandbox, staging.on_failure, channel), exc)
         raise
     finally:

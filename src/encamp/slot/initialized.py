@@ -21,10 +21,10 @@ _UNCHANGING = (int, float, complex, str, bytes, type(None), type, FunctionType, 
 
 
 class Initialized:
-    """The globals that an initializer has set or changed in this process, by modules' names."""
+    """The globals that an initializer has set or changed in this process, by module name."""
 
     def __init__(self, initializer: Callable[..., object], args: tuple[Any, ...]) -> None:
-        """Calls it; raises what it raises."""
+        """Call the initializer; raises its exceptions."""
         self._made: dict[str, dict[str, Any]] = {}
         before = [(function, _states(function.__globals__)) for function in _by_value(initializer)]
         called(initializer, args)
@@ -36,36 +36,36 @@ class Initialized:
             self._made.setdefault(_module(function), {}).update(new)
 
     def give(self, function: object) -> None:
-        """Give a function what was made for those of its module."""
+        """Set in a function's globals what the initializer has set in those of its module."""
         for found in _by_value(function):
             found.__globals__.update(self._made.get(_module(found), {}))
 
 
 def _states(values: dict[str, Any]) -> dict[str, object]:
-    """What tells whether a value is the same, and as it was."""
+    """For each value, something that changes if it is replaced or modified."""
     return {name: (id(value), _digest(value)) for name, value in values.items() if name[:2] != "__"}
 
 
 def _digest(value: object) -> object:
-    """Of its contents; of what cannot be pickled something that is equal to nothing else."""
+    """A digest of a value's pickle; a new object, equal to no other, if it cannot be pickled."""
     if isinstance(value, _UNCHANGING):
         return None
     digest = _Digest()
     try:
         Pickler(digest, 5).dump(value)
-    except Exception:  # noqa: BLE001 - whatever its own code raises
+    except Exception:  # noqa: BLE001 - an object's own code may raise any
         return object()
     return digest.sum.digest()
 
 
 class _Digest:
-    """A file of which only a digest is kept."""
+    """A file that keeps only a digest of what is written."""
 
     def __init__(self) -> None:
         self.sum = hashlib.blake2b()
 
     def write(self, data: bytes) -> int:
-        """As files have it."""
+        """Add data to the digest."""
         self.sum.update(data)
         return len(data)
 
@@ -75,7 +75,10 @@ def _module(function: FunctionType) -> str:
 
 
 def _by_value(function: object, depth: int = 3) -> Iterator[FunctionType]:
-    """The functions with globals of their own in what is called, as far as is usual."""
+    """The functions with their own globals in a callable: itself, and those in its closure.
+
+    Looks into closures of closures down to ``depth``.
+    """
     if isinstance(function, partial):
         function = function.func
     if isinstance(function, MethodType):
@@ -88,5 +91,5 @@ def _by_value(function: object, depth: int = 3) -> Iterator[FunctionType]:
     for cell in function.__closure__ or ():
         try:
             yield from _by_value(cell.cell_contents, depth - 1)
-        except ValueError:  # an empty one
+        except ValueError:  # an empty cell
             continue

@@ -1,4 +1,4 @@
-"""Undoing the changes that code has made to its process.
+"""Undoing the changes that a call has made to its process.
 
 The table `_ASPECTS` lists what can change: how to look at each property, and how to restore it.
 Looking at all of them takes some microseconds; only properties that differ are restored.
@@ -32,12 +32,12 @@ _SLOTS_OWN = signal.SIGINT, signal.SIGTERM
 _TIMERS = tuple(map(int, (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)))
 _BLOCK = int(signal.SIG_BLOCK)
 _ALL = 6
-"""LC_ALL; numbers are quicker than the names that stand for them."""
+"""LC_ALL, as a number since `locale` is slow to import."""
 _MODULE = "resource"
 _LOGGING = "logging"
 
 
-class leave:  # noqa: N801 - it reads as what it does: with leave():
+class leave:  # noqa: N801 - used like a function, in `with leave():`
     """Undo nothing."""
 
     def __enter__(self) -> None:
@@ -47,19 +47,19 @@ class leave:  # noqa: N801 - it reads as what it does: with leave():
         pass
 
     def keep(self, besides: Iterable[str] = ()) -> None:
-        """What was done by now is not to be undone, but to these environment variables."""
+        """Never undo the changes made so far, except to the environment variables ``besides``."""
 
 
 class put_back(leave):  # noqa: N801 - as `leave`
-    """Let what runs next find this process as it was when this object was made.
+    """At the end of the context, restore this process to its state when the object was made.
 
-    Its current folder (which becomes ``folder``), environment, ``sys.path``, timers, and all that
-    is in `_ASPECTS`. May be entered again and again. Only for the main thread.
+    This includes the environment, ``sys.path``, timers and all of `_ASPECTS`. The current folder
+    becomes ``folder``. May be entered repeatedly. Only for the main thread.
     """
 
     def __init__(self, folder: str = "/") -> None:
         self._folder = folder
-        # By these slots are ended, so that no initializer may change what is done on them.
+        # Slots are ended by these signals, so not even an initializer may replace their handlers.
         self._own_handlers = [(number, _signal.getsignal(number)) for number in _SLOTS_OWN]
         self._note()
 
@@ -76,7 +76,7 @@ class put_back(leave):  # noqa: N801 - as `leave`
         self.undo()
 
     def undo(self) -> bool:
-        """Put back what has changed; False if something cannot be."""
+        """Restore what has changed; False if something cannot be restored."""
         good = True
         for timer in _TIMERS:  # first, so that none goes off meanwhile
             _signal.setitimer(timer, 0)
@@ -92,7 +92,7 @@ class put_back(leave):  # noqa: N801 - as `leave`
         now = [look() for look, _ in _ASPECTS]
         if now != self._aspects:
             good = _put_back(now, self._aspects)
-        if _MODULE in sys.modules:  # nobody can have set any without
+        if _MODULE in sys.modules:  # otherwise no limit can have been changed
             good = _put_limits_back(self._limits) and good
         return good
 
@@ -111,7 +111,7 @@ class put_back(leave):  # noqa: N801 - as `leave`
 
 
 class put_folder_back(leave):  # noqa: N801 - as `leave`
-    """Go to a folder, and back there after each call."""
+    """Make ``folder`` the current folder, now and at the end of each context."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -137,7 +137,7 @@ def _current_folder(otherwise: str) -> str:
 
 
 def own_folder() -> bool:
-    """Give this thread a current folder of its own (unshare(2), CLONE_FS); whether it has one."""
+    """Give this thread a current folder of its own (unshare(2), CLONE_FS); False if refused."""
     return bool(ctypes.CDLL(None).unshare(_CLONE_FS) == 0)
 
 
@@ -149,7 +149,7 @@ def _users() -> Any:
 
 
 def _put_users(users: Any) -> None:
-    """Be who one was; the user first, who may do the rest."""
+    """Restore user and groups; the user first, who may be allowed to change the groups."""
     os.setresuid(*users[0])
     if os.getgroups() != users[2]:
         os.setgroups(users[2])
@@ -157,12 +157,12 @@ def _put_users(users: Any) -> None:
 
 
 def _root() -> Any:
-    root = os.stat("/")  # noqa: PTH116 - quicker than a path
+    root = os.stat("/")  # noqa: PTH116 - faster than `Path.stat`
     return root.st_dev, root.st_ino
 
 
 def _cannot_leave(_: Any) -> None:
-    raise OSError("nobody leaves what chroot(2) has shut them in")
+    raise OSError("a chroot(2) cannot be undone")
 
 
 def _policy() -> Any:
@@ -174,7 +174,7 @@ def _mask() -> Any:
 
 
 def _put_mask(mask: Any) -> None:
-    """Block what was blocked; what waits to be told is forgotten, for whom it was has ended."""
+    """Restore the signal mask. Pending signals are dropped, since they were for the call."""
     for number in _signal.sigpending():
         with suppress(OSError, ValueError):
             _signal.signal(number, _signal.signal(number, _signal.SIG_IGN) or _signal.SIG_DFL)
@@ -196,7 +196,7 @@ def _zone() -> Any:
 
 
 def _put_zone(_: Any) -> None:
-    time.tzset()  # the environment is as it was by now
+    time.tzset()  # by the environment, which has been restored by now
 
 
 def _umask() -> int:
@@ -206,7 +206,7 @@ def _umask() -> int:
 
 
 def _locale_name() -> str | None:
-    """The whole locale, where somebody may have set another."""
+    """The whole locale, looked up only if something can have changed it."""
     return _locale.setlocale(_ALL, None) if "locale" in sys.modules else _LOCALE
 
 
@@ -218,11 +218,11 @@ def _filters() -> Any:
 
 
 _forget_warnings: Callable[[], object] = getattr(warnings, "_filters_mutated", int)
-"""Has warnings that were shown shown again, to the next call: they are in its output."""
+"""Makes warnings appear in the output of the next call, too, if they were shown before."""
 
 
 def _put_filters(filters: list[Any]) -> None:
-    warnings.resetwarnings()  # so that what was shown once is forgotten
+    warnings.resetwarnings()  # also forgets which warnings were shown
     warnings.filters.extend(filters)  # type: ignore[attr-defined]
 
 
@@ -272,11 +272,11 @@ def _put_collecting(state: Any) -> None:
 
 
 set_up_loggers: list[Any] = []
-"""Loggers besides the root that are looked at, too: those that are as in the program."""
+"""Loggers that have the program's settings, see `surroundings`: restored like the root logger."""
 
 
 def _logging() -> Any:
-    """The state of loggers; that of a process without any if there are none yet."""
+    """The state of loggers; the default state if `logging` is not imported."""
     logging = sys.modules.get(_LOGGING)
     if logging is None:
         return 0, [([], 30, True, False)]
@@ -325,7 +325,10 @@ _ASPECTS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
     (_logging, _put_logging),
     (faulthandler.is_enabled, _put_dumps),
 ]
-"""How to look at something that code may change, and how to put it back; in this order."""
+"""For each property of the process that a call may change: how to read it, how to restore it.
+
+They are restored in this order.
+"""
 
 
 _AT_HANDLERS = [look for look, _ in _ASPECTS].index(_handlers)
@@ -337,13 +340,13 @@ def _put_back(now: list[Any], before: list[Any]) -> bool:
         if is_ != was:
             try:
                 put(was)
-            except Exception:  # noqa: BLE001 - whatever the system says
+            except Exception:  # noqa: BLE001 - each function has its own errors
                 good = False
     return good
 
 
 def _environment() -> dict[bytes, bytes]:
-    """The environment as it is kept: ``os.environ`` itself decodes each entry anew."""
+    """The environment in bytes. (Reading ``os.environ`` would decode all entries.)"""
     kept: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
     return kept
 
@@ -378,6 +381,6 @@ def _put_limits_back(limits: dict[int, tuple[int, int]]) -> bool:
         if is_ != limit:
             try:
                 resource.setrlimit(number, limit)
-            except (ValueError, OSError):  # one that was lowered for good
+            except (ValueError, OSError):  # a hard limit that was lowered
                 good = False
     return good

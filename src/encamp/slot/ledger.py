@@ -1,10 +1,10 @@
-"""Results that a slot has and has not sent yet, in memory that its agent can read.
+"""Results that a slot has not sent yet, in memory that its agent can read.
 
-Sending one result takes as long as a short call. So a slot with short calls sends several results
-together. Until then they are in memory that its agent shares, in case the process ends, or a call
-takes long after all. No result waits forever: it is held only within `HOLD` seconds of the message
-before it, and is here before twice as many are over; an agent that receives nothing from a slot for
-four times as long looks here (`read`).
+Sending a result takes as long as a short call, so a slot with short calls sends several results
+together. Until then they are in shared memory, from which the agent takes them if the process ends
+or a call takes longer than expected. A slot holds a result back only within `HOLD` seconds after
+its last message, and has written it here before twice that time is over. An agent that has received
+nothing from a slot for four times as long reads the memory (`read`).
 
     8 bytes   number of the first result here << 20 | bytes that are in use, with these 8
     results:  4 bytes of length, and the output of `encode`
@@ -14,9 +14,9 @@ four times as long looks here (`read`).
     a note:   what would be lost with the process, such as the position of the running call
     cells:    short messages, which are no part of the ledger (`shared_memory`)
 
-The first 8 bytes are one word, written last; so is that of the note. Numbers only grow. A call that
-the slot has begun, without a result when its process has ended, is lost; calls that it has not
-begun can run elsewhere.
+The first 8 bytes are one word, which is written last, and so is that of the note. Numbers only
+grow. If the process ends, a call that it has begun and that has no result is lost; calls that it
+has not begun can run elsewhere.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import msgspec
 HOLD = 0.0005
 SIZE = 1 << 16
 _USED = 20
-"""Bits of the first word that say how much is in use."""
+"""Bits of the first word for the number of bytes in use."""
 _BEGIN = 8
 _LENGTH = 4
 _WORD = 8
@@ -44,11 +44,11 @@ ALL = CELLS + 2 * CELL
 
 
 def create() -> int:
-    """Memory for a slot's ledger: a file descriptor."""
+    """Create the memory for a slot's ledger; returns a file descriptor."""
     try:
         fd = os.memfd_create("encamp-ledger")
     except (OSError, AttributeError):  # refused in this container, or unknown to this Python
-        import tempfile  # which slots do without elsewhere, and start quicker
+        import tempfile  # here, so that slots start faster
 
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
@@ -61,20 +61,20 @@ _AT_MARK = _AT_COUNT + 1
 
 
 class Ledger:
-    """The slot's side. Without a file descriptor it holds nothing back."""
+    """The slot's side of the memory. Without a file descriptor it holds no results back."""
 
     def __init__(self, fd: int = -1) -> None:
         self.held: list[msgspec.Raw] = []
-        """The results that were not sent, encoded."""
+        """The encoded results that were not sent yet."""
         self.first = 0
-        """Number of the first of these."""
+        """The number of the first of these among all results of the slot."""
         self._begin = self._end = 0
         self._notes = 0
         self._sent = 0.0
         self.count = 0
-        """Calls that have begun."""
+        """How many calls have begun."""
         self.now = 0, 0
-        """What was marked last."""
+        """The arguments of the last `mark`."""
         if fd >= 0:
             self.memory = memoryview(mmap.mmap(fd, ALL))
             os.close(fd)
@@ -87,14 +87,14 @@ class Ledger:
             self._words[0] = self.first << _USED | self._begin
 
     def begin_call(self) -> None:
-        """Note that one more call begins."""
+        """Record that a call begins."""
         self.count += 1
         if self._begin:
             self._words[_AT_COUNT] = self.count
             self._words[_AT_MARK + 1] = 0
 
     def mark(self, about: int, number: int) -> None:
-        """Note how far the running call is; its agent tells that if this process dies."""
+        """Record how far the running call is; its agent reports this if the process dies."""
         self.now = about, number
         if self._begin:
             words = self._words
@@ -104,7 +104,7 @@ class Ledger:
             words[_AT_MARK + 1] = number
 
     def note(self, note: bytes) -> bool:
-        """Put a note in the place of the one before; False if there is no room, and now none."""
+        """Replace the note. False if it is too long: then there is no note."""
         if not self._begin:
             return False
         self._words[_NOTE // _WORD] = 0
@@ -117,7 +117,7 @@ class Ledger:
         return True
 
     def hold(self, result: bytes, now: float) -> bool:
-        """Keep a result for later; False if it is time to send it, and all that is held."""
+        """Hold a result back; False if it must be sent now, with those that are held."""
         begin = self._end
         end = begin + _LENGTH + len(result)
         if now - self._sent > HOLD or not begin or end > SIZE:
@@ -126,12 +126,12 @@ class Ledger:
         self._words[0] = self.first << _USED | end
         self._end = end
         if perf_counter() - self._sent > 2 * HOLD:
-            return False  # this process was kept from its core, and the agent may have looked
+            return False  # this process did not run for a while, and the agent may have read it
         self.held.append(msgspec.Raw(result))
         return True
 
     def sent(self, count: int, now: float) -> None:
-        """What was held, and what went with it, was sent."""
+        """Record that ``count`` results were sent, all that were held among them."""
         self.first += count
         self._sent = now
         if self._end > self._begin:
@@ -146,13 +146,13 @@ def begun(fd: int) -> int:
 
 
 def marked(fd: int) -> tuple[int, int]:
-    """What the call that a slot runs has noted last; for its agent."""
+    """What the running call of a slot has marked last; for its agent."""
     words = os.pread(fd, 2 * _WORD, SIZE + _WORD)
     return int.from_bytes(words[:_WORD], "little"), int.from_bytes(words[_WORD:], "little")
 
 
 def noted(fd: int) -> bytes:
-    """The slot's note; for its agent. Empty if there is none, or it is just being written."""
+    """The slot's note; for its agent. Empty if there is none, or the slot is writing it."""
     word = os.pread(fd, _WORD, _NOTE)
     length = int.from_bytes(word, "little") % (1 << _USED)
     note = os.pread(fd, length, _NOTE + _WORD)
@@ -165,9 +165,9 @@ def is_open(fd: int) -> bool:
 
 
 def read(fd: int) -> tuple[int, list[bytes]] | None:
-    """The results that a slot holds: the number of the first, and all, encoded; for its agent.
+    """The number of the first result that a slot holds, and the encoded results; for its agent.
 
-    None while the slot changes what is there.
+    None if the slot is just writing.
     """
     word = os.pread(fd, _BEGIN, 0)
     first, used = divmod(int.from_bytes(word, "little"), 1 << _USED)

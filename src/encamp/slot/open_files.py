@@ -11,25 +11,24 @@ from encamp.slot.isolation import resource_unseen
 resource = resource_unseen()  # as this is imported in slots, too
 
 _EACH = 8
-"""What a slot takes up at most in its supervisor."""
+"""Open files per slot in its supervisor, at most."""
 _ASIDE = 24
-"""What a supervisor needs besides: to start a slot, to journal, to look for files."""
+"""Open files that a supervisor needs besides: to start a slot, for a journal, to list folders."""
 _ONE = 40
-"""What a slot needs for its task's folder, the cache and a command."""
+"""Open files of a slot: for its task's folder, the cache and a command."""
 _FILES = resource.RLIMIT_NOFILE
 
 
 class _Raised:
-    """What this process has done to its own limit."""
+    """This process's limit before it was raised, and after."""
 
     before = after = -1
 
 
 def need_files(slots: int) -> None:
-    """Let this process have enough files open for so many slots more.
+    """Raise this process's limit, if necessary, to what so many more slots need.
 
-    Its own limit is raised where that helps; slots and their commands have the one from before.
-    Raises `TooFewFiles`.
+    Slots and their commands keep the limit from before. Raises `TooFewFiles`.
     """
     soft, hard = resource.getrlimit(_FILES)
     infinite = resource.RLIM_INFINITY
@@ -47,13 +46,13 @@ def need_files(slots: int) -> None:
 
 
 def files_of_others() -> int:
-    """The limit that whatever this process starts is to have."""
+    """The limit for processes that this one starts: its own before `need_files` has raised it."""
     soft = resource.getrlimit(_FILES)[0]
     return _Raised.before if soft == _Raised.after else soft
 
 
 def limit_files(soft: int) -> None:
-    """Have a limit again that the process which has started this one had before."""
+    """Set this process's limit to the `files_of_others` of the process that has started it."""
     now, hard = resource.getrlimit(_FILES)
     if now != soft:
         with suppress(ValueError, OSError):
@@ -61,8 +60,8 @@ def limit_files(soft: int) -> None:
 
 
 def _open() -> int:
-    """How many files are open here."""
+    """How many files this process has open; 0 if that is unknown."""
     try:
         return len(os.listdir("/proc/self/fd")) - 1
-    except OSError:  # not on this system, or there is not even one left for that
+    except OSError:  # no /proc, or no descriptor left to list it
         return 0

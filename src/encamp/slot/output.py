@@ -16,8 +16,8 @@ _libc = ctypes.CDLL(None)
 def output_to(log: Path) -> Iterator[None]:
     """Append standard output and error of this process and its children to ``log``.
 
-    Works below Python, on descriptors 1 and 2, so compiled code and crash reports are caught too.
-    What is buffered goes where it was written for.
+    Descriptors 1 and 2 are redirected, so output of compiled code and crash reports are included.
+    Output that is still buffered is written to the file for which it was meant.
     """
     flush()
     saved = os.dup(1), os.dup(2)
@@ -35,7 +35,7 @@ def output_to(log: Path) -> Iterator[None]:
 
 
 def flush() -> None:
-    """Write out what Python and the C library hold back of standard output and error."""
+    """Write out what Python and the C library have buffered for standard output and error."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             stream.flush()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _PR_SET_CHILD_SUBREAPER = 36
 _ROUNDS = 100
-"""How often to look for new processes: a fork bomb makes some while others are ended."""
+"""How often to look for more processes at most: a fork bomb starts some while others are ended."""
 _ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 _waitid = ctypes.PyDLL(None).waitid
 _KILLED_WITHIN = 5.0
@@ -27,7 +27,7 @@ _KILLED_WITHIN = 5.0
 def adopt_orphans() -> None:
     """Make this process the parent of descendants whose own parent ends, see prctl(2).
 
-    So a command that puts itself into the background can still be found and ended.
+    A command that puts itself into the background can then still be found and ended.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
@@ -40,11 +40,11 @@ _HELPERS = (
     ("loky.backend.resource_tracker", "_resource_tracker", "_pid"),
     ("joblib.externals.loky.backend.resource_tracker", "_resource_tracker", "_pid"),
 )
-"""Where libraries keep the numbers of processes that do nothing by themselves."""
+"""Where libraries keep the process ids of their helpers, which do nothing by themselves."""
 
 
 supervised: set[int] = set()
-"""The process ids of slots that this process supervises. They end by themselves with it."""
+"""The process ids of slots that this process supervises. They end when it ends."""
 
 
 def supervised_slots() -> list[psutil.Process]:
@@ -61,7 +61,10 @@ def supervised_slots() -> list[psutil.Process]:
 
 
 def helpers() -> set[int]:
-    """The processes here that clear up for libraries, or start others; they end with this one."""
+    """The process ids of libraries' helpers (resource trackers, fork servers) of this process.
+
+    They end when it ends.
+    """
     found = set()
     for module, name, attribute in _HELPERS:
         if module in sys.modules:
@@ -80,8 +83,9 @@ def end_descendants(
     """End all processes that descend from ``pid`` (default: this one), but not ``pid`` itself.
 
     They get SIGTERM, and SIGKILL after ``grace`` seconds; what they start meanwhile gets SIGKILL
-    at once. Blocks until they are gone. Those ``besides``, and what these have started, go on, as
-    do those to ``spare``. Returns whether there were any that a module may believe to be there.
+    at once. Blocks until they have ended. The processes ``besides`` and their descendants are left
+    running, and so are the process ids in ``spare``, without their descendants. Returns whether a
+    module of this process may try to go on using one that was ended.
     """
     if pid is not None:
         return bool(_end_all(lambda: _descendants(pid), grace))
@@ -103,14 +107,13 @@ def end_descendants(
 
 
 def _are_believed_in(programs: dict[int, str]) -> bool:
-    """Whether a module may go on to use one of these processes (by number, their programs).
+    """Whether a module may try to use one of these processes, given their programs by number.
 
-    Processes of Python may be workers of a pool. Any other has an object that waits for it, unless
-    nobody can use it any more.
+    A Python process may be a worker of a pool. Any other can be used only by a `Popen` object.
     """
     if _program(os.getpid()) in programs.values():
         return True
-    import subprocess  # slots start quicker
+    import subprocess  # here, so that slots start faster
 
     left = {id(process) for process in subprocess._active or ()}  # type: ignore[attr-defined]
     return any(
@@ -128,20 +131,20 @@ def _program(pid: int) -> str:
 
 
 def descendants() -> list[psutil.Process]:
-    """The processes that descend from this one, also ended ones that nobody has waited for."""
+    """The descendants of this process, with ended ones that nobody has waited for."""
     return _find(None) if _have_children() else []
 
 
 def end_marked(name: str, value: str) -> None:
     """Kill all processes of this user that have ``name=value`` in their environment.
 
-    For what descends from a process that is dead: nothing else leads to it.
+    In this way descendants of a process that has ended are found.
     """
     _end_all(lambda: _marked(name, value), 0)
 
 
 def _end_all(find: Callable[[], list[psutil.Process]], grace: float) -> dict[int, str]:
-    """End what there is to find; which programs they were, by number."""
+    """End what ``find`` returns until it finds nothing; returns their programs by process id."""
     programs: dict[int, str] = {}
     for _ in range(_ROUNDS):
         found = find()
@@ -154,15 +157,15 @@ def _end_all(find: Callable[[], list[psutil.Process]], grace: float) -> dict[int
 
 
 def _have_children() -> bool:
-    """Whether this process has any. By libc: to raise Python's ChildProcessError takes longer."""
+    """Whether this process has children. libc is faster than raising Python's exception."""
     return int(_waitid(os.P_ALL, 0, None, _ENDED)) == 0
 
 
 def _children() -> set[int]:
-    """The children of this process, also those that have ended and were not waited for."""
+    """The children of this process, with ended ones that nobody has waited for."""
     found: set[int] = set()
     for thread in Path("/proc/self/task").iterdir():
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the thread has ended
             found.update(map(int, (thread / "children").read_text().split()))
     return found
 
@@ -195,7 +198,7 @@ def _marked(name: str, value: str) -> list[psutil.Process]:
 
 
 def _living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Those that run: a zombie has ended, whether or not its parent has taken note."""
+    """Those that still run, so without zombies."""
     import psutil
 
     running = []

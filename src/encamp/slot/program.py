@@ -22,10 +22,11 @@ _frozen_can = False
 
 
 def freeze_support() -> None:
-    """Let a frozen program, such as PyInstaller makes, have slots.
+    """Allow a frozen program, as made by PyInstaller, to have slots.
 
-    Call this first in the program. Each slot is the same program, started again; in these processes
-    the call does not return. In the program itself, and in ordinary Python, it does nothing.
+    Call this first in the program. Each slot is the same program, started again; there the call
+    runs the slot and does not return. In the program itself, and in ordinary Python, it returns at
+    once.
     """
     global _frozen_can
     if not getattr(sys, "frozen", False):
@@ -39,16 +40,16 @@ def freeze_support() -> None:
 
 
 def slot_command(orders: bytes, interpreter: str = "") -> list[str]:
-    """The words that start a slot, with this process's own interpreter if none is given.
+    """The command that starts a slot, with this process's interpreter if none is given.
 
-    The packages of another one come before those of this process. Raises `NoPython`.
+    Another interpreter finds its own packages before those of this process. Raises `NoPython`.
     """
     words = base64.b64encode(orders).decode()
     if interpreter:
         start = [interpreter, "-P", *interpreter_flags()]
         return [*start, "-c", _START, words, *filter(None, sys.path)]
     try:
-        # Where this process finds encamp and what it needs, whoever has told it so.
+        # The slot must find encamp and its dependencies where this process has found them.
         return [*python_command(), "-c", _START, words, *filter(None, sys.path)]
     except NoPython:
         if not _frozen_can:
@@ -62,7 +63,7 @@ def check_slots() -> None:
 
 
 def be_slot(orders: str) -> None:
-    """Be the slot that was ordered, until it ends."""
+    """Run the slot that ``orders`` describe, until it ends."""
     from encamp.slot.child import main
 
     main(base64.b64decode(orders))

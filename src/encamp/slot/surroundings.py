@@ -19,18 +19,18 @@ import msgspec
 from encamp.slot.isolation import set_up_loggers
 
 _LOOK_AGAIN = 0.02
-"""Seconds after which all loggers are looked at again, though the root logger is the same."""
+"""Seconds after which all loggers are checked again, even if the root logger is unchanged."""
 _LIBRARIES = (str(Path(os.__file__).parent) + os.sep, str(Path(__file__).parents[1]) + os.sep)
-"""Where modules are that nobody loads again: Python's, and ours."""
+"""Folders of modules that nobody reloads: Python's own and encamp's."""
 _CAPTURED = "_warnings_showwarning"
-"""What `logging` keeps while it captures warnings."""
+"""Attribute of `logging` that is set while it captures warnings."""
 _CONNECTION = "multiprocessing.connection"
-"""Who has imported this may have told others the key."""
+"""A process that has imported this module may use its key to talk with others."""
 _PLAIN = "%(levelname)s:%(name)s:%(message)s"
 
 
 class Handler(msgspec.Struct, array_like=True, frozen=True):
-    """Something that writes what is logged."""
+    """A handler of the program that writes log records."""
 
     level: int
     format: str
@@ -39,7 +39,7 @@ class Handler(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Logger(msgspec.Struct, array_like=True, frozen=True):
-    """One that is not as loggers are by default. The root's name is empty."""
+    """A logger that does not have the defaults. The root's name is empty."""
 
     name: str
     level: int
@@ -48,23 +48,23 @@ class Logger(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Around(msgspec.Struct, array_like=True, frozen=True):
-    """All that is told."""
+    """The settings that are sent to slots."""
 
     loggers: list[Logger] = []
     disabled: int = 0
     warnings: bool = False
     """Whether warnings are logged."""
     key: bytes = b""
-    """What processes of `multiprocessing` know each other by."""
+    """The `authkey` of `multiprocessing`."""
     reloads: list[str] = []
-    """Modules that the program has loaded again, each as often as it has."""
+    """Modules that the program has reloaded, each as often as it was."""
 
 
 _NOTHING = Around()
 
 
 class Surroundings:
-    """Those of this process. They go to slots as calls do and in no other way: a key is in them."""
+    """The settings of this process. They contain a key, so they are sent only where calls are."""
 
     def __init__(self) -> None:
         self._told = b""
@@ -73,7 +73,7 @@ class Surroundings:
         self._looked = 0.0
 
     def now(self) -> bytes:
-        """What is to be told to a slot; the same object as long as it is the same."""
+        """The settings, encoded; the same object as long as nothing has changed."""
         reloads = self._reloads.look()
         quick, now = (*_quick_look(), len(reloads)), time.monotonic()
         if quick != self._quick or now - self._looked > _LOOK_AGAIN:
@@ -86,17 +86,17 @@ class Surroundings:
 
 
 class Reloads:
-    """The program's own modules that were loaded again, by `importlib.reload` or %autoreload."""
+    """The program's own modules that were reloaded, by `importlib.reload` or %autoreload."""
 
     def __init__(self) -> None:
         self._specs: dict[str, Any] = {}
-        """Those of modules that were met. (They are kept, so that none has the id of another.)"""
+        """The specs of modules seen so far. A reload gives a module a new one."""
         self._count = 0
         self._reloads: list[str] = []
         self.look()
 
     def look(self) -> list[str]:
-        """The names, in the order in which they were seen to be loaded again."""
+        """The names of the reloaded modules, in the order in which the reloads were found."""
         if len(sys.modules) != self._count:
             self._count = len(sys.modules)
             for name, module in list(sys.modules.items()):
@@ -118,7 +118,7 @@ def _is_own(module: Any) -> bool:
 
 
 def take_on(told: bytes) -> Around:
-    """Be surrounded so. What was loaded again is for the caller to see to."""
+    """Apply the settings to this process, except that reloads are left to the caller."""
     around = msgspec.msgpack.decode(told, type=Around)
     if around.loggers or around.disabled or "logging" in sys.modules:
         _log_as(around)
@@ -132,11 +132,11 @@ def take_on(told: bytes) -> Around:
 
 class _Key:
     was_told = False
-    """Whether this process has its key from another, and passes it on to slots of its own."""
+    """Whether this process has its key from another one, and passes it on to its own slots."""
 
     @staticmethod
     def is_known() -> bool:
-        """Whether anybody else can know this process's key."""
+        """Whether another process can know this process's key."""
         return _Key.was_told or _CONNECTION in sys.modules
 
 
@@ -173,7 +173,7 @@ def _usual(name: str) -> Logger:
 def _described(logging: ModuleType, logger: Any) -> Logger:
     name = "" if logger is logging.root else logger.name
     real = [one for one in logger.handlers if not isinstance(one, logging.NullHandler)]
-    # Wherever they write, there is one output: one of them is enough.
+    # A slot has one output, so one handler is enough.
     return Logger(name, logger.level, logger.propagate, [_format(one) for one in real[:1]])
 
 
@@ -195,7 +195,7 @@ def _log_as(around: Around) -> None:
     import logging
 
     class ToOutput(logging.StreamHandler[Any]):
-        """Writes to what is standard error when something is logged."""
+        """Writes to the current `sys.stderr`, which may be replaced meanwhile."""
 
         encamp = True
 

@@ -12,16 +12,16 @@ from collections.abc import Mapping
 from encamp import slurm
 
 _OMP = "OMP_NUM_THREADS"
-"""The others of `VARIABLES` go by this one where they are not set themselves."""
+"""Libraries use this variable if their own one of `VARIABLES` is not set."""
 VARIABLES = (_OMP, "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
              "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS")  # fmt: skip
 OURS = "ENCAMP_THREADS"
-"""Environment variable of a slot with the names of those that encamp has set there."""
+"""A slot's environment variable with the names of the variables that encamp has set there."""
 _FIRST = "1"
 
 
 def chosen_here(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """What the user of this process, or of an environment, has chosen."""
+    """Those of `VARIABLES` that the user has set, in this process or in ``environment``."""
     ours = _ours(environment)
     return {
         name: text
@@ -33,9 +33,9 @@ def chosen_here(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
 def of_new_slot(
     chosen: Mapping[str, str], environment: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
-    """What is to be in the environment of a slot: what this host or ``chosen`` says, or one each.
+    """The variables for a new slot: as set on this host, or in ``chosen``, or one thread.
 
-    Where OMP_NUM_THREADS was chosen, the libraries go by that.
+    Where OMP_NUM_THREADS was set, no other variables are added.
     """
     known = {**chosen, **chosen_here(environment)}
     ours = () if _OMP in known else [name for name in VARIABLES if name not in known]
@@ -43,7 +43,7 @@ def of_new_slot(
 
 
 def of_task(cores: int) -> dict[str, str]:
-    """What is to be set for a task in this slot; an initializer may have chosen otherwise."""
+    """The variables for a task of so many cores in this slot, without those that it has changed."""
     if cores == int(_FIRST):
         return {}
     ours = _ours(os.environ)
@@ -51,7 +51,7 @@ def of_task(cores: int) -> dict[str, str]:
 
 
 def with_chosen(added: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with what a command's user has added to it."""
+    """This process's environment with a command's own variables ``added``."""
     environment = slurm.without_step(os.environ)
     ours = [name for name in _ours(environment) if name not in added]
     if _OMP in added:
