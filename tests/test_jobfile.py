@@ -332,6 +332,18 @@ BAD = {
         (6, 3, ("unknown key 'out puts'; did you mean 'outputs'? the keys here are name, foreach, "
                "mirror, steps, outputs, on_failure, env, values, after, retries, time_limit")),
     ),
+    "a key of an input beside the task's own": (
+        '[[task]]\nsteps = "x"\noutputs_of = "other"',
+        (3, 1, ("unknown key 'outputs_of'; it is a key of an entry of mirror, as in "
+                "mirror = [{ … }]; the keys here are name, foreach, mirror, steps, outputs, "
+                "on_failure, env, values, after, retries, time_limit")),
+    ),
+    "a key of the job in a task": (
+        '[[task]]\nsteps = "x"\nlog_limit = "2 MiB"',
+        (3, 1, ("unknown key 'log_limit'; it is a key of the job, above all tasks; the keys here "
+               "are name, foreach, mirror, steps, outputs, on_failure, env, values, after, "
+               "retries, time_limit")),
+    ),
     "unknown key without a likeness": (
         '[[task]]\nsteps = [{ run = "x", 1 = 2 }]',
         (2, 23, "unknown key '1'; the keys here are run, shell, time_limit, env, stdin, stdout"),

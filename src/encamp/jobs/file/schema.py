@@ -218,10 +218,26 @@ def _at(document: Any, path: KeyPath) -> Any:
 
 
 def _unknown_key(key: str, path: KeyPath) -> str:
-    known = [item.encode_name for item in msgspec.structs.fields(_table_of(path))]
+    known = _keys(_table_of(path))
     close = get_close_matches(key, known, 1)
+    elsewhere = [where for where, table in _TABLES.items() if key in _keys(table)]
     guess = f"did you mean {close[0]!r}? " if close else ""
+    if elsewhere:
+        guess = f"it is a key of {' and '.join(elsewhere)}; "
     return f"unknown key {key!r}; {guess}the keys here are {', '.join(known)}"
+
+
+def _keys(table: type[Struct]) -> list[str]:
+    return [item.encode_name for item in msgspec.structs.fields(table)]
+
+
+_TABLES: dict[str, type[Struct]] = {
+    "the job, above all tasks": JobTable,
+    "a [[task]]": TaskTable,
+    "an entry of mirror, as in mirror = [{ … }]": MirrorItem,
+    "an entry of outputs, as in outputs = [{ … }]": OutputItem,
+    "a step, as in steps = [{ … }]": StepTable,
+}
 
 
 def _table_of(path: KeyPath) -> type[Struct]:
