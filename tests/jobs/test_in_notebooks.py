@@ -89,7 +89,12 @@ def test_an_interrupted_kernel_stops_the_job_in_good_order(kernel: Kernel, here:
     begun = here / "begun"
     for cell in ("job.run(slots=2)", "import asyncio\nawait asyncio.sleep(0)\njob.run(slots=2)"):
         *_, error = kernel.run(cell, interrupt=begun)
-        assert error["ename"] == "KeyboardInterrupt"
+        *where, text = error["traceback"]
+        assert [line.partition(": ")[2] for line in where] == ["job.run(slots=2)"]
+        assert text.startswith("KeyboardInterrupt: the run was stopped: ")
+        assert text.endswith("; run it again to continue")
+        states = "print(job.report.interrupted, job.report['s2'].state)"
+        assert kernel.text(states) == "True waiting\n"
         begun.unlink()
         assert not list(here.glob("results/strips.job/running-*"))
         assert kernel.text("print(1 + 1)") == "2\n"

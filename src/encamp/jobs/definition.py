@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from encamp.errors import BadJob
 from encamp.jobs.outputs_of import InputMap, as_inputs
@@ -20,6 +21,9 @@ from encamp.storage.roots import current_folder
 from encamp.storage.urls import folder_name
 from encamp.values import Scalar
 
+if TYPE_CHECKING:
+    from encamp.model import JobReport
+
 SUFFIX = ".job"
 """The ending of names of jobs' own folders."""
 LOG_LIMIT = "ENCAMP_LOG_LIMIT"
@@ -30,6 +34,9 @@ _LEAST_LOG_LIMIT = 1 << 10
 
 class JobDefinition:
     """What a job is; `Job` adds how it is run."""
+
+    report: JobReport | None = None
+    """The report of its last run in this program, also of one that failed or was interrupted."""
 
     def __init__(
         self,

@@ -53,7 +53,7 @@ def dry_run(job: JobDefinition, options: Options, progress: Progress) -> JobRepo
             graph.ended(name)
     warnings = [*prepared.warnings, *orphans.warnings]
     report = job_report(job, as_list_if_few(reports), clock, DRY_RUN, False, warnings)
-    report = replace(report, orphans=orphans.count)
+    report = job.report = replace(report, orphans=orphans.count)
     progress.finished(report)
     if options.for_script and report.count("to do"):
         raise DryRunEnds(job.name)

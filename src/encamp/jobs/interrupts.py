@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
+from encamp.brief import brief_trace
 from encamp.errors import EncampError
 from encamp.storage.signals import ENDING, Terminated, exit_on, untaken
 
@@ -21,6 +22,20 @@ _SENT_AGAIN = signal.SIGHUP, signal.SIGXCPU
 """Signals that are repeated automatically: by the shell and the kernel, or every second."""
 _ONE_REQUEST = 1.0
 """Seconds within which signals are one request: `timeout` sends two, service managers several."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a run. ``so_far`` says what it has done, as far as that is known."""
+
+    so_far = ""
+
+    def __str__(self) -> str:
+        so_far = f": {self.so_far}" if self.so_far else ""
+        return f"the run was stopped{so_far}; run it again to continue"
+
+    def _render_traceback_(self) -> list[str]:
+        """For notebooks, as `EncampError` has it."""
+        return brief_trace(self, "KeyboardInterrupt", str(self))
 
 
 class Interrupts:
@@ -59,7 +74,7 @@ class Interrupts:
             self.check()
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt or `Terminated` once, if a signal has arrived."""
+        """Raise `Interrupted` or `Terminated` once, if a signal has arrived."""
         if self._noted is not None and not self._raised:
             self._raised = True
             raise self._noted
@@ -69,7 +84,7 @@ class Interrupts:
             if number != signal.SIGINT:  # a terminal sends that to all, and the run handles it
                 _end_worker(number)
             return
-        error = KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
+        error = Interrupted() if number == signal.SIGINT else Terminated(number)
         if self._noted is None:
             self._noted, self._noted_at = error, time.monotonic()
             self.wake()

@@ -44,9 +44,6 @@ class Job(JobDefinition):
         change what it knows of its results; otherwise only its owner can.
     """
 
-    report: JobReport | None = None
-    """The report of its last run in this program."""
-
     def run(
         self,
         executor: Executor | Cluster | None = None,
@@ -108,7 +105,6 @@ class Job(JobDefinition):
         """
         from encamp.jobs.options import check_spelling, current
         from encamp.jobs.run import run_job
-        from encamp.model import JobFailed
 
         check_spelling(engine_options, Job.run)
         if keep not in (None, "never", "failed", "always"):
@@ -129,12 +125,7 @@ class Job(JobDefinition):
             "engine_options": engine_options or None,
         }
         options = replace(current.options, **{k: v for k, v in given.items() if v is not None})
-        try:
-            self.report = run_job(self, executor, options, check=check)
-        except JobFailed as exc:
-            self.report = exc.report
-            raise
-        return self.report
+        return run_job(self, executor, options, check=check)
 
     def _repr_html_(self) -> str:
         from encamp.markup import box, heading, table

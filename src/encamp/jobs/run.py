@@ -39,7 +39,7 @@ from encamp.jobs.display.default import progress_here
 from encamp.jobs.display.live import Live
 from encamp.jobs.display.progress import Progress, Shielded, Silent
 from encamp.jobs.dry import dry_run
-from encamp.jobs.interrupts import Interrupts
+from encamp.jobs.interrupts import Interrupted, Interrupts
 from encamp.jobs.journal import Journal, Record, outputs_in, seen
 from encamp.jobs.options import Options
 from encamp.jobs.plan.orphans import OrphanWatch
@@ -154,6 +154,7 @@ def _nothing_to_run(job: JobDefinition, progress: Progress) -> JobReport:
     """The report of a run without tasks; the last report stays."""
     progress.began(job.name, 0, None)
     report = job_report(job, [], Clock(), "none", interrupted=False, warnings=[NONE_FAILED])
+    job.report = report
     progress.finished(report)
     return report
 
@@ -231,7 +232,9 @@ class _Run:
             if isinstance(exc, OutOfTime):
                 exc.done = self._done_so_far()  # more tasks are done by now
             with suppress(EncampError, OSError):  # the error that stopped the run matters more
-                self._report(interrupted=True)
+                report = self._report(interrupted=True)
+                if isinstance(exc, Interrupted):
+                    exc.so_far = report.words()
             raise
         finally:
             self.lease.end()
@@ -646,7 +649,7 @@ class _Run:
 
     def _report(self, *, interrupted: bool) -> JobReport:
         so_far = self._so_far(as_list_if_few(self.ended), interrupted=interrupted)
-        report = replace(so_far, orphans=self.orphans.count)
+        report = self.job.report = replace(so_far, orphans=self.orphans.count)
         write_manifest(self.journal.own_folder, self.manifest)
         for_disk = replace(report, tasks=self.ended.for_disk())
         keep_report(for_disk, self.journal.own_folder)
