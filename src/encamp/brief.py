@@ -1,11 +1,14 @@
-"""A short traceback for notebooks: only the lines of the user's own code."""
+"""Short tracebacks: only the lines of the user's own code."""
 
 from __future__ import annotations
 
 import linecache
+import re
+import sys
 import traceback
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 _OURS = str(Path(__file__).parent) + "/"
 _NOTEBOOKS = ("/IPython/", "/ipykernel/", "/concurrent/futures/", "/asyncio/", "/contextlib.py")
@@ -30,5 +33,34 @@ def _own_frames(trace: TracebackType | None) -> list[str]:
 
 
 def _place(file: str) -> str:
-    """A file, or a notebook's cell, for which the kernel makes up a file name."""
-    return "in a cell" if "ipykernel_" in file or file.startswith("<ipython-input") else file
+    """A file, or a notebook's cell as IPython names it; the kernel invents file names for cells."""
+    module = sys.modules.get("IPython")
+    shell: Any = None if module is None else module.get_ipython()
+    cell = None if shell is None else shell.compile.format_code_name(file)
+    return file if cell is None else " ".join(cell)
+
+
+_FRAME = re.compile(r' *File "(.+)", line (\d+)(, in .+)?')
+_LIBRARY = re.compile(r"/(site|dist)-packages/|/lib/python3\.\d+/|^<frozen ")
+_MARKER = re.compile(r" +[~^]+")
+
+
+def brief_log(text: str, most: int) -> list[str]:
+    """The last lines of a log, at most so many.
+
+    Of Python's tracebacks, frames of libraries are left out, unless there are no others.
+    """
+    lines: list[str] = []
+    skips = any_own = False
+    for line in text.splitlines():
+        if frame := _FRAME.fullmatch(line):
+            skips = _LIBRARY.search(frame[1]) is not None
+            any_own = any_own or not skips
+            place = _place(frame[1])
+            if place != frame[1]:
+                line = f"  {place}, line {frame[2]}{frame[3] or ''}"
+        elif not line.startswith("    "):
+            skips = False
+        if not skips and not _MARKER.fullmatch(line):
+            lines.append(line)
+    return (lines if any_own else text.splitlines())[-most:]

@@ -218,30 +218,40 @@ class InputError(EncampError):
 
 
 class NoMatch(InputError):
-    """``required_anyway``: the input cannot be optional, so the message does not suggest it."""
+    """``required_anyway``: the input cannot be optional, so the message does not suggest it.
+
+    ``task`` is the task whose input it is; empty if that is not known, or for a job input.
+    """
 
     pattern: str
     folder: str
     required_anyway: bool = False
+    task: str = ""
 
     def __str__(self) -> str:
-        pattern, way_out = printable(self.pattern), ""
+        pattern, way_out, whose = printable(self.pattern), "", _whose(self.task)
         if not self.required_anyway:
             way_out = ", or mark the input as not required"
         if not any(c in self.pattern for c in "*?["):
             where = "" if self.pattern[:1] in ("/", "~") else f" in {printable(self.folder)}"
-            return f"there is no {pattern!r}{where}; check its name and folder{way_out}"
-        return (
-            f"no file matches {pattern!r} in {printable(self.folder)}; check the pattern{way_out}"
-        )
+            return f"{whose}there is no {pattern!r}{where}; check its name and folder{way_out}"
+        where = printable(self.folder)
+        return f"{whose}no file matches {pattern!r} in {where}; check the pattern{way_out}"
+
+
+def _whose(task: str) -> str:
+    return f"task {printable(task)}: " if task else ""
 
 
 class UnusableInput(InputError):
+    """``task`` as for `NoMatch`."""
+
     path: str
     why: str
+    task: str = ""
 
     def __str__(self) -> str:
-        return f"cannot use the input {printable(self.path)}: {self.why}"
+        return f"{_whose(self.task)}cannot use the input {printable(self.path)}: {self.why}"
 
 
 class UnsafeTarget(InputError):
@@ -256,14 +266,18 @@ class UnsafeTarget(InputError):
 
 
 class TargetConflict(InputError):
+    """``task`` as for `NoMatch`."""
+
     target: str
     first: str
     second: str
+    task: str = ""
 
     def __str__(self) -> str:
         return (
-            f"{printable(self.first)} and {printable(self.second)} would both become "
-            f"{printable(self.target)!r} in the task's folder; rename one or give it another folder"
+            f"{_whose(self.task)}{printable(self.first)} and {printable(self.second)} "
+            f"would both become {printable(self.target)!r} in the task's folder; "
+            "rename one or give it another folder"
         )
 
 

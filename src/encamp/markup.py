@@ -43,6 +43,12 @@ def line(text: str) -> str:
     return f'<div style="opacity:.75">{escaped(text)}</div>'
 
 
+def printed(text: str, most: int = 4000) -> str:
+    """The end of what a program has printed; nothing if that is empty."""
+    style = "font-family:monospace;white-space:pre-wrap;overflow-x:auto"
+    return f'<pre style="{style}">{escaped(text[-most:], most)}</pre>' if text else ""
+
+
 def bar(counts: Mapping[Any, int], width: int = 480) -> str:
     """How many of all are in which state, as one bar."""
     whole = sum(counts.values())

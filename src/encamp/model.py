@@ -45,7 +45,9 @@ _FORESEEN = 50
 _COLUMNS = 12
 """Columns of values that a notebook shows."""
 _LOGS_SHOWN = 3
-"""Of how many failures a notebook shows the end of the log."""
+"""Of how many failures a notebook shows inputs and the end of the log."""
+_LOG_LINES = 40
+"""Lines of a log that a notebook shows of one task."""
 
 
 def quickly_pickled(kind: type[T]) -> type[T]:
@@ -199,7 +201,8 @@ class TaskReport:
         return sum(phase.seconds for phase in self.attempts[-1].phases) if self.attempts else 0.0
 
     def _repr_html_(self) -> str:
-        from encamp.markup import box, escaped, heading, table
+        from encamp.brief import brief_log
+        from encamp.markup import box, heading, printed, table
 
         last = self.attempts[-1] if self.attempts else None
         facts: list[tuple[str, object]] = [("why", self.why)]
@@ -213,7 +216,7 @@ class TaskReport:
         facts += [("input", one) for one in (*(file.path for file in self.inputs), *more)]
         facts += [("output", output.path) for output in self.outputs[:_LISTED]]
         facts += [] if self.kept is None else [("folder", self.kept)]
-        log = f"<pre>{escaped(self.log_tail[-2000:], 2000)}</pre>" if self.log_tail else ""
+        log = printed("\n".join(brief_log(self.log_tail, _LOG_LINES)))
         return box(heading(self.name, self.state), table(("", ""), facts), log)
 
     def row(self) -> dict[str, Scalar]:
@@ -585,6 +588,10 @@ class JobReport:
         raise KeyError(name)
 
 
+_LAST_LINES = 10
+_INPUTS = 3
+
+
 class JobFailed(EncampError):
     """Some tasks failed. All other tasks are done and published; run again to continue."""
 
@@ -599,8 +606,15 @@ class JobFailed(EncampError):
         return f"job {printable(self.report.name)}: {tasks} failed: {names}{more}{first}"
 
     def _in_notebook(self) -> str:
+        from encamp.brief import brief_log
+
         lines = [f"some tasks of {self.report}"]
         for task in islice(self.report.of_state("failed"), _LOGS_SHOWN):
-            last = task.log_tail.splitlines()[-8:]
-            lines += [f"  {printable(task.name)} | {line}" for line in last]
+            paths = [printable(one.path) for one in task.inputs[:_INPUTS]]
+            more = len(task.inputs) + task.more_inputs - len(paths)
+            paths += [f"and {more} more"] if more else []
+            told = [f"input: {', '.join(paths)}"] if paths else []
+            told += [f"folder: {task.kept}"] if task.kept else []
+            told += brief_log(task.log_tail, _LAST_LINES)
+            lines += [f"  {printable(task.name)} | {line}" for line in told]
         return "\n".join([*lines, "  in Python: sys.last_value.report, or job.report"])

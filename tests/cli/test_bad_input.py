@@ -48,12 +48,12 @@ def refused_without_harm(ended: Ended, *words: str) -> None:
 REFUSED = {
     "missing input": (
         'mirror = "data/none.txt"',
-        ["there is no 'data/none.txt' in {here}", "check its name"],
+        ["task t: there is no 'data/none.txt' in {here}", "check its name"],
     ),
     "missing absolute input": ('mirror = "/none/a.txt"', ["there is no '/none/a.txt'; check"]),
     "pattern that matches nothing": (
         'mirror = "data/*.las"',
-        ["no file matches 'data/*.las' in {here}", "check the pattern", "not required"],
+        ["task t: no file matches 'data/*.las' in {here}", "check the pattern", "not required"],
     ),
     "foreach that matches nothing": (
         'foreach = "data/*.las"',

@@ -82,6 +82,15 @@ def test_a_shell_finds_the_inputs_and_the_variables_of_a_task(job: Path) -> None
     debug("", "j.toml", "badd").check_refused("did you mean 'bad'?")
 
 
+def test_a_notebook_and_a_folder_with_results_lead_to_the_way_for_notebooks(here: Path) -> None:
+    Path("work.ipynb").write_text("{}")
+    Path("results/strips.job").mkdir(parents=True)
+    Path("empty").mkdir()
+    for given in ("work.ipynb", "results"):
+        debug("", given, "strip5").check_refused('in a notebook, job.run(keep="failed") keeps')
+    assert "in a notebook" not in debug("", "empty", "strip5").err
+
+
 def test_pdb_is_in_a_function_and_where_its_error_came_up(job: Path) -> None:
     debug("", "survey.py", "strip", "out").check_refused("task strip", "not in the job before")
     assert encamp("run", "-q", "survey.py", "out").status == 1

@@ -117,6 +117,17 @@ def die(how: str) -> None:
             os._exit(5)
 
 
+def go_deep(levels: int = 60) -> None:
+    """Fail far below, through lines that differ, so that Python prints all of them."""
+    if levels == 0:
+        raise ValueError("too deep")
+    go_deep_by_another_name(levels - 1)
+
+
+def go_deep_by_another_name(levels: int) -> None:
+    go_deep(levels)
+
+
 def spoil() -> None:
     """Change everything of the process that a task can change."""
     os.environ["SPOILED"] = "yes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from notebook_kernel import Kernel, kernel, living_kernel
@@ -69,7 +70,7 @@ def test_a_failure_is_told_in_a_few_lines_and_hands_over_the_report(kernel: Kern
     assert (error["output_type"], error["ename"]) == ("error", "JobFailed")
     text = "\n".join(error["traceback"])
     assert len(text.splitlines()) < 20
-    assert "in a cell, line 3: report = job.run(slots=2)" in text
+    assert re.match(r"Cell In\[\d+\], line 3: report = job.run\(slots=2\)", text)
     assert "s2: step 'ground' raised ValueError: no ground points" in text
     assert "site-packages" not in text
     assert kernel.text("import sys; print(sys.last_value.report.count('done'))") == "2\n"
@@ -77,6 +78,45 @@ def test_a_failure_is_told_in_a_few_lines_and_hands_over_the_report(kernel: Kern
     *_, error = kernel.run("encamp.Job('a/b', to='results')")
     assert len(error["traceback"]) == 2
     assert "must be a file name" in error["traceback"][-1]
+    *_, error = kernel.run("job.add('s1', 'true')")
+    assert error["traceback"][-1] == (
+        "BadJob: task s1: occurs twice; give every task its own name; "
+        "or run the cell that creates the Job again, too"
+    )
+
+
+def test_a_failure_in_a_library_shows_the_lines_of_the_cells_and_the_inputs(
+    kernel: Kernel, here: Path
+) -> None:
+    kernel.run(
+        """
+import encamp, json
+from pathlib import Path
+
+def read(name):
+    return json.loads(Path(name).read_text())
+"""
+    )
+    Path("broken.json").write_text("{")
+    *_, error = kernel.run(
+        "job = encamp.Job('one', to='results')\n"
+        "job.add('one', encamp.call(read, 'broken.json'), mirror='broken.json')\n"
+        "job.run(slots=1, keep='failed')"
+    )
+    lines = "\n".join(error["traceback"]).splitlines()
+    own = [line.removeprefix("  one | ") for line in lines if line.startswith("  one | ")]
+    where, folder, head, place, line, last = own
+    assert where == f"input: {here}/broken.json"
+    assert folder.startswith("folder: ")
+    assert head == "Traceback (most recent call last):"
+    assert re.fullmatch(r"  Cell In\[\d+\], line 5, in read", place)
+    assert line == "    return json.loads(Path(name).read_text())"
+    assert last.startswith("json.decoder.JSONDecodeError: ")
+    markup = kernel.html("job.report['one']")
+    assert f"{here}/broken.json" in markup
+    assert "], line 5, in read" in markup
+    assert "raw_decode" not in markup
+    assert "font-family:monospace" in markup
 
 
 def test_an_interrupted_kernel_stops_the_job_in_good_order(kernel: Kernel, here: Path) -> None:

@@ -13,6 +13,7 @@ from job_steps import (
     damage,
     give,
     give_generator,
+    go_deep,
     list_folder,
     look,
     nothing,
@@ -164,6 +165,14 @@ def test_output_is_captured_at_every_level_and_in_order(
     assert lines[-2:] == ["command", "shell"]
     assert report.log_tail.splitlines() == lines
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_end_of_a_log_has_the_whole_traceback_of_a_step(here: Path) -> None:
+    failed = run_one(go_deep, check=False)
+    assert len(failed.log_tail) > 8000
+    head, *_, last = failed.log_tail.splitlines()
+    assert head.startswith("Traceback")
+    assert last == "ValueError: too deep"
 
 
 def test_every_task_has_a_log_of_its_own_also_in_one_slot(here: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from encamp.engines.registry import engine_module
 from encamp.errors import BadJob, EncampError, printable
+from encamp.jobs.definition import SUFFIX
 from encamp.jobs.display.console import console_progress
 from encamp.jobs.dry import DryRunEnds
 from encamp.jobs.options import Options, current
@@ -186,13 +187,24 @@ def _ended_by_threads() -> Iterator[None]:
 
 def _check_script(path: Path) -> None:
     if path.is_dir():
-        raise BadJob(str(path), "this is a folder; give the job file or script in it")
+        why = f"this is a folder; give the job file or script in it{_instead(path)}"
+        raise BadJob(str(path), why)
     if path.suffix != ".py":
-        raise BadJob(str(path), "a job is a .toml file or a .py script")
+        raise BadJob(str(path), f"a job is a .toml file or a .py script{_instead(path)}")
     if not path.exists():
         raise BadJob(str(path), "there is no such file; check its name and folder")
     if not os.access(path, os.R_OK):
         raise BadJob(str(path), "it cannot be read; check its permissions")
+
+
+def _instead(path: Path) -> str:
+    """What to do about a job of a notebook, which only the notebook can run."""
+    if path.suffix != ".ipynb" and not (path.is_dir() and list(path.glob(f"*{SUFFIX}"))):
+        return ""
+    return (
+        '; in a notebook, job.run(keep="failed") keeps the folders of failed tasks, '
+        "and encamp show DESTINATION TASK says where they are"
+    )
 
 
 def _show(exc: Exception, script: str) -> None:

@@ -141,7 +141,7 @@ class SpawnedTask(LightFuture):
         return f"{state} on {self.host}" if self.host else state
 
     def _repr_html_(self) -> str:
-        from encamp.markup import box, escaped, heading
+        from encamp.markup import box, heading, printed
 
         where = f" on {self.host}, slot {self.slot}" if self.host else ""
         if self._exception is not None:
@@ -150,9 +150,7 @@ class SpawnedTask(LightFuture):
             state = f"done{where}: {shortened(repr(self._result), _SHOWN)}"
         else:
             state = self._standing()
-        output = self.output[-_SHOWN:]
-        printed = f"<pre>{escaped(output, _SHOWN)}</pre>" if output else ""
-        return box(heading(self.name, state), printed)
+        return box(heading(self.name, state), printed(self.output, _SHOWN))
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self._standing()}>"

@@ -115,7 +115,10 @@ class JobDefinition:
         """
         _checked_name(name, "task")
         if name in self.tasks:
-            raise BadJob(f"task {name}", "occurs twice; give every task its own name")
+            from encamp.jobs.display.notebook import in_notebook
+
+            again = "; or run the cell that creates the Job again, too" if in_notebook() else ""
+            raise BadJob(f"task {name}", f"occurs twice; give every task its own name{again}")
         mirrors, taken = as_inputs(mirror)
         task = Task(
             name,

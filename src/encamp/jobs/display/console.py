@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.padding import Padding
 from rich.text import Text
 
+from encamp.brief import brief_log
 from encamp.errors import printable, shown
 from encamp.jobs.display.progress import Progress
 from encamp.jobs.display.screen import Screen
@@ -90,7 +91,7 @@ class _Failures:
         for task in failed[:_LISTED]:
             self._print(f"failed: {printable(task.name)}", "bold red")
             self._say(task.why, indent=2)
-            for line in task.log_tail.splitlines()[-5:]:
+            for line in brief_log(task.log_tail, 5):
                 self._print(f"  | {printable(line)}", "dim")
             if task.kept:
                 self._print(f"  the folder was kept: {kept_text(task.kept)}")

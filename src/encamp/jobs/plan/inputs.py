@@ -10,7 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from encamp.errors import TargetConflict
+from encamp.errors import NoMatch, TargetConflict, UnusableInput
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.journal import Journal
 from encamp.jobs.outputs_of import Made, OutputsOf, chosen
@@ -124,6 +124,12 @@ class Inputs:
 
     def _plan(self, task: Task, planner: Planner) -> list[Item]:
         """The task's own inputs, without those that are job inputs as well."""
+        try:
+            return self._own(task, planner)
+        except (NoMatch, UnusableInput, TargetConflict) as exc:
+            raise exc.with_facts(task=task.name) from exc.__cause__
+
+    def _own(self, task: Task, planner: Planner) -> list[Item]:
         items = planner.plan(task.mirror)
         if task.takes:
             taken = [item for one in task.takes for item in self._taken(one, task.name, planner)]

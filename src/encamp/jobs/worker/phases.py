@@ -64,7 +64,8 @@ _BRIEF = 0.1
 _OUR_OWN = str(Path(__file__).parents[2]) + os.sep
 """Folders with the code that calls steps, which tracebacks leave out."""
 TAIL = 4096
-"""Bytes of a log's end that are sent with the outcome."""
+"""Bytes of a log's end that are sent with the outcome; more if a step's traceback is longer."""
+_LONGEST_TRACEBACK = 16_000
 
 
 @quickly_pickled
@@ -115,6 +116,7 @@ class _Attempt:
         self._cpu_before = 0.0
         self._standing = Standing("", os.getpid(), 0.0)
         self.value: object = None
+        self._tail = TAIL
         self._flushes = not work.lease.controller.near
         """Whether to flush outputs here; on its own host the controller does so for many tasks."""
         self._calls = True
@@ -234,7 +236,7 @@ class _Attempt:
             raise
         except BaseException as exc:  # noqa: BLE001 - a step may raise what it likes
             with suppress(Exception):  # the step may have closed standard error
-                _print_from_step(exc)
+                self._tail = max(TAIL, min(_print_from_step(exc), _LONGEST_TRACEBACK))
             cause = f"raised {reason(exc)}"
             error = StepFailed(self.work.task, step.label, None, cause)
             raise error from portable_error(exc)
@@ -253,7 +255,7 @@ class _Attempt:
         log = path / "log"
         if not _size_of(log):
             return
-        self.outcome.log_tail = tail_of(log)
+        self.outcome.log_tail = tail_of(log, self._tail)
         if orphaned():
             return
         with suppress(EncampError, OSError):
@@ -322,12 +324,14 @@ def _pickled(value: object) -> bytes | None:
         return None
 
 
-def _print_from_step(exc: BaseException) -> None:
-    """Print the traceback to the log, from the step's own first frame on."""
+def _print_from_step(exc: BaseException) -> int:
+    """Print the traceback to the log, from the step's own first frame on; returns its bytes."""
     inner = frames_of(exc)
     while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_OUR_OWN):
         inner = inner.tb_next
-    sys.stderr.write(traceback_of(BaseException.with_traceback(exc, inner) if inner else exc))
+    text = traceback_of(BaseException.with_traceback(exc, inner) if inner else exc)
+    sys.stderr.write(text)
+    return len(text.encode("utf-8", "replace"))
 
 
 def _size_of(file: Path) -> int:
@@ -337,10 +341,10 @@ def _size_of(file: Path) -> int:
         return 0
 
 
-def tail_of(log: Path) -> str:
+def tail_of(log: Path, most: int = TAIL) -> str:
     """The end of a log, as text."""
     with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - TAIL))
+        file.seek(max(0, log.stat().st_size - most))
         return file.read().decode("utf-8", "replace")
 
 
