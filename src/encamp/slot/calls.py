@@ -75,12 +75,12 @@ if TYPE_CHECKING:
 
 _NOTHING: Parts = []
 BRIEF = 0.001
-"""Seconds that looking for a small message by the shortcut may take in vain."""
+"""Seconds to look for a small message by the shortcut, at most."""
 _PREPARED = 1000
-"""Receivers for which a task has a prepared send, at most."""
+"""The number of receivers for which a task has a prepared send, at most."""
 _MOST_TASKS = 1 << 63
 FORKED = -2
-"""What runs in a process that a call has forked."""
+"""The running task's number in a process that a call has forked."""
 _WITH_CONTROLLER = NOWHERE, NOWHERE, 0
 INLINE_THREADS = (
     "an inline task can send and receive only in the thread that runs it; "
@@ -91,7 +91,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Setup:
-    """How one call is to be run, if it has options."""
+    """A call's options."""
 
     name: str = ""
     tell_start: bool = False
@@ -99,9 +99,9 @@ class Setup:
     cores: int = 1
     sys_path: tuple[str, ...] = ()
     follow: bool = False
-    """Whether what it prints is sent while it runs."""
+    """Whether its output is sent while it runs."""
     initializer: int = 0
-    """Number of a function with its arguments, which runs once in every slot; 0: none."""
+    """The number of an initializer, which a slot runs once, before the first such call; 0: none."""
     staging: Staging | None = None
 
 
@@ -113,15 +113,15 @@ class Port(Protocol):
         """The shortcut for small messages, if there is one."""
 
     def send(self, parts: Parts, message: Message | None = None) -> None:
-        """Send to the agent; ``message`` is the envelope if it is not for the agent itself."""
+        """Send to the agent. ``message`` is the envelope of what the agent has to pass on."""
 
     def send_to(self, slot: int, parts: Parts) -> bool:
         """Send to another slot of this host over a link; False if there is none."""
 
     def until(self, found: Callable[[], T | None], timeout: float | None) -> T | None:
-        """Wait until ``found`` returns something; it is called whenever something has arrived.
+        """Wait until ``found``, called after each arrival, returns something other than None.
 
-        None if the time is over. What arrives is given to `Slot.take`.
+        Returns that, or None if the time is over. What arrives is given to `Slot.take`.
         """
 
     def tell_waiters(self) -> None:
@@ -138,56 +138,56 @@ class Slot:
         self.port = port
         _slots.add(self)
         self.beside = False
-        """Whether it is a thread of the program whose tasks it runs."""
+        """Whether it is a thread of the program that has spawned the tasks."""
         self.thread = threading.get_ident()
         """The only thread that may use the shortcut for small messages."""
         self.lock = threading.Lock()
-        """Held to change ``calls`` and ``running`` together."""
+        """Must be held to change ``calls`` or ``running``."""
         self.calls: deque[tuple[Call, Parts]] = deque()
-        """With the large buffers of their arguments."""
+        """The waiting calls, with the large buffers of their arguments."""
         self.running = -1
         self._task: CurrentTask | None = None
         self.alone = leave()
-        """What is around each call to undo its effects on the process."""
+        """The context of each call, which undoes its effects on the process."""
         self._context = copy_context()
-        """What calls begin with: what they do to context variables is for them alone."""
+        """Each call gets a copy, so that its context variables are its own."""
         self.follow = False
-        """Whether what the running call prints is wanted while it runs."""
+        """Whether to send the running call's output while it runs."""
         self.ended: Callable[[int], None] | None = None
-        """Is called with the task's number before its result is sent."""
+        """Called with a task's number before its result is sent."""
         self._functions: dict[int, Buffer | Callable[..., Any]] = {}
         self.inbox: deque[tuple[int, Parts]] = deque()
         self.letters: deque[tuple[int, Parts]] = deque()
-        """Messages for services: with their sender."""
+        """Messages for services in the running task, with their senders."""
         self._early: dict[int, list[tuple[int, int, Parts]]] = {}
-        """Messages for calls that wait, or that have not come yet: other ways may be quicker."""
+        """By task, messages for calls that wait here, or that have not arrived yet."""
         self._expected: dict[int, int] = {}
-        """Of those that have not come, the number of the `Run` that brings them."""
+        """By task, the number of the `Run` with which a call arrives that has messages already."""
         self._latest = 0
         self._routes: dict[int, tuple[int, int, int]] = {}
         self.prepared: dict[int, PreparedSend | None] = {}
-        """By receiver, prepared sends of the running task; None after the first message."""
+        """By receiver, the running task's prepared sends; None after only one message."""
         self._answers: dict[int, tuple[bool, Parts] | None] = {}
-        """Of the questions that were asked; None until the answer comes."""
-        # Not from 1: an answer to what the process before this one asked may still come.
+        """By ticket, answers to questions; None until the answer arrives."""
+        # Not from 1: an answer to a question of this slot's previous process may still arrive.
         self._tickets = count(int.from_bytes(os.urandom(7), "little"))
         self.ledger = Ledger()
-        """Results that are not sent yet."""
+        """The results that are held back."""
         self.leaves = False
-        """Whether its process is to end, and another to take its place."""
+        """Whether its process will end now, for a new one."""
         self.can_leave = False
         self._reloads = 0
-        """Modules of the program that are known to have been loaded again."""
+        """How many of the program's reloads are done here, too."""
         self._around = b""
-        """What is to be taken on before the next call."""
+        """The program's `surroundings`, to be applied before the next call; empty if they are."""
         self._initialized: dict[int, Initialized] = {}
-        """What initializers have made, by their numbers."""
+        """The globals that initializers have set, by the numbers of these."""
         self._not_run = False
-        """Whether the last call could not begin here, and will elsewhere."""
+        """Whether the last call could not begin here, so that it will run elsewhere."""
         self.stopping = False
         """Whether its process was asked to end."""
         self.interruptible = False
-        """Whether it may be interrupted: while a call runs, but not while its result is sent."""
+        """Whether a signal may interrupt: while a call runs, but not while its result is sent."""
 
     def take(self, envelope: Any, parts: Parts) -> None:
         """Handle a message for this slot."""
@@ -220,7 +220,7 @@ class Slot:
                 self._forget_gone()
 
     def _forget_gone(self) -> None:
-        """Drop messages for calls that should be here by now, but run elsewhere."""
+        """Drop messages for calls that run elsewhere, as they did not come with their `Run`."""
         here = {call[0] for call, _ in self.calls}
         for task, number in list(self._expected.items()):
             if number <= self._latest:
@@ -244,8 +244,8 @@ class Slot:
     def give_back(self) -> tuple[list[int], int]:
         """Give back the calls that have not started; returns their tasks, and the running task.
 
-        A call that has messages already stays: they were sent to this slot. So does the first one
-        if none is running: others assume by now that it runs, and may write to it.
+        A call that has messages stays, since these are in this slot. If none is running, the first
+        one stays, too: the controller may have told other tasks that it runs here.
         """
         with self.lock:
             kept = [self.calls.popleft()] if self.calls and self.running < 0 else []
@@ -285,14 +285,14 @@ class Slot:
         return True
 
     def _take_on(self) -> bool:
-        """Adopt the program's settings; returns whether only a new process can."""
-        from encamp.slot.surroundings import take_on  # most have nothing to take on
+        """Apply the program's settings; returns whether that takes a new process."""
+        from encamp.slot.surroundings import take_on  # here, as most slots do not need it
 
         told, self._around = self._around, b""
         around = take_on(told)
         new, self._reloads = around.reloads[self._reloads :], len(around.reloads)
         if new and self.ledger.count > 1 and self.can_leave:
-            return True  # it may have the old ones, and what others have taken from these
+            return True  # calls have run here, so the old modules may be in use
         for name in new:
             if name in sys.modules:
                 importlib.reload(sys.modules[name])
@@ -300,7 +300,7 @@ class Slot:
         return False
 
     def _ended(self, task: int, good: bool, took: float, parts: Parts) -> None:
-        """Send a call's result, or hold it back; without a start, also the call's messages."""
+        """Send a call's result, or hold it back. Messages of a call that did not begin go back."""
         now = time.perf_counter()
         self.running, self.follow = -1, False
         talked = self.inbox or self.letters or self._routes or self.prepared or self._not_run
@@ -309,7 +309,7 @@ class Slot:
         result = encode((task, good, took, payload, len(buffers)))
         if not self.calls or buffers or unread or not self.ledger.hold(result, now):
             self.send_results(result, buffers, now)
-        for port, sender, letter in unread:  # the controller has them wait for it
+        for port, sender, letter in unread:  # the controller keeps them for the task
             message = Message(task, sender, port=port)
             self.port.send([encode(message), *letter], message)
 
@@ -327,7 +327,7 @@ class Slot:
             waiting = self.calls.popleft()
             self.ledger.begin_call()
             task = self.running = waiting[0][0]
-            if self.inbox or self.letters:  # messages for the one before came at its very end
+            if self.inbox or self.letters:  # they came for the last call when it had just ended
                 self.inbox.clear()
                 self.letters.clear()
             if self._early:
@@ -336,7 +336,7 @@ class Slot:
             return waiting
 
     def send_results(self, result: bytes = b"", buffers: Parts = _NOTHING, now: float = 0) -> None:
-        """Send the results that are held back, and another one."""
+        """Send the results that are held back, and ``result`` with its ``buffers``."""
         ledger = self.ledger
         results = [*ledger.held, Raw(result)] if result else ledger.held
         if results:
@@ -345,7 +345,7 @@ class Slot:
             ledger.sent(len(results), now)
 
     def _forget_messages(self) -> Sequence[tuple[int, int, Parts]]:
-        """Drop the call's messages; returns those of a call that could not start here."""
+        """Drop the call's messages; returns them if the call could not begin here."""
         with self.lock:
             unread = []
             if self._not_run:
@@ -355,7 +355,7 @@ class Slot:
             self.inbox.clear()
             self.letters.clear()
             self._routes.clear()
-            self.prepared = {}  # a thread that the task has left may have the old ones
+            self.prepared = {}  # a new object: threads that the task has left have the old one
         return unread
 
     def _outcome(self, call: Call, buffers: Parts) -> tuple[Parts, bool]:
@@ -363,13 +363,13 @@ class Slot:
             with self.alone:
                 self.interruptible = True
                 try:
-                    if self.stopping:  # it was asked to end when nothing could be interrupted
+                    if self.stopping:  # the signal came before the call was interruptible
                         return _NOT_BEGUN, False
                     value = self._context.copy().run(self._value, call, buffers)
                 finally:
                     self.interruptible = False
                 return [_NONE] if value is None else dump_result(value), True
-        except BaseException as exc:  # noqa: BLE001 - whose task it is decides what it means
+        except BaseException as exc:  # noqa: BLE001 - the result of the task
             self._not_run = issubclass(type(exc), NotImportable)
             return dump_failure(exc), False
 
@@ -397,18 +397,18 @@ class Slot:
             if made is not None:
                 made.give(function)
         args, kwargs = load(disclosed(call[2], buffers))
-        if made is not None:  # what is no function itself comes as an argument of one
+        if made is not None:  # a callable object is an argument of a function that calls it
             for arg in args:
                 made.give(arg)
         if setup.staging is None:
             return called(function, args, kwargs)
-        from encamp.slot.folder import in_folder  # most calls have no folder: slots start quicker
+        from encamp.slot.folder import in_folder  # here, as most calls have no folder
 
         return in_folder(setup.staging, task, SpawnersFiles(self.ask), function, args, kwargs)
 
     @property
     def task(self) -> CurrentTask:
-        """The running task's own view of itself."""
+        """The running task, as its code sees it."""
         if self._task is None:
             self._task = CurrentTask(self, self.running, "")
         return self._task
@@ -432,11 +432,11 @@ class Slot:
         return self._initialized[number]
 
     def _threads(self, cores: int) -> dict[str, str]:
-        """How many threads libraries are to start; variables that are not undone stay."""
+        """The variables for libraries' threads; none if they would not be undone after the call."""
         return of_task(cores) if isinstance(self.alone, put_back) else {}
 
     def _initialize(self, payload: Any) -> Initialized:
-        from encamp.slot.initialized import Initialized  # few need it: slots start quicker
+        from encamp.slot.initialized import Initialized  # here, as few slots need it
 
         function, args = load([payload])
         try:
@@ -460,7 +460,7 @@ class Slot:
         self.port.send([encode(Told(self.number, self.running)), *dump(message)])
 
     def note(self, message: object) -> None:
-        """Leave a note that the supervisor of the running call reads from time to time.
+        """Leave a note, which the supervisor of the running call reads from time to time.
 
         It replaces the previous note; a note that is too long is sent as a message.
         """
@@ -468,7 +468,7 @@ class Slot:
             self.tell(message)
 
     def ask(self, question: object) -> Any:
-        """Ask the controller; blocks until the answer arrives, and raises its error."""
+        """The controller's answer to a question; blocks. Raises the error that it answers with."""
         with if_task_has_any():
             payload = dump(question)
         ok, parts = self._answer(next(self._tickets), payload)
@@ -478,7 +478,7 @@ class Slot:
         return answer
 
     def _answer(self, ticket: int, question: Parts) -> tuple[bool, Parts]:
-        """Ask, and wait; an answer that nobody waits for any more is dropped."""
+        """Ask, and wait for the answer. If the wait is interrupted, the answer is dropped."""
         self._answers[ticket] = None
         try:
             self.port.send([encode(Ask(self.number, self.running, ticket)), *question])
@@ -492,7 +492,7 @@ class Slot:
         """Send a message from the running task to another."""
         where = _WITH_CONTROLLER if to == SPAWNER else self._routes.get(to) or self._route(to)
         envelope, head = addressed(to, sender, *where)
-        with if_task_has_any():  # what a handler raises is no error of the message
+        with if_task_has_any():  # an exception of a handler must not look like one of the message
             parts = [head, *dump_as("the message", message)]
         if envelope.agent != self.agent or not self.port.send_to(envelope.slot, parts):
             self.port.send(parts, envelope)
@@ -548,7 +548,7 @@ _slots: WeakSet[Slot] = WeakSet()
 
 
 def _forked() -> None:
-    """A process that a call forks is not a slot: messages belong to its parent."""
+    """In a process that a call has forked: it is no slot, the messages are for its parent."""
     for slot in list(_slots):
         slot.running = slot.thread = FORKED
         slot.lock = threading.Lock()
@@ -559,7 +559,7 @@ _thread = threading.get_ident
 _NONE = dump(None)[0]
 _NOT_BEGUN = dump_failure(NotBegun())
 _current: ContextVar[tuple[Slot, int] | None] = ContextVar("encamp_slot", default=None)
-"""The slot, and the task that it runs."""
+"""The slot of this context, and the number of its task."""
 
 
 class CurrentTask:
@@ -634,19 +634,19 @@ def in_a_call() -> bool:
 def slot_here() -> tuple[Slot, int] | None:
     """The slot of a cluster whose call this thread runs, and the call's task."""
     here = _current.get()
-    return here if here is not None and here[0].host else None  # a job's step is in none
+    return here if here is not None and here[0].host else None  # a job's slot has no host's name
 
 
 def step_here() -> tuple[Slot, int] | None:
-    """The slot in which this thread runs a step of a job, and the number of that call."""
+    """The slot in which this thread runs a step of a job, and the number of the call."""
     here = _current.get()
     return here if here is not None and not here[0].host else None
 
 
 def current_task() -> CurrentTask:
-    """The task in which this code runs; RuntimeError outside one.
+    """The task in which this code runs. Raises RuntimeError outside a task.
 
-    A thread that a task starts is outside: the task must pass it the result of this function.
+    Other threads of a task are outside: the task must pass them the result of this function.
     """
     here = slot_here()
     if here is None:
@@ -656,14 +656,14 @@ def current_task() -> CurrentTask:
             )
         raise RuntimeError("this code does not run in a task of a cluster, nor in its first thread")
     slot, task = here
-    slot.check_runs(task)  # a thread with a copy of the task's context may outlive it
+    slot.check_runs(task)  # a thread with a copy of the task's context may have outlived it
     return slot.task
 
 
 class SpawnersFiles:
     """The spawner's disk, for hosts that do not share it (`ship.Channel`, `OutputChannel`).
 
-    ``ask`` asks the controller.
+    ``ask`` is a function like `Slot.ask`.
     """
 
     def __init__(self, ask: Callable[[object], Any]) -> None:

@@ -1,4 +1,4 @@
-"""The program of a slot's process: it takes calls from its supervisor until that has gone.
+"""The program of a slot's process, which runs calls for its supervisor until that has ended.
 
     supervisor                                       slot (this file)
         ── data: Run, Message, Where, Answer ──────────►   main thread
@@ -6,8 +6,8 @@
         ── control: Recall ─────────────────────────────►  watching thread
         ◄─ control: GivenBack, Said ────────────────────
 
-When the supervisor dies, the sockets end, and so do the slot and all processes that were started
-from it. A slot's standard output and error are a file that its supervisor can read, too.
+When the supervisor dies, the sockets are closed, and the slot ends with all processes that it has
+started. A slot's standard output and error are a file that its supervisor can also read.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ _CUT_OFF = (
     "close some, or raise the limit (ulimit -n)"
 )
 _LEAVE_WITHIN = 2.0
-"""Seconds that what Python does at a program's end may take."""
+"""Seconds for the end of the process (threads, `atexit`), after which it is ended."""
 _LOOK_AGAIN = 0.05
-"""Seconds after which a thread that waits for another one sees for itself."""
+"""Seconds that a thread waits for another one to poll, before it tries itself."""
 _FOLLOW = 0.1
-"""Seconds between looks at what a task has printed."""
+"""Seconds between two readings of a task's output."""
 _LOOK = 1.0
-"""Seconds between looks whether a task runs, which might print."""
+"""Seconds between two checks whether a task runs, while none does."""
 
 
 class Birth(msgspec.Struct, array_like=True):
@@ -91,9 +91,9 @@ class Birth(msgspec.Struct, array_like=True):
     control: int = -1
     ledger: int = -1
     streams: list[int] = []
-    """What to print to, where that is not what it is started with."""
+    """Descriptors for its standard output and error, if not those that it is started with."""
     files: int = 0
-    """How many files it may have open: its supervisor may have asked for more for itself."""
+    """Its limit of open files; its supervisor may have raised its own."""
     number: int = 0
     host: str = ""
     agent: int = 0
@@ -101,21 +101,21 @@ class Birth(msgspec.Struct, array_like=True):
     sys_path: list[str] = []
     own_mounts: bool = False
     idle_limit: float | None = None
-    """Seconds after which a slot that nobody uses ends itself."""
+    """Seconds without calls after which the slot ends itself; None: it does not."""
     capture: bool = False
     follow: bool = False
     output: int = 1 << 20
-    """Bytes of what a task prints that are kept, half of them from its beginning."""
+    """Bytes of a task's output that are kept: half from the beginning, half from the end."""
     cores: list[int] = []
-    """The numbers of those to use; none: those that its supervisor uses."""
+    """The numbers of its cores; empty: those of its supervisor."""
     threads: dict[str, str] = {}
-    """What the program has chosen of `threads.VARIABLES`; the host's own choice comes first."""
+    """Those of `threads.VARIABLES` that the program has set; those set on the host win."""
     init_command: str = ""
-    """What its supervisor runs before, see `environment_after`."""
+    """The command that its supervisor runs before, see `environment_after`."""
     niceness: int = 0
-    """What is added to its supervisor's."""
+    """This is added to its supervisor's niceness."""
     interpreter: str = ""
-    """What it runs with; empty: with its supervisor's."""
+    """Its Python interpreter; empty: its supervisor's."""
     cluster: str = ""
     """See `Orders`."""
 
@@ -128,7 +128,7 @@ class _State:
     orphaned = False
     spoilt = False
     left_alone = False
-    """Whether nothing of the process need be undone after the running call."""
+    """See `leave_process_alone`."""
     last_words: Callable[[], None] | None = None
 
 
@@ -139,42 +139,45 @@ def tell(message: object) -> None:
 
 
 def note(message: object) -> None:
-    """Leave a note for the supervisor, which it also finds after this process's death.
+    """Leave a note for the supervisor, which can also read it after this process has died.
 
-    Cheaper than `tell`, but only the last one is found. Does nothing outside a slot.
+    Cheaper than `tell`, but a note replaces the one before. Does nothing outside a slot.
     """
     if _State.slot is not None:
         _State.slot.note(message)
 
 
 def ask(question: object) -> Any:
-    """Ask the supervisor from the running function; blocks, and raises its error."""
+    """The supervisor's answer to a question of the running function; blocks.
+
+    Raises the error that the supervisor answers with, and RuntimeError outside a slot.
+    """
     if _State.slot is None:
         raise RuntimeError("this process is no slot")
     return _State.slot.ask(question)
 
 
 def at_supervisors_end(last_words: Callable[[], None] | None) -> None:
-    """Call a function if the supervisor dies during a call here (None: no function)."""
+    """Set the function to be called if the supervisor dies during a call (None: none)."""
     _State.last_words = last_words
 
 
 def spoil() -> None:
-    """Have this slot's process replaced after the call: some change cannot be undone."""
+    """Replace this slot's process after the call, as some change to it cannot be undone."""
     _State.spoilt = True
 
 
 def leave_process_alone() -> None:
-    """Promise that the call changes only the current folder of this process.
+    """Undo nothing but a change of the current folder after the running call.
 
-    Its child processes are ended all the same.
+    The caller promises that nothing else is changed. Child processes are ended as after any call.
     """
     _State.left_alone = True
 
 
 @contextmanager
 def undone() -> Iterator[None]:
-    """Changes to this process in the block are undone at its end."""
+    """A context at whose end changes to this process are undone."""
     try:
         yield
     finally:
@@ -184,25 +187,25 @@ def undone() -> Iterator[None]:
 
 
 def orphaned() -> bool:
-    """Whether this process was a slot whose supervisor is dead, so that nobody uses its results."""
+    """Whether this is a slot whose supervisor has ended, so that nobody needs its results."""
     return _State.orphaned
 
 
 def main(birth: bytes) -> None:
-    """Serve the supervisor at the other end of the sockets until it has gone."""
+    """Run the supervisor's calls until it has closed the sockets."""
     born = msgspec.msgpack.decode(birth, type=Birth)
     default_signals()  # before there is another thread
     if born.own_mounts:
-        enter_namespace()  # before there is another thread; without it inputs come another way
+        enter_namespace()  # before there is another thread; it may fail
     if born.cores:
-        with suppress(OSError):  # they may have been taken away meanwhile
+        with suppress(OSError):  # the cores may have been taken from this user meanwhile
             os.sched_setaffinity(0, born.cores)
     if born.niceness:
         os.nice(born.niceness)
     for fd in (born.data, born.control, born.ledger):
         os.set_inheritable(fd, False)
     limit_files(born.files)
-    # A handler, not SIG_IGN, which every command that is started here would inherit.
+    # Not SIG_IGN, which commands that are started here would inherit.
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, _stop)
     os.register_at_fork(after_in_child=_forked)
@@ -222,17 +225,17 @@ def main(birth: bytes) -> None:
     if born.capture:
         slot.ended = _Printed(port, born.output, follow=born.follow).ended
     threading.Thread(target=port.watch, daemon=True, name="encamp-watch").start()
-    atexit.register(_end_all, os.getpid())  # the first, so that libraries end theirs before
+    atexit.register(_end_all, os.getpid())  # registered first, so it runs after libraries' own
     _print_to(born.streams)
-    gc.freeze()  # what is loaded by now stays, so that no collection need look through it
+    gc.freeze()  # objects of loaded modules stay, so collections need not visit them
     slot.ledger.open()
     with suppress(EOFError, OSError, Stopped):
         while not (_State.stopping or _State.spoilt or slot.leaves):
             if not slot.run_next() and not _rest(slot, port, born.idle_limit) and born.idle_limit:
                 break
-    _State.stopping = True  # from here on nothing is interrupted
+    _State.stopping = True  # from here on a signal interrupts nothing
     with suppress(EOFError, OSError):
-        port.wait(0)  # what has come by now is handed back, too
+        port.wait(0)  # calls that have arrived by now are handed back, too
         slot.hand_back()
         slot.send_results()
         port.send([encode(Leaves(born.number))])
@@ -241,7 +244,7 @@ def main(birth: bytes) -> None:
 
 
 def _rest(slot: Slot, port: _Sockets, limit: float | None) -> bool:
-    """Wait until something arrives; False if nothing has arrived in time."""
+    """Wait until something arrives; False if nothing does within the limit in seconds."""
     slot.interruptible = True
     try:
         return _State.stopping or port.wait(limit)
@@ -250,13 +253,13 @@ def _rest(slot: Slot, port: _Sockets, limit: float | None) -> bool:
 
 
 def _end_all(pid: int) -> None:
-    """End all child processes, except those that end by themselves with this process."""
+    """End all child processes of the slot's process, except libraries' helpers."""
     if os.getpid() == pid:
         end_descendants(grace=0, spare=helpers())
 
 
 def _end_late() -> None:
-    """End this process even if a thread or a library prevents its exit."""
+    """End this process after some seconds, even if a thread or a library prevents its exit."""
     time.sleep(_LEAVE_WITHIN)
     os._exit(1)
 
@@ -268,14 +271,14 @@ def _print_to(streams: list[int]) -> None:
 
 
 def _forked() -> None:
-    """A process that a task forks is not a slot: signals have their default effect there."""
+    """In a process that a task has forked, restore the default effects of signals."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _stop(*_: object) -> None:
-    if not _State.stopping:  # being asked once more must not keep it from clearing up
+    if not _State.stopping:  # a second signal must not interrupt the clearing up
         _State.stopping = True
         slot = _State.slot
         if slot is not None:
@@ -285,13 +288,13 @@ def _stop(*_: object) -> None:
 
 
 class _Alone(put_back):
-    """Restores the process after a call, and ends everything that the call started."""
+    """Restores the process after each call, and ends all processes that the call has started."""
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder)
         self._opened = -1
         self._lasting: list[Process] = []
-        """What was started by now and is to run on."""
+        """Processes of initializers, which are not ended after a call."""
         self._open()
 
     def _open(self) -> None:
@@ -309,7 +312,7 @@ class _Alone(put_back):
 
     def _go_back(self) -> None:
         try:
-            os.fchdir(self._opened)  # quicker than by its name
+            os.fchdir(self._opened)  # faster than by its name
         except OSError:
             super()._go_back()
 
@@ -338,7 +341,7 @@ class _Link(NamedTuple):
 class _Sockets:
     """The slot's sockets: to its supervisor, and to other slots of its host (`calls.Port`).
 
-    Any thread of a task may send and wait. One at a time polls and reads, for all that wait.
+    Any thread of a task may send and wait. Of those that wait, one polls and reads for all.
     """
 
     slot: Slot
@@ -355,22 +358,22 @@ class _Sockets:
         self._writing, self.polling = Turns(), Turns()
         self._changed = threading.Condition()
         self._others = 0
-        """Threads that wait for the one that polls."""
+        """How many threads wait for the one that polls."""
         self._come = 0
-        """How often something has come."""
+        """How often something was read."""
         self._links: dict[int, _Link] = {}
         self._numbers: dict[int, int] = {}
         self._data = data.fileno()
         self._runs = self.read = 0
-        """Messages of the agent that were read: those with calls, and all."""
+        """How many messages of the agent were read: those with calls, and all."""
         self.shortcut: SlotShortcut | None = None
         self._looking = Looking()
         self._cut_off: int | None = None
-        """The task that may have lost messages since there was no descriptor for a link."""
+        """A task that may have missed messages, as there was no free descriptor for a link."""
         self._poll = select.poll()
         self._poll.register(self._data, select.POLLIN)
         self._poll.register(self._wake.fileno(), select.POLLIN)
-        # A signal that comes just before a poll would not end it: Python sees it afterwards.
+        # By this descriptor a signal that arrives just before a poll ends it at once.
         self._signals, told = socket.socketpair()
         for end in (self._signals, told):
             end.setblocking(False)
@@ -381,7 +384,7 @@ class _Sockets:
         self.look: Callable[[], None] | None = None
 
     def send(self, parts: Parts, message: Message | None = None) -> None:
-        """Send to the agent; blocks until its socket has taken everything."""
+        """Send to the agent; blocks until the socket has taken all."""
         with held_off.if_task_has_any(), self._writing:
             self.writer.send(parts)
             if self.writer.waiting:
@@ -403,7 +406,7 @@ class _Sockets:
         return True
 
     def _push(self, fd: int, writer: Writer) -> None:
-        """Write what is left; reads meanwhile, as the other side may be doing the same."""
+        """Write the rest. Reads meanwhile, as the other side may also be blocked in writing."""
         try:
             while writer.waiting:
                 held_off.of_task.check()
@@ -412,11 +415,11 @@ class _Sockets:
                         self._poll_to_write(fd)
                     finally:
                         self.leave()
-                else:  # whoever polls reads
+                else:  # another thread polls and reads
                     _wait_for_room(fd)
                 writer.flush()
         except BaseException:
-            writer.own()  # a signal's handler raised, and the task may change what it has sent
+            writer.own()  # the task goes on and may change the buffers that are not written yet
             raise
 
     def _poll_to_write(self, fd: int) -> None:
@@ -442,9 +445,9 @@ class _Sockets:
             over = left == 0
 
     def wait(self, timeout: float | None, come: int = -1) -> bool:
-        """Wait until something comes or the time is over; False if nothing came.
+        """Wait until something arrives or the time is over; False if nothing has arrived.
 
-        Not at all if something has come since ``come``.
+        ``come`` is an earlier ``_come``: if something was read since, it does not wait.
         """
         with held_off.if_task_has_any():
             return self._wait(timeout, come)
@@ -472,17 +475,17 @@ class _Sockets:
         return bool(self._poll.poll(0))
 
     def _wait_for_another(self, timeout: float | None) -> bool:
-        """Wait for a moment until the thread that polls has read something, or polls no more."""
+        """Wait a moment for the thread that polls to read something, or to stop polling."""
         with self._changed:
             self._others += 1
             told = self._changed.wait(_LOOK_AGAIN if timeout is None else min(timeout, _LOOK_AGAIN))
             self._others -= 1
         if not told and threading.current_thread() is threading.main_thread():
-            self._wake.wake()  # its task may have ended long ago
+            self._wake.wake()  # the thread that polls may belong to a task that has ended
         return True
 
     def leave(self) -> None:
-        """Poll no more."""
+        """Stop polling."""
         self.polling.leave()
         if self._others:
             self._tell_others()
@@ -507,7 +510,7 @@ class _Sockets:
                 self._wake.rest()
             elif fd == self._signals.fileno():
                 self._signals.recv(4096)
-            elif fd in self._numbers:  # it may have been replaced just now
+            elif fd in self._numbers:  # False if the link was replaced just now
                 self._read_link(self._numbers[fd])
         self._come += 1
         if self._others:
@@ -531,9 +534,9 @@ class _Sockets:
 
     def _take_link(self, slot: int) -> None:
         while slot in self._links and select.select([self._links[slot].socket], [], [], 0)[0]:
-            self._read_link(slot)  # what its old process has said comes first
+            self._read_link(slot)  # first the messages of the slot's previous process
         self._drop(slot)
-        if not self._reader.received:  # none was free here
+        if not self._reader.received:  # this process has no free descriptor
             self._cut_off = self.slot.running
             return
         link = socket.socket(fileno=self._reader.received.popleft())
@@ -557,7 +560,7 @@ class _Sockets:
             link.socket.close()
 
     def watch(self) -> None:
-        """Serve the control socket; at its end, end all that was started here, and the process."""
+        """Serve the control socket; when it is closed, end this process and all it has started."""
         reader = Reader(self._control)
         poll, fd = select.poll(), self._control.fileno()
         with suppress(EOFError, OSError):
@@ -578,9 +581,9 @@ class _Sockets:
             self.look()
 
     def _recall(self, order: Recall) -> None:
-        # The main thread may be deep in a call: what it has not read yet is read here.
+        # The main thread may be busy with a call, so data are read here.
         self._read_data()
-        while self._runs < order.runs:  # calls that were sent before are given back too
+        while self._runs < order.runs:  # calls that were sent before must be given back, too
             select.select([self._data], [], [], _FOLLOW)
             self._read_data()
         self._wake.wake()
@@ -595,7 +598,7 @@ def _wait_for_room(fd: int) -> None:
 
 
 def _end() -> None:
-    """The supervisor is gone."""
+    """End this process, as its supervisor has ended."""
     _State.orphaned = True
     end_descendants(grace=1.0, spare=helpers())
     if _State.last_words is not None:
@@ -605,27 +608,27 @@ def _end() -> None:
 
 
 class _Printed:
-    """What tasks print to descriptors 1 and 2, which are one file, empty before each task."""
+    """The output of tasks: the file of descriptors 1 and 2, emptied after each task."""
 
     def __init__(self, port: _Sockets, most: int, *, follow: bool) -> None:
         self._port, self._most = port, most
         self._lock = threading.Lock()
         self._told = 0
         self._fd = os.dup(1)
-        """The file, whatever a call makes of its descriptors."""
+        """The file, even if a call closes or redirects its descriptors."""
         self._flush = ctypes.CDLL(None).fflush
         self._always = follow
         port.look, port.follow = self._look, self._follow if follow else None
 
     def ended(self, task: int) -> None:
-        """Send what a task printed, and empty the file."""
+        """Send the rest of a task's output, and empty the file."""
         try:
             sys.stdout.flush()
             sys.stderr.flush()
-        except Exception:  # noqa: S110, BLE001 - a call may have put anything in their place
+        except Exception:  # noqa: S110, BLE001 - a call may have replaced them by any object
             pass
         self._flush(None)
-        for fd in (1, 2):  # a call may have put other files there
+        for fd in (1, 2):  # a call may have redirected them
             os.dup2(self._fd, fd)
         size = os.lseek(self._fd, 0, os.SEEK_END)
         if size:
@@ -637,14 +640,14 @@ class _Printed:
             self._port.send([encode(Said(number, task, start, text, True, head))])
 
     def _look(self) -> None:
-        """Send on what is wanted, and give back to the disk what is not kept of much output."""
+        """Send new output if it is wanted, and free the disk space of output that is not kept."""
         if self._port.slot.follow and not self._always:
             self._follow()
         with self._lock:
             free_middle(self._fd, self._most // 2, self._most // 2)
 
     def _follow(self) -> None:
-        """Send on what the running task has printed since the last time."""
+        """Send what the running task has printed since the last time."""
         slot = self._port.slot
         with self._lock:
             size, task = os.fstat(self._fd).st_size, slot.running
