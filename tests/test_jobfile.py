@@ -364,7 +364,8 @@ BAD = {
     ),
     "unknown key in a list for failures": (
         '[[task]]\nsteps = "x"\non_failure = [{ pattern = "x", mode = "copy" }]',
-        (3, 32, "unknown key 'mode'; the keys here are to, rename, required, existing, pattern"),
+        (3, 32, ("unknown key 'mode'; it is a key of an entry of mirror, as in mirror = [{ … }]; "
+                "the keys here are to, rename, required, existing, pattern")),
     ),
     "a mode that there is not": (
         'mirror = { "a" = ".", "b" = { mode = "links" } }',
