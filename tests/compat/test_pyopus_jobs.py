@@ -102,6 +102,17 @@ def test_a_collector_sees_every_result_before_more_jobs_than_slots_are_drawn(
     assert ahead <= {*range(1, SLOTS + 1)}
 
 
+def test_a_job_loads_no_engine_into_its_slot() -> None:
+    own = "{'encamp.engines.mpi.engine', 'psutil', 'resource'}"
+    with Cluster("local", slots=1) as cluster:
+        use_cluster(cluster)
+        try:
+            jobs = [(eval, [f"sorted({own}.intersection(__import__('sys').modules))"])]
+            assert OpusOS(MPI()).dispatch(jobs) == [[]]
+        finally:
+            use_cluster(None)
+
+
 def test_arguments_may_be_changed_as_soon_as_the_next_job_is_drawn(system: OpusOS) -> None:
     def jobs() -> Iterator[Any]:
         values = [0]

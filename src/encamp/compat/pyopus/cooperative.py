@@ -200,7 +200,7 @@ class _Dispatch:
 
     def _make_room(self) -> None:
         """Collect ended jobs, and wait until another job can start or an error has occurred."""
-        self._collect(block=False)
+        self._collect(block=self._full())
         while self._running and self._error is None and self._full():
             self._collect(block=True)
 

@@ -25,6 +25,7 @@ from encamp.cluster.options import SpawnOptions
 from encamp.errors import ClusterClosed, EncampError, NoSuchHost, TaskKilled
 from encamp.executor.dispatch import calls_ahead
 from encamp.executor.mapping import cancel_all
+from encamp.slot.calls import in_a_call
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
@@ -479,9 +480,11 @@ def open_under_mpirun() -> None:
 
     All ranks must call this. Only rank 0 returns; the others are its hosts until it is closed.
     """
+    if _ours is not None or in_a_call():
+        return
     from encamp.engines.mpi.engine import launched, open_on_one_host
 
-    if _ours is not None or not launched():
+    if not launched():
         return
     from encamp.cluster.cluster import Cluster
 
