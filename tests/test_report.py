@@ -572,6 +572,18 @@ def test_the_page_tells_the_whole_in_its_head(browser: Browser, tmp_path: Path) 
 
 
 @pytest.mark.browser
+def test_the_page_of_a_run_that_failed_names_inputs_and_claims_no_speed_up(
+    browser: Browser, tmp_path: Path
+) -> None:
+    report = with_inputs()
+    failed = [replace(task, state="failed") for task in report.tasks]
+    dom = browser.run(write_report(replace(report, tasks=failed), tmp_path))[0]
+    assert Page(dom).texts["figure"][2] == "\N{EN DASH}"
+    told = [text for texts in Page(dom).texts.values() for text in texts]
+    assert "4 inputs: /data/in.las" in told
+
+
+@pytest.mark.browser
 def test_hostile_names_are_shown_and_do_nothing(browser: Browser, tmp_path: Path) -> None:
     dom, said = browser.run(write_report(hostile(), tmp_path))
     page = Page(dom)
@@ -685,8 +697,8 @@ def test_the_page_shows_inputs_arguments_steps_and_the_order(
     for text in ("Inputs (the first 1 of 4)", "in.las", "4.88 KiB", "Arguments"):
         assert text in told
     assert "task prephase" in told
-    name = report.tasks[-1].name
-    assert name in told
+    boxes = [text for text in told if text in {task.name for task in report.tasks}]
+    assert boxes[-len(report.tasks) :] == [task.name for task in report.tasks]
 
 
 @pytest.mark.browser

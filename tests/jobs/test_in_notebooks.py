@@ -192,3 +192,13 @@ def test_a_cluster_in_a_notebook_awaits_and_takes_functions_as_they_are_now(kern
     assert "held" in markup
     kernel.run("cluster.close()")
     assert "closed" in kernel.html("cluster")
+
+
+def test_one_is_counted_as_one(kernel: Kernel) -> None:
+    kernel.run("import encamp\njob = encamp.Job('j', to='results')\njob.add('one', 'true')")
+    assert "1 task, to" in kernel.html("job")
+    assert kernel.text("print(job)").startswith("<Job 'j': 1 task, to ")
+    lines = kernel.text(
+        "with encamp.Cluster('local', slots=1) as cluster: print(repr(cluster), cluster._about)"
+    )
+    assert lines == "<Cluster 'local': 1 slot on 1 host> 1 slot on this host\n"

@@ -40,6 +40,7 @@ from encamp.markup import box, heading
 from encamp.markup import table as markup_table
 from encamp.model import ServiceStatistics
 from encamp.quantities import duration, patience, whole
+from encamp.sizes import counted
 from encamp.slot.calls import BRIEF, task_number
 from encamp.slot.program import check_slots
 from encamp.slot.shared_memory import USABLE, ProgramShortcut
@@ -321,8 +322,8 @@ class Cluster:
     def _about(self) -> str:
         """A short description of the cluster."""
         hosts = len(self._controller.agents.hosts)
-        where = "this host" if self._agent is not None else f"{hosts} host{'s' * (hosts != 1)}"
-        return f"{self.slots} slots on {where}"
+        where = "this host" if self._agent is not None else counted(hosts, "host")
+        return f"{counted(self.slots, 'slot')} on {where}"
 
     def tasks(self) -> list[SpawnedTask]:
         """The tasks that have not ended."""
@@ -651,9 +652,8 @@ class Cluster:
         return box(heading(f"Cluster {self._engine.name!r}", words), markup_table(heads, rows))
 
     def __repr__(self) -> str:
-        state = (
-            "closed" if self._life.closed else f"{self.slots} slots on {len(self.hosts())} hosts"
-        )
+        hosts = counted(len(self.hosts()), "host")
+        state = "closed" if self._life.closed else f"{counted(self.slots, 'slot')} on {hosts}"
         return f"<Cluster {self._engine.name!r}: {state}>"
 
 

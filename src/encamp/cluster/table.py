@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from encamp.cluster.events import Host
 from encamp.cluster.scheduler import Scheduler
 from encamp.cluster.task import SpawnedTask
-from encamp.sizes import size_text
+from encamp.sizes import counted, size_text
 
 _HEADS = ("host", "slots", "free", "cores", "memory", "gpus", "running")
 
@@ -32,7 +32,7 @@ def rows_of(
             (host.name, *map(str, facts), names + (f" and {more} more" if more > 0 else ""))
         )
     states = Counter("running" if task.running() else "waiting" for task in tasks)
-    words = f"{states['running']} tasks running, {states['waiting']} waiting"
+    words = f"{counted(states['running'], 'task')} running, {states['waiting']} waiting"
     return _HEADS, rows, words
 
 

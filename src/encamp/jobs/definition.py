@@ -13,7 +13,7 @@ from encamp.jobs.outputs_of import InputMap, as_inputs
 from encamp.jobs.report.parameters import checked_parameters
 from encamp.jobs.steps import Step, Task, as_steps
 from encamp.quantities import as_number, as_whole
-from encamp.sizes import parse_size
+from encamp.sizes import counted, parse_size
 from encamp.storage.disk.trusted import named
 from encamp.storage.inputs.mirror import MirrorMap, safe_target
 from encamp.storage.outputs.patterns import OutputMap, as_outputs
@@ -139,7 +139,7 @@ class JobDefinition:
         return task
 
     def __repr__(self) -> str:
-        return f"<Job {self.name!r}: {len(self.tasks)} tasks, to {str(self.to)!r}>"
+        return f"<Job {self.name!r}: {counted(len(self.tasks), 'task')}, to {str(self.to)!r}>"
 
 
 def _checked_name(name: str, kind: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from encamp.errors import BadJob
 from encamp.jobs.definition import JobDefinition, checked_limit, checked_retries, names_given
 from encamp.quantities import whole
+from encamp.sizes import counted
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
@@ -139,5 +140,5 @@ class Job(JobDefinition):
             )
             for task in some
         ]
-        head = heading(f"Job {self.name}", f"{len(self.tasks)} tasks, to {self.to}")
+        head = heading(f"Job {self.name}", f"{counted(len(self.tasks), 'task')}, to {self.to}")
         return box(head, table(("task", "steps", "outputs"), rows, len(self.tasks) - len(rows)))

@@ -29,7 +29,7 @@ from secrets import token_hex
 from types import TracebackType
 
 from encamp.errors import BadJob, DiskFull, SourceChanged, UnusableInput
-from encamp.sizes import parse_size, size_text
+from encamp.sizes import counted, parse_size, size_text
 from encamp.storage.cache.index import Event, Index, Row, opened
 from encamp.storage.cache.locks import KeyLock, alone, shared
 from encamp.storage.cache.sound import sound
@@ -489,7 +489,7 @@ def _is_linked(entry: Path) -> bool:
 
 
 def _state(item: Item) -> str:
-    what = f"{item.files} files, " if item.kind == "tree" else ""
+    what = f"{counted(item.files, 'file')}, " if item.kind == "tree" else ""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(item.mtime_ns / 1e9))
     nanoseconds = f"{item.mtime_ns % 10**9:09}"
     return (
