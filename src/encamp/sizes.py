@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+_TOO_LARGE = 1e300
+"""What numbers of any size have to be below to be divided."""
 
 
 def parse_size(text: str) -> int | None:
@@ -16,6 +19,7 @@ def parse_size(text: str) -> int | None:
 
 def size_text(size: float) -> str:
     """``"1.5 MiB"`` and the like."""
+    size = size if size < _TOO_LARGE else math.inf
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

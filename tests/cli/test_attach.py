@@ -55,6 +55,8 @@ def test_several_programs_may_have_a_server_of_one_name() -> None:
     first.introduce("Counter", 1, "here", 0)
     second.introduce("Counter", 1)
     encamp("attach", "Counter/1").check_refused("--program", str(os.getpid()))
+    assert encamp("attach", "--program", "1").out == ""
+    assert len(encamp("attach", "--program", str(os.getpid())).out.splitlines()) == 2
     second.introduce("Counter", 2)
     assert [one.facts.name for one in consoles()] == ["Counter/1", "Counter/1", "Counter/2"]
     second.close()

@@ -238,6 +238,13 @@ def test_options_that_cannot_be_used_are_named(
 def test_more_servers_than_slots_are_refused(cluster: encamp.Cluster) -> None:
     with pytest.raises(NotEnough):
         cluster.publish(Adder, count=10**30)
+    with pytest.raises(NotEnough, match="inf TiB of memory is needed"):
+        cluster.publish(Adder, memory=10**400)
+
+
+def test_nothing_is_no_object(cluster: encamp.Cluster) -> None:
+    with pytest.raises(TypeError, match="publish: takes an object, or a class or function that"):
+        cluster.publish(None)
 
 
 def test_a_display_that_cannot_be_used_is_refused(

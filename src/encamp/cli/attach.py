@@ -15,7 +15,8 @@ def attach_command(name: str | None, program: int | None) -> None:
     """
     if name is None:
         for console in consoles():
-            _say(_line(console))
+            if program in (None, console.facts.program):
+                _say(_line(console))
         return
     console = find(name, program)
     console.follow(_write)

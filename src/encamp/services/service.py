@@ -134,6 +134,10 @@ def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> Pub
     rest: dict[str, Any] = {key: value for key, value in options.items() if key in of_tasks}
     kwargs = options.get("kwargs")
     kwargs = {} if kwargs is None else named("kwargs", kwargs)
+    if what is None:
+        raise WrongType(
+            "publish", "takes an object, or a class or function that makes it, not None"
+        )
     made = not isinstance(what, _MAKERS)
     if made and (args or kwargs):
         raise BadJob("publish", "only a class or a function takes arguments")
