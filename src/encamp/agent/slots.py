@@ -51,11 +51,11 @@ from encamp.wire.protocol import (
 T = TypeVar("T")
 
 ANSWER_WITHIN = 1.0
-"""Seconds that a slot has to say what it runs, before it is ended without."""
+"""Seconds that a slot has to answer a `Recall`, before it is ended without an answer."""
 _LOOK_AFTER = 4 * ledger.HOLD
-"""Seconds of a slot's silence after which it is seen what it holds back."""
+"""Seconds without a message of a slot, after which its ledger is read."""
 _LOOK = 0.02
-"""Seconds between looks at whether a process that was let go has ended, or something has come."""
+"""Seconds between two checks whether a process has ended, or whether messages have arrived."""
 
 
 class Holder(Protocol):
@@ -75,8 +75,8 @@ class Holder(Protocol):
     def pass_on(self, envelope: Any, parts: Parts) -> bool:
         """Forward what a slot sends.
 
-        Returns whether the controller has it already, and it was a message, so that no turn has to
-        follow.
+        Returns True for a message that the controller has received already, so that the pump may
+        skip the rest of its turn.
         """
 
     def post(self, to: int, parts: Parts) -> None:
@@ -86,7 +86,7 @@ class Holder(Protocol):
         """Forget the links of a slot whose process has ended."""
 
     def turned(self) -> None:
-        """Send what was posted in this turn."""
+        """Send what was posted in this turn of the pump."""
 
 
 class AgentSlot(ABC):
@@ -95,9 +95,9 @@ class AgentSlot(ABC):
     def __init__(self, agent: Holder, number: int) -> None:
         self.agent, self.number = agent, number
         self.busy = 0
-        """Calls that it has been given and has not ended."""
+        """How many calls it has received and not ended."""
         self.killed = False
-        """Whether it had to be ended by force, so that its folders may still be there."""
+        """Whether a process of it was killed, so that its folders may not have been removed."""
 
     @abstractmethod
     def give(self, envelope: Any, parts: Parts) -> None:
@@ -105,13 +105,13 @@ class AgentSlot(ABC):
 
     @abstractmethod
     def recall(self, order: Recall) -> None:
-        """Have the slot give back the calls that it has not started."""
+        """Make the slot give back the calls that it has not started."""
 
     def stop(self, life: int, ticket: int) -> None:  # noqa: B027 - most have nothing to do
         """End the running call and the slot's process, if there is one. See `Stop`."""
 
     def refresh(self) -> None:  # noqa: B027 - most have nothing to do
-        """Have an idle slot release everything that it holds; from another thread, blocks."""
+        """Make an idle slot release all that it holds. Blocks; not for the agent's own thread."""
 
     def work(self) -> None:  # noqa: B027 - most have nothing to do
         """Run waiting calls in the agent's own thread."""
@@ -125,7 +125,7 @@ class AgentSlot(ABC):
 
 
 class ProcessSlot(AgentSlot):
-    """A slot that is a process; a process that dies is reported, and replaced."""
+    """A slot that is a process. A process that dies is reported and replaced."""
 
     def __init__(self, agent: Holder, number: int, folder: str) -> None:
         super().__init__(agent, number)
@@ -149,28 +149,30 @@ class ProcessSlot(AgentSlot):
         )
         self._life = 0
         self._number = 0
-        """Of the last `Run`; a message for a later one waits, since that may be a fresh one."""
+        """The number of the last `Run`."""
         self._early: list[tuple[Message, Parts]] = []
+        """Messages for calls of a later `Run`, which may get a fresh process."""
         self._starts = Starts()
         self._asked = False
-        """Whether its process was asked to give back calls, which it may not live to answer."""
+        """Whether its process was asked to give back calls; it may die before it answers."""
         self._tickets: dict[int, float] = {}
-        """When it was asked what it has not answered."""
+        """By ticket, the times of the requests that it has not answered."""
         self._stopping = False
         """Whether it was asked to end."""
         self._spare: SlotProcess | None = None
+        """The usual process, while a call runs in a fresh one."""
         self._leaving: list[SlotProcess] = []
         self._results: Parts = []
         self._looks = False
-        """Whether it will look into the slot's ledger."""
+        """Whether a reading of the slot's ledger is scheduled."""
         self._ending = False
         self._mark = (0, 0)
-        """What the call had noted whose process has ended."""
+        """The last `Ledger.mark` of the process that has ended."""
         self._refused = 0
-        """How often the system has refused another process, since it has given one."""
+        """How often in a row the system has refused to start a process."""
         self._fresh_refused = 0
         self._down = False
-        """Whether there is no process at present; what comes for it is lost with the last one."""
+        """Whether there is no process now. Calls that arrive count as lost with the last one."""
         self._process = self._start()
 
     def _start(self) -> SlotProcess:
@@ -197,7 +199,7 @@ class ProcessSlot(AgentSlot):
                 self.busy += envelope.count
                 return
             if envelope.life != self._life:
-                return  # for a process that has ended; who sent it is being told of that
+                return  # for a process that has ended, which the controller learns soon
             if envelope.fresh and not self._take_fresh(envelope):
                 return
             self._process.runs += 1
@@ -210,7 +212,7 @@ class ProcessSlot(AgentSlot):
                 self.give(message, its_parts)
 
     def _take_fresh(self, envelope: Run) -> bool:
-        """Start a separate process for a call; if that fails, report the slot's end."""
+        """Start a fresh process for a call. If that fails, report the slot's end; returns False."""
         try:
             fresh = self._start()
         except (OSError, EncampError) as exc:
@@ -231,7 +233,7 @@ class ProcessSlot(AgentSlot):
 
     def _send(self, parts: Parts, descriptors: tuple[int, ...] = ()) -> None:
         process = self._process
-        with suppress(OSError):  # that it has ended is seen elsewhere
+        with suppress(OSError):  # the end of the process is noticed by `exit_fd`
             process.writer.send(parts, descriptors)
             if process.writer.waiting:
                 self._watch(process, writable=True)
@@ -247,7 +249,7 @@ class ProcessSlot(AgentSlot):
     def send_to_process(self, process: SlotProcess, parts: Parts) -> None:
         """See `shared_memory.LocalSlot.send_to_process`."""
         if process is self._process:
-            with self.agent.pump.held_off:  # half a message would be the end of the process
+            with self.agent.pump.held_off:  # a message that is cut off would make it useless
                 self._send(parts)
 
     def link(self, envelope: Link, fd: int) -> None:
@@ -305,14 +307,14 @@ class ProcessSlot(AgentSlot):
         return no_more
 
     def _take_short(self, process: SlotProcess) -> None:
-        """Pass on a short message, if it comes next."""
+        """Pass on the message in the shortcut's cell if it is the next one."""
         found = process.cells.to_program.take(process.read)
         if found is not None:
             self._pass_results()
             self.agent.pass_on(Message(SPAWNER, found[0]), [b"", found[1]])
 
     def _new_results(self, process: SlotProcess, parts: Parts) -> Parts:
-        """Results without those that were read from the slot's ledger before."""
+        """The results without those that were read from the slot's ledger before."""
         come = count_results(parts[0])
         old = process.results - come.first
         process.results += come.count - old
@@ -333,7 +335,7 @@ class ProcessSlot(AgentSlot):
         self.agent.pump.later(_LOOK_AFTER, look)
 
     def _look(self, process: SlotProcess, come: int) -> None:
-        """See what a process holds back that has said nothing since so many results had come."""
+        """Read the ledger of a process if no results have arrived since there were ``come``."""
         self._looks = False
         if self._ending or not self.busy:
             return
@@ -342,7 +344,7 @@ class ProcessSlot(AgentSlot):
             self._look_later()
 
     def _take_held(self, process: SlotProcess) -> bool:
-        """Forward results from the ledger that have not arrived; False if others are in transit."""
+        """Forward results from the ledger; False if others, in transit, must come first."""
         found = ledger.read(process.ledger)
         if found is None or found[0] > process.results:
             return False
@@ -363,7 +365,7 @@ class ProcessSlot(AgentSlot):
             self.agent.post(CONTROLLER, [*head, *results])
 
     def _restore(self) -> None:
-        """Return to the usual process after a call in a fresh one."""
+        """Go back to the usual process after a call in a fresh one."""
         fresh, lasting, self._spare = self._process, self._spare, None
         self.agent.unlink(self.number)
         self._let_go(fresh)
@@ -371,12 +373,12 @@ class ProcessSlot(AgentSlot):
             self._start_again(0, b"", began=False)
             return
         self._process = lasting
-        if self._asked:  # its answer is not read any more, nor its end seen
+        if self._asked:  # nobody reads the fresh process's answer, nor notices its end
             self._asked = False
             self._tell_end(0, b"")
 
     def _replace(self, process: SlotProcess) -> None:
-        """Start a process in place of one that is ending; report calls that it has not started."""
+        """Start a process in place of one that ends by itself, and report this."""
         self._pass_results()
         if process is self._process and self._spare is None and not self._ending:
             self.agent.unlink(self.number)
@@ -415,24 +417,24 @@ class ProcessSlot(AgentSlot):
                 self.busy -= len(envelope.tasks)
                 self._tickets.pop(envelope.ticket, None)
                 if self._stopping:
-                    continue  # they would be put where nothing is done any more
+                    continue  # the process is ending: they are reported with its end
             self.agent.pass_on(envelope, parts)
         if self._spare is not None and not self.busy and process is self._process:
             self._restore()
 
     def _unheard(self, process: SlotProcess, link: socket.socket, exc: Exception) -> None:
-        """Stop listening to a socket that a task has broken, so that no other slot is affected."""
+        """Ignore a socket from now on: a task may have damaged it, and other slots must go on."""
         self.agent.pump.forget(link.fileno())
         if isinstance(exc, BadFrame):
             process.kill()
 
     def _exited(self, process: SlotProcess) -> None:
-        """Report the last output, then the end of the process; start another."""
+        """Pass on the last messages of a process, report its end, and start another."""
         with suppress(ValueError):
             self._take(process, self._messages(process))
             self._take_held(process)
         if process is not self._process:
-            if process not in self._leaving:  # it had no work while a call ran in a fresh one
+            if process not in self._leaving:  # the spare one has died
                 self._forget(process)
                 process.ended()
             return
@@ -441,7 +443,7 @@ class ProcessSlot(AgentSlot):
         self._mark = process.mark
         begun, exit_code = process.has_begun, process.ended()
         self._starts.note(process.stillborn, begun=begun, waited=self.busy > 0)
-        began = began or self._starts.by_call  # then the first one that waits fails
+        began = began or self._starts.by_call  # if True, the first waiting call fails
         self.agent.unlink(self.number)
         if exit_code or began:
             reclaim_in_background()
@@ -449,9 +451,9 @@ class ProcessSlot(AgentSlot):
             self._start_again(exit_code, text, began=began)
 
     def _start_again(self, exit_code: int | None, text: bytes, *, began: bool) -> None:
-        """Start another process in place of one that has ended, and report it.
+        """Start another process in place of one that has ended, and report the end of that.
 
-        Reports the slot's own end if no process can start.
+        If no process can start, reports that the slot has ended.
         """
         if self._ending:
             return
@@ -499,7 +501,7 @@ class ProcessSlot(AgentSlot):
             self._process.control_writer.send([encode(asked)])
 
     def stop(self, life: int, ticket: int) -> None:
-        """See `AgentSlot.stop`; the process has some seconds to clear up."""
+        """See `AgentSlot.stop`. The process gets `STOP_WITHIN` seconds to clear up."""
         process = self._process
         if life != self._life or (ticket and ticket not in self._tickets):
             return
@@ -522,7 +524,7 @@ class ProcessSlot(AgentSlot):
 
         def swap() -> None:
             if not self.busy and not self._ending:
-                with suppress(OSError, EncampError):  # it goes on with the process it has
+                with suppress(OSError, EncampError):  # then it keeps its process
                     fresh = self._start()
                     idle.append(self._process)
                     self._forget(self._process)
@@ -554,7 +556,7 @@ class ProcessSlot(AgentSlot):
 
 
 def reclaim_quietly() -> None:
-    """Remove what killed processes have left in the local storage."""
+    """Remove what killed processes have left in the local storage; ignores errors."""
     with suppress(Exception):
         reclaim()
 
@@ -567,8 +569,8 @@ def reclaim_in_background() -> None:
 class ThreadSlot(AgentSlot):
     """A slot that is a thread of its agent, which is hardly protected from what the thread does.
 
-    ``label`` is its name in reports, by default its number. Each thread has its own current folder,
-    if Linux allows it.
+    ``label`` is its number in the thread's name. Each thread has its own current folder, if Linux
+    allows it.
     """
 
     shortcut = None
@@ -602,7 +604,7 @@ class ThreadSlot(AgentSlot):
             self._news.notify_all()
 
     def send(self, parts: Parts, message: Message | None = None) -> None:
-        """See `Port.send`; it goes later, when the call may have changed its arrays."""
+        """See `Port.send`. The agent sends later, so arrays that the call may change are copied."""
         parts = own(parts)
         self.agent.pump.soon(lambda: self.agent.pass_on(decode(parts[0]), parts))
 
@@ -620,7 +622,7 @@ class ThreadSlot(AgentSlot):
         with self._news:
             while (got := found()) is None:
                 if self._over:
-                    raise SystemExit  # the cluster is closed while a call waits, or waits once more
+                    raise SystemExit  # the cluster was closed before or during the wait
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     return None
@@ -640,7 +642,7 @@ class ThreadSlot(AgentSlot):
         self._tell()
 
     def end(self, within: float) -> None:
-        """Wait some seconds for the end of the running call; a thread cannot be killed."""
+        """Wait ``within`` seconds for the end of the running call; a thread cannot be killed."""
         if self._thread is not threading.current_thread():
             self._thread.join(within)
 
@@ -661,7 +663,7 @@ class InlineSlot(AgentSlot):
 
     def work(self) -> None:
         """See `AgentSlot.work`."""
-        if self._folder is not None:  # not earlier, as what the pump has changed is not to stay
+        if self._folder is not None:  # not before the pump is set up, whose changes must stay
             self._slot.alone = put_back(self._folder)
             with suppress(OSError):
                 os.chdir(self._folder)
@@ -669,31 +671,31 @@ class InlineSlot(AgentSlot):
         looked = time.monotonic()
         while self._slot.run_next():
             self.agent.turned()
-            if time.monotonic() - looked > _LOOK:  # others may be idle, and want what waits here
+            if time.monotonic() - looked > _LOOK:  # idle slots may ask for the calls waiting here
                 self.agent.pump.turn(0)
                 looked = time.monotonic()
             if self.agent.over:
                 return
 
     def send(self, parts: Parts, message: Message | None = None) -> None:
-        """See `Port.send`; what a call says goes at once."""
+        """See `Port.send`. Sends at once."""
         self._check_thread()
         agent = self.agent
         to = CONTROLLER if message is None else max(CONTROLLER, message.agent)
         if to == agent.number:
-            agent.pass_on(message, own(parts))  # it stays here, in the same memory
+            agent.pass_on(message, own(parts))  # for this process itself: arrays must be copied
         else:
             agent.outbox.send(to, parts)
         agent.outbox.flush()
         while changeable(parts) and agent.endpoint.sending:
-            agent.pump.turn(None)  # the call may change its arrays when it goes on
+            agent.pump.turn(None)  # wait until arrays are sent that the call may change
 
     def send_to(self, slot: int, parts: Parts) -> bool:
         """See `Port.send_to`."""
         return False
 
     def tell_waiters(self) -> None:
-        """See `Port.tell_waiters`; one thread only may wait."""
+        """See `Port.tell_waiters`. Only one thread may wait, so there is none to wake."""
 
     def until(self, found: Callable[[], T | None], timeout: float | None) -> T | None:
         """See `Port.until`."""
@@ -711,10 +713,10 @@ class InlineSlot(AgentSlot):
         if not self.agent.over and not self.agent.pump.spun():
             self.agent.pump.turn(timeout)
         if self.agent.over:
-            raise SystemExit  # the cluster is closed, or the controller gone, while a call waits
+            raise SystemExit  # the cluster was closed, or the controller has ended
 
     def _check_thread(self) -> None:
-        """Raise RuntimeError in another thread: locks would cost more than MPI's messages."""
+        """Raise RuntimeError in another thread; locks would take longer than MPI's messages."""
         if threading.get_ident() != self._thread:
             raise RuntimeError(INLINE_THREADS)
 
@@ -725,5 +727,5 @@ class InlineSlot(AgentSlot):
         self.agent.pass_on(given, [encode(given)])
 
     def end(self, within: float) -> None:
-        """Nothing to wait for: it runs in the thread that asks."""
+        """Drop the waiting calls. None can be running, as they run in the calling thread."""
         self._slot.drop()

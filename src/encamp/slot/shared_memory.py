@@ -117,12 +117,12 @@ class Cells:
 
 
 class Receiver(Protocol):
-    """What a port needs from a slot."""
+    """What a `Port` needs from a slot."""
 
     inbox: deque[tuple[int, Parts]]
 
     def take(self, envelope: Any, parts: Parts) -> None:
-        """Take an envelope that arrived."""
+        """Handle a message that has arrived."""
 
 
 class Port(Protocol):
@@ -132,7 +132,7 @@ class Port(Protocol):
     reading: threading.Lock
     writer: Writer
     read: int
-    """Messages from the agent that were read and handled."""
+    """How many messages from the agent were read and handled."""
 
     @property
     def slot(self) -> Receiver:
@@ -142,7 +142,7 @@ class Port(Protocol):
         """Send to the agent."""
 
     def come(self) -> bool:
-        """Whether something has arrived; for the thread that polls."""
+        """Whether a socket has data to read; for the thread that polls."""
 
     def leave(self) -> None:
         """Stop polling."""
@@ -152,7 +152,7 @@ class SlotShortcut:
     """A slot's shortcut to the program; for the thread that runs its calls, except `take_in`."""
 
     waiting = False
-    """Never: a message in a cell says which messages go before it."""
+    """Never true, as a message in a cell says how many messages go before it."""
 
     def __init__(self, port: Port, memory: memoryview) -> None:
         cells = Cells(memory)
@@ -161,14 +161,14 @@ class SlotShortcut:
         self._looks = self._passed = 0
 
     def prepare(self, message: Message) -> PreparedSend | None:
-        """A function that sends payloads as ``message`` says; None unless to the program."""
+        """A function that sends payloads to the receiver of ``message``, if that is the program."""
         port = self._port
         return self._out.prepare(message.sender, port.writer, port.send) if not message.to else None
 
     def catch(self, to: int, source: int | None) -> Caught | None:
-        """Sender and pickle of the next message, if it is for ``to``, and from ``source``.
+        """Sender and pickle of the next message if it is for task ``to``, and from ``source``.
 
-        None if it is not, or if none comes soon; also from time to time if one does, so that the
+        None if it is not, or if none arrives soon; also from time to time in any case, so that the
         sockets are read, too.
         """
         port, cell = self._port, self._in
@@ -196,13 +196,16 @@ class SlotShortcut:
         return not self._looks % _POLL_EVERY and self._port.come()
 
     def rest(self) -> bool:
-        """Stop polling, as this process is about to sleep; returns whether a message was there."""
+        """Stop polling before this process sleeps; returns whether the cell had a message."""
         self._in.end()
         with self._port.reading:
             return self.take_in()
 
     def take_in(self) -> bool:
-        """Give the slot the cell's message if it is next. For the thread that reads the sockets."""
+        """Give the slot the cell's message if it is the next; returns whether it was.
+
+        For the thread that reads the sockets.
+        """
         found = self._in.take(self._port.read)
         if found is not None:
             self._give(found)
@@ -220,7 +223,7 @@ class Process(Protocol):
 
     writer: Writer
     read: int
-    """Messages from it that were read and passed on."""
+    """How many messages from it were read and passed on."""
 
     @property
     def cells(self) -> Cells:
@@ -235,18 +238,19 @@ class LocalSlot(Protocol):
     """A slot of the agent in the program's process."""
 
     def reachable_process(self) -> Process | None:
-        """Its process, if that can be sent to now."""
+        """Its process, or None if messages to it have to wait."""
 
     def send_to_process(self, process: Process, parts: Parts) -> None:
-        """Send something to its process."""
+        """Send a message by the socket, unless the process was replaced."""
 
 
 class ProgramShortcut:
     """A `Shortcut` for the slots of an agent in the program's process.
 
-    ``hosted`` gives a slot by its number, and ``pass_on`` is what it calls with all that comes.
-    ``queue`` has what arrived before, which goes first. Messages are looked for as long as there
-    are sends ``prepared`` for tasks: with other tasks, results arrive, which take a turn anyway.
+    ``hosted`` returns the slot of a number. ``pass_on`` is called with messages that are not for
+    the caller of `receive`. ``queue`` has messages that arrived before, which have to be received
+    first. It polls only while there are ``prepared`` sends: other tasks send only results, which
+    take a turn of the pump anyway.
     """
 
     def __init__(
@@ -260,9 +264,9 @@ class ProgramShortcut:
         self._pump, self._queue, self._prepared = pump, queue, prepared
         self._hosted, self._pass_on = hosted, pass_on
         self._tries = map(pump.lock.acquire, repeat(False))
-        """Each step is a single one of Python's, so that no interrupt falls between."""
+        """See `EngineShortcut`."""
         self._cells: dict[Cell, Process] = {}
-        """The cells to look into: those of slots that the program has prepared a send to."""
+        """The cells to poll: of slots for which the program has prepared sends."""
         self._looking = Looking()
         self._looks = 0
 
@@ -339,7 +343,7 @@ class ProgramShortcut:
         return not self._looks % _POLL_EVERY and self._pump.come_by_descriptors()
 
     def _rest(self) -> None:
-        """Stop polling, as the pump is about to sleep, and pass on what is in the cells."""
+        """Stop polling before the pump sleeps, and pass on messages from the cells."""
         for cell, process in self._cells.items():
             cell.end()
             found = cell.take(process.read)

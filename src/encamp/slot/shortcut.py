@@ -1,9 +1,9 @@
 """The shortcut for small messages, from a task's `send` straight to another's `receive`.
 
 A turn of the pump, an envelope, a queue and deferring Ctrl-C each take as long as MPI takes for a
-message. If an engine has `ShortMessages`, the sender has a send prepared for each receiver, and the
-receiver takes the message directly from the engine's inbox. An interrupt does no harm at any point.
-All other messages stay in the inbox for a turn.
+message. So if an engine has `ShortMessages`, the sender prepares a send for each receiver, and the
+receiver takes the message directly from the engine's inbox. Ctrl-C does no harm at any point. All
+other messages stay in the inbox for a turn of the pump.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from encamp.wire.outbox import Outbox
 from encamp.wire.protocol import LABEL, Message, label
 
 _LOOKS = 40
-"""Looks at a time: they take less than the code around them."""
+"""Looks into the inbox at a time, since one takes less time than the code around it."""
 _TRIES = 32
 _TO, _SENDER = 1, 2
-"""Places in `LABEL`, by eight bytes."""
+"""Positions in `LABEL`, in units of eight bytes."""
 
 
 class Shortcut(Protocol):
-    """A shortcut between the program and its tasks. For any thread."""
+    """The program's shortcut to its tasks. For any thread."""
 
     def prepare(self, message: Message) -> PreparedSend | None:
-        """A function that sends payloads to the receiver of ``message``; None if it cannot now.
+        """A function that sends payloads to the receiver of ``message``; None if there is none now.
 
-        Preparing costs as much as sending a message the usual way.
+        This takes as long as sending a message in the usual way.
         """
 
     def send(self, prepared: PreparedSend, payload: bytes) -> bool:
-        """Send by a prepared send; False if the pump is driven, or something has to go first."""
+        """Send by a prepared send; False if a thread drives the pump or other messages wait."""
 
     def receive(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
-        """Sender and pickle of the next message, if it is for ``to``, and from ``source``.
+        """Sender and pickle of the next message if it is for task ``to``, and from ``source``.
 
-        None if it is not, if none comes soon, or if a thread drives the pump.
+        None if it is not, if none arrives soon, or if a thread drives the pump.
         """
 
 
@@ -50,7 +50,7 @@ class TaskShortcut(Protocol):
 
     @property
     def waiting(self) -> object:
-        """True while something else has to be sent first."""
+        """True while other messages have to be sent first."""
 
     def prepare(self, message: Message) -> PreparedSend | None:
         """See `Shortcut.prepare`."""
@@ -62,8 +62,8 @@ class TaskShortcut(Protocol):
 class EngineShortcut:
     """The shortcut of an engine that has `ShortMessages`, for the program or an agent.
 
-    `catch` and prepared sends are for the thread that drives the pump, the rest for any. ``queue``
-    has what arrived before, which goes first.
+    `catch` and prepared sends are for the thread that drives the pump, the rest for any thread.
+    ``queue`` has messages that arrived before, which have to be received first.
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class EngineShortcut:
     ) -> None:
         self._pump, self._end, self._messages, self._queue = pump, end, messages, queue
         self.waiting = outbox.waiting
-        """What has to be sent first: while there is something, the shortcut is not used."""
+        """Messages that have to be sent first; while there are any, the shortcut is not used."""
         self._tries = map(pump.lock.acquire, repeat(False))
-        """Each step is a single one of Python's, so that no interrupt falls between."""
+        """For a `for` loop: no signal handler runs between taking the lock and the loop's body."""
         self._release = pump.lock.release
         self._looks, self._inbox, self._start = messages.looks, messages.inbox, messages.start
         self._from = messages.start + LABEL.size
@@ -87,7 +87,7 @@ class EngineShortcut:
         self._open = True
 
     def close(self) -> None:
-        """Receive nothing by the shortcut any more."""
+        """Receive no more messages by the shortcut."""
         self._open = False
 
     def prepare(self, message: Message) -> PreparedSend:
@@ -95,7 +95,7 @@ class EngineShortcut:
         return self._messages.prepare(max(0, message.agent), label(message))
 
     def send(self, prepared: PreparedSend, payload: bytes) -> bool:
-        """Send by a prepared send; False if the pump is driven, or something has to go first."""
+        """See `Shortcut.send`."""
         for alone in self._tries:
             if not alone:
                 break
@@ -108,7 +108,7 @@ class EngineShortcut:
         return False
 
     def receive(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
-        """`catch`; None also if a thread drives the pump, or something is in the queue."""
+        """See `Shortcut.receive`. None also if the queue has messages."""
         for alone in self._tries:
             if not alone:
                 break
@@ -121,9 +121,9 @@ class EngineShortcut:
         return None
 
     def catch(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
-        """Sender and pickle of the next message, if it is for task ``to``, and from ``source``.
+        """Sender and pickle of the next message if it is for task ``to``, and from ``source``.
 
-        None if it is not, or if none comes soon. It runs no handlers, and nobody else's code.
+        None if it is not, or if none arrives soon. Calls no handlers.
         """
         pump, messages = self._pump, self._messages
         pump.passed += 1
@@ -147,7 +147,7 @@ class EngineShortcut:
         return caught
 
     def _look_on(self) -> bool:
-        """Look for a message as long as the engine says that one may come at once."""
+        """Look for a message a few more times, while the engine expects one at once."""
         if monotonic() - self._pump.turned_at < TURN_WITHIN:
             for _ in range(_TRIES):
                 if self._end.patience() != 0:
