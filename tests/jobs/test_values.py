@@ -342,6 +342,19 @@ def test_a_disk_without_room_for_the_table_is_told_by_name(
     assert TABLE.read_bytes() == before
 
 
+def test_a_table_larger_than_files_may_be_is_told_by_name(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def large(*_: Any) -> Any:
+        yield b"task"
+        raise OSError(errno.EFBIG, "File too large")
+
+    report = sweep().run(slots=2)
+    monkeypatch.setattr("encamp.jobs.report.table._lines", large)
+    with pytest.raises(OSError, match=r"File too large: '.*results\.csv'"):
+        write_table(lambda: report.tasks, OwnFolder(TABLE.parent))
+
+
 @pytest.mark.parametrize(
     "options",
     [{"parameters": {"a": [1]}}, {"values": ""}, {"values": "../x.json"}, {"values": 3}],

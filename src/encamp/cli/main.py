@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -483,7 +484,7 @@ def _status() -> int:
         _say(str(exc))
         return 2 if isinstance(exc, InputError) else 1
     except OSError as exc:  # of encamp's own files; a script's errors are shown as Python does
-        _refused(exc)
+        _refused(exc, "standard output" if exc.errno in _NOT_WRITTEN else "")
         return 1
     return code if isinstance(code, int) else 0
 
@@ -507,6 +508,10 @@ def _written(code: int) -> int:
         _refused(exc, "standard output")
         return code or 1
     return code
+
+
+_NOT_WRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
+"""Errors of a full or broken output. Those of a file have its name."""
 
 
 def _refused(exc: OSError, what: str = "") -> None:

@@ -23,7 +23,7 @@ from encamp.errors import BadJob, NotOurs, printable
 from encamp.jobs.alone import alone, refusals
 from encamp.jobs.worker.lease import PREFIX
 from encamp.model import Published, State, TaskReport
-from encamp.storage.disk.disk import disk_full, flushed
+from encamp.storage.disk.disk import flushed, not_written
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 from encamp.storage.outputs.declared import below
 from encamp.storage.urls import without_scheme
@@ -368,7 +368,7 @@ class Journal:
         except OSError as exc:
             with suppress(OSError):
                 os.ftruncate(self._fd, self._end)  # an incomplete line would damage the next one
-            raise (disk_full(exc, self.folder, len(view)) or exc) from exc
+            raise not_written(exc, self.folder, len(view)) from exc
         for record, line in zip(records, lines, strict=True):
             self._take_in(record, (self._end, len(line)))
             self._end += len(line)

@@ -18,7 +18,7 @@ from encamp.jobs.report.page import page_of
 from encamp.jobs.report.reports import Reports
 from encamp.jobs.report.trace import trace
 from encamp.model import JobReport, JobStatus, State, TaskReport
-from encamp.storage.disk.disk import disk_full
+from encamp.storage.disk.disk import not_written
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 
 NAME = "report.json"
@@ -164,4 +164,4 @@ def _replace(files: OwnFiles, name: str, pieces: Iterable[bytes], *, flush: bool
                 size += len(data)
                 file.write(data)
     except OSError as exc:
-        raise (disk_full(exc, files.path / name, size) or exc) from exc
+        raise not_written(exc, files.path / name, size) from exc

@@ -15,7 +15,7 @@ from encamp.errors import BadValues, NotOurs
 from encamp.jobs.report.parameters import parameters_but_values
 from encamp.jobs.steps import Task
 from encamp.model import TaskReport
-from encamp.storage.disk.disk import disk_full
+from encamp.storage.disk.disk import not_written
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 from encamp.values import Scalar
 from encamp.version import __version__
@@ -68,7 +68,7 @@ def write_table(
             if made_of is not None:
                 _note(files, made_of)
         except OSError as exc:
-            raise (disk_full(exc, files.path / NAME, 0) or exc) from exc
+            raise not_written(exc, files.path / NAME, 0) from exc
 
 
 def _is_there(files: OwnFiles, made_of: str) -> bool:

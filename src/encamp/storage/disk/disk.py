@@ -27,6 +27,13 @@ def disk_full(exc: OSError, path: Path, need: int) -> DiskFull | None:
     return DiskFull(str(path), need, free_space(path)) if exc.errno in _NO_ROOM else None
 
 
+def not_written(exc: OSError, path: Path, need: int) -> Exception:
+    """`disk_full`, or ``exc`` itself, with the name of the file that could not be written."""
+    if exc.filename is None:
+        exc.filename = str(path)
+    return disk_full(exc, path, need) or exc
+
+
 def named_error(exc: OSError, source: str, folder: Path, need: int) -> Exception:
     """The error to raise if ``exc`` broke the copy of ``source`` into ``folder``."""
     if full := disk_full(exc, folder, need):
