@@ -1,5 +1,5 @@
-"""Everything that is sent between processes: frames, seals, envelopes, pickles, and the outbox.
+"""The formats of what is sent between processes: frames, seals, envelopes and pickles.
 
-This package has the formats, and the code that writes and reads them. Messages are handled in
-`encamp.slot`, `encamp.agent` and `encamp.cluster`. No engine is known here.
+This package writes and reads them. Messages are handled in `encamp.slot`, `encamp.agent` and
+`encamp.cluster`. It does not depend on engines.
 """

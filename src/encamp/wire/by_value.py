@@ -1,8 +1,8 @@
-"""Pickles of code that cannot be imported by name: cloudpickle's, with two additions.
+"""Pickles of code that cannot be imported by name: those of cloudpickle, with two additions.
 
-Functions with a cache (`functools.cache`): cloudpickle pickles them by name, even those of scripts.
-And tracebacks: cloudpickle calls the file of such code ``<dynamic-code>``, and has no source lines
-of a notebook's cells, which are in no file.
+Functions with a cache (`functools.cache`), which cloudpickle pickles by name, even those of
+scripts. And source lines in tracebacks: cloudpickle replaces the file's name by ``<dynamic-code>``,
+and the cells of a notebook are in no file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _reduced_code = cloudpickle.Pickler.dispatch_table[CodeType]
 
 
 def _reduce_code(code: CodeType) -> tuple[Any, ...]:
-    """cloudpickle's, with the name of its file, and its lines where they are in none."""
+    """cloudpickle's form of a code object, with its file's name, or its lines if it has no file."""
     make, args = _reduced_code(code)
     file = code.co_filename
     is_file = not file.startswith("<") and Path(file).is_file()
@@ -44,7 +44,7 @@ def _lines_of(code: CodeType) -> list[str]:
 
 
 def _with_lines(args: tuple[Any, ...], file: str, first: int, lines: list[str]) -> CodeType:
-    """A code object whose lines were added to the cache that tracebacks use."""
+    """The code object, after its lines were added to the cache that tracebacks use."""
     known = linecache.cache.get(file)
     before = list(known[2]) if known is not None and len(known) == 4 else []
     before += ["\n"] * (first - 1 + len(lines) - len(before))
@@ -54,14 +54,14 @@ def _with_lines(args: tuple[Any, ...], file: str, first: int, lines: list[str]) 
 
 
 def dump_by_value(value: object, buffer_callback: Callable[[Any], object] | None = None) -> bytes:
-    """The pickle of a value. Raises any error of its pickling."""
+    """The pickle of a value. Raises whatever its pickling raises."""
     with io.BytesIO() as file:
         Pickler(file, 5, buffer_callback).dump(value)
         return file.getvalue()
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's, which takes functions that keep results by value where it takes any so."""
+    """cloudpickle's, which also pickles functions with a cache by value."""
 
     dispatch_table: ClassVar[Any] = ChainMap(
         {CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table
@@ -70,7 +70,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         """See `pickle.Pickler.reducer_override`."""
         if type(obj) is _CACHING and not _is_importable(obj):
-            # in two steps, as one that calls itself has itself among its globals
+            # in two steps, as a function that calls itself is among its own globals
             return _caching, (obj.cache_parameters(),), obj.__wrapped__, None, None, _fill
         return super().reducer_override(obj)
 
@@ -86,7 +86,7 @@ def _is_importable(function: Any) -> bool:
 
 
 def _caching(parameters: dict[str, Any]) -> Any:
-    """A function that keeps results, and waits for the one whose results these are."""
+    """A function with a cache, still without the function that it calls."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return call.function(*args, **kwargs)  # type: ignore[attr-defined]

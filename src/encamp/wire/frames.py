@@ -26,31 +26,31 @@ Buffer = bytes | bytearray | memoryview
 Parts = list[Buffer]
 
 MARK = 0xC1
-"""First byte of a message by the shortcut; no frame's first part begins with it."""
+"""The first byte of a short message; no frame's first part begins with it."""
 MOST_PARTS = 0xFFFF
 LONGEST = 1 << 40
-"""Bytes that one part has at most."""
+"""Bytes of one part, at most."""
 _MAGIC = b"eC"
 _HEAD = struct.Struct("<2sH")
 _SIZE = struct.Struct("<Q")
 _READ = 1 << 16
-"""Bytes that are read at once where messages are small; memory for many more takes long to get."""
+"""Bytes to read at once; to allocate much more would take long."""
 _TURNS = 64
-"""Reads before others have their turn."""
+"""Reads from one socket before others have their turn."""
 _BIG = 1 << 16
-"""Messages from this size on are read straight into buffers of their own."""
+"""Messages from this size on are read directly into their own buffers."""
 _TOGETHER = 1 << 14
 """Messages of few parts below this size are written as one buffer."""
 _HEADS = [struct.Struct(f"<2sH{count}Q") for count in range(4)]
-"""Of messages of few parts, by their number."""
+"""The heads of messages of few parts, by the number of parts."""
 _SMALL = frozenset({bytes})
 _AT_ONCE = 512
-"""Buffers that one system call is given; the kernel takes up to 1,024 (IOV_MAX)."""
+"""Buffers per system call; the kernel allows 1,024 (IOV_MAX)."""
 _FD = struct.calcsize("i")
 
 
 def flat(part: Buffer) -> memoryview:
-    """A part as single bytes, whatever its items and shape."""
+    """A view of a part as bytes, whatever its item type and shape."""
     view = memoryview(part)
     return view.cast("B") if view.nbytes else memoryview(b"")
 
@@ -83,10 +83,10 @@ class Reader:
         self.received: deque[int] = deque()
 
     def read(self) -> list[Parts]:
-        """The complete messages. Raises `EOFError` at the stream's end, `BadFrame`.
+        """The complete messages that have arrived; does not block.
 
-        Returns after a while even if there may be more, so that a fast sender does not block
-        others.
+        Leaves some for the next call if there are many, so that a fast sender does not keep others
+        waiting. Raises `EOFError` at the stream's end, and `BadFrame`.
         """
         messages: list[Parts] = []
         try:
@@ -105,7 +105,7 @@ class Reader:
             pass
         except (EOFError, ConnectionError):
             if messages:
-                return messages  # the end is found again by the next call
+                return messages  # the next call raises
             raise EOFError from None
         return messages
 
@@ -142,7 +142,7 @@ class Reader:
             body = start + 4 + 8 * count
             if body > end:
                 break
-            if count == 1:  # most are like this, and this is quicker
+            if count == 1:  # the most frequent case, done faster
                 (size,) = _SIZE.unpack_from(data, start + 4)
                 if body + size <= end and size <= self._longest:
                     messages.append([data[body : body + size]])
@@ -185,22 +185,22 @@ class Writer:
     def __init__(self, target: socket.socket) -> None:
         self._socket = target
         self.waiting: deque[tuple[memoryview, tuple[int, ...]]] = deque()
-        """What is left to `flush`, if anything is, with the descriptors that go along."""
+        """Buffers that were not written yet, with the file descriptors to send with them."""
         self.count = 0
-        """Messages that it was given."""
+        """How many messages were passed to `send`."""
 
     def send(self, parts: Sequence[Buffer], descriptors: Collection[int] = ()) -> None:
-        """Write a message, or keep it.
+        """Write a message, and keep what the socket does not accept for `flush`.
 
-        File ``descriptors`` are sent with its first byte, and closed here then. Raises OSError
-        (`BrokenPipeError`) if nobody can read it any more.
+        File ``descriptors`` are sent with its first byte and then closed here. Raises OSError
+        (`BrokenPipeError`) if the other end is closed.
         """
         self.count += 1
         count = len(parts)
         few = count < len(_HEADS) and not (self.waiting or descriptors)
         if few and _SMALL.issuperset(map(type, parts)):
             sizes = [*map(len, parts)]
-            if sum(sizes) < _TOGETHER:  # one buffer for what is sent most
+            if sum(sizes) < _TOGETHER:  # the most frequent case, with a single buffer
                 data = b"".join((_HEADS[count].pack(_MAGIC, count, *sizes), *parts))
                 try:
                     sent = self._socket.send(data)
@@ -231,7 +231,7 @@ class Writer:
                 fds = ()
 
     def flush(self) -> None:
-        """Write what was kept, as far as the socket accepts it."""
+        """Write what was kept, as much as the socket accepts."""
         with suppress(BlockingIOError):
             while self.waiting:
                 fds = self.waiting[0][1]
@@ -251,11 +251,11 @@ class Writer:
         return self._socket.sendmsg(views)
 
     def own(self) -> None:
-        """Copy what is kept, since its owner may change it from now on."""
+        """Copy what was kept, since the sender may change its buffers from now on."""
         self.waiting = deque((memoryview(bytes(view)), fds) for view, fds in self.waiting)
 
     def close(self) -> None:
-        """Release what was kept."""
+        """Drop what was kept, and close its descriptors."""
         for _, fds in self.waiting:
             _close(fds)
         self.waiting.clear()
@@ -276,15 +276,15 @@ def _close(fds: Iterable[int]) -> None:
 
 
 def own(parts: Sequence[Buffer]) -> Parts:
-    """The parts, with copies of those that somebody else may change."""
+    """The parts, with copies of those that may be changed elsewhere."""
     return [part if type(part) is bytes else bytearray(part) for part in parts]
 
 
 def changeable(parts: Sequence[Buffer]) -> bool:
-    """Whether somebody may change any of the parts; bytes, and views of bytes, do not change."""
+    """Whether any of the parts can be changed; bytes, and views of bytes, cannot."""
     return any(type(getattr(part, "obj", part)) is not bytes for part in parts)
 
 
 def size_of(buffer: Buffer) -> int:
-    """Its bytes."""
+    """The size in bytes."""
     return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)

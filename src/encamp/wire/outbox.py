@@ -1,6 +1,6 @@
-"""What one end has to send: messages of one turn to one receiver go in one frame, sealed.
+"""Messages to be sent: those of one turn to one receiver are sealed and sent in one frame.
 
-What is for an agent in the controller's own process goes there at once, and needs no frame.
+Messages to an agent in the controller's own process are passed to it at once, without a frame.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from encamp.wire.protocol import Bundle, encode
 from encamp.wire.seal import Seal
 
 _BUNDLE = 1 << 20
-"""Bytes that are collected for one frame at most."""
+"""When more bytes are collected for a receiver, they are sent at once."""
 
 
 class Network(Protocol):
-    """What carries frames: an end of an engine."""
+    """What sends frames: an engine's endpoint."""
 
     def send(self, to: int, parts: Parts) -> None:
         """Send a frame."""
@@ -30,9 +30,9 @@ class Outbox:
         self._end = end
         self.seal: Seal | None = None
         self.near: Callable[[Parts], None] | None = None
-        """Takes what is for the only agent, where that is in this process."""
+        """Called with messages to the only agent, if that is in this process."""
         self.waiting: dict[int, list[Parts]] = {}
-        """What was posted and has not gone."""
+        """By receiver, messages that were posted and not sent yet."""
         self._sizes: dict[int, int] = {}
 
     def post(self, to: int, parts: Parts) -> None:
@@ -56,13 +56,13 @@ class Outbox:
             self.near(parts)
         elif to in self.waiting:
             self.post(to, parts)
-            if to in self.waiting:  # it may have gone, for its size
+            if to in self.waiting:  # `post` may have sent them already
                 self._send(to)
         else:
             self._end.send(to, self.seal.seal(to, parts) if self.seal is not None else parts)
 
     def flush(self) -> None:
-        """Send what was posted."""
+        """Send all that was posted."""
         if self.waiting:
             for to in list(self.waiting):
                 self._send(to)

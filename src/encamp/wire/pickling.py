@@ -17,21 +17,21 @@ from encamp.errors import CannotTravel, Stopped, name_of, text_of, words_of
 from encamp.wire.frames import Buffer, Parts
 
 _SMALL = 4096
-"""Buffers below this size stay in the pickle: a part of their own would cost more."""
+"""Smaller buffers stay in the pickle, as a part of their own would take longer."""
 _PLAIN = frozenset({int, float, bool, str, type(None)})
-"""Types whose values are pickled without any code of theirs, and have no buffers."""
+"""Types whose values have no buffers, and whose pickling runs no other code."""
 _UNDERSCORE = ord("_")
-"""To look for one byte takes a tenth of the time."""
+"""Looking for one byte takes a tenth of the time of looking for a word."""
 _LARGE = 1 << 20
-"""Texts and bytes from this length on are kept beside the pickle, too, where they are at hand."""
+"""An argument or result that is a text or bytes of this length gets a part of its own."""
 _ENCLOSED = 1 << 16
-"""Bytes of pickles that stand in an envelope; longer ones follow it, without another copy."""
+"""Pickles up to this size are in the envelope; longer ones follow it, to be copied less often."""
 _MOST = 1000
-"""Buffers that have parts of their own; a message cannot have any number of parts."""
+"""Buffers with parts of their own, at most: the number of a message's parts is limited."""
 
 
 def dump(value: object) -> Parts:
-    """The pickle of ``value`` and its large buffers. Raises any error of its pickling."""
+    """The pickle of ``value`` and its large buffers. Raises whatever its pickling raises."""
     kind = type(value)
     if kind in _PLAIN or (kind is tuple and _PLAIN.issuperset(map(type, value))):  # type: ignore[call-overload]
         data = pickle.dumps(value, 5)
@@ -52,9 +52,9 @@ def dump(value: object) -> Parts:
         data = pickle.dumps(value, 5, buffer_callback=keep)
         if b"__main__" not in data:
             return [data, *buffers]
-    except Exception:  # noqa: S110, BLE001 - what has no name to be found by goes by value
+    except Exception:  # noqa: S110, BLE001 - it has no importable name: pickled by value
         pass
-    from encamp.wire.by_value import dump_by_value  # most need it not: slots start quicker
+    from encamp.wire.by_value import dump_by_value  # here, as most slots do not need it
 
     buffers.clear()
     return [dump_by_value(value, keep), *buffers]
@@ -64,10 +64,10 @@ _MAY_BE_LARGE = frozenset({str, bytes, bytearray, tuple})
 
 
 def _relieved(value: Any) -> Any:
-    """The same value with `_Beside` in place of large texts and bytes."""
+    """The value with `_Beside` in place of large texts and bytes."""
     if type(value) is not tuple:
         return _Beside(value) if len(value) >= _LARGE else value
-    # No bytearray, which may be in there again, and has to be the same then
+    # Not of bytearrays: one that occurs again within the value must stay the same object.
     large = {
         id(item): _Beside(item)
         for item in value
@@ -77,7 +77,7 @@ def _relieved(value: Any) -> Any:
 
 
 class _Beside:
-    """Pickles a text or bytes without a copy."""
+    """A text or bytes, to be pickled as a buffer, so without a copy in the pickle."""
 
     def __init__(self, value: str | bytes | bytearray) -> None:
         self._value = value
@@ -98,15 +98,16 @@ def _changeable(data: Buffer) -> bytearray:
 
 
 def enclosed(parts: Parts) -> tuple[bytes, Parts]:
-    """The part of a value's pickle that goes into an envelope, and the rest; see `disclosed`.
+    """Divide the parts of a value: what goes into the envelope, and what follows it.
 
-    A long pickle goes into the rest: an envelope is copied more than once, and has a limit.
+    `disclosed` joins them again. A long pickle follows the envelope, which is copied more than once
+    and has a limited size.
     """
     return (bytes(parts[0]), parts[1:]) if len(parts[0]) <= _ENCLOSED else (b"", parts)
 
 
 def disclosed(payload: bytes, buffers: Parts) -> Parts:
-    """The parts of a value, from both."""
+    """The parts of a value that were divided by `enclosed`."""
     return [payload, *buffers] if payload else buffers
 
 
@@ -122,13 +123,13 @@ def dump_small(value: object) -> bytes | None:
         return None
     try:
         data = pickle.dumps(value, 5, buffer_callback=_keep_small)
-    except Exception:  # noqa: BLE001 - whatever its own code raises
+    except Exception:  # noqa: BLE001 - an object's own code may raise any
         return None
     return None if _UNDERSCORE in data and b"__main__" in data else data
 
 
 def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts:
-    """`dump` of both; faster for numbers and the like, which most calls get."""
+    """`dump` for the arguments of a call; faster if they are numbers or the like, as most are."""
     if not kwargs and _PLAIN.issuperset(map(type, args)):
         data = pickle.dumps((args, {}), 5)
         if len(data) < _LARGE:
@@ -137,7 +138,7 @@ def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts:
 
 
 def dump_as(what: str, value: object) -> Parts:
-    """`dump`. Raises `CannotTravel` that says ``what`` it was."""
+    """`dump`. Raises `CannotTravel`, which names the value as ``what``."""
     try:
         return dump(value)
     except Exception as exc:
@@ -145,7 +146,7 @@ def dump_as(what: str, value: object) -> Parts:
 
 
 def dump_result(value: object) -> Parts:
-    """`dump` for the value of a call, without interrupts; raises nothing else."""
+    """`dump` for the value of a call. Raises nothing but `CannotTravel`."""
     try:
         return dump(value)
     except BaseException as exc:
@@ -158,17 +159,20 @@ def cannot_travel(what: str, exc: BaseException) -> CannotTravel:
 
 
 def dump_failure(exc: BaseException) -> Parts:
-    """The error of a call, with its traceback. Raises nothing, whatever ``exc`` is like."""
+    """`dump` for the error of a call, with its traceback. Never raises an exception."""
     text = traceback_of(exc)
     try:
         error = pickle.dumps(dump(sendable(exc)), 5)
-    except BaseException:  # noqa: BLE001 - there has to be a result
+    except BaseException:  # noqa: BLE001 - there must be a result in any case
         error = pickle.dumps(dump(_in_words(exc)), 5)
     return [pickle.dumps((error, text), 5)]
 
 
 def load_failure(parts: Sequence[Buffer]) -> tuple[BaseException, str]:
-    """The unpickled error; an error with its text if that fails."""
+    """The error and traceback from `dump_failure`. Never raises an exception.
+
+    If the error cannot be unpickled, it is a RuntimeError that says why.
+    """
     data, text = pickle.loads(parts[0])  # noqa: S301 - see `load`
     try:
         error = load(pickle.loads(data))  # noqa: S301 - see `load`
@@ -180,10 +184,10 @@ def load_failure(parts: Sequence[Buffer]) -> tuple[BaseException, str]:
 
 
 def load(parts: Sequence[Buffer]) -> Any:
-    """The value; only for bytes from encamp's own processes."""
+    """The value of a `dump`. Safe only for bytes from encamp's own processes."""
     if len(parts) == 1:
         return pickle.loads(parts[0])  # noqa: S301 - see above
-    # Whoever gets an array may write to it.
+    # The receiver of an array may write to it.
     buffers = [bytearray(part) if isinstance(part, bytes) else part for part in parts[1:]]
     return pickle.loads(parts[0], buffers=buffers)  # noqa: S301 - see above
 
@@ -198,7 +202,7 @@ def portable_error(exc: BaseException) -> BaseException:
 
 
 def sendable(exc: BaseException) -> object:
-    """A picklable form of ``exc``: itself, one without a call of its class, or its text."""
+    """A picklable form of ``exc``: itself, or `_Rebuilt`, or an error with the same text."""
     if _travels(exc):
         return BaseException.with_traceback(exc, None)
     try:
@@ -215,7 +219,7 @@ def _in_words(exc: BaseException) -> RuntimeError:
 
 
 def repr_of(value: object) -> str:
-    """The `repr`, or the error that it raised."""
+    """The `repr`, or a text that says what it has raised."""
     try:
         return repr(value)
     except Stopped:
@@ -225,13 +229,13 @@ def repr_of(value: object) -> str:
 
 
 def frames_of(exc: BaseException) -> TracebackType | None:
-    """An error's ``__traceback__``, without running its code."""
+    """An error's ``__traceback__``, read without running the error's own code."""
     found: TracebackType | None = vars(BaseException)["__traceback__"].__get__(exc)
     return found
 
 
 def traceback_of(exc: BaseException) -> str:
-    """An error as Python prints it, as far as its own code allows."""
+    """An error as Python prints it, or nearly so if the error's own code fails."""
     try:
         return "".join(traceback.format_exception(exc))
     except Stopped:
@@ -242,7 +246,7 @@ def traceback_of(exc: BaseException) -> str:
 
 
 class _Rebuilt:
-    """Pickles an exception without a call of its ``__init__``, which may need other arguments."""
+    """An exception, to be unpickled without its ``__init__``, which may need other arguments."""
 
     def __init__(self, exc: BaseException) -> None:
         state = {name: value for name, value in _state(exc).items() if _travels(value)}
@@ -257,7 +261,7 @@ class _Rebuilt:
 
 
 def _state(exc: BaseException) -> dict[str, Any]:
-    """Its attributes, also those of compiled classes (``errno``, ``name``)."""
+    """The attributes of an exception, with those of built-in classes (``errno``, ``name``)."""
     state: dict[str, Any] = {}
     for kind in type(exc).__mro__:
         if kind is BaseException:
@@ -274,11 +278,11 @@ def _rebuild(
 ) -> BaseException:
     try:
         exc = kind.__new__(kind, *args)
-    except TypeError:  # its own wants others
+    except TypeError:  # its own ``__new__`` needs other arguments
         base = next(base for base in kind.__mro__ if base.__module__ == "builtins")
         exc = base.__new__(kind, *args)
     for name, value in {"args": args, **state}.items():
-        with suppress(AttributeError, TypeError):  # read-only
+        with suppress(AttributeError, TypeError):  # a read-only attribute
             BaseException.__setattr__(exc, name, value)
     return exc
 
@@ -302,11 +306,11 @@ class NotImportable(Exception):
 
 
 class NotBegun(Exception):
-    """Sent instead of a result: the slot ends, and the call must run elsewhere."""
+    """Sent in place of a result when the slot ends before the call: it must run elsewhere."""
 
 
 class RemoteTraceback(Exception):
-    """The traceback of an error where it was raised; the cause of the error of a task's future."""
+    """The traceback of a task's error in its slot. It is the cause of the error that is raised."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

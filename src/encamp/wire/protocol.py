@@ -21,14 +21,14 @@ from encamp.errors import BadFrame
 from encamp.wire.frames import MARK, Buffer, Parts
 
 SPAWNER = 0
-"""Task number of the controller's own program."""
+"""The task number of the controller's own program."""
 SERVICES = 1
+"""`Message.port` of messages between services, their servers and clients."""
 ABOUT_SERVICES = "service"
-"""What questions begin with that steps of jobs ask about services."""
-"""`Message.port` of what services, their servers and clients say to each other."""
+"""The first word of a job step's questions about services."""
 NOWHERE = -1
 ANY = "*"
-"""Any host that is not named."""
+"""The key for all hosts that are not named."""
 T = TypeVar("T")
 _MARKED = bytes([MARK])
 
@@ -41,32 +41,32 @@ class Orders(Envelope, tag=0):
     """The settings of an agent and its slots, sent when it starts."""
 
     slots: int = 0
-    """0: as many as it has cores."""
+    """0: as many as the host has cores."""
     kind: str = "child"
-    """Or ``inline``, or ``thread``."""
+    """``child`` (processes), ``inline`` or ``thread``."""
     folder: str = ""
-    """Where tasks start, as JSON of a portable path; empty: the agent's local storage."""
+    """The current folder of tasks, a portable path as JSON; empty: the agent's local storage."""
     sys_path: list[str] = []
     key: bytes = b""
-    """Seals what travels, where the engine's network is not private."""
+    """The key for seals; empty if the engine's network is private."""
     follow: bool = False
-    """Whether to send what tasks print while they run."""
+    """Whether to send the output of tasks while they run."""
     lonely: float = 0.0
-    """Seconds of silence after which the controller is taken to be gone; 0: never."""
+    """Seconds of silence after which the controller counts as lost; 0: never."""
     output: int = 1 << 20
     """Bytes of a task's output that are kept."""
     threads: dict[str, str] = {}
-    """How many threads libraries are to start, as far as the program has chosen."""
+    """The `encamp.slot.threads.VARIABLES` that the program has set."""
     init_commands: dict[str, str] = {}
-    """By hosts, what is run before slots start; `ANY` is for all others."""
+    """By host, the command to be run before slots start; `ANY` is for all others."""
     niceness: dict[str, int] = {}
     interpreters: dict[str, str] = {}
     cluster: str = ""
-    """What no other cluster is called: what slots are given may be of another one."""
+    """A unique name of the cluster, by which slots recognize objects of other clusters."""
 
 
 def of_host(each: Mapping[str, T], host: str, otherwise: T) -> T:
-    """The value for a host."""
+    """The value for a host, or for `ANY`."""
     return each.get(host, each.get(ANY, otherwise))
 
 
@@ -82,7 +82,7 @@ class Hello(Envelope, tag=1):
     python: str
     version: str
     left_out: list[str] = []
-    """Folders of the controller's in which this host looks for no modules."""
+    """Folders of the controller's ``sys.path`` that this host does not search."""
 
 
 class Run(Envelope, tag=2):
@@ -96,26 +96,26 @@ class Run(Envelope, tag=2):
     count: int
     functions: list[int]
     fresh: bool = False
-    """In a process of its own."""
+    """Whether the call gets a process of its own."""
     life: int = 0
-    """How many processes of the slot had ended; the calls are for no later one."""
+    """How many processes of the slot had ended before; the calls are not for a later one."""
     number: int = 0
-    """Grows with every one for the slot."""
+    """Grows with every `Run` for the slot."""
     dropped: list[int] = []
-    """Functions that are not called again under these numbers."""
+    """Numbers of functions and initializers that will not be used again."""
     around: bytes = b""
-    """What `take_on` is to take on first; empty if that is as before."""
+    """Settings to be applied first (`encamp.slot.surroundings`); empty if they are unchanged."""
 
 
 Call = tuple[int, int, bytes, int, bytes]
-"""Its task's number, its function's, the pickle of its arguments, how many large buffers they
-have, and how it is to be run (the pickle of a `Setup`; empty if there is nothing to say)."""
+"""The numbers of the task and the function, the pickle of the arguments, how many large buffers
+they have, and the pickle of a `Setup`, empty for a call without options."""
 
 
 class Recall(Envelope, tag=3):
     """Take back the calls that a slot has not started.
 
-    ``runs``, which the agent fills in, is how many messages with calls were sent before.
+    ``runs``, which the agent fills in, is how many `Run` messages were sent before.
     """
 
     slot: int
@@ -124,7 +124,7 @@ class Recall(Envelope, tag=3):
 
 
 class GivenBack(Envelope, tag=4):
-    """Tasks that a slot gave back, and its running task (-1: none)."""
+    """The tasks that a slot has given back, and its running task (-1: none)."""
 
     slot: int
     ticket: int
@@ -135,8 +135,8 @@ class GivenBack(Envelope, tag=4):
 class Stop(Envelope, tag=5):
     """End a slot's process with all its descendants, unless it has ended already.
 
-    With ``ticket`` only if it has not answered that `Recall` within a second, by the agent's clock.
-    After this the slot gives nothing back: only its end is reported.
+    With a ``ticket``, only if it has not answered that `Recall` within a second, by the agent's
+    clock. After this the slot gives nothing back: only its end is reported.
     """
 
     slot: int
@@ -145,7 +145,7 @@ class Stop(Envelope, tag=5):
 
 
 Result = tuple[int, bool, float, bytes, int]
-"""What came of a call: task, whether it returned, seconds, the payload, and how many buffers."""
+"""The result of a call: task, whether it has returned, seconds, payload, and how many buffers."""
 
 
 class Results(Envelope, tag=6):
@@ -154,7 +154,7 @@ class Results(Envelope, tag=6):
     slot: int
     results: list[Result]
     first: int = 0
-    """Number of the first of them, of all that the slot's process has had."""
+    """The number of the first one among all results of the slot's process."""
     count: int = 1
 
 
@@ -168,20 +168,20 @@ class Counted(Envelope, tag=6):
 
 
 class ManyResults(Envelope, tag=23):
-    """Envelopes of results without buffers follow, one part each, as a slot has sent them."""
+    """Several `Results` of a slot without buffers, which follow as one part each."""
 
     slot: int
 
 
 class Started(Envelope, tag=7):
-    """A call has started, for calls that ask for this report."""
+    """A call has started. Only for calls with this option."""
 
     slot: int
     task: int
 
 
 class Said(Envelope, tag=8):
-    """The output of a task, from byte ``start`` on; ``last`` if it has ended."""
+    """Output of a task, from byte ``start`` on; ``last`` if the task has ended."""
 
     slot: int
     task: int
@@ -189,34 +189,34 @@ class Said(Envelope, tag=8):
     text: bytes
     last: bool
     head: bytes = b""
-    """What is kept of all before ``start``, with a mark; for the last one."""
+    """In the last one, the kept beginning of the output, with a mark for what is left out."""
 
 
 class Told(Envelope, tag=9):
-    """A message of a function to its supervisor; the payload follows."""
+    """A message of a running function to its supervisor; the payload follows."""
 
     slot: int
     task: int
 
 
 class Message(Envelope, tag=10):
-    """From one task to another; the payload follows."""
+    """A message from one task to another; the payload follows."""
 
     to: int
     sender: int
     agent: int = NOWHERE
     slot: int = NOWHERE
-    """Where ``to`` is, if the sender knows; otherwise it goes by way of the controller."""
+    """The slot of ``to`` on its host; if it is unknown, the controller forwards the message."""
     run: int = 0
-    """`Run.number` of what ``to`` came with, if the sender knows: this may be there before it."""
+    """The number of the `Run` with ``to``, if it is known. The message may arrive before that."""
     port: int = 0
-    """Whose it is at the receiver: its own code's queue, or that of a layer above (`SERVICES`)."""
+    """The queue at the receiver: 0 for `receive`, or `SERVICES`."""
 
 
 class Received(msgspec.Struct, frozen=True):
-    """A message, and the id of its sender (0: the program); it unpacks as this pair.
+    """A message, and the id of its sender (0: the program). Can be unpacked like a pair.
 
-    (Creating a named tuple takes twice as long, a tenth of what MPI takes for a message.)
+    (To create a named tuple would take twice as long, a tenth of the time of an MPI message.)
     """
 
     source: int
@@ -235,7 +235,7 @@ class WhereIs(Envelope, tag=11):
 
 
 class Where(Envelope, tag=12):
-    """The answer: agent -1 if the messages should go to the controller."""
+    """The answer to `WhereIs`; agent -1 if messages should go to the controller."""
 
     slot: int
     task: int
@@ -245,13 +245,13 @@ class Where(Envelope, tag=12):
 
 
 class Link(Envelope, tag=13):
-    """A socket to another slot of the host comes with this."""
+    """Brings a socket that is connected with another slot of the host."""
 
     slot: int
 
 
 class Ask(Envelope, tag=14):
-    """A task asks the controller for something; the question follows."""
+    """A question of a task to the controller, which follows."""
 
     slot: int
     task: int
@@ -259,7 +259,7 @@ class Ask(Envelope, tag=14):
 
 
 class Answer(Envelope, tag=15):
-    """The answer follows: whether it is one or an error."""
+    """The controller's answer, which follows; if it is not ``ok``, an error."""
 
     slot: int
     ticket: int
@@ -274,7 +274,7 @@ class Order(Envelope, tag=16):
 
 
 class OrderDone(Envelope, tag=17):
-    """An order was carried out: whether successfully, and the value or the error's text."""
+    """An order was carried out. ``value`` is its value, or the error's text if it has failed."""
 
     ticket: int
     ok: bool
@@ -287,17 +287,17 @@ class SlotEnded(Envelope, tag=18):
     slot: int
     exit_code: int | None
     text: bytes
-    """The end of what it printed."""
+    """The end of its output."""
     began: bool = True
-    """Whether it had calls."""
+    """Whether it has begun a call that has no result."""
     gone: bool = False
-    """Whether there is no other process in its place, since none could be started."""
+    """Whether the slot has ended, too, since no other process could be started."""
     mark: tuple[int, int] = (0, 0)
-    """How far its call had come, as that has noted (`Ledger.mark`)."""
+    """The last `Ledger.mark` of its call."""
 
 
 class Leaves(Envelope, tag=24):
-    """A slot's process runs nothing more, and ends: its last message."""
+    """The last message of a slot's process, which ends."""
 
     slot: int
 
@@ -311,7 +311,7 @@ class Pong(Envelope, tag=20):
 
 
 class Look(Envelope, tag=25):
-    """There may be a short message in memory that both ends share (`shared_memory`)."""
+    """There may be a short message in the shared memory (`shared_memory`)."""
 
 
 class End(Envelope, tag=21):
@@ -319,7 +319,7 @@ class End(Envelope, tag=21):
 
 
 class Bundle(Envelope, tag=22):
-    """Several messages in one: how many parts each has."""
+    """Several messages in one frame: the number of parts of each."""
 
     counts: list[int]
 
@@ -350,7 +350,7 @@ def decode_calls(part: Buffer) -> list[Call]:
 
 
 RESULTS = encode(Results(0, []))[:2]
-"""How an envelope of results begins, so that agents can pass these on without reading them."""
+"""The first bytes of an envelope of results, by which agents recognize it without decoding."""
 count_results = msgspec.msgpack.Decoder(Counted).decode
 
 
@@ -363,7 +363,7 @@ def encode_results(slot: int, results: Sequence[msgspec.Raw], first: int) -> byt
 def addressed(
     to: int, sender: int, agent: int, slot: int, run: int = 0, port: int = 0
 ) -> tuple[Message, bytes]:
-    """A `Message`, and its bytes, cached since senders repeat them."""
+    """A `Message`, and its encoding; cached, as senders use the same ones again."""
     message = Message(to, sender, agent, slot, run, port)
     return message, encode(message)
 
@@ -377,8 +377,8 @@ def decode(part: Buffer) -> Any:
 
 
 LABEL = struct.Struct("=Bxxxiqqq")
-"""What short messages begin with (`ShortMessages`): the mark, the receiver's slot, and the tasks
-that it is for and from, and `Message.run`. The payload follows, and then maybe what means nothing.
+"""The head of short messages (`ShortMessages`): `MARK`, the receiver's slot, the receiving and the
+sending task, and `Message.run`. The payload follows, and after it there may be unused bytes.
 """
 
 

@@ -1,6 +1,7 @@
-"""Random number generators that are sent to several tasks, which then all draw the same numbers.
+"""Warnings about random number generators that are sent to several tasks.
 
-Nobody wants that, and nothing shows it. So encamp warns, once for each function.
+These tasks would all draw the same numbers, which is hardly ever intended and easily overlooked.
+There is one warning for each function.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from encamp.wire.frames import Buffer
 from encamp.wire.global_names import global_names
 
 _MARKS = b"numpy.random._pickle", b"\x06random\x94\x8c\x06Random\x94"
-"""What is in the pickle of a generator of NumPy, and of one of the standard library."""
+"""Bytes in the pickle of a generator of NumPy, or of one of the standard library."""
 _MOST = 1000
-"""States that are remembered."""
+"""The number of states that are remembered, at most."""
 
 
 def has_generator(data: Buffer) -> bool:
@@ -34,13 +35,13 @@ class Repeats:
 
     def __init__(self) -> None:
         self._states: dict[bytes, object] = {}
-        """With the task that had it, which may be looked at again."""
+        """By state, the task that had it: a task may be checked twice."""
         self._warned: set[str] = set()
         self._steps: dict[str, bool] = {}
-        """Functions of steps that were met, and whether they use a generator."""
+        """Functions of steps, and whether they use a generator."""
 
     def of_step(self, function: Callable[..., Any], values: Iterable[Any]) -> None:
-        """A task's step calls a function; warns if another step shares its generator."""
+        """Check a function of a task's step; warns if another step shares its generator."""
         name = getattr(function, "__qualname__", type(function).__name__)
         if name not in self._steps:
             self._steps[name] = uses_generator(function)
@@ -49,12 +50,12 @@ class Repeats:
         self.of_arguments(name, values, object())
 
     def of_function(self, function: Callable[..., Any]) -> None:
-        """Several tasks call a function with the same state of a generator: warns."""
+        """Warn that several tasks call a function with the same state of a generator."""
         names = [name for name, value in _used(function) if _is_generator(value)]
         self._warn(getattr(function, "__qualname__", "a function"), names)
 
     def of_arguments(self, function: str, values: Iterable[Any], task: object) -> None:
-        """A task has generators among its arguments; warns if another task had the same."""
+        """Check a task's arguments; warns if another task had a generator in the same state."""
         for name, generator in _generators(values):
             state = pickle.dumps(generator, 5)
             if self._states.setdefault(state, task) != task:
@@ -70,7 +71,7 @@ class Repeats:
 
 
 def uses_generator(function: Callable[..., Any]) -> bool:
-    """Whether a function uses a generator from outside."""
+    """Whether a function uses a generator that is not among its arguments."""
     return any(_is_generator(value) for _, value in _used(function))
 
 
@@ -98,7 +99,7 @@ def _used(function: Any, met: set[Any] | None = None) -> Iterator[tuple[str, Any
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
         try:
             yield name, cell.cell_contents
-        except ValueError:  # not filled yet
+        except ValueError:  # a cell that is not filled yet
             continue
     for value in function.__defaults__ or ():
         yield "", value

@@ -1,7 +1,7 @@
-"""Seals: messages prove that they come from a process of the cluster.
+"""Seals, which prove that messages come from a process of the cluster.
 
-Where others could put frames into the network, a message is *sealed*: its last part is a keyed
-BLAKE2b digest (RFC 7693) of sender, receiver, sequence number, and all other parts.
+If others can put frames into the network, messages are *sealed*: the last part of each is a keyed
+BLAKE2b digest (RFC 7693) of its sender, receiver, sequence number and other parts.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _DIGEST_BYTES = 16
 
 
 class Seal:
-    """Seals what one end of a network sends, and checks what it receives; for one thread.
+    """Seals the messages that an endpoint sends, and checks those that it receives; for one thread.
 
-    Every pair of ends counts its messages in both directions, so that a message that was lost,
-    doubled, changed or inserted by somebody without the key is detected before any of it is read.
+    Each pair of endpoints counts its messages in both directions. So a message that was lost,
+    repeated, changed or inserted by somebody without the key is detected before it is used.
     """
 
     def __init__(self, key: bytes, me: int) -> None:
@@ -33,12 +33,12 @@ class Seal:
         self._seen: dict[int, int] = {}
 
     def seal(self, to: int, parts: Sequence[Buffer]) -> Parts:
-        """The parts with their digest."""
+        """The parts, followed by their digest."""
         number = self._sent[to] = self._sent.get(to, 0) + 1
         return [*parts, self._digest(self._me, to, number, parts)]
 
     def open(self, sender: int, parts: Sequence[Buffer]) -> Parts:
-        """The parts. Raises `BadFrame` if they are not the sender's next message."""
+        """The parts without the digest. Raises `BadFrame` unless they are the next message."""
         number = self._seen.get(sender, 0) + 1
         if len(parts) < 2 or size_of(parts[-1]) != _DIGEST_BYTES:
             raise BadFrame("it is not sealed")
