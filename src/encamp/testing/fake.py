@@ -1,9 +1,8 @@
 """Two engines without a network: one to inject faults, one to measure a controller.
 
-`FakeEngine` is a network in memory. Its agents are threads of this process and their slots real
-child processes, so that everything above the engine is real, while hosts can be added, killed and
-cut off, and frames forged, lost and doubled. `SimulatedEngine` answers every call at once, without
-running it, for up to ten thousand hosts.
+`FakeEngine` is a network in memory. Its agents are threads of this process, its slots are real
+processes. Hosts can be added, killed and cut off, and frames forged, lost and repeated.
+`SimulatedEngine` answers every call at once without running it, for up to ten thousand hosts.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _END_WITHIN = 10.0
 
 
 class _Inbox:
-    """What has come for one end; any thread may put into it, and its descriptor tells."""
+    """What has arrived for an endpoint. ``descriptor`` is readable then. For any thread."""
 
     def __init__(self) -> None:
         self._arrivals: deque[Arrival] = deque()
@@ -38,14 +37,14 @@ class _Inbox:
         self.descriptor = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def put(self, arrivals: Iterable[Arrival]) -> None:
-        """Add to what has come."""
+        """Add arrivals."""
         with self._lock:
             self._arrivals.extend(arrivals)
             if self._arrivals and self.descriptor >= 0:
                 os.eventfd_write(self.descriptor, 1)
 
     def take(self) -> list[Arrival]:
-        """What has come since the last time."""
+        """What has arrived since the last call."""
         with self._lock:
             if self.descriptor < 0:
                 return []
@@ -56,7 +55,7 @@ class _Inbox:
             return arrivals
 
     def close(self) -> None:
-        """Let go of the descriptor; may be called twice."""
+        """Close the descriptor; may be called twice."""
         with self._lock:
             if self.descriptor >= 0:
                 os.close(self.descriptor)
@@ -65,19 +64,19 @@ class _Inbox:
 
 @dataclass
 class _Network:
-    """Carries frames between inboxes, as well or as badly as it is told to."""
+    """Carries frames between inboxes, with the planned faults."""
 
     inboxes: dict[int, _Inbox] = field(default_factory=dict)
     cut: set[int] = field(default_factory=set)
     held: list[tuple[int, Frame]] = field(default_factory=list)
-    """Frames to and from who is cut off: they come when that is over, as with TCP."""
+    """Frames to and from agents that are cut off; they arrive after that, as with TCP."""
     to_lose: Counter[tuple[int, int]] = field(default_factory=Counter)
     to_double: Counter[tuple[int, int]] = field(default_factory=Counter)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def carry(self, sender: int, to: int, parts: Sequence[Buffer]) -> None:
-        """Bring a message from one end to another, or what was planned instead."""
-        head(parts)  # refuses what no stream would take either
+        """Deliver a frame, unless it is planned to lose or repeat it."""
+        head(parts)  # raises if a real network could not send the frame
         frame = Frame(sender, [_copy(part) for part in parts])
         with self.lock:
             if sender not in self.inboxes or self._planned(self.to_lose, sender, to):
@@ -99,13 +98,13 @@ class _Network:
             self.inboxes[to].put([frame])
 
     def tell(self, to: int, arrival: Arrival) -> None:
-        """Tell an end something, unless it is gone."""
+        """Deliver an arrival at once, unless the receiver has left."""
         with self.lock:
             if to in self.inboxes:
                 self.inboxes[to].put([arrival])
 
     def restore(self, agent: int) -> None:
-        """Let an agent that was cut off be reached again."""
+        """Connect an agent again that was cut off."""
         with self.lock:
             self.cut.discard(agent)
             held, self.held = self.held, []
@@ -113,7 +112,7 @@ class _Network:
                 self._deliver(to, frame)
 
     def leave(self, number: int) -> _Inbox | None:
-        """Take an end out of the network; what it sends from now on goes nowhere."""
+        """Remove an endpoint from the network; what it sends from now on is dropped."""
         with self.lock:
             self.cut.discard(number)
             self.held = [(to, frame) for to, frame in self.held if number not in (to, frame.sender)]
@@ -121,14 +120,14 @@ class _Network:
 
 
 def _copy(part: Buffer) -> Buffer:
-    """A part as its receiver has it: bytes of its own."""
+    """A part as its receiver gets it, with its own memory."""
     if isinstance(part, bytes):
         return part
     return bytearray(part.cast("B") if isinstance(part, memoryview) and part.nbytes else part)
 
 
 class _FakeEndpoint(Endpoint):
-    """One end of the network in memory."""
+    """An endpoint of the network in memory."""
 
     def __init__(self, network: _Network, number: int) -> None:
         self._network, self.number = network, number
@@ -169,8 +168,8 @@ class _FakeHost:
 class FakeEngine(_FakeEndpoint, Engine):
     """Hosts called ``fake-1``, ``fake-2``, …, each with ``slots`` (None: as the cluster wants).
 
-    The methods that do harm may be called from any thread. Frames are sealed, as on any engine
-    whose network others can reach.
+    The methods that cause faults may be called from any thread. Frames are sealed, as on any engine
+    whose network is not private.
     """
 
     name = "fake"
@@ -192,7 +191,7 @@ class FakeEngine(_FakeEndpoint, Engine):
             self.add_host(slots)
 
     def add_host(self, slots: int | None = None) -> str:
-        """Let another host join; its name."""
+        """Add a host; returns its name."""
         with self._lock:
             number = len(self._hosts) + 1
             host = _FakeHost(f"fake-{number}", slots, _FakeEndpoint(self._network, number))
@@ -225,7 +224,7 @@ class FakeEngine(_FakeEndpoint, Engine):
             self._network.tell(CONTROLLER, Left(number, why))
 
     def kill_host(self, name: str) -> None:
-        """Let a host die: nothing comes from it any more, and its slots die."""
+        """Kill a host: it sends nothing more, and its slots end."""
         number = self.number_of(name)
         inbox = self._network.leave(number)
         if inbox is not None:
@@ -233,28 +232,28 @@ class FakeEngine(_FakeEndpoint, Engine):
             self._network.tell(CONTROLLER, Left(number, "the host was killed"))
 
     def cut(self, name: str) -> None:
-        """Hold up everything to and from a host, until `restore`. Nobody is told."""
+        """Hold all frames to and from a host until `restore`. Neither side learns of it."""
         with self._network.lock:
             self._network.cut.add(self.number_of(name))
 
     def restore(self, name: str) -> None:
-        """Let a host that was `cut` off be reached again; what was held up comes now."""
+        """Connect a host again after `cut`; the held frames arrive now."""
         self._network.restore(self.number_of(name))
 
     def forge(self, sender: str | None, parts: Parts, to: str | None = None) -> None:
-        """Put in a frame that says it is from ``sender`` (None: the controller)."""
+        """Deliver a frame with a false ``sender`` (None: the controller)."""
         self._network.tell(self.number_of(to), Frame(self.number_of(sender), parts))
 
     def lose(self, sender: str | None, to: str | None = None, count: int = 1) -> None:
-        """Lose the next frames from one to another (None: the controller)."""
+        """Lose the next ``count`` frames from a host to another (None: the controller)."""
         self._network.to_lose[self.number_of(sender), self.number_of(to)] += count
 
     def double(self, sender: str | None, to: str | None = None, count: int = 1) -> None:
-        """Let the next frames from one to another come twice."""
+        """Deliver the next ``count`` frames from a host to another twice."""
         self._network.to_double[self.number_of(sender), self.number_of(to)] += count
 
     def number_of(self, name: str | None) -> int:
-        """A host's agent, also if it is gone. Raises `NoSuchHost`."""
+        """The number of a host's agent, even if it has left. Raises `NoSuchHost`."""
         if name is None:
             return CONTROLLER
         for number, host in self._hosts.items():
@@ -283,10 +282,10 @@ _NOTHING = pickle.dumps(None, protocol=5)
 
 
 class SimulatedEngine(Engine):
-    """Hosts called ``simulated-1``, … that say of every call at once that it returned None.
+    """Hosts called ``simulated-1``, …, which answer each call at once with the value None.
 
-    After `hold` they say nothing until `release`. ``own_seconds`` is the time that went into the
-    simulation itself; ``frames`` and ``calls`` count what came to the hosts.
+    After `hold` they answer nothing until `release`. ``own_seconds`` is the time used by the
+    simulation itself; ``frames`` and ``calls`` count what the hosts have received.
     """
 
     name = "simulated"
@@ -320,11 +319,11 @@ class SimulatedEngine(Engine):
         self.own_seconds += time.thread_time() - began
 
     def hold(self) -> None:
-        """Answer no calls for now."""
+        """Answer no calls until `release`."""
         self._holding = True
 
     def release(self) -> None:
-        """Answer what was held, and all that comes."""
+        """Answer the calls since `hold`, and all later ones."""
         self._holding = False
         held, self._held = self._held, []
         self._inbox.put(held)
@@ -381,5 +380,5 @@ _ANSWERS: dict[type, Callable[..., say.Envelope]] = {
 
 
 def open_end(hosts: int = 3, slots: int | Sequence[int] | None = None) -> FakeEngine:
-    """The controller's end, see `FakeEngine`."""
+    """The controller's endpoint, see `FakeEngine`."""
     return FakeEngine(hosts, slots)

@@ -36,7 +36,7 @@ class Counter:
         return seconds
 
     def wait_for(self, path: str) -> str:
-        """Say so in a file, with the process, and wait until another one is there."""
+        """Write the process id to a file, and wait until another file exists."""
         said = Path(f"{path} begun")
         said.with_suffix(".part").write_text(f"{os.getpid()} {current_task().host}")
         said.with_suffix(".part").rename(said)
@@ -62,7 +62,7 @@ class Counter:
         return value
 
     def alone(self, who: object) -> None:
-        """Fail if somebody else has it."""
+        """Fail if another caller has it."""
         if self.owner not in (None, who):
             raise RuntimeError(f"{self.owner} has it, and {who} too")
         self.owner = who
@@ -88,7 +88,7 @@ class Counter:
         return Path(name).read_text()
 
     def say(self, text: str) -> None:
-        """Print something, and have it seen at once."""
+        """Print something, and flush it."""
         print(text, flush=True)  # noqa: T201
 
     def receive(self) -> Any:
@@ -113,7 +113,7 @@ def _refuse() -> None:
 
 
 class Saving(Counter):
-    """Knows how to save what it is, and how to become that again."""
+    """Can save its state and restore it."""
 
     def checkpoint(self) -> dict[str, int]:
         return {"count": self.count}
@@ -123,7 +123,7 @@ class Saving(Counter):
 
 
 class Broken:
-    """Cannot be made."""
+    """Cannot be created."""
 
     def __init__(self) -> None:
         raise OSError("the model is not there")
@@ -133,7 +133,7 @@ class Chain:
     """Calls other services."""
 
     def through(self, proxy: Proxy, value: Any) -> Any:
-        """What another server makes of a value."""
+        """A value as another server returns it."""
         return proxy.same(value).get()
 
     def ask(self, proxies: list[Proxy], value: Any) -> Any:
@@ -143,7 +143,7 @@ class Chain:
         return proxies[0].ask(proxies[1:], value).get()
 
     def any_of(self, service: Service) -> Any:
-        """What any server of a service says."""
+        """The answer of any server of a service."""
         return service.call("pid").get()
 
     def acquire(self, service: Service) -> Any:
@@ -165,7 +165,7 @@ class Member:
         return me.rank, me.size
 
     def ring(self, laps: int) -> int:
-        """Pass a number round."""
+        """Pass a number around the group."""
         me = current_server()
         left, right = (me.rank - 1) % me.size, (me.rank + 1) % me.size
         number = 0

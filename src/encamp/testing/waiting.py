@@ -11,11 +11,11 @@ from collections.abc import Callable
 import psutil
 
 PATIENCE = 30.0
-"""Seconds after which something that should happen is taken not to happen."""
+"""Seconds after which a wait fails."""
 
 
 def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait for something, and fail if it does not come."""
+    """Wait until something happens; fails if it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"it did not happen within {seconds:g} s"
@@ -31,7 +31,7 @@ def gone(pid: int) -> bool:
 
 
 def children_with(word: str, pid: int | None = None) -> list[psutil.Process]:
-    """The living children of a process, by default this one, that have a word in a command line."""
+    """Living children of a process, by default this one, with a word in their command lines."""
     try:
         children = psutil.Process(pid or os.getpid()).children()
     except psutil.NoSuchProcess:
@@ -42,5 +42,5 @@ def children_with(word: str, pid: int | None = None) -> list[psutil.Process]:
 def _has(process: psutil.Process, word: str) -> bool:
     try:
         return any(word in argument for argument in process.cmdline())
-    except psutil.NoSuchProcess:  # it has ended meanwhile
+    except psutil.NoSuchProcess:  # ended meanwhile
         return False

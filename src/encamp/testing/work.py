@@ -25,7 +25,7 @@ from encamp.storage.roots import Portable, local
 from encamp.wire.protocol import SPAWNER
 
 LONG = 600.0
-"""Seconds that nothing takes here."""
+"""Seconds that nothing here takes."""
 
 
 def add(a: int, b: int = 1) -> int:
@@ -44,7 +44,7 @@ def pid() -> int:
 
 
 def host_and_pid() -> tuple[str, int]:
-    """The host and process id of the slot, which no other slot has both."""
+    """The host and process id of the slot; together they are unique."""
     return current_task().host, os.getpid()
 
 
@@ -55,7 +55,7 @@ def whoami() -> tuple[int, str, int, int, str]:
 
 
 def gated(function: Callable[..., Any], *args: Any) -> Any:
-    """Tell the spawner that the task runs, wait for its word, and call the function."""
+    """Tell the spawner that the task runs, wait for a message, and call the function."""
     me = current_task()
     me.send(0, "ready")
     me.receive(None, 0)
@@ -70,14 +70,14 @@ def wait_for_ever() -> NoReturn:
 
 
 def deaf() -> NoReturn:
-    """The same, whatever is raised."""
+    """The same, and ignore all exceptions."""
     while True:
         with suppress(BaseException):
             wait_for_ever()
 
 
 def blocked_in_c() -> NoReturn:
-    """The same, in compiled code that lets no other thread run Python."""
+    """The same, in compiled code that holds Python's interpreter lock."""
     current_task().send(0, os.getpid())
     libc = ctypes.PyDLL(None)
     while True:
@@ -85,7 +85,7 @@ def blocked_in_c() -> NoReturn:
 
 
 def family() -> NoReturn:
-    """Start a process in a session of its own, tell its id, and never end."""
+    """Start a process in its own session, tell the spawner its id, and never end."""
     command = ["sleep", str(int(LONG))]
     child = subprocess.Popen(command, start_new_session=True)
     current_task().send(0, child.pid)
@@ -94,14 +94,14 @@ def family() -> NoReturn:
 
 
 def tell_pid_and_wait() -> int:
-    """Tell the process id, wait for a message, and return the id."""
+    """Tell the spawner the process id, wait for a message, and return the id."""
     current_task().send(0, os.getpid())
     current_task().receive()
     return os.getpid()
 
 
 class Odd(Exception):
-    """An error with more facts than its arguments."""
+    """An error with more attributes than its arguments."""
 
     def __init__(self, number: int, *, hint: str = "") -> None:
         super().__init__(number)
@@ -116,7 +116,7 @@ def _odd(number: int, hint: str) -> Odd:
 
 
 class Closed(Exception):
-    """An error that no pickle can carry."""
+    """An error that cannot be pickled."""
 
     def __init__(self, *, number: int) -> None:
         super().__init__("my words")
@@ -124,7 +124,7 @@ class Closed(Exception):
 
 
 class Trap:
-    """Raises ZeroDivisionError where it is unpickled."""
+    """Raises ZeroDivisionError when it is unpickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return divmod, (1, 0)
@@ -141,12 +141,12 @@ def raise_closed() -> NoReturn:
 
 
 def make_generator() -> Iterator[int]:
-    """Give what cannot be sent."""
+    """Return something that cannot be sent."""
     yield 1
 
 
 def fork_and_go_on() -> str:
-    """Fork, and come back from the call in both processes."""
+    """Fork, and return from the call in both processes."""
     child = os.fork()
     if not child:
         return "child"
@@ -172,17 +172,17 @@ def _began_and_sleeps(began: Any) -> None:
 
 
 def raise_base(name: str) -> NoReturn:
-    """Raise what usually ends a program."""
+    """Raise an exception that usually ends a program."""
     raise {"exit": SystemExit, "interrupt": KeyboardInterrupt}[name](3)
 
 
 def unpicklable() -> Any:
-    """Return what cannot be pickled."""
+    """Return something that cannot be pickled."""
     return threading.Lock()
 
 
 def trap() -> Trap:
-    """Return what cannot be unpickled."""
+    """Return something that cannot be unpickled."""
     return Trap()
 
 
@@ -219,7 +219,7 @@ def die_after(how: str) -> NoReturn:
 
 
 def count_run(folder: Portable, name: str) -> int:
-    """Write down that this ran, in a way that two processes can."""
+    """Append to a file that this ran; several processes may do so."""
     fd = os.open(local(folder) / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.write(fd, b"x")
     os.close(fd)
@@ -227,7 +227,7 @@ def count_run(folder: Portable, name: str) -> int:
 
 
 def count_run_and_die(folder: Portable, name: str, how: str) -> int:
-    """Write down that this ran, and end the slot's process if ``how`` says in which way."""
+    """Append to a file that this ran, and end the slot's process in the way ``how``, if any."""
     count_run(folder, name)
     if how:
         die(how)
@@ -235,7 +235,7 @@ def count_run_and_die(folder: Portable, name: str, how: str) -> int:
 
 
 def echo(count: int) -> int:
-    """Send back ``count`` messages, to whom they came from."""
+    """Send ``count`` messages back to their senders."""
     me = current_task()
     for _ in range(count):
         got = me.receive()
@@ -253,7 +253,7 @@ def send_numbers(to: int, count: int) -> int:
 
 
 def collect(count: int) -> list[tuple[int, Any]]:
-    """Receive that many messages; their sources and what they say."""
+    """Receive that many messages; returns their sources and contents."""
     me = current_task()
     found: list[tuple[int, Any]] = []
     for _ in range(count):
@@ -264,7 +264,7 @@ def collect(count: int) -> list[tuple[int, Any]]:
 
 
 def partner() -> int:
-    """The id of the task to talk to, which the spawner sends."""
+    """The id of the partner task, which the spawner sends."""
     got = current_task().receive(None, 0)
     assert got is not None
     task: int = got.message
@@ -272,7 +272,7 @@ def partner() -> int:
 
 
 def swap(size: int, rounds: int) -> list[int]:
-    """Send big messages to a partner that does the same; then the sizes of what it sent."""
+    """Send big messages to a partner that does the same; returns the sizes of those received."""
     me, other = current_task(), partner()
     for number in range(rounds):
         me.send(other, bytes([number]) * size)
@@ -295,7 +295,7 @@ def flood(size: int, rounds: int) -> list[int]:
 
 
 def ping(count: int, size: int) -> int:
-    """Send messages to a partner that echoes them; how many came back as they were."""
+    """Send messages to a partner that echoes them; returns how many came back unchanged."""
     me, other = current_task(), partner()
     good = 0
     for number in range(count):
@@ -307,21 +307,21 @@ def ping(count: int, size: int) -> int:
 
 
 def picks() -> list[int]:
-    """Receive whose message is to be taken first, that one's, and then another; the senders."""
+    """Receive a task's id, then a message of that task, then any other; returns the senders."""
     me, first = current_task(), partner()
     given = me.receive(30, first), me.receive(30)
     return [got.source for got in given if got is not None]
 
 
 def timed_out(timeout: float) -> tuple[bool, float, float]:
-    """Whether a receive without a message gives None; its seconds, on the clock and of CPU."""
+    """Whether `receive` without a message returns None, and its elapsed and CPU seconds."""
     began, cpu = time.monotonic(), time.process_time()
     got = current_task().receive(timeout)
     return got is None, time.monotonic() - began, time.process_time() - cpu
 
 
 def cpu_of_waiting() -> float:
-    """Seconds of CPU that waiting for a message took."""
+    """The CPU seconds of a wait for a message."""
     me = current_task()
     me.send(0, "ready")
     cpu = time.process_time()
@@ -330,13 +330,13 @@ def cpu_of_waiting() -> float:
 
 
 def changed_after_sending(array: Any) -> None:
-    """Send an array, and change it at once."""
+    """Send an array, and change it immediately afterwards."""
     current_task().send(0, array)
     array[:] = 0
 
 
 def harm(what: str) -> tuple[str, int]:  # noqa: C901 - one line for each
-    """Leave the process other than it was."""
+    """Change the process in many ways."""
     match what:
         case "folder":
             os.chdir(os.sep)
@@ -367,7 +367,7 @@ def harm(what: str) -> tuple[str, int]:  # noqa: C901 - one line for each
 
 
 def state() -> tuple[tuple[str, int], dict[str, Any]]:
-    """Host and process id, and what the process is like."""
+    """Host and process id, and the state of the process."""
     mask = os.umask(0o077)
     os.umask(mask)
     left = current_task().receive(0)
@@ -402,23 +402,23 @@ def _children() -> list[str]:
 
 
 def digest_of_key() -> str:
-    """What tells the `multiprocessing` key of this process, without telling it."""
+    """A digest of this process's `multiprocessing` key."""
     return hashlib.sha256(multiprocessing.current_process().authkey).hexdigest()
 
 
 def mark_modules() -> tuple[str, int]:
-    """Leave something that a new interpreter does not have."""
+    """Leave something in a module that a new interpreter does not have."""
     sys.modules["left_by_conformance"] = sys
     return host_and_pid()
 
 
 def modules() -> tuple[tuple[str, int], bool, bool]:
-    """Host and process id, whether what `mark_modules` leaves is there, and whether pytest is."""
+    """Host and process id, whether `mark_modules` was here, and whether pytest is imported."""
     return host_and_pid(), "left_by_conformance" in sys.modules, "pytest" in sys.modules
 
 
 def shout(text: str) -> None:
-    """Print in all the ways that there are."""
+    """Print in all possible ways."""
     print(f"python {text}")  # noqa: T201
     print(f"error {text}", file=sys.stderr)  # noqa: T201
     os.write(1, f"descriptor {text}\n".encode())
@@ -454,19 +454,19 @@ def read(name: str) -> bytes:
 
 
 def write(name: str, text: str) -> str:
-    """Write a file into the current folder; that folder."""
+    """Write a file into the current folder; returns the folder."""
     Path(name).parent.mkdir(parents=True, exist_ok=True)
     Path(name).write_text(text)
     return str(Path.cwd())
 
 
 def upper(source: str, target: str) -> None:
-    """Write a file in capitals."""
+    """Write a copy of a file in capital letters."""
     Path(target).write_text(Path(source).read_text().upper())
 
 
 def listing() -> tuple[str, list[str], str | None]:
-    """The current folder, what is in it, and the task's folder."""
+    """The current folder, its contents, and the task's folder."""
     folder = current_task().folder
     here = Path.cwd()
     names = sorted(path.name for path in here.iterdir())
@@ -474,7 +474,7 @@ def listing() -> tuple[str, list[str], str | None]:
 
 
 def keep(name: str) -> tuple[str, list[str]]:
-    """Add a file to the current folder; the folder and what was in it before."""
+    """Add a file to the current folder; returns the folder and its previous contents."""
     here = Path.cwd()
     before = sorted(path.name for path in here.iterdir())
     Path(name).write_text(name)
@@ -487,14 +487,14 @@ def variable(name: str) -> str | None:
 
 
 def interval(seconds: float) -> tuple[float, float]:
-    """When this began and ended, of the clock that all processes of a machine share."""
+    """When this began and ended, by a clock that all processes of a host share."""
     began = time.monotonic()
     time.sleep(seconds)
     return began, time.monotonic()
 
 
 def refill(to: int, times: int, size: int) -> None:
-    """Send an array as often, filled with 0, 1, 2, … each time anew; to itself if ``to`` is -1."""
+    """Send one array ``times`` times, filled with 0, 1, 2, …; to itself if ``to`` is -1."""
     import numpy
 
     me, array = current_task(), numpy.empty(size)
@@ -507,17 +507,17 @@ def refill(to: int, times: int, size: int) -> None:
 
 
 def whole(array: Any) -> float:
-    """What an array is filled with; -2 if it is torn."""
+    """The value that fills an array; -2 if it has several."""
     return float(array[0]) if (array == array[0]).all() else -2.0
 
 
 def fillings(count: int) -> list[float]:
-    """What the next arrays that come are filled with."""
+    """The values of the next arrays that arrive."""
     return [whole(message) for _, message in collect(count)]
 
 
 def lasting(number: int, size: int) -> Any:
-    """The same array each time in a slot, filled anew."""
+    """The same array in each call in a slot, filled with a new value."""
     import numpy
 
     name = f"_encamp_lasting_{size}_{threading.get_ident()}"
@@ -527,7 +527,7 @@ def lasting(number: int, size: int) -> Any:
 
 
 def chorus(threads: int, count: int, size: int) -> list[str]:
-    """Send from several threads at once, and hear the echoes there; what each has raised."""
+    """Send from several threads at once and receive the echoes there; returns their exceptions."""
     me, raised = current_task(), list[str]()
 
     def work(number: int) -> None:
@@ -547,7 +547,7 @@ def chorus(threads: int, count: int, size: int) -> list[str]:
 
 
 def leave_speaker(gate: Portable) -> None:
-    """Leave a thread that listens, and one that speaks when the next task runs (a file is there).
+    """Leave one thread that receives, and one that sends when the next task runs (a file exists).
 
     What they raise is in files beside that one.
     """
