@@ -12,11 +12,11 @@ from typing import Any
 
 _OURS = str(Path(__file__).parent) + "/"
 _NOTEBOOKS = ("/IPython/", "/ipykernel/", "/concurrent/futures/", "/asyncio/", "/contextlib.py")
-"""Code between the notebook and the user's, and between the user's and ours."""
+"""Libraries whose frames are left out, besides encamp's own: they call the user's code."""
 
 
 def brief_trace(exc: BaseException, name: str, words: str) -> list[str]:
-    """Lines: the user's own frames, the innermost last, and the text of the error."""
+    """A short traceback's lines: the user's own frames, innermost last, and the error's text."""
     frames = [*_own_frames(exc.__traceback__)]
     return [*frames, f"{name}: {words}"]
 
@@ -46,9 +46,9 @@ _MARKER = re.compile(r" +[~^]+")
 
 
 def brief_log(text: str, most: int) -> list[str]:
-    """The last lines of a log, at most so many.
+    """The last lines of a log, ``most`` of them.
 
-    Of Python's tracebacks, frames of libraries are left out, unless there are no others.
+    From Python's tracebacks, frames of libraries are left out, unless there are no others.
     """
     lines: list[str] = []
     skips = any_own = False

@@ -22,18 +22,18 @@ _CELL = "text-align:left;padding:2px 14px 2px 0;vertical-align:top"
 
 
 def escaped(text: object, most: int = _LONGEST) -> str:
-    """Any text as HTML shows it; what is long is cut."""
+    """A text with HTML's special characters escaped; a long one is shortened."""
     plain = shown(str(text)).encode("utf-8", "backslashreplace").decode()
     return html.escape(plain if len(plain) <= most else plain[: most - 1] + "…")
 
 
 def box(*parts: str) -> str:
-    """Parts, one below the other."""
+    """A box with the parts one below the other."""
     return f'<div style="line-height:1.5">{"".join(parts)}</div>'
 
 
 def heading(title: str, words: str = "") -> str:
-    """A name, and what is said of it."""
+    """A name in bold, and a text about it."""
     more = f' <span style="opacity:.75">{escaped(words)}</span>' if words else ""
     return f"<div><strong>{escaped(title)}</strong>{more}</div>"
 
@@ -44,13 +44,13 @@ def line(text: str) -> str:
 
 
 def printed(text: str, most: int = 4000) -> str:
-    """The end of what a program has printed; nothing if that is empty."""
+    """The end of a program's output; nothing if it is empty."""
     style = "font-family:monospace;white-space:pre-wrap;overflow-x:auto"
     return f'<pre style="{style}">{escaped(text[-most:], most)}</pre>' if text else ""
 
 
 def bar(counts: Mapping[Any, int], width: int = 480) -> str:
-    """How many of all are in which state, as one bar."""
+    """A bar with a section for each state, as long as its share of all."""
     whole = sum(counts.values())
     parts = "".join(
         f'<i title="{escaped(state)}: {number}" style="display:inline-block;height:10px;'
@@ -63,7 +63,7 @@ def bar(counts: Mapping[Any, int], width: int = 480) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]], more: int = 0) -> str:
-    """A table; ``more`` rows are not in it."""
+    """A table; its last line says that ``more`` rows are left out, if any."""
     head = "".join(f'<th style="{_CELL};opacity:.75">{escaped(one)}</th>' for one in heads)
     body = "".join(
         "<tr>" + "".join(_cell(cell, first=at == 0) for at, cell in enumerate(row)) + "</tr>"

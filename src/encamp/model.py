@@ -32,28 +32,28 @@ _IN_ORDER: tuple[State, ...] = (
 )
 """The states in the order in which people read their counts."""
 DRY_RUN = "dry run"
-"""What the report of a dry run names as the executor."""
+"""The executor's name in the report of a dry run."""
 T = TypeVar("T")
 
 
 MOST_COUNTED = 1000
-"""Orphans that are counted at most: each is looked for on the disk."""
+"""Orphans are counted up to this number, as each is looked for on the disk."""
 _LISTED = 10
 """How many failures, or rows, a summary shows."""
 _FORESEEN = 50
-"""Of how many tasks the summary of a dry run says why they would run."""
+"""The number of tasks for which the summary of a dry run says why they would run."""
 _COLUMNS = 12
-"""Columns of values that a notebook shows."""
+"""The number of columns of values that a notebook shows."""
 _LOGS_SHOWN = 3
-"""Of how many failures a notebook shows inputs and the end of the log."""
+"""The number of failures for which a notebook shows the inputs and the end of the log."""
 _LOG_LINES = 40
-"""Lines of a log that a notebook shows of one task."""
+"""The number of lines of a task's log that a notebook shows."""
 
 
 def quickly_pickled(kind: type[T]) -> type[T]:
-    """Class decorator for frozen dataclasses with slots, of which each task sends a dozen.
+    """Class decorator for frozen dataclasses with slots; makes pickling twice as fast.
 
-    Their own way looks the fields up each time, which takes twice as long at both ends.
+    Such dataclasses look up their fields at each pickling. Each task sends about a dozen of them.
     """
     names = tuple(one.name for one in fields(kind))  # type: ignore[arg-type]
     values = attrgetter(*names)
@@ -68,7 +68,7 @@ def quickly_pickled(kind: type[T]) -> type[T]:
 
 
 def _made(kind: type[T], names: tuple[str, ...], values: tuple[Any, ...]) -> T:
-    """What has been checked before, and is not to be checked again."""
+    """An unpickled dataclass, without another call of its ``__post_init__``."""
     made = object.__new__(kind)
     for name, value in zip(names, values, strict=True):
         object.__setattr__(made, name, value)
@@ -105,7 +105,7 @@ class Span:
 class Published:
     """One output under its final name. ``digest`` is blake2b-128 in hexadecimal.
 
-    ``kept`` if it was there already and stayed as it was, so it is none of the task's. ``kind``
+    ``kept`` if there was such a file before, which was not replaced and is not the task's. ``kind``
     may be a symlink, whose text is ``goal``, or an empty folder; these have no digest."""
 
     path: str
@@ -295,11 +295,11 @@ class ServiceStatistics:
     lost: int
     servers: tuple[ServerStatistics, ...]
     former: tuple[ServerStatistics, ...] = ()
-    """The last ones of those that have ended or died."""
+    """The latest servers that have ended or died."""
 
     @property
     def calls(self) -> int:
-        """Calls of all these servers, including those that have ended."""
+        """The number of calls to all these servers, including the ``former`` ones."""
         return sum(server.calls for server in (*self.servers, *self.former))
 
     def _repr_html_(self) -> str:
@@ -381,25 +381,25 @@ class JobStatus:
     folder: str
     """The job's own folder in the destination: journal, report, logs."""
     state: Literal["running", "stopping", "ended", "stopped", "killed"]
-    """``stopping``: no more tasks are begun. ``stopped``: by a signal, or an error, before its end.
-    ``killed``: without being able to say so."""
+    """``stopping``: no more tasks are started. ``stopped``: before its end, by a signal or an
+    error. ``killed``: its process has died without recording an end."""
     controller: str
     """The process that runs it, and its host."""
     now: float
-    """When this was so."""
+    """The time of this state."""
     started: float | None = None
     tasks: int | None = None
-    """How many the run is for; None if that is not known."""
+    """The number of tasks of the run; None if it is not known."""
     counts: dict[State, int] = field(default_factory=dict)
-    """How many tasks are in each state; states of none are left out."""
+    """How many tasks are in each state; states without tasks are left out."""
     handed_over: int = 0
-    """How many of those that wait the executor has, where it does not say which of these run."""
+    """How many of the waiting tasks were submitted to an executor that does not tell which run."""
     running: list[RunningTask] = field(default_factory=list)
-    """Those that have run for longest, a hundred at most."""
+    """The running tasks, those that have run longest; a hundred at most."""
     failed: list[FailedTask] = field(default_factory=list)
-    """The last twenty."""
+    """The last twenty failed tasks."""
     left: float | None = None
-    """Seconds until the end, by how long tasks took so far; None if nothing is known of that."""
+    """Estimated seconds until the end, from the times of tasks so far; None if unknown."""
     slots: int | None = None
     bytes_mirrored: int = 0
 
@@ -410,7 +410,7 @@ class JobStatus:
 
 
 def orphans_told(count: int, destination: str) -> str:
-    """That there are so many orphans, and the command that removes them."""
+    """A sentence with the number of orphans, and the command that removes them."""
     files = "1 file" if count == 1 else f"{count} files"
     if count > MOST_COUNTED:
         files = f"more than {MOST_COUNTED} files"
@@ -434,20 +434,20 @@ class JobReport:
     executor: str
     version: str
     interrupted: bool
-    """Whether it was stopped before all tasks had ended: by a signal, an error, `max_failures`."""
+    """Whether it was stopped by a signal, an error or `max_failures` before all tasks had ended."""
     tasks: Sequence[TaskReport]
     """The tasks of this run; a list, or for very many tasks a sequence that takes less memory."""
     warnings: list[str] = field(default_factory=list)
-    """What may be wrong though nothing failed, in words: orphans that tasks read."""
+    """Sentences about possible mistakes, such as tasks that read orphans."""
     services: list[ServiceStatistics] = field(default_factory=list)
-    """What the services on the job's cluster had done by its end."""
+    """Statistics of the services on the job's cluster, at the end of the job."""
     not_selected: int = 0
-    """How many tasks of the job ``only`` or ``failed`` left out."""
+    """The number of the job's tasks that ``only`` or ``failed`` left out."""
     after: dict[str, list[str]] = field(default_factory=dict)
     """Task → the tasks that it waited for; empty if there are none, or very many."""
     orphans: int = 0
-    """Files that the job has published and that none of its tasks makes any more; 1001 stands for
-    more than 1000."""
+    """The number of files that the job has published and that none of its tasks makes any more;
+    1001 stands for more than 1000."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "services", ServicesStatistics(self.services))
@@ -481,7 +481,7 @@ class JobReport:
         if told:
             rows = [(task.name, task.state, task.why) for task in told]
             parts.append(table(("task", "", "why"), rows, more))
-        if not self.is_dry_run:  # whose values would be those of an earlier run
+        if not self.is_dry_run:  # its values would be those of an earlier run
             parts.append(self._values_as_html())
         parts += map(line, self._orphans_told())
         parts += [] if self.is_dry_run else [line(f"report: {self.folder}/report.html")]

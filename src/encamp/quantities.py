@@ -1,4 +1,4 @@
-"""Numbers as users give them: of Python, NumPy and others, but no truth values."""
+"""Checks of numbers from users: those of Python, NumPy and others, but not truth values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from encamp.errors import BadJob, WrongType
 
 
 def as_whole(value: object) -> int | None:
-    """The whole number that ``value`` is; None if it is none."""
+    """``value`` as an int; None if it is no whole number."""
     if not isinstance(value, bool):
         with suppress(TypeError):
             return operator.index(value)  # type: ignore[arg-type]
@@ -21,7 +21,7 @@ def as_whole(value: object) -> int | None:
 
 
 def as_number(value: object) -> float | None:
-    """The number that ``value`` is, as it is if it is one of Python's; None if it is none."""
+    """``value`` as a number of Python's; None if it is no number."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return None
     return value if isinstance(value, int | float) else float(value)
@@ -29,11 +29,11 @@ def as_number(value: object) -> float | None:
 
 _UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 TIMES = "write a number of seconds above 0, or a time such as '500 ms', '30 s', '5 min', '2 h'"
-"""How times may be written, in a message."""
+"""The forms of times, for messages."""
 
 
 def seconds_in(text: str) -> float | None:
-    """The seconds that a text such as ``"5 min"`` says; None if it says none."""
+    """The seconds of a text such as ``"5 min"``; None if it is no time."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|h)\s*", text)
     return float(match[1]) * _UNITS[match[2]] if match else None
 
@@ -48,7 +48,7 @@ def duration(name: str, value: object) -> float:
 
 
 def patience(timeout: object) -> float | None:
-    """Seconds to wait, at least 0; None: forever. Raises `WrongType`."""
+    """The number of seconds to wait, 0 or more; None: forever. Raises `WrongType`."""
     if timeout is None:
         return None
     number = as_number(timeout)

@@ -1,8 +1,8 @@
 """How many CPU cores and how much memory this process may use.
 
-Containers and batch systems limit CPU time and memory with control groups, cgroups(7); the limits
-of a group and of all groups around it apply. CPU affinity, which follows cpusets, limits cores,
-too. Where Slurm binds no cores, its variables still tell the number.
+Containers and batch systems limit CPU time and memory with control groups, cgroups(7). The limits
+of a group and of all groups above it apply. The CPU affinity also limits cores. If Slurm does not
+set that, the number of cores is in its environment variables.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ _ROOT = Path("/")
 
 
 def cores(root: Path = _ROOT) -> int:
-    """The cores that this process may use, 1 or more; a part of a core counts as one.
+    """The number of cores that this process may use, at least 1; a part of a core counts as one.
 
-    ``root`` is the folder that has ``proc`` and what it tells of.
+    ``root`` is the root folder of the file system, for tests.
     """
     given = [len(os.sched_getaffinity(0)), *(max(1, math.ceil(part)) for part in _cpu_time(root))]
     return min([*given, slurm.cores() or given[0]])
 
 
 def memory(root: Path = _ROOT) -> int:
-    """Bytes of memory that this process may use, together with all that are in its groups."""
+    """Bytes of memory that this process and the others of its groups may use together."""
     whole = memory_of_machine()
     return min([whole, slurm.memory() or whole, *_memory_limits(root)])
 
 
 def memory_of_machine() -> int:
-    """All its bytes."""
+    """The machine's memory in bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def processes_left(root: Path = _ROOT) -> int | None:
-    """How many more processes and threads its groups may have; None if they have no limit."""
+    """How many more processes and threads this process's groups may have; None without a limit."""
     left = []
     for group in _groups(root, "pids"):
         with suppress(OSError, ValueError):  # "max" is no number
@@ -51,7 +51,7 @@ def processes_left(root: Path = _ROOT) -> int | None:
 
 
 def _cpu_time(root: Path) -> Iterator[float]:
-    """How many cores' time each group that this process is in may use."""
+    """For each group of this process that has a limit, the number of cores it may use."""
     for group in _groups(root, "cpu"):
         with suppress(OSError, ValueError, ZeroDivisionError):
             if (both := group / "cpu.max").exists():
@@ -77,14 +77,14 @@ def _read(file: Path) -> str:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of the groups that this process is in, as far as they are to be seen here."""
+    """The folders of this process's groups, as far as they are visible here."""
     paths = _paths(root, controller)
     for version, inside, mount in _mounts(root, controller):
         path = paths.get(version)
         if path is None:
             continue
         below = os.path.relpath(path, inside)
-        if below.startswith(".."):  # what is mounted here is not around it, or all that it can see
+        if below.startswith(".."):  # the mounted group is not one above that of this process
             below = "."
         group = root / mount.lstrip("/") / below
         top = root / mount.lstrip("/")
@@ -95,7 +95,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _paths(root: Path, controller: str) -> dict[int, str]:
-    """By version of cgroups, the group of this process, as ``/proc/self/cgroup`` has it."""
+    """This process's group by version of cgroups, from ``/proc/self/cgroup``."""
     paths: dict[int, str] = {}
     for line in _lines(root / "proc/self/cgroup"):
         number, names, path = line.split(":", 2)
@@ -107,7 +107,7 @@ def _paths(root: Path, controller: str) -> dict[int, str]:
 
 
 def _mounts(root: Path, controller: str) -> Iterator[tuple[int, str, str]]:
-    """Version, group and mount point of what is mounted of cgroups; see proc(5)."""
+    """Version, group and mount point of each mounted hierarchy of cgroups, see proc(5)."""
     for line in _lines(root / "proc/self/mountinfo"):
         words, _, kind = line.partition(" - ")
         about, given = words.split(), kind.split()
@@ -121,7 +121,7 @@ def _mounts(root: Path, controller: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _plain(word: str) -> str:
-    """A word of ``mountinfo``, in which blanks stand as octal numbers."""
+    """A word of ``mountinfo``, where blanks are written as octal numbers."""
     return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), word)
 
 

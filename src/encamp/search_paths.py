@@ -16,17 +16,17 @@ from functools import cache
 from pathlib import Path
 
 SEARCH_PATHS = ("PYTHONPATH", "LD_LIBRARY_PATH")
-"""Variables with folders from which programs take code."""
+"""Environment variables with folders from which programs load code."""
 _MOST_LINKS = 40
-"""As the kernel has it, see path_resolution(7)."""
+"""The kernel's limit, see path_resolution(7)."""
 
 
 @cache
 def only_ours(folder: str) -> bool:
-    """Whether nobody but this user and root can put anything at this place.
+    """Whether only this user and root can create, replace or write the folder.
 
-    A group counts as this user if it is this user's alone. Of a folder that is not there yet, what
-    is above it counts; of links, whose they are, and where they are.
+    A group that only this user is in counts as this user. If the folder does not exist yet, the
+    folders above it are checked. Symbolic links on the way are checked, too.
     """
     real = os.path.realpath(folder)
     try:
@@ -36,7 +36,7 @@ def only_ours(folder: str) -> bool:
 
 
 def _on_the_way(folder: str) -> Iterator[str]:
-    """All that the kernel looks at when it opens a folder, links among it; as far as it is there.
+    """The folders and links through which the kernel goes to open a folder, if they exist.
 
     Raises OSError for too many links.
     """
@@ -66,7 +66,7 @@ def _is_ours(status: os.stat_result, *, last: bool) -> bool:
     if stat.S_ISLNK(mode):
         return True
     if mode & stat.S_ISVTX and not last:
-        return True  # others can put things there, but not replace what is ours
+        return True  # others can add files there, but not replace files of this user
     if mode & stat.S_IWGRP and not _is_own_group(status.st_gid):
         return False
     return not mode & stat.S_IWOTH
@@ -74,7 +74,7 @@ def _is_ours(status: os.stat_result, *, last: bool) -> bool:
 
 @cache
 def _is_own_group(gid: int) -> bool:
-    """Whether a group is root's, or this user's alone, as many systems give each user one."""
+    """Whether a group is root's, or the user private group of this user."""
     if gid == 0:
         return True
     try:
@@ -89,8 +89,8 @@ def _is_own_group(gid: int) -> bool:
 def take_search_paths(variables: Mapping[str, str]) -> list[str]:
     """Add the program's search paths to those of this host; returns the folders left out.
 
-    Each folder comes behind what the host says itself, and only if it is `only_ours`. Modules are
-    looked for in those of ``PYTHONPATH`` at once.
+    Folders come after the host's own, and only if they are `only_ours`. Those of ``PYTHONPATH`` are
+    also added to ``sys.path``.
     """
     left_out = []
     for name in SEARCH_PATHS:
@@ -106,7 +106,7 @@ def take_search_paths(variables: Mapping[str, str]) -> list[str]:
 
 
 def whole_search_path(path: str) -> str:
-    """A search path that names the same folders wherever it is read."""
+    """A search path with absolute folders, so that it is valid in any current folder."""
     return os.pathsep.join(map(os.path.abspath, _folders(path)))
 
 

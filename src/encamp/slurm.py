@@ -17,23 +17,23 @@ _OF_STEPS = re.compile(
     r"SLURM_(STEP_?.*|PROCID|LOCALID|NODEID|GTIDS|TASK_PID|LAUNCH_NODE_IPADDR|SRUN_COMM_.*"
     r"|(CPU|MEM|GPU)S?_BIND.*|DISTRIBUTION|DIST_.*|UMASK|PRIO_PROCESS|MPI_TYPE)"
 )
-"""Variables that tell a process about the step that it was started in."""
+"""Environment variables about the step in which a process was started."""
 _COUNTED = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 _ANSWER_WITHIN = 20.0
 
 
 def job_id() -> str | None:
-    """The number of the job in whose allocation this process is, if it is in any."""
+    """The number of the job in whose allocation this process runs; None outside one."""
     return os.environ.get(_JOB) or None
 
 
 def cores() -> int | None:
-    """The cores that Slurm gives this process on its host; None where it does not say."""
+    """The number of cores that Slurm gives this process on its host; None if it is unknown."""
     return _number("SLURM_CPUS_ON_NODE") if _on_node() else None
 
 
 def memory() -> int | None:
-    """The bytes of memory that Slurm gives this process on its host; None without a limit."""
+    """Bytes of memory that Slurm gives this process on its host; None without a limit."""
     if not _on_node():
         return None
     megabytes = _number("SLURM_MEM_PER_NODE")
@@ -43,14 +43,14 @@ def memory() -> int | None:
 
 
 def count() -> int:
-    """The number of the allocation's hosts; 0 without one."""
+    """The number of hosts in the allocation; 0 without an allocation."""
     return (_number("SLURM_JOB_NUM_NODES") or 1) if job_id() else 0
 
 
 def hosts() -> list[str]:
-    """The hosts of the allocation as ``name:cores``; empty if it has this one alone, or is none.
+    """The hosts of the allocation as ``name:cores``; empty without one or if it has only this host.
 
-    Asks ``scontrol``, and blocks until it answers. Raises `EngineUnavailable` if it does not.
+    Runs ``scontrol`` and blocks until that ends. Raises `EngineUnavailable` if that fails.
     """
     nodes = os.environ.get("SLURM_JOB_NODELIST")
     if job_id() is None or not nodes or nodes == os.environ.get(_NODE):
@@ -67,7 +67,7 @@ def hosts() -> list[str]:
 def end_time() -> float | None:
     """When the allocation ends, as `time.time` counts; None without an allocation or an end.
 
-    Asks ``squeue``, as an end may be moved, and blocks until it answers.
+    Runs ``squeue``, as the end may have been changed, and blocks until that ends.
     """
     job = job_id()
     if job is None:
@@ -75,16 +75,16 @@ def end_time() -> float | None:
     try:
         said = _asked(["squeue", "--noheader", "--jobs", job, "--format=%e"]).strip()
         return time.mktime(time.strptime(said, "%Y-%m-%dT%H:%M:%S"))
-    except (EngineUnavailable, ValueError):  # there is no squeue here, or no end
+    except (EngineUnavailable, ValueError):  # squeue is missing here, or there is no end
         end = _number("SLURM_JOB_END_TIME")
         return None if end is None else float(end)
 
 
 def without_step(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which ``srun`` starts a step of its own in the allocation.
+    """An environment in which ``srun`` starts a separate step of the allocation.
 
-    Inside a step, ``srun`` would take that step's binding for its own, and wait for cores that the
-    step holds: it is told to share them.
+    Inside a step, ``srun`` would use that step's binding for the new one, and wait for the cores of
+    that step. Here it is told to share these cores.
     """
     if _JOB not in environment:
         return dict(environment)
@@ -93,7 +93,7 @@ def without_step(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _on_node() -> bool:
-    """Whether Slurm has started this process: a shell of ``salloc`` may be on another host."""
+    """Whether Slurm has started this process. (The shell of ``salloc`` may be on another host.)"""
     return job_id() is not None and bool(os.environ.get(_NODE))
 
 
@@ -109,7 +109,7 @@ def counts(text: str) -> list[int]:
 
 
 def _asked(command: list[str]) -> str:
-    import subprocess  # slots, which never ask, start sooner without it
+    import subprocess  # here, as slots do not need it
 
     try:
         done = subprocess.run(

@@ -9,16 +9,16 @@ from typing import Any
 from encamp.errors import BadValues
 
 Scalar = str | int | float | bool | None
-"""What may stand in a cell of the table."""
+"""The type of a cell in the table."""
 MOST_COLUMNS = 1000
 LONGEST_TEXT = 10_000
-"""Characters of one value."""
+"""The most characters of a value."""
 
 
 def as_json(value: object) -> object:
-    """``value`` if JSON can carry it there and back, else None; NumPy's numbers as Python's.
+    """``value`` if JSON can represent it, else None; NumPy's numbers become Python's.
 
-    What is no number (NaN), or infinite, is None.
+    NaN and infinite numbers become None.
     """
     import msgspec
 
@@ -29,7 +29,7 @@ def as_json(value: object) -> object:
 
 
 def plain(value: Any) -> object:
-    """A number of NumPy's as one of Python's. Raises TypeError for what is none."""
+    """A number of NumPy's as one of Python's. Raises TypeError for other values."""
     if getattr(value, "ndim", None) == 0 and callable(getattr(value, "item", None)):
         item: object = value.item()
         if isinstance(item, int | float | str):
@@ -38,9 +38,9 @@ def plain(value: Any) -> object:
 
 
 def row_of(value: object, task: str) -> dict[str, Scalar]:
-    """The columns of a task's value: of a dictionary by its keys, of another one ``value``.
+    """The columns of a task's value: the keys of a dictionary, or ``value`` for any other value.
 
-    Raises `BadValues` for what is neither number, text, truth value nor None.
+    Raises `BadValues` for a cell that is neither a number, a text, a truth value nor None.
     """
     kept = as_json(value)
     if kept is None and value is not None and not isinstance(value, float):
@@ -54,7 +54,7 @@ def row_of(value: object, task: str) -> dict[str, Scalar]:
 
 
 def rounded(value: Any) -> Any:
-    """A task's value for people: numbers, alone or by name, have at most nine digits."""
+    """A task's value to be shown: numbers, alone or in a dictionary, have at most nine digits."""
     if isinstance(value, dict):
         return {name: _rounded(one) for name, one in value.items()}
     return _rounded(value)
@@ -65,7 +65,7 @@ def _rounded(value: Any) -> Any:
 
 
 def check_scalar(value: object, name: str, task: str) -> None:
-    """Raise `BadValues` for what cannot stand in a cell."""
+    """Raise `BadValues` if a value cannot be in a cell."""
     if value is not None and not isinstance(value, str | int | float):
         kind = {"list": "a list", "dict": "a table"}.get(kind := type(value).__name__, f"a {kind}")
         raise BadValues(task, f"{name!r} is {kind}")
@@ -80,10 +80,10 @@ _FORTRAN = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)[dD][-+]?[0-9]+")
 
 
 def scalar_in(text: str) -> Scalar:
-    """What a text in a file stands for: a number if it is written as one, None if it is empty.
+    """The value of a text in a file: a number if it is written as one, None if it is empty.
 
-    Digits that begin with a zero, as ``007``, are a name rather than a number. Numbers of Fortran
-    with a point and an exponent, as ``1.0D+03``, are numbers.
+    Digits that begin with a zero, such as ``007``, stay a text. Fortran's numbers with a point and
+    an exponent, such as ``1.0D+03``, are numbers.
     """
     text = text.strip()
     if _WHOLE.fullmatch(text) and len(text) < _MOST_DIGITS:
