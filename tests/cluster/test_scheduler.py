@@ -167,6 +167,19 @@ def test_a_big_task_is_not_passed_by_small_ones_for_ever() -> None:
     raise AssertionError("the small ones took every core that became free")
 
 
+def test_the_host_of_a_big_task_that_is_cancelled_is_free_for_others() -> None:
+    bench = Bench(slots=2, cores=2)
+    bench.put(2)
+    running = bench.assign()
+    assert len(running) == 2
+    big = bench.put(1, cores=2)
+    assert bench.assign() == []
+    small = bench.put(1)
+    bench.scheduler.drop(big)
+    bench.end(running[0][0])
+    assert [tasks for _, tasks in bench.assign()] == [small]
+
+
 def test_tasks_keep_to_their_hosts() -> None:
     bench = Bench(hosts=3, slots=2)
     bench.put(4, on="host-1")

@@ -75,6 +75,15 @@ def test_who_publishes_a_service_again_is_told_that_the_earlier_one_has_the_slot
 
 
 @pytest.mark.timeout(60)
+def test_a_task_behind_two_services_runs_when_they_end() -> None:
+    with Cluster("local", slots=2) as cluster:
+        cluster.publish(Adder).ready(2, SOON)
+        task = cluster.spawn(abs, -1)
+        cluster.publish(Adder)  # whose servers wait, and are cancelled at the end
+    assert task.result(SOON) == 1
+
+
+@pytest.mark.timeout(60)
 def test_tasks_that_wait_for_servers_to_end_cause_no_advice(
     caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:

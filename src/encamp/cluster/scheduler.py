@@ -42,6 +42,8 @@ class Scheduler:
         """Waiting tasks that need more, by their needs."""
         self._buckets: list[dict[HostRecord, None]] = [{}]
         self._top = 0
+        self._reserves = False
+        """Whether hosts are reserved, perhaps for tasks that were cancelled."""
         self._hungry: dict[SlotRecord, None] = {}
 
     # Hosts
@@ -167,7 +169,7 @@ class Scheduler:
 
     def assign(self) -> list[Assignment]:
         """Assign waiting tasks to slots, as far as possible."""
-        assigned = list(self._assign_needy()) if self.needy else []
+        assigned = list(self._assign_needy()) if self.needy or self._reserves else []
         queue = self.plain
         while queue:
             while self._top and not self._buckets[self._top]:
@@ -204,6 +206,7 @@ class Scheduler:
                 # Only its slots are reserved: plain tasks use neither memory nor GPUs.
                 keep.reserved = keep.lacks_slots_only(need)
                 reserved.add(keep)
+        self._reserves = bool(reserved)
         for host in {*held, *reserved}:
             self._sort(host)
 
