@@ -26,7 +26,7 @@ class _Kernel:
         self.sent.append(said)
 
 
-def _greets(engine: relay._Engine, run: str, *, greets: bool = True) -> None:
+def _greets(engine: relay._EngineSide, run: str, *, greets: bool = True) -> None:
     engine.heard(None, [b"route"], {"content": {"run": run, "greets": greets}, "buffers": []})
 
 
@@ -36,7 +36,7 @@ async def _until(condition: Any) -> None:
             await asyncio.sleep(0.001)
 
 
-def _tunnel(engine: relay._Engine, run: str) -> socket.socket:
+def _tunnel(engine: relay._EngineSide, run: str) -> socket.socket:
     near, far = socket.socketpair()
     engine.runs.add(run)
     engine.begun(run, 1, near)
@@ -47,7 +47,7 @@ def _tunnel(engine: relay._Engine, run: str) -> socket.socket:
 def test_a_tunnel_that_is_used_before_the_program_has_greeted_waits_for_it() -> None:
     async def main() -> None:
         kernel = _Kernel()
-        engine = relay._Engine(kernel)
+        engine = relay._EngineSide(kernel)
         far = _tunnel(engine, "run")
         far.send(b"hello")
         await _until(lambda: engine._waiting)
@@ -72,7 +72,7 @@ def test_tunnels_end_when_nothing_is_heard_from_their_program(
 
     async def main() -> None:
         kernel = _Kernel()
-        engine = relay._Engine(kernel)
+        engine = relay._EngineSide(kernel)
         one, other = _tunnel(engine, "gone"), _tunnel(engine, "there")
         for run, far in (("gone", one), ("there", other)):
             _greets(engine, run)

@@ -231,7 +231,7 @@ class DaskEngine(MeshEngine):
             client.close()
             raise
         self._client, self._own, self._slots = client, own, slots
-        self._places: dict[str, int] = {}
+        self._slots_of: dict[str, int] = {}
         """The slots of each worker that has agents."""
         self._asked: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._leases = Leases(client, self.run)
@@ -286,7 +286,7 @@ class DaskEngine(MeshEngine):
         new = {}
         left = None if self._slots is None else self._slots - self.slots_there
         for address, count in threads.items():
-            if address not in self._places and address not in new:
+            if address not in self._slots_of and address not in new:
                 count = count if left is None else min(count, left)
                 left = None if left is None else left - count
                 if count:
@@ -296,7 +296,7 @@ class DaskEngine(MeshEngine):
 
     def _worker_gone(self, address: str) -> None:
         """A worker has left; its agents that have joined report their end themselves."""
-        self._places.pop(address, None)
+        self._slots_of.pop(address, None)
         for agent in [a for a in self.known.values() if a.where == address and a.link is None]:
             self.not_come(agent.number, "its worker has left")
 
@@ -307,11 +307,11 @@ class DaskEngine(MeshEngine):
 
     def begin_again(self, agent: Agent) -> None:
         """See `MeshEngine.begin_again`."""
-        if agent.where in self._places:
+        if agent.where in self._slots_of:
             self._start(self.expect(agent.where, agent.label, [agent.slots]))
 
     def _begin(self, workers: Mapping[str, int]) -> None:
-        self._places.update(workers)
+        self._slots_of.update(workers)
         agents: list[Agent] = []
         for address, count in workers.items():
             agents += self.expect(address, address, [count] if self.whole else [1] * count)
@@ -414,7 +414,7 @@ class DaskEngine(MeshEngine):
         self._given = {
             address: (count, when)
             for address, (count, when) in self._given.items()
-            if now - when < _CALM and address in self._places
+            if now - when < _CALM and address in self._slots_of
         }
         self._leases.adjust({where: count for where, (count, _) in self._given.items()}, waits)
 
@@ -450,7 +450,7 @@ class DaskEngine(MeshEngine):
             self._client.unsubscribe_topic("all")
             self._leases.close()
             self._tunnels.close()
-        self._run(leave_here, self.run, 1.0, workers=list(self._places))
+        self._run(leave_here, self.run, 1.0, workers=list(self._slots_of))
 
     def _briefly(self, call: Callable[[], Any]) -> None:
         """Make a call that may wait for a lost scheduler, for some seconds at most."""

@@ -151,8 +151,8 @@ def _told(why: str) -> Iterator[None]:
 class _Asked:
     """A short task of encamp's on an engine, and a function for its result or error."""
 
-    def __init__(self, place: int, result: Any, then: Callable[[Any, Exception | None], None]):
-        self.place, self.result, self.then = place, result, then
+    def __init__(self, engine: int, result: Any, then: Callable[[Any, Exception | None], None]):
+        self.engine, self.result, self.then = engine, result, then
 
     def tell(self) -> None:
         """Call the function with the result or the error."""
@@ -190,7 +190,7 @@ class IPythonEngine(MeshEngine):
             raise
         self._client, self._slots, self._each, self._close_all = client, slots, each, close
         self._within = within
-        self._places: dict[int, int] = {}
+        self._slots_of: dict[int, int] = {}
         """The slots of each engine that has, or is to have, agents."""
         self._tunnels = Relay(client, self.run, self._come_by_tunnel)
         self._ended = threading.Event()
@@ -206,10 +206,10 @@ class IPythonEngine(MeshEngine):
         if not ids:
             why = "its cluster has no engines"
             raise EngineUnavailable(self.name, why, "start some: ipcluster engines -n 4")
-        busy = {place for place, said in queues.items() if _busy(said)}
+        busy = {engine for engine, said in queues.items() if _busy(said)}
         self._have(ids)
         idle = sum(
-            count if not self.whole else 1 for p, count in self._places.items() if p not in busy
+            count if not self.whole else 1 for p, count in self._slots_of.items() if p not in busy
         )
         self.agents = max(1, idle)
         self._helper.start()
@@ -238,39 +238,39 @@ class IPythonEngine(MeshEngine):
 
     def _have(self, ids: Iterable[int]) -> None:
         """Start agents at engines without any, as far as slots are wanted."""
-        new = [place for place in ids if place not in self._places]
-        left = None if self._slots is None else self._slots - sum(self._places.values())
-        for place, count in zip(new, shares(left, [self._each] * len(new)), strict=True):
+        new = [engine for engine in ids if engine not in self._slots_of]
+        left = None if self._slots is None else self._slots - sum(self._slots_of.values())
+        for engine, count in zip(new, shares(left, [self._each] * len(new)), strict=True):
             if count:
-                self._places[place] = count
-                self._ask(place, partial(self._located, place, count), host_id)
+                self._slots_of[engine] = count
+                self._ask(engine, partial(self._located, engine, count), host_id)
 
-    def _located(self, place: int, count: int, host: str | None, exc: Exception | None) -> None:
+    def _located(self, engine: int, count: int, host: str | None, exc: Exception | None) -> None:
         """Start agents at an engine, whose host is known now."""
         if host is None:
-            self._not_started(place, exc)
+            self._not_started(engine, exc)
             return
         here = host == host_id()
-        self.soon(partial(self._expect, place, [count] if self.whole else [1] * count, here))
+        self.soon(partial(self._expect, engine, [count] if self.whole else [1] * count, here))
 
-    def _expect(self, place: int, slots: list[int], here: bool) -> None:
+    def _expect(self, engine: int, slots: list[int], here: bool) -> None:
         if self._stopping:
             return
-        agents = self.expect((place, here), f"engine {place}", slots)
+        agents = self.expect((engine, here), f"engine {engine}", slots)
         self._again += agents
 
     def begin_again(self, agent: Agent) -> None:
         """See `MeshEngine.begin_again`."""
-        place, here = _place_of(agent)
-        if place in self._places:
-            self._expect(place, [agent.slots], here)
+        engine, here = _engine_of(agent)
+        if engine in self._slots_of:
+            self._expect(engine, [agent.slots], here)
 
     def _start(self, agents: list[Agent]) -> None:
         for agent in agents:
-            place, here = _place_of(agent)
+            engine, here = _engine_of(agent)
             order = self.order([self.listen(host) for host in self._hosts(here)])
-            then = partial(self._started, place, agent.number)
-            self._ask(place, then, begin_here, order, {agent.number: agent.slots})
+            then = partial(self._started, engine, agent.number)
+            self._ask(engine, then, begin_here, order, {agent.number: agent.slots})
 
     def _hosts(self, here: bool) -> list[str]:
         """Addresses of this host by which an engine may reach it."""
@@ -283,22 +283,22 @@ class IPythonEngine(MeshEngine):
         return [towards or "127.0.0.1"]
 
     def _started(
-        self, place: int, number: int, failed: dict[int, str] | None, exc: Exception | None
+        self, engine: int, number: int, failed: dict[int, str] | None, exc: Exception | None
     ) -> None:
         why = why_not(exc, _WHOSE) if failed is None else failed.get(number)
         if why is not None:
             self.soon(partial(self.not_come, number, why))
         else:
-            self._tunnels.greet(place)
+            self._tunnels.greet(engine)
 
     def _come_by_tunnel(self, raw: socket.socket) -> None:
         self.soon(partial(self.tunnelled, raw))
 
-    def _not_started(self, place: int, exc: Exception | None) -> None:
+    def _not_started(self, engine: int, exc: Exception | None) -> None:
         """An engine has died, or cannot run encamp's tasks: its agents will not join."""
-        self._places.pop(place, None)
-        if not self._places:
-            self.soon(partial(self._fail, f"engine {place}: {why_not(exc, _WHOSE)}"))
+        self._slots_of.pop(engine, None)
+        if not self._slots_of:
+            self.soon(partial(self._fail, f"engine {engine}: {why_not(exc, _WHOSE)}"))
 
     def _fail(self, why: str) -> None:
         if not self.known:
@@ -306,9 +306,9 @@ class IPythonEngine(MeshEngine):
 
     # The helper thread, for calls of ipyparallel that take time
 
-    def _ask(self, place: int, then: Callable[..., None], function: Any, *args: Any) -> None:
-        result = self._client[place].apply_async(function, *args)
-        self._asked.append(_Asked(place, result, then))
+    def _ask(self, engine: int, then: Callable[..., None], function: Any, *args: Any) -> None:
+        result = self._client[engine].apply_async(function, *args)
+        self._asked.append(_Asked(engine, result, then))
 
     def _help(self) -> None:
         """Handle engines that come and go, and results of encamp's tasks."""
@@ -335,14 +335,14 @@ class IPythonEngine(MeshEngine):
     def _look(self) -> None:
         """Find engines that have come or gone, and agents that have ended before they joined."""
         ids = self._client.ids
-        for place in self._places.keys() - set(ids):
-            del self._places[place]
-            self._tunnels.end(place)
+        for engine in self._slots_of.keys() - set(ids):
+            del self._slots_of[engine]
+            self._tunnels.end(engine)
         self._have(ids)
-        asked = {one.place for one in self._asked}
-        late = {_place_of(one)[0] for one in list(self.known.values()) if one.link is None}
-        for place in (late & self._places.keys()) - asked:
-            self._ask(place, self._have_ended, ended, self.run)
+        asked = {one.engine for one in self._asked}
+        late = {_engine_of(one)[0] for one in list(self.known.values()) if one.link is None}
+        for engine in (late & self._slots_of.keys()) - asked:
+            self._ask(engine, self._have_ended, ended, self.run)
 
     def _have_ended(self, said: dict[int, str] | None, exc: Exception | None) -> None:
         for number, words in (said or {}).items():
@@ -352,7 +352,7 @@ class IPythonEngine(MeshEngine):
 
     def end_by_force(self, agents: Iterable[Agent]) -> None:
         """See `MeshEngine.end_by_force`."""
-        self._end_all({_place_of(agent)[0] for agent in agents}, 0.0)
+        self._end_all({_engine_of(agent)[0] for agent in agents}, 0.0)
 
     def let_go(self) -> None:
         """See `MeshEngine.let_go`; agents that busy engines have not started are never started."""
@@ -361,21 +361,21 @@ class IPythonEngine(MeshEngine):
             self._helper.join(_ENDS_WITHIN)
         with contextlib.suppress(Exception):
             for one in self._asked:
-                self._client.abort(one.result, targets=one.place, block=False)
-            busy = {one.place for one in self._asked}
-            self._end_all(self._places.keys() - busy, 1.0)
+                self._client.abort(one.result, targets=one.engine, block=False)
+            busy = {one.engine for one in self._asked}
+            self._end_all(self._slots_of.keys() - busy, 1.0)
             self._tunnels.close()
         if self._close_all is not None:
             self._close_all()
 
-    def _end_all(self, places: Iterable[int], within: float) -> None:
+    def _end_all(self, engines: Iterable[int], within: float) -> None:
         with contextlib.suppress(Exception):
-            asked = [self._client[place].apply_async(end, self.run, within) for place in places]
+            asked = [self._client[engine].apply_async(end, self.run, within) for engine in engines]
             self._client.wait(asked, timeout=_ENDS_WITHIN)
             self._client.purge_local_results(asked)
 
 
-def _place_of(agent: Agent) -> tuple[int, bool]:
+def _engine_of(agent: Agent) -> tuple[int, bool]:
     """The engine of an agent, and whether it is on this host."""
     return cast("tuple[int, bool]", agent.where)
 

@@ -1,8 +1,8 @@
 """Tunnels through ipyparallel's controller, for agents and programs without another route.
 
-The controller forwards control messages between clients and engines. An engine handles them in a
-thread of its own, also while it runs a task. They have a type of encamp's own here, for which
-ipyparallel has no public functions.
+The controller forwards control messages between clients and engines. An engine handles these in a
+separate thread, even while it runs a task. encamp's have their own type, for which ipyparallel has
+no public functions.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from encamp.engines.kit.mesh.tunnel import Said, Tunnel
 _TYPE = "encamp_tunnel"
 _WITHIN = 3.0
 _AGAIN, _SILENCE = 5.0, 30.0
-"""Seconds after which a program greets engines with tunnels in use again, and without any word from
-it after which it has gone: nobody else would tell them."""
-_here: _Engine | None = None
-"""In an engine: its tunnels, while a program has agents there."""
+"""Seconds after which a program repeats its greeting to engines with tunnels in use, and seconds
+without any message of a program after which an engine takes it as ended."""
+_here: _EngineSide | None = None
+"""In an engine's process, its side, as long as programs have agents there."""
 _changing = threading.Lock()
 
 
@@ -39,7 +39,7 @@ def _content(run: str, number: int, said: Said) -> tuple[dict[str, Any], list[by
 
 
 def _said(message: Mapping[str, Any]) -> tuple[int, Said]:
-    """The number of an agent, and what the other end of its tunnel says."""
+    """The number of an agent, and what the other end of its tunnel has sent."""
     content = message["content"]
     if "taken" in content:
         return content["number"], int(content["taken"])
@@ -56,31 +56,31 @@ def begin_here(order: Order, agents: Mapping[int, int]) -> dict[int, str]:
 
     kernel = IPythonParallelKernel.instance()
     with _changing:
-        _here = _here or _Engine(kernel)
+        _here = _here or _EngineSide(kernel)
         _here.runs.add(order.run)
     controller = urlsplit(getattr(kernel.parent, "registration_url", "")).hostname
     host = address_towards(controller or "127.0.0.1") or "127.0.0.1"
     return begin(order, agents, {}, tunnels=Tunnels(partial(_here.begun, order.run), [host]))
 
 
-class _Engine:
-    """An engine's ends of tunnels; for the event loop of its control messages."""
+class _EngineSide:
+    """An engine's ends of its tunnels; for the event loop of its control messages."""
 
     def __init__(self, kernel: Any) -> None:
         self._kernel = kernel
         self._loop: asyncio.AbstractEventLoop = kernel.control_stream.io_loop.asyncio_loop
         self._programs: dict[str, tuple[list[bytes], Any]] = {}
-        """By run: the route back to the program, and its greeting."""
-        self._heard_at: dict[str, float] = {}
+        """By run, the route back to the program, and the program's greeting."""
+        self._last_message: dict[str, float] = {}
         self._waiting: dict[tuple[str, int], socket.socket] = {}
-        """By run and number of the agent: tunnels in use whose program has not greeted yet."""
+        """By run and agent, sockets of tunnels in use whose program has not sent a greeting yet."""
         self._tunnels: dict[tuple[str, int], tuple[Tunnel, asyncio.Task[None]]] = {}
         self.runs: set[str] = set()
-        """Those that have agents here."""
+        """The runs that have agents here."""
         kernel.control_handlers[_TYPE] = self.heard
 
     def begun(self, run: str, number: int, near: socket.socket) -> None:
-        """An agent has the other end of ``near``: carry its bytes once there are some."""
+        """Carry the bytes of an agent, which has the other end of ``near``, once it sends some."""
         near.setblocking(False)
         uses = partial(self._uses, run, number, near)
         self._loop.call_soon_threadsafe(self._loop.add_reader, near, uses)
@@ -91,7 +91,7 @@ class _Engine:
             used = near.recv(1, socket.MSG_PEEK)
         except OSError:
             used = b""
-        if not used:  # it has come another way, or has ended
+        if not used:  # the agent has connected by another route, or has ended
             near.close()
         elif run in self._programs:
             self._carry(run, number, near)
@@ -106,10 +106,10 @@ class _Engine:
         self._look(run)
 
     def _look(self, run: str) -> None:
-        """End tunnels of a program that has gone."""
+        """End the tunnels of a run if its program is silent for too long; repeats this check."""
         if not any(of == run for of, _ in self._tunnels):
             return
-        if self._loop.time() - self._heard_at[run] > _SILENCE:
+        if self._loop.time() - self._last_message[run] > _SILENCE:
             self._end(run)
         else:
             self._loop.call_later(_AGAIN, self._look, run)
@@ -123,10 +123,10 @@ class _Engine:
             )
 
     def heard(self, _stream: object, route: list[bytes], message: dict[str, Any]) -> None:
-        """A program greets, says goodbye, or says something by a tunnel."""
+        """Handle a program's message: its greeting, its end, or data for a tunnel."""
         content = message["content"]
         run = content["run"]
-        self._heard_at[run] = self._loop.time()
+        self._last_message[run] = self._loop.time()
         if "number" in content:
             number, said = _said(message)
             if (run, number) in self._tunnels:
@@ -141,7 +141,7 @@ class _Engine:
     def _end(self, run: str) -> None:
         global _here
         self._programs.pop(run, None)
-        self._heard_at.pop(run, None)
+        self._last_message.pop(run, None)
         for key in [key for key in self._waiting if key[0] == run]:
             self._waiting.pop(key).close()
         for key, (_, carrying) in list(self._tunnels.items()):
@@ -160,42 +160,42 @@ class _Engine:
 class Relay:
     """The program's ends of all tunnels of a run.
 
-    ``come`` is given a socket for each agent that comes by one, in the client's thread.
+    ``come`` is called in the client's thread with a socket for each agent that uses a tunnel.
     """
 
     def __init__(self, client: Any, run: str, come: Callable[[socket.socket], None]) -> None:
         self._client, self._run, self._come = client, run, come
-        self._engines: dict[int, _Far] = {}
+        self._engines: dict[int, _ProgramSide] = {}
 
-    def greet(self, place: int) -> None:
-        """Tell an engine, which has begun agents, that the program can be reached by it."""
-        if place not in self._engines:
-            far = self._engines[place] = _Far(self._client, self._run, place, self._come)
-            self._client._io_loop.add_callback(far.greet)
+    def greet(self, engine: int) -> None:
+        """Tell an engine that has started agents how to reach the program."""
+        if engine not in self._engines:
+            side = self._engines[engine] = _ProgramSide(self._client, self._run, engine, self._come)
+            self._client._io_loop.add_callback(side.greet)
 
-    def end(self, place: int) -> Future[None] | None:
-        """An engine has gone: so have the agents that came through it."""
-        far = self._engines.pop(place, None)
+    def end(self, engine: int) -> Future[None] | None:
+        """End the tunnels through an engine; None if there are none."""
+        side = self._engines.pop(engine, None)
         loop = self._client._io_loop.asyncio_loop
-        return None if far is None else asyncio.run_coroutine_threadsafe(far.end(), loop)
+        return None if side is None else asyncio.run_coroutine_threadsafe(side.end(), loop)
 
     def close(self) -> None:
-        """End all tunnels, and have the engines forget them. Blocks for seconds at most."""
-        wait([ending for place in list(self._engines) if (ending := self.end(place))], _WITHIN)
+        """End all tunnels, here and in the engines. Blocks for at most three seconds."""
+        wait([ending for engine in list(self._engines) if (ending := self.end(engine))], _WITHIN)
 
 
-class _Far:
+class _ProgramSide:
     """The program's ends of the tunnels through one engine; for the client's event loop.
 
-    The client hands a reply to whatever has the request's entry in its table of futures. Here that
-    is this object, and everything that the engine says is a reply to the greeting.
+    The client passes a reply to `set_result` of the object that the request has in its table of
+    futures. Here this is that object, and all messages of the engine are replies to the greeting.
     """
 
     def __init__(
-        self, client: Any, run: str, place: int, come: Callable[[socket.socket], None]
+        self, client: Any, run: str, engine: int, come: Callable[[socket.socket], None]
     ) -> None:
         self._client, self._run, self._come = client, run, come
-        self._ident: bytes = client._build_targets(place)[0][0]
+        self._ident: bytes = client._build_targets(engine)[0][0]
         self._greeting = client.session.msg(_TYPE, {"run": run, "greets": True})
         self._tunnels: dict[int, tuple[Tunnel, asyncio.Task[None]]] = {}
         self._again: asyncio.TimerHandle | None = None
@@ -205,7 +205,7 @@ class _Far:
         self._send(self._greeting, [])
 
     def set_result(self, message: Mapping[str, Any]) -> None:
-        """The engine says something by a tunnel."""
+        """Handle a message of the engine: data from a tunnel."""
         number, said = _said(message)
         if number not in self._tunnels and said and isinstance(said, bytes):
             near, far = socket.socketpair()
@@ -222,7 +222,7 @@ class _Far:
         self._again = asyncio.get_running_loop().call_later(_AGAIN, self._greet_again)
 
     async def end(self) -> None:
-        """End the tunnels, and have the engine forget the program."""
+        """End the tunnels here and in the engine."""
         self._client._futures.pop(self._greeting["header"]["msg_id"], None)
         if self._again is not None:
             self._again.cancel()
