@@ -28,13 +28,13 @@ from encamp.storage.roots import LOCAL, MIRRORED, Portable, local, local_storage
 from encamp.version import __version__
 
 Level = Literal["ok", "note", "fails"]
-"""``note``: it works, but slower or with less safety than it could."""
+"""``note``: it works, but more slowly or less safely than it could."""
 LIBRARIES = ("cloudpickle", "msgspec", "psutil", "wcmatch")
-"""Those that slots need."""
+"""Libraries that slots need."""
 _OTHERS = ("numpy",)
-"""Libraries whose objects travel between hosts."""
+"""Libraries whose objects are sent between hosts."""
 _ROOM = 1 << 30
-"""Bytes that a local storage should have free."""
+"""Free bytes that a local storage should have."""
 _FILES, _FEW_FILES = 1024, 256
 _PROCESSES = 64
 """How many processes and threads a slot and what it starts may need."""
@@ -51,7 +51,7 @@ _TMP = ("/tmp", "/var/tmp")  # noqa: S108 - where cleaners work
 
 
 @dataclass(frozen=True)
-class Line:
+class CheckResult:
     """The result of a check, and a remedy unless it is ``ok``."""
 
     level: Level
@@ -65,7 +65,7 @@ class Asked:
     """The facts of the program's host that other hosts compare with their own.
 
     ``folder`` has a beacon, described by ``told``, see `beacon`; ``lock`` is a file in it whose
-    lock the asking process holds, None if it has none.
+    lock the program holds, None if the disk has no locks.
     """
 
     python: str
@@ -82,7 +82,7 @@ class Found:
     """What a host reports; ``now`` is the time there."""
 
     now: float
-    lines: list[Line] = field(default_factory=list)
+    lines: list[CheckResult] = field(default_factory=list)
 
 
 def why_of(exc: BaseException) -> str:
@@ -112,25 +112,27 @@ def check(asked: Asked) -> Found:
             found.lines.extend(checks(asked))
         except (OSError, EncampError, ValueError) as exc:
             what = checks.__name__.strip("_").replace("_", " ")
-            found.lines.append(Line("note", what, f"it could not be checked: {why_of(exc)}"))
+            found.lines.append(CheckResult("note", what, f"it could not be checked: {why_of(exc)}"))
     return found
 
 
-def _python(asked: Asked) -> Iterator[Line]:
+def _python(asked: Asked) -> Iterator[CheckResult]:
     here = python_here()
     where = f"{here} ({sys.executable})"
     if _minor(here) != _minor(asked.python):
         remedy = f"use the same Python on all hosts: {asked.python}"
-        yield Line("fails", "Python", f"{where}, but the program runs {asked.python}", remedy)
+        yield CheckResult(
+            "fails", "Python", f"{where}, but the program runs {asked.python}", remedy
+        )
     else:
-        yield Line("ok", "Python", where)
+        yield CheckResult("ok", "Python", where)
 
 
 def _minor(version: str) -> list[str]:
     return version.split(".")[:2]
 
 
-def _libraries(asked: Asked) -> Iterator[Line]:
+def _libraries(asked: Asked) -> Iterator[CheckResult]:
     here = libraries_here()
     wrong = {
         name: f"{name} {here.get(name, 'is missing')}, not {version}"
@@ -139,46 +141,46 @@ def _libraries(asked: Asked) -> Iterator[Line]:
     }
     if not wrong:
         text = ", ".join(f"{name} {version}" for name, version in here.items())
-        yield Line("ok", "libraries", text)
+        yield CheckResult("ok", "libraries", text)
         return
     level: Level = "fails" if "encamp" in wrong else "note"
     names = " ".join(f"{name}=={asked.libraries[name]}" for name in wrong)
-    yield Line(level, "libraries", "; ".join(wrong.values()), f"pip install {names}")
+    yield CheckResult(level, "libraries", "; ".join(wrong.values()), f"pip install {names}")
 
 
-def _slots(asked: Asked) -> Iterator[Line]:
+def _slots(asked: Asked) -> Iterator[CheckResult]:
     cores = quota.cores()
     text = (
         f"{counted(asked.slots, 'slot')}, {counted(cores, 'core')}, "
         f"{size_text(quota.memory())} of memory"
     )
     if asked.slots > cores:
-        yield Line("note", "slots", text, "use no more slots than cores if tasks compute")
+        yield CheckResult("note", "slots", text, "use no more slots than cores if tasks compute")
     else:
-        yield Line("ok", "slots", text)
+        yield CheckResult("ok", "slots", text)
 
 
-def _local_storage(_: Asked) -> Iterator[Line]:
+def _local_storage(_: Asked) -> Iterator[CheckResult]:
     name = "local storage"
     elsewhere = f"set {LOCAL} on this host to a folder on its own disk"
     try:
         storage = local_storage()
         _write_there()
     except (EncampError, OSError) as exc:
-        yield Line("fails", name, why_of(exc), elsewhere)
+        yield CheckResult("fails", name, why_of(exc), elsewhere)
         return
     kind, _source = kind_and_source(storage.stat().st_dev)
     free = free_space(storage)
     text = f"{printable(storage)} ({kind or 'disk of unknown kind'}), {size_text(free)} free"
     if kind.startswith(_NETWORK):
-        yield Line("note", name, f"{text}: this is a network disk", elsewhere)
+        yield CheckResult("note", name, f"{text}: this is a network disk", elsewhere)
     elif free < _ROOM:
         remedy = (
             f"free some space (encamp clean --all, which also empties the cache), or {elsewhere}"
         )
-        yield Line("note", name, text, remedy)
+        yield CheckResult("note", name, text, remedy)
     else:
-        yield Line("ok", name, text)
+        yield CheckResult("ok", name, text)
     yield from _cleaners(storage)
     yield from _cheap_ways(storage)
 
@@ -191,7 +193,7 @@ def _write_there() -> None:
         owned.remove()
 
 
-def _cleaners(storage: Path) -> Iterator[Line]:
+def _cleaners(storage: Path) -> Iterator[CheckResult]:
     name = "cleaners"
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
     deaf = [cleaner for cleaner in _NO_LOCKS_HEEDED if shutil.which(cleaner, path=path)]
@@ -200,16 +202,18 @@ def _cleaners(storage: Path) -> Iterator[Line]:
         os.close(fd)
     if deaf and any(storage.is_relative_to(folder) for folder in _TMP):
         remedy = f"have it leave out {printable(storage)}, or set {LOCAL}"
-        yield Line("note", name, f"{deaf[0]} may remove files in use", remedy)
+        yield CheckResult("note", name, f"{deaf[0]} may remove files in use", remedy)
     elif fd is None:
         remedy = f"set {LOCAL} to a folder on a disk with locks (flock)"
-        yield Line("note", name, "the disk has no locks, which would keep cleaners away", remedy)
+        yield CheckResult(
+            "note", name, "the disk has no locks, which would keep cleaners away", remedy
+        )
     else:
-        yield Line("ok", name, "they skip this folder: it is locked while it is in use")
+        yield CheckResult("ok", name, "they skip this folder: it is locked while it is in use")
 
 
-def _cheap_ways(storage: Path) -> Iterator[Line]:
-    """How big inputs get from the cache into a task's folder."""
+def _cheap_ways(storage: Path) -> Iterator[CheckResult]:
+    """Check the mode by which big inputs get from the cache into a task's folder."""
     overlay, reflink = why_no_overlay(storage), why_no_reflink(storage)
     copied = "writable inputs are copied"
     for what, other, why, remedy in (
@@ -217,14 +221,14 @@ def _cheap_ways(storage: Path) -> Iterator[Line]:
         ("reflink", "overlay", reflink, f"put {LOCAL} on btrfs, or on xfs made with reflink=1"),
     ):
         if why is None:
-            yield Line("ok", what, "works here")
+            yield CheckResult("ok", what, "works here")
         elif overlay is not None and reflink is not None:
-            yield Line("note", what, f"{why}; {copied}", remedy)
+            yield CheckResult("note", what, f"{why}; {copied}", remedy)
         else:
-            yield Line("ok", what, f"not here ({why}); {other} is used instead")
+            yield CheckResult("ok", what, f"not here ({why}); {other} is used instead")
 
 
-def _shared_folders(asked: Asked) -> Iterator[Line]:
+def _shared_folders(asked: Asked) -> Iterator[CheckResult]:
     name = "shared folders"
     if not asked.told:
         return
@@ -235,7 +239,7 @@ def _shared_folders(asked: Asked) -> Iterator[Line]:
     else:
         why = f"{printable(here)} is not {asked.shown} of the program's host"
     if here is not None and reaches(asked.folder, asked.told):
-        yield Line("ok", name, f"{asked.shown} is seen here as {printable(here)}")
+        yield CheckResult("ok", name, f"{asked.shown} is seen here as {printable(here)}")
         yield from _locks(asked)
         return
     remedy = (
@@ -243,10 +247,10 @@ def _shared_folders(asked: Asked) -> Iterator[Line]:
         "where: "
         f"{MIRRORED} names the shared folders in the same order on every host"
     )
-    yield Line("note", name, why, remedy)
+    yield CheckResult("note", name, why, remedy)
 
 
-def _locks(asked: Asked) -> Iterator[Line]:
+def _locks(asked: Asked) -> Iterator[CheckResult]:
     name = "locks"
     if asked.lock is None:
         return
@@ -255,32 +259,34 @@ def _locks(asked: Asked) -> Iterator[Line]:
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        yield Line("ok", name, "one that the program's host holds is seen here")
+        yield CheckResult("ok", name, "one that the program's host holds is seen here")
     except OSError as exc:
-        yield Line("note", name, f"the disk has none: {(exc.strerror or str(exc)).lower()}", remedy)
+        yield CheckResult(
+            "note", name, f"the disk has none: {(exc.strerror or str(exc)).lower()}", remedy
+        )
     else:
         found = f"one that the program's host holds in {asked.shown} is not seen here"
-        yield Line("note", name, found, remedy)
+        yield CheckResult("note", name, found, remedy)
     finally:
         os.close(fd)
 
 
-def _open_files(_: Asked) -> Iterator[Line]:
+def _open_files(_: Asked) -> Iterator[CheckResult]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = "no limit" if hard == resource.RLIM_INFINITY else f"{hard} at most"
     text = f"{soft} at once, {most}"
     if hard != resource.RLIM_INFINITY and hard < _FEW_FILES:
-        yield Line("fails", "open files", text, f"raise the limit: ulimit -Hn {_FILES}")
+        yield CheckResult("fails", "open files", text, f"raise the limit: ulimit -Hn {_FILES}")
     elif soft != resource.RLIM_INFINITY and soft < _FILES:
-        yield Line("note", "open files", text, f"raise the limit: ulimit -n {_FILES}")
+        yield CheckResult("note", "open files", text, f"raise the limit: ulimit -n {_FILES}")
     else:
-        yield Line("ok", "open files", text)
+        yield CheckResult("ok", "open files", text)
 
 
-def _processes(asked: Asked) -> Iterator[Line]:
+def _processes(asked: Asked) -> Iterator[CheckResult]:
     left, need = _processes_left(), asked.slots * _PROCESSES
     if left is None:
-        yield Line("ok", "processes", "no limit")
+        yield CheckResult("ok", "processes", "no limit")
         return
     text = f"{left} more processes and threads may be started"
     if left < need:
@@ -288,9 +294,9 @@ def _processes(asked: Asked) -> Iterator[Line]:
             f"{counted(asked.slots, 'slot')} may need {need}: raise the limit (ulimit -u, "
             f"pids.max of the control group; in a container --pids-limit)"
         )
-        yield Line("note", "processes", text, remedy)
+        yield CheckResult("note", "processes", text, remedy)
     else:
-        yield Line("ok", "processes", text)
+        yield CheckResult("ok", "processes", text)
 
 
 def _processes_left() -> int | None:
@@ -310,22 +316,22 @@ def _threads_of_user() -> int:
     return count
 
 
-def _shared_memory(asked: Asked) -> Iterator[Line]:
+def _shared_memory(asked: Asked) -> Iterator[CheckResult]:
     name, need = str(_SHARED_MEMORY), asked.slots * _SHARED_EACH
     remedy = "MPI and multiprocessing need it: make it larger (in a container: --shm-size=1g)"
     if not os.access(_SHARED_MEMORY, os.W_OK):
-        yield Line("note", name, "does not exist or is not writable", remedy)
+        yield CheckResult("note", name, "does not exist or is not writable", remedy)
         return
     free = free_space(_SHARED_MEMORY)
     text = f"{size_text(free)} free"
     if free < need:
         text = f"{text}, and {counted(asked.slots, 'rank')} of MPI may need {size_text(need)}"
-        yield Line("note", name, text, remedy)
+        yield CheckResult("note", name, text, remedy)
     else:
-        yield Line("ok", name, text)
+        yield CheckResult("ok", name, text)
 
 
-_CHECKS: tuple[Callable[[Asked], Iterator[Line]], ...] = (
+_CHECKS: tuple[Callable[[Asked], Iterator[CheckResult]], ...] = (
     _python, _libraries, _slots, _local_storage, _shared_folders, _open_files, _processes,
     _shared_memory,
 )  # fmt: skip

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 SHELLS = ("bash", "fish", "zsh")
 _VARIABLE = "_ENCAMP_COMPLETE"
-"""Where click looks for what a shell asks."""
+"""The environment variable by which a shell asks click for completions."""
 
 
 def script_for(shell: str, command: click.Command) -> str:
@@ -27,7 +27,7 @@ def script_for(shell: str, command: click.Command) -> str:
 
 
 def engines(_context: click.Context, _option: click.Parameter, start: str) -> list[CompletionItem]:
-    """The engines whose names begin so."""
+    """The engines whose names begin with the given text."""
     from click.shell_completion import CompletionItem
 
     from encamp.engines.registry import engine_names
@@ -36,12 +36,12 @@ def engines(_context: click.Context, _option: click.Parameter, start: str) -> li
 
 
 def files(_context: click.Context, _option: click.Parameter, start: str) -> list[CompletionItem]:
-    """Has the shell look for files."""
+    """Lets the shell complete names of files."""
     return _from_disk(start, "file")
 
 
 def folders(_context: click.Context, _option: click.Parameter, start: str) -> list[CompletionItem]:
-    """Has the shell look for folders."""
+    """Lets the shell complete names of folders."""
     return _from_disk(start, "dir")
 
 

@@ -22,5 +22,7 @@ def debug_command(
         if not is_script:
             run_job_file(path, arguments, None)
         else:
-            run_script(path.absolute(), arguments, None)  # pdb looks for it from the folder
+            run_script(
+                path.absolute(), arguments, None
+            )  # absolute: pdb opens it in the task's folder
     raise not_found(wanted)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from encamp import slurm
-from encamp.cli.checks import Asked, Found, Line, check, libraries_here, python_here, why_of
+from encamp.cli.checks import Asked, CheckResult, Found, check, libraries_here, python_here, why_of
 from encamp.cli.elsewhere import Said, log_in
 from encamp.cli.ports import ports
 from encamp.cli.run import engine_options
@@ -29,16 +29,16 @@ from encamp.storage.outputs.parts import PART, new_token
 from encamp.storage.roots import current_folder, portable
 
 _BY_SSH = ("mpi", "pvm", "dask", "ipyparallel")
-"""Engines that log in to their hosts by ssh."""
+"""Engines that use ssh to start their agents."""
 _ON_MESH = ("dask", "ipyparallel")
-"""Engines whose frames go by connections of encamp's own."""
+"""Engines that send frames by encamp's own connections."""
 _WITHIN = 120.0
 """Seconds that the checks of one host may take."""
 _LOGIN_WITHIN = 30.0
 """Seconds that a host has to answer to ssh."""
 _SILENT = ("timed out", "No route to host")
 _APART = 1.0
-"""Seconds by which clocks may differ."""
+"""Seconds by which the clocks of hosts may differ."""
 _SIGN = "encamp-doctor"
 _SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "ash", "mksh")
 _ALL = "all hosts together"
@@ -51,11 +51,11 @@ _REMEDIES = {
     "No route to host": "check that it is switched on, and in this network",
     "Connection refused": "start its ssh server, or give its Port in ~/.ssh/config",
 }
-"""What ssh says → what to do."""
+"""Text in an error message of ssh → remedy."""
 _BY_HAND = "try: ssh {host} true"
 
-Table = dict[str, list[Line]]
-"""Host → what was found there."""
+Table = dict[str, list[CheckResult]]
+"""Host → the results of its checks."""
 
 
 def doctor_command(
@@ -78,7 +78,7 @@ def doctor_command(
         named = [host_in(line).name for line in options.get("hosts", [])]  # type: ignore[attr-defined]
         logins = _log_in(named) if engine in _BY_SSH and slurm.job_id() is None else []
         dead = {said.host for said in logins if _silent(said)}
-        if dead:  # some engines wait for them for minutes
+        if dead:  # not started, as some engines would wait for them for minutes
             lines = options["hosts"]
             options["hosts"] = [line for line in lines if host_in(line).name not in dead]  # type: ignore[attr-defined]
         with warnings.catch_warnings(record=True) as warned:
@@ -104,7 +104,7 @@ def _there(folder: Path) -> Path:
 
 @contextmanager
 def _asked(folder: Path, table: Table) -> Iterator[Asked]:
-    """The facts for other hosts, while ``folder`` has a beacon and a lock for them to see."""
+    """A context with the facts for other hosts. Meanwhile ``folder`` has a beacon and a lock."""
     token = new_token()
     beacons, lock = Beacons(token), folder / f"{PART}{token}-lock"
     asked = Asked(python_here(), libraries_here(), portable(folder), printable(folder))
@@ -116,7 +116,7 @@ def _asked(folder: Path, table: Table) -> Iterator[Asked]:
         except OSError as exc:
             why = f"{printable(folder)}: {(exc.strerror or str(exc)).lower()}"
             remedy = "give a DESTINATION that you can write to"
-            table[socket.gethostname()] = [Line("fails", "destination", why, remedy)]
+            table[socket.gethostname()] = [CheckResult("fails", "destination", why, remedy)]
             yield asked
             return
         undo.callback(lock.unlink, missing_ok=True)
@@ -128,14 +128,14 @@ def _asked(folder: Path, table: Table) -> Iterator[Asked]:
         except OSError as exc:
             why = f"{printable(folder)} has none: {(exc.strerror or str(exc)).lower()}"
             remedy = "mount the disk with locks, or run a job from one host at a time"
-            table[socket.gethostname()] = [Line("note", "locks", why, remedy)]
+            table[socket.gethostname()] = [CheckResult("note", "locks", why, remedy)]
         yield asked
 
 
 def _note(warned: Sequence[warnings.WarningMessage], table: Table) -> None:
     """Add warnings during the checks as a note on the program's host."""
     for text in dict.fromkeys(str(one.message) for one in warned):
-        table.setdefault(socket.gethostname(), []).append(Line("note", "warning", text))
+        table.setdefault(socket.gethostname(), []).append(CheckResult("note", "warning", text))
 
 
 # Hosts, as a cluster of the engine has them
@@ -150,7 +150,7 @@ def _look(engine: str, options: Mapping[str, object], asked: Asked, table: Table
     except InputError:
         raise
     except EncampError as exc:
-        whole = Line("fails", "cluster", why_of(exc), "see the lines of each host")
+        whole = CheckResult("fails", "cluster", why_of(exc), "see the lines of each host")
         alone = dict(options)
         alone.pop("slots", None)
         well = True
@@ -178,7 +178,7 @@ def _ask_alone(
         _ask(engine, options, asked, table)
     except EncampError as exc:
         why = why_of(exc)
-        table.setdefault(name, []).append(Line("fails", "cluster", why, _remedy(why, name)))
+        table.setdefault(name, []).append(CheckResult("fails", "cluster", why, _remedy(why, name)))
         return False
     return True
 
@@ -200,9 +200,9 @@ def _ask(engine: str, options: Mapping[str, object], asked: Asked, table: Table)
             lines_of_host = table.setdefault(host.name, [])
             try:
                 found = task.result(_WITHIN)
-            except Exception as exc:  # noqa: BLE001 - whatever it is, it is what was found
+            except Exception as exc:  # noqa: BLE001 - any failure is a result of the check
                 remedy = "see the other lines of this host; tasks cannot run there"
-                lines_of_host.append(Line("fails", "task", why_of(exc), remedy))
+                lines_of_host.append(CheckResult("fails", "task", why_of(exc), remedy))
             else:
                 lines_of_host.extend([*found.lines, _clock(found, begun, time.time())])
             if engine in _ON_MESH:
@@ -213,28 +213,30 @@ def _ask(engine: str, options: Mapping[str, object], asked: Asked, table: Table)
     missing = [name for name in wanted if not any(_same(name, host.name) for host in hosts)]
     if len(hosts) < len(set(wanted)):
         for name in missing:
-            line = Line("fails", "cluster", "it has not joined", _BY_HAND.format(host=name))
+            line = CheckResult("fails", "cluster", "it has not joined", _BY_HAND.format(host=name))
             table.setdefault(name, []).append(line)
 
 
-def _clock(found: Found, begun: float, ended: float) -> Line:
-    """How far the clock of a host is off: it was read between ``begun`` and ``ended`` here."""
+def _clock(found: Found, begun: float, ended: float) -> CheckResult:
+    """The difference of a host's clock in seconds; it was read between ``begun`` and ``ended``."""
     off = min(found.now - begun, 0.0) + max(found.now - ended, 0.0)
     if abs(off) <= _APART:
-        return Line("ok", "clock", "agrees with that of the program's host")
+        return CheckResult("ok", "clock", "agrees with that of the program's host")
     which = "ahead of" if off > 0 else "behind"
     text = f"{abs(off):.0f} s {which} the program's host"
-    return Line("note", "clock", text, "set it with chrony or ntpd; times in reports are wrong")
+    return CheckResult(
+        "note", "clock", text, "set it with chrony or ntpd; times in reports are wrong"
+    )
 
 
-def _frames(host: Host) -> Line:
+def _frames(host: Host) -> CheckResult:
     """The route of calls, results and files."""
     if not host.frames_by:
-        return Line("ok", "frames", "go directly between it and the program")
+        return CheckResult("ok", "frames", "go directly between it and the program")
     text = f"go by {host.frames_by}, since neither host can connect to the other; this takes longer"
     here = socket.gethostname()
     remedy = f"let {here} connect to it, or it to {here}, at any port"
-    return Line("note", "frames", text, remedy)
+    return CheckResult("note", "frames", text, remedy)
 
 
 def _same(one: str, other: str) -> bool:
@@ -265,11 +267,11 @@ def _tell_logins(logins: Sequence[Said], table: Table) -> None:
         table.setdefault(host, []).append(_login(said, here=_works(table.get(host, []))))
 
 
-def _login(said: Said, *, here: bool) -> Line:
-    """The line of one login; ``here``: the engine reaches the host anyway."""
+def _login(said: Said, *, here: bool) -> CheckResult:
+    """The result for one login; ``here``: the engine has reached the host anyway."""
     if said.why:
         remedy = _remedy(said.why, said.host)
-        return Line("note" if here else "fails", "ssh", said.why, remedy)
+        return CheckResult("note" if here else "fails", "ssh", said.why, remedy)
     signs = [line for line in said.lines if line.startswith(_SIGN)]
     printed = [line for line in said.lines if not line.startswith(_SIGN)]
     if printed or not signs:
@@ -277,14 +279,16 @@ def _login(said: Said, *, here: bool) -> Line:
             f"the login prints {printable(printed[0])!r}" if printed else ("it cannot run commands")
         )
         remedy = "print nothing in ~/.bashrc and similar files in non-interactive shells"
-        return Line("note", "ssh", text, remedy)
+        return CheckResult("note", "ssh", text, remedy)
     shell = signs[0].split(maxsplit=1)[-1].rpartition("/")[2]
     if shell not in _SHELLS:
-        return Line("note", "ssh", f"the login shell is {printable(shell)}", "use sh, bash or zsh")
-    return Line("ok", "ssh", f"logs in without a password, to {shell}")
+        return CheckResult(
+            "note", "ssh", f"the login shell is {printable(shell)}", "use sh, bash or zsh"
+        )
+    return CheckResult("ok", "ssh", f"logs in without a password, to {shell}")
 
 
-def _works(lines: Sequence[Line]) -> bool:
+def _works(lines: Sequence[CheckResult]) -> bool:
     return any(line.what == "clock" for line in lines)
 
 
@@ -300,7 +304,7 @@ def _remedy(why: str, host: str) -> str:
 # What is printed
 
 
-def _print(host: str, lines: Sequence[Line]) -> None:
+def _print(host: str, lines: Sequence[CheckResult]) -> None:
     _say(host)
     wide = max(len(line.what) for line in lines) if lines else 0
     for line in lines:

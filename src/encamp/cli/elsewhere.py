@@ -15,7 +15,7 @@ from encamp.engines.kit.ssh import SSH, remote_command
 _WITHIN = 600.0
 _AT_ONCE = 64
 _NO_COMMAND = (126, 127)
-"""Exit statuses of a shell that cannot run what it is told."""
+"""Exit statuses of a shell that cannot run a command."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Said:
     lines: list[str]
     why: str
     refused: bool = False
-    """Whether it was not let in, since too many others were on their way."""
+    """Whether the host has refused the login because of too many others at the same time."""
 
 
 def encamp_on(hosts: Sequence[str], arguments: Sequence[str], python: str | None) -> list[Said]:

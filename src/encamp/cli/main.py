@@ -222,7 +222,7 @@ _reached = _options(
     click.option("-o", "--option", "more", multiple=True, metavar="NAME=VALUE",
                  help="Other options of the engine: mpi=openmpi, machine=own."),
 )  # fmt: skip
-"""What an engine is told."""
+"""An engine's options."""
 
 
 _running = _options(
@@ -249,7 +249,7 @@ _running = _options(
     click.option("--failed", is_flag=True, help="Run only tasks that failed in their last run."),
     click.option("-q", "--quiet", is_flag=True, help="Print only failures."),
 )  # fmt: skip
-"""What commands take that run tasks."""
+"""Options of commands that run tasks."""
 
 
 @cli.command(help=_RUN, cls=_Run)
@@ -455,12 +455,12 @@ def doctor(destination: str | None, **options: object) -> int:
 
 
 def main() -> NoReturn:
-    """Entry point: every ending has its exit status, and bad input never gives a traceback."""
+    """Entry point. Ends the process with the exit status; bad input never gives a traceback."""
     name_standard_streams()
     command_signals()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names may hold any character
-    sys.exit(_written(_status()))
+    sys.exit(_flushed(_status()))
 
 
 def _status() -> int:
@@ -484,7 +484,7 @@ def _status() -> int:
         _say(str(exc))
         return 2 if isinstance(exc, InputError) else 1
     except OSError as exc:  # of encamp's own files; a script's errors are shown as Python does
-        _refused(exc, "standard output" if exc.errno in _NOT_WRITTEN else "")
+        _report_os_error(exc, "standard output" if exc.errno in _NOT_WRITTEN else "")
         return 1
     return code if isinstance(code, int) else 0
 
@@ -499,13 +499,13 @@ def _ended(exc: SystemExit) -> int:
     return 1
 
 
-def _written(code: int) -> int:
+def _flushed(code: int) -> int:
     """The exit status, even if standard output cannot be written."""
     try:
         sys.stdout.flush()
     except OSError as exc:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # no second complaint at the very end
-        _refused(exc, "standard output")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python's own flush fails, too
+        _report_os_error(exc, "standard output")
         return code or 1
     return code
 
@@ -514,8 +514,8 @@ _NOT_WRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
 """Errors of a full or broken output. Those of a file have its name."""
 
 
-def _refused(exc: OSError, what: str = "") -> None:
-    """Report an error of the system; a closed output is none."""
+def _report_os_error(exc: OSError, what: str = "") -> None:
+    """Report an error of the system, except a closed standard output."""
     if not isinstance(exc, BrokenPipeError):
         what = printable(exc.filename) if exc.filename else what
         where = f"{what}: " if what else ""
@@ -523,7 +523,7 @@ def _refused(exc: OSError, what: str = "") -> None:
 
 
 def _say(text: str) -> None:
-    """Print a message of the command, if somebody reads it."""
+    """Print a message of the command, unless standard error is closed."""
     screen = Screen(sys.stderr)
     screen.write(f"encamp: {shown(text)}\n")
     screen.drain()

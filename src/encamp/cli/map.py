@@ -53,7 +53,7 @@ _OPTIONS = {
     "stdout": "--stdout",
     "values": "--values",
 }
-"""Which option says what stands under a key of a job file."""
+"""Key of a job file → the option of the command for it."""
 
 
 @dataclass(frozen=True)

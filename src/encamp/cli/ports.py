@@ -11,31 +11,31 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from encamp.cli.checks import Line
+from encamp.cli.checks import CheckResult
 from encamp.cluster.cluster import SPAWNER, Cluster
 from encamp.cluster.task import SpawnedTask
 from encamp.slot.calls import current_task
 
-_KNOCKS = 2.0
-"""Seconds in which a port has to be reached."""
+_CONNECT_WITHIN = 2.0
+"""Seconds within which a connection must be possible."""
 _WITHIN = 30.0
-"""Seconds that all have for each step."""
+"""Seconds that all hosts have for each step."""
 _AT_ONCE = 32
 _REMEDY = "let the hosts connect to each other at any port above 1023, or see docs/dask.md"
 
 
-class Door(NamedTuple):
-    """An open port, and the addresses of its host."""
+class OpenPort(NamedTuple):
+    """A port that accepts connections, and the addresses of its host."""
 
     addresses: list[str]
     port: int
 
 
 @contextmanager
-def _open() -> Iterator[Door]:
-    """A port of this host that accepts connections and ignores them."""
-    with socket.create_server(("", 0), backlog=256) as door:
-        yield Door(_addresses(), door.getsockname()[1])
+def _open_port() -> Iterator[OpenPort]:
+    """A context with a port of this host that accepts connections and ignores them."""
+    with socket.create_server(("", 0), backlog=256) as opened:
+        yield OpenPort(_addresses(), opened.getsockname()[1])
 
 
 def _addresses() -> list[str]:
@@ -49,47 +49,54 @@ def _addresses() -> list[str]:
     return outer or found
 
 
-def _closed(doors: Mapping[str, Door]) -> list[str]:
-    """The hosts whose ports cannot be reached from this one."""
+def _closed(open_ports: Mapping[str, OpenPort]) -> list[str]:
+    """The hosts with ports to which this host cannot connect."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        opens = list(pool.map(_opens, doors.values()))
-    return [name for name, does in zip(doors, opens, strict=True) if not does]
+        opens = list(pool.map(_accepts, open_ports.values()))
+    return [name for name, does in zip(open_ports, opens, strict=True) if not does]
 
 
-def _opens(door: Door) -> bool:
-    for address in door.addresses:
+def _accepts(opened: OpenPort) -> bool:
+    for address in opened.addresses:
         try:
-            socket.create_connection((address, door.port), timeout=_KNOCKS).close()
+            socket.create_connection((address, opened.port), timeout=_CONNECT_WITHIN).close()
         except OSError:
             continue
         return True
     return False
 
 
-def _knock() -> None:
-    """Test the ports of the other hosts; the program names them, and says when all are done."""
+def _test_ports() -> None:
+    """A task: open a port, and test those of the other hosts, which the program sends.
+
+    The port stays open until the program says that all hosts are done.
+    """
     me = current_task()
-    with _open() as door:
-        me.send(SPAWNER, tuple(door))
+    with _open_port() as opened:
+        me.send(SPAWNER, tuple(opened))
         if (got := me.receive(_WITHIN)) is not None:
-            me.send(SPAWNER, _closed({name: Door(*at) for name, at in got.message.items()}))
+            me.send(SPAWNER, _closed({name: OpenPort(*at) for name, at in got.message.items()}))
             me.receive(_WITHIN)
 
 
-def ports(cluster: Cluster) -> dict[str, Line]:
-    """A line for each host of a cluster, none for a single host."""
+def ports(cluster: Cluster) -> dict[str, CheckResult]:
+    """The result for each host of a cluster; empty if there is a single host."""
     names = [host.name for host in cluster.hosts()]
     here = socket.gethostname()
     if set(names) <= {here}:
         return {}
-    tasks = {name: cluster.spawn(_knock, on=name, name="ports", notify=False) for name in names}
-    with _open() as door:
-        doors = {name: Door(*at) for name, at in _heard(cluster, tasks).items()}
-        doors.setdefault(here, door)
-        for name in doors.keys() & tasks.keys():
-            cluster.send(tasks[name], {n: tuple(d) for n, d in doors.items() if n != name})
-        closed = {here: _closed({name: d for name, d in doors.items() if name != here})}
-        closed.update(_heard(cluster, {name: tasks[name] for name in doors.keys() & tasks.keys()}))
+    tasks = {
+        name: cluster.spawn(_test_ports, on=name, name="ports", notify=False) for name in names
+    }
+    with _open_port() as opened:
+        open_ports = {name: OpenPort(*at) for name, at in _heard(cluster, tasks).items()}
+        open_ports.setdefault(here, opened)
+        for name in open_ports.keys() & tasks.keys():
+            cluster.send(tasks[name], {n: tuple(d) for n, d in open_ports.items() if n != name})
+        closed = {here: _closed({name: d for name, d in open_ports.items() if name != here})}
+        closed.update(
+            _heard(cluster, {name: tasks[name] for name in open_ports.keys() & tasks.keys()})
+        )
     for task in tasks.values():
         cluster.send(task, None)
     return {name: _line(closed[name]) for name in closed}
@@ -106,7 +113,9 @@ def _heard(cluster: Cluster, tasks: Mapping[str, SpawnedTask]) -> dict[str, Any]
     return found
 
 
-def _line(closed: Collection[str]) -> Line:
+def _line(closed: Collection[str]) -> CheckResult:
     if not closed:
-        return Line("ok", "ports", "the ports of all other hosts can be reached")
-    return Line("note", "ports", f"no port can be reached of {', '.join(sorted(closed))}", _REMEDY)
+        return CheckResult("ok", "ports", "the ports of all other hosts can be reached")
+    return CheckResult(
+        "note", "ports", f"no port can be reached of {', '.join(sorted(closed))}", _REMEDY
+    )

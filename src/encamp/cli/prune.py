@@ -50,7 +50,7 @@ def _made_by_others(folder: Path) -> Iterator[str]:
     """The files of the other jobs in the same destination."""
     for other in folder.parent.glob("*.job"):
         if other != folder:
-            journal = Journal(other, anybody=True)  # whoever's it is, what it names stays
+            journal = Journal(other, anybody=True)  # another user's, too: its files are not removed
             with suppress(NotOurs, OSError):
                 journal.read()
             for task in journal.current():

@@ -26,10 +26,10 @@ from encamp.storage.roots import current_folder
 _OURS = {"self", "cluster", "engine", "slots", "initializer", "initargs", "inline", "follow",
          "mirror", "outputs", "on_failure", "to", "on", "persistent", "cores", "memory", "gpus",
          "time_limit", "fresh", "startup_dir"}  # fmt: skip
-"""What clusters and executors take themselves."""
-_SAID_OTHERWISE = {"slots": "-n", "engine": "-e", "hosts": "--hosts", "hostfile": "--hostfile",
+"""Options of clusters and executors, which are not passed to the engine."""
+_OWN_OPTIONS = {"slots": "-n", "engine": "-e", "hosts": "--hosts", "hostfile": "--hostfile",
                    "to": "--to"}  # fmt: skip
-"""Options that the command has, under these names."""
+"""Options that have their own option of the command, by its name."""
 
 
 _DRY_RUN_ENDS = "the dry run of the script ends here: the rest needs the results of the job {job}"
@@ -65,8 +65,8 @@ def options_of(
     for_script: bool,
 ) -> Options:
     """The job options of the command line. Raises `BadJob`."""
-    current_folder()  # one that has been removed is told of as such
-    engine_module(engine)  # a name that is none is found before anything is read
+    current_folder()  # raises if the folder was removed
+    engine_module(engine)  # raises for an unknown engine, before anything is read
     return Options(
         slots,
         force,
@@ -101,8 +101,8 @@ def engine_options(
         name, equals, value = given.partition("=")
         if not (name.isidentifier() and equals):
             raise BadJob(f"--option {given}", "write it as NAME=VALUE")
-        if name in _SAID_OTHERWISE:
-            raise BadJob(f"--option {given}", f"use {_SAID_OTHERWISE[name]}")
+        if name in _OWN_OPTIONS:
+            raise BadJob(f"--option {given}", f"use {_OWN_OPTIONS[name]}")
         if name in _OURS:
             raise BadJob(f"--option {given}", f"it is an option for programs; jobs have no {name}")
         options[name] = int(value) if value.isdecimal() else value
@@ -164,7 +164,7 @@ def run_script(path: Path, arguments: tuple[str, ...], to: str | None) -> None:
 
 @contextmanager
 def _ended_by_threads() -> Iterator[None]:
-    """Have a dry run that ends a thread of a script end the whole script."""
+    """Let a dry run that ends in a thread of a script end the whole script."""
     usual, ended = threading.excepthook, list[BaseException]()
 
     def hook(args: threading.ExceptHookArgs) -> None:

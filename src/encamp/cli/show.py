@@ -23,7 +23,7 @@ from encamp.values import rounded
 
 _MOST_LOG = 1 << 30
 _LISTED = 20
-"""Outputs and attempts that are shown, the last ones."""
+"""The number of the last outputs and attempts that are shown."""
 
 
 def show_command(place: Path, task: str, *, shared: bool = False) -> None:
@@ -44,7 +44,7 @@ def _lines(folders: list[Path], job: Job | None, task: str, shared: bool) -> Ite
         own = OwnFolder(folder, shared)
         try:
             report = _report_of(task, own, known)
-        except (NotOurs, BadJob) as exc:  # the folder of another job may be a stranger's
+        except (NotOurs, BadJob) as exc:  # the folder of another job may be another user's
             refused.append(exc)
             continue
         if report is not None:

@@ -25,7 +25,7 @@ from encamp.storage.process import ProcessFacts
 
 _MOST_FAILED = 20
 _MOST_TOLD = 10
-"""Failed tasks that are told with their reasons, as many as a run tells."""
+"""The number of failed tasks that are listed with their reasons, the same as in a run."""
 _MOST_RUNNING = 8
 _STATES: tuple[State, ...] = ("running", "waiting", "done", "up to date", "failed", "blocked")
 _ENDED: tuple[State, ...] = ("done", "up to date", "failed", "blocked", "waiting")

@@ -19,9 +19,9 @@ from encamp.jobs.report.carried import carried
 from encamp.storage.disk.own_files import OwnFolder
 
 _PAUSE = 1.0
-"""Seconds between two looks."""
+"""Seconds between two readings of the jobs' folders."""
 _A_SECOND = 2
-"""How often what is followed is drawn."""
+"""How often per second the display is drawn."""
 
 
 def status_command(
@@ -61,12 +61,12 @@ def _follow(folders: list[OwnFolder], *, as_json: bool) -> None:
     """Print the state of jobs until none of them is running."""
     console = Console(highlight=False)
     drawn = console.is_terminal and not as_json
-    picture = _Picture()
+    display = _Display()
     told: dict[str, object] = {}
-    with _shown(console, picture) if drawn else nullcontext():
+    with _shown(console, display) if drawn else nullcontext():
         while True:
             states = _states(folders, lambda _: None)
-            picture.note(states)
+            display.note(states)
             going_on = any(state.is_run for state in states)
             if not drawn:
                 _tell_news(states, told, as_json=as_json)
@@ -76,10 +76,10 @@ def _follow(folders: list[OwnFolder], *, as_json: bool) -> None:
             time.sleep(_PAUSE)
 
 
-def _shown(console: Console, picture: _Picture) -> Live:
+def _shown(console: Console, display: _Display) -> Live:
     return Live(
         console=console,
-        get_renderable=picture.drawn,
+        get_renderable=display.drawn,
         refresh_per_second=_A_SECOND,
         transient=True,
     )
@@ -99,12 +99,12 @@ def _tell_news(states: list[JobState], told: dict[str, object], *, as_json: bool
             _say(*state.lines)
 
 
-class _Picture:
-    """The drawing of the running jobs."""
+class _Display:
+    """What is drawn of the running jobs."""
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[JobState, float]] = {}
-        """What a job said last, and when that was seen: hosts' clocks may differ."""
+        """A job's last state, and when it was read by this host's clock."""
 
     def note(self, states: list[JobState]) -> None:
         """Update the states of the jobs."""
