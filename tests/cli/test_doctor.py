@@ -10,7 +10,7 @@ from console_command import Ended, encamp, with_small_disk, works
 
 from conftest import need
 from encamp.cli import checks
-from encamp.cli.checks import Asked, Found, Level, check, libraries_here, python_here
+from encamp.cli.checks import HostReport, Level, ProgramFacts, check, libraries_here, python_here
 from encamp.cli.doctor import _clock, _login
 from encamp.cli.elsewhere import Said
 from encamp.quota import processes_left
@@ -25,12 +25,12 @@ def line(out: str, what: str) -> tuple[str, str]:
     return lines[at].split()[0], lines[at] + more
 
 
-def asked(**given: object) -> Asked:
+def facts(**given: object) -> ProgramFacts:
     usual: dict[str, object] = {"python": python_here(), "libraries": libraries_here()}
-    return Asked(**{**usual, "folder": "/", "shown": "/", **given})  # type: ignore[arg-type]
+    return ProgramFacts(**{**usual, "folder": "/", "shown": "/", **given})  # type: ignore[arg-type]
 
 
-def level_of(found: Found, what: str) -> Level:
+def level_of(found: HostReport, what: str) -> Level:
     [level] = [line.level for line in found.lines if line.what == what]
     return level
 
@@ -124,9 +124,9 @@ def test_what_cannot_be_used_is_refused(here: Path, words: list[str], said: str)
 
 
 def test_other_versions_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = check(asked(python="CPython 3.99.1", libraries={"encamp": "99"}))
+    found = check(facts(python="CPython 3.99.1", libraries={"encamp": "99"}))
     assert level_of(found, "Python") == level_of(found, "libraries") == "fails"
-    found = check(asked(libraries={**libraries_here(), "numpy": "0.1"}))
+    found = check(facts(libraries={**libraries_here(), "numpy": "0.1"}))
     assert level_of(found, "libraries") == "note"
 
 
@@ -137,7 +137,7 @@ def test_a_cleaner_that_heeds_no_locks_is_told_of(
     (tmp_path / "tmpreaper").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(checks, "_TMP", [checks.local_storage().parent])
-    assert level_of(check(asked()), "cleaners") == "note"
+    assert level_of(check(facts()), "cleaners") == "note"
 
 
 def test_a_lock_that_others_do_not_see_is_noted(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_lock_that_others_do_not_see_is_noted(tmp_path: Path) -> None:
     beacons.light({tmp_path: NAMED})
     (tmp_path / "lock").touch()
     try:
-        free = asked(folder=str(tmp_path), told=beacons.told, lock=str(tmp_path / "lock"))
+        free = facts(folder=str(tmp_path), told=beacons.told, lock=str(tmp_path / "lock"))
         assert level_of(check(free), "locks") == "note"
     finally:
         beacons.close()
@@ -178,7 +178,7 @@ def test_the_processes_that_groups_leave_are_counted(tmp_path: Path) -> None:
 def test_a_clock_is_wrong_by_what_lies_outside_of_asking(
     now: float, level: Level, said: str
 ) -> None:
-    found = _clock(Found(now), 100.0, 110.0)
+    found = _clock(HostReport(now), 100.0, 110.0)
     assert (found.level, said in found.found) == (level, True)
 
 

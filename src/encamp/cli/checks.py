@@ -61,7 +61,7 @@ class CheckResult:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ProgramFacts:
     """The facts of the program's host that other hosts compare with their own.
 
     ``folder`` has a beacon, described by ``told``, see `beacon`; ``lock`` is a file in it whose
@@ -78,8 +78,8 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a host reports; ``now`` is the time there."""
+class HostReport:
+    """The results of a host's checks; ``now`` is the time of its clock."""
 
     now: float
     lines: list[CheckResult] = field(default_factory=list)
@@ -104,25 +104,25 @@ def libraries_here() -> dict[str, str]:
     return found
 
 
-def check(asked: Asked) -> Found:
+def check(facts: ProgramFacts) -> HostReport:
     """Run all checks on this host."""
-    found = Found(time.time())
+    found = HostReport(time.time())
     for checks in _CHECKS:
         try:
-            found.lines.extend(checks(asked))
+            found.lines.extend(checks(facts))
         except (OSError, EncampError, ValueError) as exc:
             what = checks.__name__.strip("_").replace("_", " ")
             found.lines.append(CheckResult("note", what, f"it could not be checked: {why_of(exc)}"))
     return found
 
 
-def _python(asked: Asked) -> Iterator[CheckResult]:
+def _python(facts: ProgramFacts) -> Iterator[CheckResult]:
     here = python_here()
     where = f"{here} ({sys.executable})"
-    if _minor(here) != _minor(asked.python):
-        remedy = f"use the same Python on all hosts: {asked.python}"
+    if _minor(here) != _minor(facts.python):
+        remedy = f"use the same Python on all hosts: {facts.python}"
         yield CheckResult(
-            "fails", "Python", f"{where}, but the program runs {asked.python}", remedy
+            "fails", "Python", f"{where}, but the program runs {facts.python}", remedy
         )
     else:
         yield CheckResult("ok", "Python", where)
@@ -132,11 +132,11 @@ def _minor(version: str) -> list[str]:
     return version.split(".")[:2]
 
 
-def _libraries(asked: Asked) -> Iterator[CheckResult]:
+def _libraries(facts: ProgramFacts) -> Iterator[CheckResult]:
     here = libraries_here()
     wrong = {
         name: f"{name} {here.get(name, 'is missing')}, not {version}"
-        for name, version in asked.libraries.items()
+        for name, version in facts.libraries.items()
         if here.get(name) != version
     }
     if not wrong:
@@ -144,23 +144,23 @@ def _libraries(asked: Asked) -> Iterator[CheckResult]:
         yield CheckResult("ok", "libraries", text)
         return
     level: Level = "fails" if "encamp" in wrong else "note"
-    names = " ".join(f"{name}=={asked.libraries[name]}" for name in wrong)
+    names = " ".join(f"{name}=={facts.libraries[name]}" for name in wrong)
     yield CheckResult(level, "libraries", "; ".join(wrong.values()), f"pip install {names}")
 
 
-def _slots(asked: Asked) -> Iterator[CheckResult]:
+def _slots(facts: ProgramFacts) -> Iterator[CheckResult]:
     cores = quota.cores()
     text = (
-        f"{counted(asked.slots, 'slot')}, {counted(cores, 'core')}, "
+        f"{counted(facts.slots, 'slot')}, {counted(cores, 'core')}, "
         f"{size_text(quota.memory())} of memory"
     )
-    if asked.slots > cores:
+    if facts.slots > cores:
         yield CheckResult("note", "slots", text, "use no more slots than cores if tasks compute")
     else:
         yield CheckResult("ok", "slots", text)
 
 
-def _local_storage(_: Asked) -> Iterator[CheckResult]:
+def _local_storage(_: ProgramFacts) -> Iterator[CheckResult]:
     name = "local storage"
     elsewhere = f"set {LOCAL} on this host to a folder on its own disk"
     try:
@@ -228,19 +228,19 @@ def _cheap_ways(storage: Path) -> Iterator[CheckResult]:
             yield CheckResult("ok", what, f"not here ({why}); {other} is used instead")
 
 
-def _shared_folders(asked: Asked) -> Iterator[CheckResult]:
+def _shared_folders(facts: ProgramFacts) -> Iterator[CheckResult]:
     name = "shared folders"
-    if not asked.told:
+    if not facts.told:
         return
     try:
-        here = local(asked.folder)
+        here = local(facts.folder)
     except UnusableInput as exc:
-        here, why = None, f"{asked.shown} is in a folder that does not exist: {exc.why}"
+        here, why = None, f"{facts.shown} is in a folder that does not exist: {exc.why}"
     else:
-        why = f"{printable(here)} is not {asked.shown} of the program's host"
-    if here is not None and reaches(asked.folder, asked.told):
-        yield CheckResult("ok", name, f"{asked.shown} is seen here as {printable(here)}")
-        yield from _locks(asked)
+        why = f"{printable(here)} is not {facts.shown} of the program's host"
+    if here is not None and reaches(facts.folder, facts.told):
+        yield CheckResult("ok", name, f"{facts.shown} is seen here as {printable(here)}")
+        yield from _locks(facts)
         return
     remedy = (
         "encamp sends this host its files, which takes longer; if it has the disk, tell encamp "
@@ -250,12 +250,12 @@ def _shared_folders(asked: Asked) -> Iterator[CheckResult]:
     yield CheckResult("note", name, why, remedy)
 
 
-def _locks(asked: Asked) -> Iterator[CheckResult]:
+def _locks(facts: ProgramFacts) -> Iterator[CheckResult]:
     name = "locks"
-    if asked.lock is None:
+    if facts.lock is None:
         return
     remedy = "run a job from one host at a time, or mount the disk with locks (NFS: without nolock)"
-    fd = os.open(local(asked.lock), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    fd = os.open(local(facts.lock), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
@@ -265,13 +265,13 @@ def _locks(asked: Asked) -> Iterator[CheckResult]:
             "note", name, f"the disk has none: {(exc.strerror or str(exc)).lower()}", remedy
         )
     else:
-        found = f"one that the program's host holds in {asked.shown} is not seen here"
+        found = f"one that the program's host holds in {facts.shown} is not seen here"
         yield CheckResult("note", name, found, remedy)
     finally:
         os.close(fd)
 
 
-def _open_files(_: Asked) -> Iterator[CheckResult]:
+def _open_files(_: ProgramFacts) -> Iterator[CheckResult]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = "no limit" if hard == resource.RLIM_INFINITY else f"{hard} at most"
     text = f"{soft} at once, {most}"
@@ -283,15 +283,15 @@ def _open_files(_: Asked) -> Iterator[CheckResult]:
         yield CheckResult("ok", "open files", text)
 
 
-def _processes(asked: Asked) -> Iterator[CheckResult]:
-    left, need = _processes_left(), asked.slots * _PROCESSES
+def _processes(facts: ProgramFacts) -> Iterator[CheckResult]:
+    left, need = _processes_left(), facts.slots * _PROCESSES
     if left is None:
         yield CheckResult("ok", "processes", "no limit")
         return
     text = f"{left} more processes and threads may be started"
     if left < need:
         remedy = (
-            f"{counted(asked.slots, 'slot')} may need {need}: raise the limit (ulimit -u, "
+            f"{counted(facts.slots, 'slot')} may need {need}: raise the limit (ulimit -u, "
             f"pids.max of the control group; in a container --pids-limit)"
         )
         yield CheckResult("note", "processes", text, remedy)
@@ -316,8 +316,8 @@ def _threads_of_user() -> int:
     return count
 
 
-def _shared_memory(asked: Asked) -> Iterator[CheckResult]:
-    name, need = str(_SHARED_MEMORY), asked.slots * _SHARED_EACH
+def _shared_memory(facts: ProgramFacts) -> Iterator[CheckResult]:
+    name, need = str(_SHARED_MEMORY), facts.slots * _SHARED_EACH
     remedy = "MPI and multiprocessing need it: make it larger (in a container: --shm-size=1g)"
     if not os.access(_SHARED_MEMORY, os.W_OK):
         yield CheckResult("note", name, "does not exist or is not writable", remedy)
@@ -325,13 +325,13 @@ def _shared_memory(asked: Asked) -> Iterator[CheckResult]:
     free = free_space(_SHARED_MEMORY)
     text = f"{size_text(free)} free"
     if free < need:
-        text = f"{text}, and {counted(asked.slots, 'rank')} of MPI may need {size_text(need)}"
+        text = f"{text}, and {counted(facts.slots, 'rank')} of MPI may need {size_text(need)}"
         yield CheckResult("note", name, text, remedy)
     else:
         yield CheckResult("ok", name, text)
 
 
-_CHECKS: tuple[Callable[[Asked], Iterator[CheckResult]], ...] = (
+_CHECKS: tuple[Callable[[ProgramFacts], Iterator[CheckResult]], ...] = (
     _python, _libraries, _slots, _local_storage, _shared_folders, _open_files, _processes,
     _shared_memory,
 )  # fmt: skip

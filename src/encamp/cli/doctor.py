@@ -13,7 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from encamp import slurm
-from encamp.cli.checks import Asked, CheckResult, Found, check, libraries_here, python_here, why_of
+from encamp.cli.checks import (
+    CheckResult,
+    HostReport,
+    ProgramFacts,
+    check,
+    libraries_here,
+    python_here,
+    why_of,
+)
 from encamp.cli.elsewhere import Said, log_in
 from encamp.cli.ports import ports
 from encamp.cli.run import engine_options
@@ -74,7 +82,7 @@ def doctor_command(
     if slots is not None:
         options["slots"] = slots
     table: Table = {}
-    with _asked(_there(base / destination if destination else base), table) as asked:
+    with _facts(_there(base / destination if destination else base), table) as facts:
         named = [host_in(line).name for line in options.get("hosts", [])]  # type: ignore[attr-defined]
         logins = _log_in(named) if engine in _BY_SSH and slurm.job_id() is None else []
         dead = {said.host for said in logins if _silent(said)}
@@ -84,9 +92,9 @@ def doctor_command(
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always", UserWarning)
             if dead and not options["hosts"]:
-                _look_here(asked, table)
+                _look_here(facts, table)
             else:
-                _look(engine, options, asked, table)
+                _look(engine, options, facts, table)
         _note(warned, table)
         _tell_logins(logins, table)
     for host, lines in table.items():
@@ -103,11 +111,11 @@ def _there(folder: Path) -> Path:
 
 
 @contextmanager
-def _asked(folder: Path, table: Table) -> Iterator[Asked]:
+def _facts(folder: Path, table: Table) -> Iterator[ProgramFacts]:
     """A context with the facts for other hosts. Meanwhile ``folder`` has a beacon and a lock."""
     token = new_token()
     beacons, lock = Beacons(token), folder / f"{PART}{token}-lock"
-    asked = Asked(python_here(), libraries_here(), portable(folder), printable(folder))
+    facts = ProgramFacts(python_here(), libraries_here(), portable(folder), printable(folder))
     with ExitStack() as undo:
         undo.callback(beacons.close)
         beacons.light({Path(os.path.realpath(folder)): NAMED})
@@ -117,19 +125,19 @@ def _asked(folder: Path, table: Table) -> Iterator[Asked]:
             why = f"{printable(folder)}: {(exc.strerror or str(exc)).lower()}"
             remedy = "give a DESTINATION that you can write to"
             table[socket.gethostname()] = [CheckResult("fails", "destination", why, remedy)]
-            yield asked
+            yield facts
             return
         undo.callback(lock.unlink, missing_ok=True)
         undo.callback(os.close, fd)
-        asked = replace(asked, told=beacons.told)
+        facts = replace(facts, told=beacons.told)
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            asked = replace(asked, lock=portable(lock))
+            facts = replace(facts, lock=portable(lock))
         except OSError as exc:
             why = f"{printable(folder)} has none: {(exc.strerror or str(exc)).lower()}"
             remedy = "mount the disk with locks, or run a job from one host at a time"
             table[socket.gethostname()] = [CheckResult("note", "locks", why, remedy)]
-        yield asked
+        yield facts
 
 
 def _note(warned: Sequence[warnings.WarningMessage], table: Table) -> None:
@@ -141,12 +149,12 @@ def _note(warned: Sequence[warnings.WarningMessage], table: Table) -> None:
 # Hosts, as a cluster of the engine has them
 
 
-def _look(engine: str, options: Mapping[str, object], asked: Asked, table: Table) -> None:
+def _look(engine: str, options: Mapping[str, object], facts: ProgramFacts, table: Table) -> None:
     """Check all hosts together; each alone if the cluster does not start."""
     lines = options.get("hosts")
     each = lines if isinstance(lines, list) else []
     try:
-        _ask(engine, options, asked, table)
+        _ask(engine, options, facts, table)
     except InputError:
         raise
     except EncampError as exc:
@@ -155,27 +163,27 @@ def _look(engine: str, options: Mapping[str, object], asked: Asked, table: Table
         alone.pop("slots", None)
         well = True
         for line in each if len(each) > 1 else []:
-            well &= _ask_alone(engine, {**alone, "hosts": [line]}, host_in(line).name, asked, table)
+            well &= _ask_alone(engine, {**alone, "hosts": [line]}, host_in(line).name, facts, table)
         if len(each) < 2:
             name = host_in(each[0]).name if each else socket.gethostname()
             table.setdefault(name, []).append(replace(whole, remedy=_remedy(whole.found, name)))
         elif well:
             table[_ALL] = [replace(whole, remedy="each of them works by itself; see docs/hosts.md")]
     if not any(_same(socket.gethostname(), host) and len(table[host]) > 1 for host in table):
-        _look_here(asked, table)
+        _look_here(facts, table)
 
 
-def _look_here(asked: Asked, table: Table) -> None:
-    here = check(replace(asked, told="", lock=None))
+def _look_here(facts: ProgramFacts, table: Table) -> None:
+    here = check(replace(facts, told="", lock=None))
     table.setdefault(socket.gethostname(), []).extend(here.lines)
 
 
 def _ask_alone(
-    engine: str, options: Mapping[str, object], name: str, asked: Asked, table: Table
+    engine: str, options: Mapping[str, object], name: str, facts: ProgramFacts, table: Table
 ) -> bool:
     """Check one host; returns whether it could be reached."""
     try:
-        _ask(engine, options, asked, table)
+        _ask(engine, options, facts, table)
     except EncampError as exc:
         why = why_of(exc)
         table.setdefault(name, []).append(CheckResult("fails", "cluster", why, _remedy(why, name)))
@@ -183,7 +191,7 @@ def _ask_alone(
     return True
 
 
-def _ask(engine: str, options: Mapping[str, object], asked: Asked, table: Table) -> None:
+def _ask(engine: str, options: Mapping[str, object], facts: ProgramFacts, table: Table) -> None:
     """Run the checks on the hosts of a cluster. Raises an `EncampError`."""
     lines = options.get("hosts")
     wanted = [host_in(line).name for line in lines] if isinstance(lines, list) else []
@@ -192,7 +200,7 @@ def _ask(engine: str, options: Mapping[str, object], asked: Asked, table: Table)
         begun = time.time()
         tasks = {
             host: cluster.spawn(
-                check, replace(asked, slots=host.slots), on=host, name="check", notify=False
+                check, replace(facts, slots=host.slots), on=host, name="check", notify=False
             )
             for host in hosts
         }
@@ -217,7 +225,7 @@ def _ask(engine: str, options: Mapping[str, object], asked: Asked, table: Table)
             table.setdefault(name, []).append(line)
 
 
-def _clock(found: Found, begun: float, ended: float) -> CheckResult:
+def _clock(found: HostReport, begun: float, ended: float) -> CheckResult:
     """The difference of a host's clock in seconds; it was read between ``begun`` and ``ended``."""
     off = min(found.now - begun, 0.0) + max(found.now - ended, 0.0)
     if abs(off) <= _APART:
