@@ -60,7 +60,9 @@ class Grants:
 
     def _say_why(self, service: Service, request: Request) -> None:
         why = service.pool.in_use()
-        if request.waits and why and not service.said_held:
+        if not why:  # they are starting
+            self._say_soon(service, request)
+        elif request.waits and not service.said_held:
             service.said_held = True
             what = {0: "all servers", 1: "a server"}.get(request.count, f"{request.count} servers")
             _log.warning("waiting for %s of %s: %s", what, service.name, why)

@@ -90,17 +90,12 @@ class Pool:
         return len(self.queue) + sum(len(server.pinned) for server in self.servers.values())
 
     def in_use(self) -> str:
-        """Who holds the servers, and how many are starting; empty if neither is so."""
+        """Who holds how many servers; empty if nobody holds one."""
         held = [server.holder for server in self.servers.values() if server.state == HELD]
         mine = held.count(SPAWNER)
-        starting = sum(
-            server.state == STARTING and server.task is not None and server.task.slot is not None
-            for server in self.servers.values()
-        )
         parts = [
             (mine, f"this program holds {mine}, which release() gives back"),
             (len(held) - mine, f"tasks hold {len(held) - mine}"),
-            (starting, f"{starting} {'is' if starting == 1 else 'are'} starting"),
         ]
         return ", ".join(words for number, words in parts if number)
 
