@@ -21,7 +21,7 @@ import pytest
 
 from encamp.agent.process import SlotProcess
 from encamp.agent.slots import ProcessSlot
-from encamp.cluster import errands
+from encamp.cluster import disk_thread
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.functions import Function
 from encamp.cluster.options import SpawnOptions
@@ -457,14 +457,14 @@ def test_what_is_being_published_when_all_is_ended_is_published(
     monkeypatch: pytest.MonkeyPatch,
     how: str,
 ) -> None:
-    begun, go_on, publish = threading.Event(), threading.Event(), errands.publish
+    begun, go_on, publish = threading.Event(), threading.Event(), disk_thread.publish
 
     def slowly(staged: Any) -> None:
         begun.set()
         go_on.wait(SOON)
         publish(staged)
 
-    monkeypatch.setattr(errands, "publish", slowly)
+    monkeypatch.setattr(disk_thread, "publish", slowly)
     cluster = Cluster("local", slots=1)
     task = cluster.spawn(_write_output, outputs=["out.txt"], to=tmp_path)
     assert begun.wait(SOON)
@@ -750,7 +750,7 @@ def test_a_task_does_not_get_the_answer_for_one_that_was_killed(
         return f"to {question}"
 
     monkeypatch.setattr(controller.setups, "answer", answer)
-    controller.pump.soon(lambda: controller.errands.run(answers.wait, lambda *_: None))
+    controller.pump.soon(lambda: controller.disk_thread.run(answers.wait, lambda *_: None))
     try:
         first = one.spawn(_ask_for, "A", notify=False)
         ready(one, first)

@@ -20,7 +20,7 @@ import encamp
 from encamp.errors import JobBusy
 from encamp.jobs import alone as module
 from encamp.jobs.alone import OWNER, alone
-from encamp.jobs.worker.lease import PREFIX, Beats
+from encamp.jobs.worker.lease import PREFIX, Heartbeat
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.process import ProcessFacts, start_of, this_process
 
@@ -72,11 +72,11 @@ def test_a_run_of_a_living_process_is_left_alone(tmp_path: Path, name: str) -> N
 def test_a_run_on_another_host_is_known_by_its_beats(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Beats, "EVERY", 0.05)
+    monkeypatch.setattr(Heartbeat, "EVERY", 0.05)
     monkeypatch.setattr(module, "PATIENCE", 60.0)
     file = tmp_path / name
     _write(file, FAR)
-    with Beats(file), pytest.raises(JobBusy, match="on far-away"), alone(OwnFolder(tmp_path)):
+    with Heartbeat(file), pytest.raises(JobBusy, match="on far-away"), alone(OwnFolder(tmp_path)):
         pass
     monkeypatch.setattr(module, "PATIENCE", 0.5)
     with alone(OwnFolder(tmp_path)):

@@ -16,9 +16,9 @@ from rich.console import Console
 
 import encamp
 from encamp.jobs.display import live
-from encamp.jobs.display.live import Due
+from encamp.jobs.display.live import Throttle
 from encamp.jobs.display.progress import Silent
-from encamp.jobs.display.standing import Standing, clock_text
+from encamp.jobs.display.status_view import StatusView, clock_text
 from encamp.jobs.report.status_file import last_status, left_by_a_killed_run
 from encamp.model import FailedTask, JobStatus, RunningTask
 from encamp.storage.disk.own_files import OwnFolder
@@ -126,15 +126,15 @@ def test_a_status_that_cannot_be_read_is_none(here: Path) -> None:
 def test_what_is_written_takes_a_small_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    due = Due(2.0)
-    assert not due()
+    throttle = Throttle(2.0)
+    assert not throttle()
     now = 102.0
-    assert due()
-    due.done(1.0)
+    assert throttle()
+    throttle.done(1.0)
     now = 102.0 + 49
-    assert not due()
+    assert not throttle()
     now = 102.0 + 50
-    assert due()
+    assert throttle()
 
 
 def status(**more: Any) -> JobStatus:
@@ -180,7 +180,7 @@ def test_a_low_terminal_has_no_list_of_tasks() -> None:
 def drawn(of: JobStatus, width: int, height: int = 24) -> list[str]:
     file = io.StringIO()
     console = Console(file=file, width=width, height=height, force_terminal=True, color_system=None)
-    console.print(Standing(of, 5.0))
+    console.print(StatusView(of, 5.0))
     return file.getvalue().splitlines()
 
 

@@ -22,7 +22,14 @@ from encamp.errors import (
 from encamp.storage.disk.trusted import NAMED
 from encamp.storage.inputs.ship import CHUNK, digest_of_piece
 from encamp.storage.outputs.beacon import Beacons, reaches
-from encamp.storage.outputs.landing import Depot, Far, Landed, Piece, Receiver, send_file
+from encamp.storage.outputs.landing import (
+    OutputPaths,
+    Piece,
+    Receiver,
+    RemoteTarget,
+    TaskFiles,
+    send_file,
+)
 from encamp.storage.outputs.patterns import Output, as_outputs, bound
 from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.stage import Staged, stage
@@ -36,16 +43,16 @@ TOKEN, DEAD, NEW = "0123456789ab", "dead00000000", "beef00000000"
 class Sea:
     """A channel whose other side has the shared root somewhere else."""
 
-    depot: Depot
+    files: TaskFiles
     roots: str
     pieces: list[Piece] = field(default_factory=list)
 
-    def land(self, piece: Piece) -> Landed:
+    def land(self, piece: Piece) -> OutputPaths:
         self.pieces.append(piece)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(MIRRORED, self.roots)
-            landed = self.depot.answer(("land", piece, None))
-            assert isinstance(landed, Landed)
+            landed = self.files.answer(("land", piece, None))
+            assert isinstance(landed, OutputPaths)
             return landed
 
 
@@ -67,7 +74,7 @@ def planned(there: Path, *outputs: Output | str) -> tuple[tuple[Output, ...], Se
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MIRRORED, str(there))
         wanted = bound(as_outputs(outputs), there / "out")
-        return wanted, Sea(Depot((), wanted), str(there))
+        return wanted, Sea(TaskFiles((), wanted), str(there))
 
 
 def shipped(folder: Path, wanted: tuple[Output, ...], sea: Sea) -> list[Staged]:
@@ -94,7 +101,7 @@ def test_an_output_of_any_size_comes_over_whole(size: int, folder: Path, there: 
     published(staged, there)
     assert (there / "out/a").read_bytes() == content
     assert (there / "out/a").stat().st_mode & 0o777 == 0o755
-    sea.depot.close()
+    sea.files.close()
     assert [path.name for path in (there / "out").iterdir()] == ["a"]
 
 
@@ -115,7 +122,7 @@ def test_what_is_not_published_goes(folder: Path, there: Path) -> None:
     (folder / "a").write_text("a")
     wanted, sea = planned(there, "a")
     shipped(folder, wanted, sea)
-    sea.depot.close()
+    sea.files.close()
     assert list((there / "out").iterdir()) == []
     with pytest.raises(UnusableInput, match="has ended"):
         shipped(folder, wanted, sea)
@@ -153,13 +160,13 @@ def test_bytes_that_were_changed_on_the_way_are_refused(folder: Path, there: Pat
     wanted, sea = planned(there, "a")
 
     class Storm:
-        def land(self, piece: Piece) -> Landed:
+        def land(self, piece: Piece) -> OutputPaths:
             return sea.land(replace(piece, data=b"b"))
 
     at = wanted[0].at
     assert at is not None
     with pytest.raises(ShippingFailed, match="changed in transit"):
-        send_file(Storm(), folder / "a", Far(at, PurePosixPath("a")), "t")
+        send_file(Storm(), folder / "a", RemoteTarget(at, PurePosixPath("a")), "t")
 
 
 def test_a_destination_that_cannot_be_written_is_named(folder: Path, there: Path) -> None:
@@ -281,7 +288,7 @@ def test_a_part_that_cannot_be_removed_is_warned_of(
 
     monkeypatch.setattr(Path, "unlink", refuse)
     with pytest.warns(UserWarning, match="cannot remove"):
-        sea.depot.close()
+        sea.files.close()
 
 
 def test_a_first_piece_is_never_written_over_something(there: Path) -> None:

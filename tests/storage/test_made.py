@@ -12,7 +12,7 @@ from other_processes import open_folder, unprivileged
 
 import encamp
 from encamp.errors import BadDestination, UnusableOutput
-from encamp.storage.outputs.landing import Depot, Landed, Piece
+from encamp.storage.outputs.landing import OutputPaths, Piece, TaskFiles
 from encamp.storage.outputs.parts import PART
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, bound
 from encamp.storage.outputs.publish import intact, publish
@@ -46,14 +46,14 @@ def locally(folder: Path, to: Path, spec: OutputMap) -> None:
 class Sea:
     """A channel whose other side has the shared root somewhere else."""
 
-    def __init__(self, depot: Depot, roots: Path) -> None:
-        self.depot, self.roots = depot, roots
+    def __init__(self, files: TaskFiles, roots: Path) -> None:
+        self.files, self.roots = files, roots
 
-    def land(self, piece: Piece) -> Landed:
+    def land(self, piece: Piece) -> OutputPaths:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(MIRRORED, str(self.roots))
-            landed = self.depot.answer(("land", piece, None))
-            assert isinstance(landed, Landed)
+            landed = self.files.answer(("land", piece, None))
+            assert isinstance(landed, OutputPaths)
             return landed
 
 
@@ -61,7 +61,7 @@ def by_channel(folder: Path, to: Path, spec: OutputMap) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MIRRORED, str(to.parent))
         wanted = bound(as_outputs(spec), to)
-        sea = Sea(Depot((), wanted), to.parent)
+        sea = Sea(TaskFiles((), wanted), to.parent)
         patch.setenv(MIRRORED, "/no-such-folder")
         staged = stage(folder, wanted, Path("/none"), token="t", task="name", channel=sea)
         patch.setenv(MIRRORED, str(to.parent))

@@ -18,7 +18,7 @@ from encamp.storage.disk.copy import copy_file
 from encamp.storage.disk.holes import allocated
 from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.inputs.ship import Chunk, Sender, ShippedEntry, receive_file
-from encamp.storage.outputs.landing import Depot, Landed, Piece
+from encamp.storage.outputs.landing import OutputPaths, Piece, TaskFiles
 from encamp.storage.outputs.patterns import as_outputs, bound
 from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.stage import stage
@@ -118,16 +118,16 @@ def test_holes_are_not_sent_to_another_host(sparse: Path, here: Path) -> None:
 class Sea:
     """A channel whose other side has the shared root somewhere else."""
 
-    def __init__(self, depot: Depot, roots: Path) -> None:
-        self.depot, self.roots = depot, roots
+    def __init__(self, files: TaskFiles, roots: Path) -> None:
+        self.files, self.roots = files, roots
         self.sent = 0
 
-    def land(self, piece: Piece) -> Landed:
+    def land(self, piece: Piece) -> OutputPaths:
         self.sent += len(piece.data)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(MIRRORED, str(self.roots))
-            landed = self.depot.answer(("land", piece, None))
-            assert isinstance(landed, Landed)
+            landed = self.files.answer(("land", piece, None))
+            assert isinstance(landed, OutputPaths)
             return landed
 
 
@@ -136,7 +136,7 @@ def test_nor_to_the_destinations_host(
 ) -> None:
     monkeypatch.setenv(MIRRORED, str(here / "there"))
     wanted = bound(as_outputs({"sparse": "out"}), here / "there")
-    sea = Sea(Depot((), wanted), here / "there")
+    sea = Sea(TaskFiles((), wanted), here / "there")
     monkeypatch.setenv(MIRRORED, "/no-such-folder")
     staged = stage(sparse.parent, wanted, Path("/none"), token="t", task="task", channel=sea)
     monkeypatch.setenv(MIRRORED, str(here / "there"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from encamp.errors import BadJob, printable
-from encamp.jobs.display.standing import clock_text
+from encamp.jobs.display.status_view import clock_text
 from encamp.jobs.journal import NAME, Journal
 from encamp.jobs.plan.orphans import count_of, orphans
 from encamp.jobs.report.last_report import last_check

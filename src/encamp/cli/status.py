@@ -14,7 +14,7 @@ from rich.live import Live
 
 from encamp.cli.states import JobState, job_folders, state_of
 from encamp.errors import NotOurs, shown
-from encamp.jobs.display.standing import Standing
+from encamp.jobs.display.status_view import StatusView
 from encamp.jobs.report.carried import carried
 from encamp.storage.disk.own_files import OwnFolder
 
@@ -126,7 +126,7 @@ class _Display:
     def _one(state: JobState, taken: float, now: float) -> RenderableType:
         if state.status.tasks is None:
             return "\n".join(map(shown, state.lines))
-        return Standing(state.status, now - taken)
+        return StatusView(state.status, now - taken)
 
 
 def _say(*lines: str) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from encamp import quota
 from encamp.cluster.agents import Agent, Agents
-from encamp.cluster.errands import Errands
+from encamp.cluster.disk_thread import DiskThread
 from encamp.cluster.events import TaskExit, TaskResult
 from encamp.cluster.functions import Functions, name_of_called
 from encamp.cluster.mail import Mail
@@ -110,7 +110,7 @@ class Controller:
         self.outbox = Outbox(engine)
         self.scheduler = Scheduler()
         self.functions = Functions(held_off=self.pump.held_off)
-        self.errands = Errands(self.pump)
+        self.disk_thread = DiskThread(self.pump)
         self.surroundings = Surroundings()
         numbers = self.functions.numbers
         self.setups = Setups(numbers, everybody_here=engine.agent_here is not None)
@@ -493,7 +493,7 @@ class Controller:
             return
         if task.options.staged:
             check = partial(self.setups.check, task, value.staged)
-            self.errands.publish(task, value, check, self.end)
+            self.disk_thread.publish(task, value, check, self.end)
         else:
             self.end(task, True, value)
 
@@ -538,8 +538,8 @@ class Controller:
             return
         self._forget(task, good, value)
         options = task.options
-        if options.staged and (depot := self.setups.forget(task)) is not None:
-            self.errands.run(depot.close, _nothing)
+        if options.staged and (files := self.setups.forget(task)) is not None:
+            self.disk_thread.run(files.close, _nothing)
         if options.notify:
             self.mail.put(task.id, TaskResult(task.id, good, value), TaskExit(task.id))
         if good:
@@ -616,7 +616,7 @@ class Controller:
             said = answer if error is None else portable_error(error)
             self.outbox.post(agent.number, [head, *dump(said)])
 
-        self.errands.run(lambda: self.setups.answer(task, load(parts[1:])), done)
+        self.disk_thread.run(lambda: self.setups.answer(task, load(parts[1:])), done)
 
     # Closing
 

@@ -131,7 +131,7 @@ class Life:
             if self.agent is not None:
                 agent = self.agent
                 self._pump.until(lambda: agent.over, _AGENT_WITHIN)
-            controller.errands.close()
+            controller.disk_thread.close()
             self._pump.call(lambda: None)  # a turn, which settles the tasks
             self._pump.close()
         finally:

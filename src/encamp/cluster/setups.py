@@ -14,7 +14,7 @@ from encamp.slot.calls import Setup
 from encamp.slot.folder import Staging
 from encamp.storage.outputs.beacon import Beacons
 from encamp.storage.outputs.declared import NOT_DECLARED, below
-from encamp.storage.outputs.landing import Depot
+from encamp.storage.outputs.landing import TaskFiles
 from encamp.storage.outputs.parts import new_token
 from encamp.storage.outputs.patterns import folders_of
 from encamp.storage.outputs.publish import final_name, staged_by
@@ -43,7 +43,7 @@ class Setups:
     def __init__(self, numbers: Iterator[int], *, everybody_here: bool) -> None:
         self._token = new_token()
         self._beacons = None if everybody_here else Beacons(self._token)
-        self._depots: dict[int, Depot] = {}
+        self._files: dict[int, TaskFiles] = {}
         self._initializers: dict[int, Function] = {}
         self._numbers = numbers
         self.kept: dict[int, Any] = {}
@@ -89,7 +89,7 @@ class Setups:
     def _staging(self, task: TaskRecord) -> Staging:
         options = task.options
         outputs = (*options.outputs, *options.on_failure)
-        self._depots[task.id] = Depot(options.items, outputs)
+        self._files[task.id] = TaskFiles(options.items, outputs)
         return Staging(
             name=task.label,
             token=f"{self._token}-{task.id}",
@@ -110,10 +110,10 @@ class Setups:
         options = task.options
         if options.answer is not None:
             return options.answer(question)
-        depot = self._depots.get(task.id)
-        if depot is None:
+        files = self._files.get(task.id)
+        if files is None:
             raise UnusableInput(str(question[1]), "the task that asked for it has no files")
-        return depot.answer(question)
+        return files.answer(question)
 
     def _beacon(self, options: Options) -> str:
         """The description by which hosts recognize destinations; empty if all are this host."""
@@ -134,16 +134,16 @@ class Setups:
             if not (may_publish(final := final_name(one.final)) and staged_by(one, token)):
                 raise BadDestination(final, NOT_DECLARED)
 
-    def forget(self, task: TaskRecord) -> Depot | None:
-        """Remove and return the depot of a task that has ended; it must be closed."""
-        depot = self._depots.pop(task.id, None)
-        if depot is not None:
-            depot.stop()
-        return depot
+    def forget(self, task: TaskRecord) -> TaskFiles | None:
+        """Remove and return the files of a task that has ended; they must be closed."""
+        files = self._files.pop(task.id, None)
+        if files is not None:
+            files.stop()
+        return files
 
     def close(self) -> None:
         """Leave only results at the destinations."""
         if self._beacons is not None:
             self._beacons.close()
-        for depot in self._depots.values():
-            depot.close()
+        for files in self._files.values():
+            files.close()

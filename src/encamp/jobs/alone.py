@@ -18,13 +18,13 @@ from hashlib import sha256
 from pathlib import Path
 
 from encamp.errors import BadDestination, JobBusy, printable
-from encamp.jobs.worker.lease import Beats, leases
+from encamp.jobs.worker.lease import Heartbeat, leases
 from encamp.storage.disk.disk import disk_full
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.process import MOST_FACTS, ProcessFacts, facts_in, this_process
 
 OWNER = "lock.owner"
-PATIENCE = 5 * Beats.EVERY
+PATIENCE = 5 * Heartbeat.EVERY
 """Seconds in which a run on another host must have touched its file once."""
 _LOOK = 0.1
 
@@ -98,7 +98,7 @@ def _owned(folder: OwnFolder) -> Iterator[None]:
     with refusals(folder.path):
         while not _made(folder, OWNER) and not _taken_over(folder):
             pass
-    with Beats(folder.path / OWNER):
+    with Heartbeat(folder.path / OWNER):
         try:
             yield
         finally:

@@ -53,7 +53,7 @@ from encamp.jobs.pools import (
 )
 from encamp.jobs.publisher import Done, Publisher
 from encamp.jobs.report.account import (
-    InHand,
+    SubmittedTask,
     Workplaces,
     attempt_report,
     controller_here,
@@ -68,7 +68,7 @@ from encamp.jobs.report.reports import Reports, as_list_if_few, tell_up_to_date
 from encamp.jobs.report.table import facts_of, write_table
 from encamp.jobs.submissions import SILENCE, Arrival, Submissions
 from encamp.jobs.worker.attempt import Abandoned
-from encamp.jobs.worker.lease import Beats, leases, new_lease, token_of
+from encamp.jobs.worker.lease import Heartbeat, leases, new_lease, token_of
 from encamp.jobs.worker.time_left import TimeLeft
 from encamp.jobs.worker.work import Outcome, Work, log_name
 from encamp.model import JobFailed, JobReport, JobStatus, Published, State, TaskReport
@@ -76,7 +76,7 @@ from encamp.sizes import counted
 from encamp.storage.disk.trusted import trust_in
 from encamp.storage.import_path import import_path
 from encamp.storage.leftovers import reclaim_leftovers
-from encamp.storage.outputs.landing import Depot
+from encamp.storage.outputs.landing import TaskFiles
 from encamp.storage.outputs.parts import discard_leftovers, new_token
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.publish import (
@@ -143,7 +143,7 @@ def run_job(
         if not together:
             run_on, workers = stack.enter_context(pool(executor, options))
         run = _Run(job, tasks, prepared, journal, run_on, workers, options, shielded, interrupts)
-        with Beats(local(run.lease.file)):
+        with Heartbeat(local(run.lease.file)):
             report = run.run()
     if check and not report.ok:
         raise JobFailed(report)
@@ -188,8 +188,8 @@ class _Run:
         self.publisher = Publisher(prepared, journal)
         self.orphans = OrphanWatch(journal, job.to)
         self.orphans.look("the job", prepared.shared)
-        self.running: dict[str, InHand] = {}
-        self.parked: dict[str, InHand] = {}
+        self.running: dict[str, SubmittedTask] = {}
+        self.parked: dict[str, SubmittedTask] = {}
         self.ended = Reports(tasks, journal.done, self._parameters_of)
         self.top = str(job.to)
         self.manifest: list[bytes] = []
@@ -385,7 +385,7 @@ class _Run:
             self._up_to_date(name, line, outputs_in(record))
             return
         number = self.journal.attempts.get(name, 0)
-        self.running[name] = InHand(key, why or "", inputs, self.prepared.shared, number)
+        self.running[name] = SubmittedTask(key, why or "", inputs, self.prepared.shared, number)
         self._submit(name)
 
     def _is_done(self, name: str) -> bool:
@@ -455,9 +455,9 @@ class _Run:
     def _take_in(self, arrivals: list[Arrival]) -> None:
         """Publish the outputs of good results, then write to the journal, in this order."""
         came: list[tuple[str, Outcome]] = []
-        depots: list[Depot] = []
+        all_files: list[TaskFiles] = []
         for name, future in arrivals:
-            depots.append(self.submissions.take((name, future)))
+            all_files.append(self.submissions.take((name, future)))
             if self._taken_back(name, future):
                 continue
             if (outcome := self._outcome(name, future)) is not None:
@@ -469,8 +469,8 @@ class _Run:
             if outcome.error is not None:
                 self._failed(name, outcome)
         self._done(done)
-        for depot in depots:
-            depot.close()
+        for files in all_files:
+            files.close()
 
     def _log_of(self, name: str) -> str:
         """The final name of the log of a task's attempt."""
@@ -562,7 +562,7 @@ class _Run:
         return self.enough and isinstance(outcome.error, Abandoned | DiskFull)
 
     def _task_report(
-        self, name: str, state: State, current: InHand, outcome: Outcome
+        self, name: str, state: State, current: SubmittedTask, outcome: Outcome
     ) -> TaskReport:
         return task_report(self.job.tasks[name], state, current, outcome)
 

@@ -13,7 +13,7 @@ from encamp.jobs.pools import answering, hosts_elsewhere, why_gone
 from encamp.jobs.worker.attempt import attempt
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.storage.outputs.beacon import Beacons
-from encamp.storage.outputs.landing import Depot
+from encamp.storage.outputs.landing import TaskFiles
 from encamp.storage.outputs.patterns import Output, folders_of
 
 SILENCE = 5.0
@@ -25,7 +25,7 @@ Arrival = tuple[str, "Future[Outcome]"]
 class Submissions:
     """Attempts that were submitted to the executor, and have not ended.
 
-    Each has a depot, which takes what its worker sends if that cannot write to the destination.
+    Each has `TaskFiles`, which receive outputs if its worker cannot write to the destination.
     """
 
     def __init__(self, executor: Executor, token: str) -> None:
@@ -34,7 +34,7 @@ class Submissions:
         self.over: EngineFailed | None = None
         """The error if nothing can run any more."""
         self._arrived: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
-        self._depots: dict[str, Depot] = {}
+        self._files: dict[str, TaskFiles] = {}
         self._beacons = Beacons(token) if hosts_elsewhere(executor) else None
         self._heard = time.monotonic()
         """When a result arrived last, or the executor was last known to be there."""
@@ -59,16 +59,18 @@ class Submissions:
 
     def submit(self, name: str, work: Work) -> bool:
         """Submit an attempt; returns whether it is accepted. Sets `over` if the engine failed."""
-        depot = Depot((*work.shared, *work.inputs), (*work.outputs, *work.on_failure, work.logs))
+        files = TaskFiles(
+            (*work.shared, *work.inputs), (*work.outputs, *work.on_failure, work.logs)
+        )
         try:
-            future = answering(self.executor, depot.answer).submit(attempt, work)
+            future = answering(self.executor, files.answer).submit(attempt, work)
         except EngineFailed as exc:
             self.over = exc
             return False
         except Exception as exc:  # noqa: BLE001 - broken, or shut down by its owner
             future = Future()
             future.set_exception(exc)
-        self._depots[name] = depot
+        self._files[name] = files
         self.futures[future] = name
         future.add_done_callback(lambda ended: self._arrived.put((name, ended)))
         return True
@@ -91,11 +93,11 @@ class Submissions:
                 arrivals.append(self._arrived.get_nowait())
         return [arrival for arrival in arrivals if arrival is not None]
 
-    def take(self, arrival: Arrival) -> Depot:
-        """An attempt has ended; returns its depot, to be closed once the outputs are published."""
+    def take(self, arrival: Arrival) -> TaskFiles:
+        """An attempt has ended; returns its files, to be closed once the outputs are published."""
         name, future = arrival
         del self.futures[future]
-        return self._depots.pop(name)
+        return self._files.pop(name)
 
     def look(self, *, heard: bool) -> bool:
         """Check whether the executor is gone; it counts as gone after two such checks in a row.
@@ -129,14 +131,14 @@ class Submissions:
 
     def stop(self) -> None:
         """Cancel attempts that have not started, and accept no more files."""
-        for depot in self._depots.values():
-            depot.stop()
+        for files in self._files.values():
+            files.stop()
         for future in list(self.futures):  # waiting ones first, so that none of them starts
             future.cancel()
 
     def close(self) -> None:
         """Remove what was created for attempts that did not end."""
-        for depot in self._depots.values():
-            depot.close()
+        for files in self._files.values():
+            files.close()
         if self._beacons is not None:
             self._beacons.close()

@@ -14,7 +14,7 @@ from encamp.engines.kit.interpreter import python_command
 from encamp.errors import BadJob
 
 if TYPE_CHECKING:
-    from encamp.cluster.errands import Errands
+    from encamp.cluster.disk_thread import DiskThread
     from encamp.loop.pump import Pump
 
 _XTERM = "xterm"
@@ -90,8 +90,8 @@ def _check_opens(display: str) -> None:
 class Opener:
     """Opens windows one after the other, in another thread than the pump's."""
 
-    def __init__(self, pump: Pump, errands: Errands) -> None:
-        self._pump, self._errands = pump, errands
+    def __init__(self, pump: Pump, disk_thread: DiskThread) -> None:
+        self._pump, self._disk_thread = pump, disk_thread
         self._free = 0.0
         """When the next one may be opened."""
 
@@ -105,4 +105,4 @@ class Opener:
         now = time.monotonic()
         at = max(now, self._free)
         self._free = at + windows.delay
-        self._pump.later(at - now, lambda: self._errands.run(start, lambda *_: None))
+        self._pump.later(at - now, lambda: self._disk_thread.run(start, lambda *_: None))

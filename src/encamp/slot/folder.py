@@ -43,7 +43,7 @@ class Staging:
 
 
 @dataclass(frozen=True)
-class Brought:
+class FolderResult:
     """A call's value, and its outputs under temporary names, which the controller publishes.
 
     With ``error`` the call has failed, and the outputs are those to be kept after a failure.
@@ -69,7 +69,7 @@ def in_folder(
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> Brought:
+) -> FolderResult:
     """Call the function in its folder, which is its current folder and the task's ``folder``."""
     sandbox = _sandbox(staging, channel)
     task.folder = sandbox.folder
@@ -84,12 +84,12 @@ def in_folder(
                 if staging.chdir:
                     _go_back(before)
         sandbox.check_inputs(staging.name)
-        return Brought(value, _staged(staging, sandbox, staging.outputs, channel))
+        return FolderResult(value, _staged(staging, sandbox, staging.outputs, channel))
     except Exception as exc:
         if not staging.on_failure:
             raise
         with suppress(EncampError, OSError):  # the call's own error is the one to report
-            return Brought(None, _staged(staging, sandbox, staging.on_failure, channel), exc)
+            return FolderResult(None, _staged(staging, sandbox, staging.on_failure, channel), exc)
         raise
     finally:
         task.folder = None

@@ -18,7 +18,7 @@ from encamp.brief import brief_log
 from encamp.errors import printable, shown
 from encamp.jobs.display.progress import Progress
 from encamp.jobs.display.screen import Screen
-from encamp.jobs.display.standing import STYLES, Standing
+from encamp.jobs.display.status_view import STYLES, StatusView
 from encamp.jobs.report.table import NAME as TABLE
 from encamp.model import AttemptReport, JobReport, JobStatus, TaskReport, orphans_told
 from encamp.sizes import counted, size_text, time_text
@@ -169,7 +169,7 @@ class _Live(_Summary):
         if self._status is None:
             return ""
         status, taken = self._status
-        return Standing(status, time.monotonic() - taken)
+        return StatusView(status, time.monotonic() - taken)
 
     def status(self, status: JobStatus) -> None:
         self._status = status, time.monotonic()

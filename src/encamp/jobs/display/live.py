@@ -36,7 +36,7 @@ _WAVES = 2
 """After so many tasks for each slot the time that is left is told by how many have ended."""
 
 
-class Due:
+class Throttle:
     """Times of an action that may take a certain part of the time at most."""
 
     def __init__(self, every: float, first: float | None = None) -> None:
@@ -83,9 +83,9 @@ class Live:
         self._first: float | None = None
         """When the first task was handed over."""
         self._ran, self._busy, self._mirrored = 0, 0.0, 0
-        self._display = Due(DISPLAYED_EVERY, 0.0)
-        self._file = Due(_WRITTEN_EVERY)
-        self._page = Due(_DRAWN_EVERY, max(_DRAWN_EVERY, tasks * _PAGE_OF_A_TASK * _SHARE))
+        self._display = Throttle(DISPLAYED_EVERY, 0.0)
+        self._file = Throttle(_WRITTEN_EVERY)
+        self._page = Throttle(_DRAWN_EVERY, max(_DRAWN_EVERY, tasks * _PAGE_OF_A_TASK * _SHARE))
 
     @property
     def pause(self) -> float:

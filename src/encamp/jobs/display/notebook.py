@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from encamp.errors import shown
-from encamp.jobs.display.standing import clock_text
+from encamp.jobs.display.status_view import clock_text
 from encamp.markup import bar, box, heading, line, table
 from encamp.model import JobReport, JobStatus, State, TaskReport, orphans_told
 

@@ -12,7 +12,7 @@ from encamp.jobs.steps import Task
 from encamp.storage.inputs.globs import is_glob
 
 
-class Before(dict[str, list[str]]):
+class Dependencies(dict[str, list[str]]):
     """Task → the tasks that it waits for; tasks that wait for none have no entry."""
 
     def __missing__(self, _task: str) -> list[str]:
@@ -26,7 +26,7 @@ class Graph:
     """
 
     def __init__(self, tasks: Mapping[str, Task]) -> None:
-        self.before = Before()
+        self.before = Dependencies()
         """Which tasks each one waits for."""
         for name, task in tasks.items():
             if task.after or task.takes:

@@ -198,7 +198,7 @@ _Met = tuple[Reach, _Writes]
 
 
 @dataclass(frozen=True)
-class _Hit:
+class _ReadingTask:
     """A task with a mirror that may read outputs of tasks."""
 
     task: Task
@@ -236,7 +236,7 @@ class _Check:
             for _, writes in self._read(mirror, met):
                 raise BadJob(f"the job's {_said(mirror)}", _for_all(writes))
         hits = [
-            _Hit(task, mirror, read, writes)
+            _ReadingTask(task, mirror, read, writes)
             for task in self._job.tasks.values()
             for mirror in task.mirror
             for read, writes in self._read(mirror, met)
@@ -326,7 +326,7 @@ class _Check:
             return list(map(Path, self._planner.leads_to(path, mirror) if path.is_dir() else ()))
         return []
 
-    def _check(self, hit: _Hit) -> None:
+    def _check(self, hit: _ReadingTask) -> None:
         """Raise `BadJob` if a task reads its own outputs, or a task's that it does not await."""
         name, writes = hit.task.name, hit.writes
         sweeps = name in writes.sweepers

@@ -38,7 +38,7 @@ _MOST_ORDER = 20_000
 
 
 @dataclass
-class InHand:
+class SubmittedTask:
     """A task that was submitted to the executor."""
 
     key: Key
@@ -124,7 +124,7 @@ def _order_of(after: Mapping[str, list[str]]) -> dict[str, list[str]]:
     return dict(after) if few else {}
 
 
-def attempt_report(task: str, current: InHand, outcome: Outcome) -> AttemptReport:
+def attempt_report(task: str, current: SubmittedTask, outcome: Outcome) -> AttemptReport:
     """The report of one attempt."""
     error = outcome.error
     return AttemptReport(
@@ -142,7 +142,7 @@ def attempt_report(task: str, current: InHand, outcome: Outcome) -> AttemptRepor
     )
 
 
-def task_report(task: Task, state: State, current: InHand, outcome: Outcome) -> TaskReport:
+def task_report(task: Task, state: State, current: SubmittedTask, outcome: Outcome) -> TaskReport:
     """The report of a task, without its outputs."""
     log = None if outcome.log is None else f"logs/{local(outcome.log.final).name}"
     value = _unpickled(outcome.value)

@@ -106,7 +106,7 @@ class _Named(msgspec.Struct, frozen=True, gc=False):
     name: str
 
 
-class _InParts(msgspec.Struct, frozen=True):
+class _RawTasks(msgspec.Struct, frozen=True):
     ended: float
     tasks: list[msgspec.Raw]
 
@@ -123,7 +123,7 @@ def read_task(path: Path, task: str, *, shared: bool = False) -> tuple[TaskRepor
         os.fdopen(files.open(path.name), "rb") as file,
     ):
         text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # closed after its parts
-        parts = msgspec.json.decode(text, type=_InParts)
+        parts = msgspec.json.decode(text, type=_RawTasks)
         own = next((one for one in parts.tasks if name_of.decode(one).name == task), None)
         found = None if own is None else msgspec.json.decode(own, type=TaskReport)
         return found, parts.ended

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 from encamp.errors import EncampError, Stopped, TaskLost, TimeLimitExceeded
 from encamp.jobs.interrupts import ended_in_order
 from encamp.jobs.worker.lease import Watch
-from encamp.jobs.worker.phases import Standing, StepBegins, rescue, run_phases, stage_log, tail_of
+from encamp.jobs.worker.phases import (
+    AttemptNote,
+    StepBegins,
+    rescue,
+    run_phases,
+    stage_log,
+    tail_of,
+)
 from encamp.jobs.worker.slots import Done, SlotLost, slots_here
 from encamp.jobs.worker.use import Use
 from encamp.jobs.worker.work import Outcome, Work
@@ -139,7 +146,7 @@ class _Supervisor:
         if self._services is not None:
             self._services.close()
 
-    def on_note(self, standing: Standing) -> None:
+    def on_note(self, standing: AttemptNote) -> None:
         """Read the attempt's notes about itself."""
         if self._folder is None:
             self._folder = Path(standing.folder)

@@ -24,7 +24,7 @@ from encamp.storage.roots import Portable, local, portable
 PREFIX = "running-"
 
 
-class Beats:
+class Heartbeat:
     """Touches a file while this process lives, for those who cannot see the process."""
 
     EVERY = 2.0
@@ -33,9 +33,9 @@ class Beats:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="encamp-beats", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name="encamp-heartbeat", daemon=True)
 
-    def __enter__(self) -> Beats:
+    def __enter__(self) -> Heartbeat:
         self._thread.start()
         return self
 

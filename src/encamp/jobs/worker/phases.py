@@ -70,7 +70,7 @@ _LONGEST_TRACEBACK = 16_000
 
 @quickly_pickled
 @dataclass(frozen=True, slots=True)
-class Standing:
+class AttemptNote:
     """A note for the supervisor: everything that would be lost with this process."""
 
     folder: str
@@ -114,7 +114,7 @@ class _Attempt:
         self.placed = Placed()
         self._began = time.perf_counter()
         self._cpu_before = 0.0
-        self._standing = Standing("", os.getpid(), 0.0)
+        self._standing = AttemptNote("", os.getpid(), 0.0)
         self.value: object = None
         self._tail = TAIL
         self._flushes = not work.lease.controller.near
@@ -262,7 +262,7 @@ class _Attempt:
             self.outcome.log = stage_log(path, self.work, self.files, flush=self._flushes)
 
     def _stand(self, folder: str, step: StepBegins | None = None) -> None:
-        self._standing = Standing(folder, self.outcome.slot, self._cpu_before, step)
+        self._standing = AttemptNote(folder, self.outcome.slot, self._cpu_before, step)
         note(self._standing)
 
     def _note_step(self, label: str | None, time_limit: float | None) -> None:

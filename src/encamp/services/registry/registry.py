@@ -64,9 +64,9 @@ class Registry:
         self.program = records.program = ProgramClient(controller, self.letter)
         program_client(self.token, self.program)
         self._said_crowded = False
-        self._states = States(controller.errands)
+        self._states = States(controller.disk_thread)
         self._consoles = Consoles()
-        self._windows = Opener(controller.pump, controller.errands)
+        self._windows = Opener(controller.pump, controller.disk_thread)
         self._circles = Circles(self._servers_of, self._server_of, self._waits_for)
         self._grants, self._questions = Grants(records), Questions(records)
         self._replays = Replays(records, self._states)

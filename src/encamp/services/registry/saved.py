@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from encamp.cluster.errands import Errands
+from encamp.cluster.disk_thread import DiskThread
 from encamp.storage.ownership import OwnedFolder
 from encamp.wire.frames import Parts
 
@@ -49,8 +49,8 @@ class _Writing:
 class States:
     """The last state of each server, written by another thread, whole or not at all."""
 
-    def __init__(self, errands: Errands) -> None:
-        self._errands = errands
+    def __init__(self, disk_thread: DiskThread) -> None:
+        self._disk_thread = disk_thread
         self._folder: OwnedFolder | None = None
         self._kept: dict[int, Kept] = {}
         self._under_way: dict[int, dict[_Writing, Callable[[], None]]] = {}
@@ -67,7 +67,7 @@ class States:
         self._under_way.setdefault(server, {})[state] = lambda: self._note(
             server, serial, state, kept
         )
-        self._errands.run(state.write, lambda *_: self._finish(server, state))
+        self._disk_thread.run(state.write, lambda *_: self._finish(server, state))
 
     def settle(self, server: int) -> None:
         """Write all states that arrived before a server ended; blocks until they are written."""

@@ -26,14 +26,14 @@ _KEPT = 100
 
 
 @dataclass(frozen=True)
-class _Look:
+class _CheckedTree:
     """A large tree that was found complete: until when this is trusted, and its folders then."""
 
     until: float
     folders: tuple[tuple[str, tuple[int, int]], ...]
 
 
-_looks: dict[Path, _Look] = {}
+_looks: dict[Path, _CheckedTree] = {}
 
 
 def sound(entry: Path, item: Item, *, written: bool = False) -> bool:
@@ -80,7 +80,7 @@ def _looked_through(entry: Path, item: Item) -> bool:
         return False
     if item.files > _ALWAYS:
         now = time.monotonic()
-        _looks[entry] = _Look(
+        _looks[entry] = _CheckedTree(
             now + _PAUSE * (now - start), tuple(zip(folders, before, strict=True))
         )
         while len(_looks) > _KEPT:
@@ -88,7 +88,7 @@ def _looked_through(entry: Path, item: Item) -> bool:
     return True
 
 
-def _same_folders(look: _Look) -> bool:
+def _same_folders(look: _CheckedTree) -> bool:
     try:
         return all(_facts(folder) == facts for folder, facts in look.folders)
     except OSError:

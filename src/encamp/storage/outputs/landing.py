@@ -30,7 +30,7 @@ from encamp.storage.roots import Portable, SharedPath, below, local, with_name
 
 
 @dataclass(frozen=True)
-class Far:
+class RemoteTarget:
     """An output's target on another host's disk: a folder there, and a path below."""
 
     folder: Portable
@@ -65,7 +65,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Landed:
+class OutputPaths:
     """The temporary and the final path of an output."""
 
     part: Portable
@@ -77,11 +77,13 @@ class Landed:
 class OutputChannel(Protocol):
     """Sends to the other side; a call blocks until it is done there, and raises its error."""
 
-    def land(self, piece: Piece) -> Landed:
+    def land(self, piece: Piece) -> OutputPaths:
         """Add a piece to a file."""
 
 
-def send_file(channel: OutputChannel, source: Path, to: Far, token: str) -> tuple[Landed, int, str]:
+def send_file(
+    channel: OutputChannel, source: Path, to: RemoteTarget, token: str
+) -> tuple[OutputPaths, int, str]:
     """Send a file; returns where it is, its size, and its blake2b-128 in hexadecimal.
 
     Holes are not sent. Raises OSError from this host's disk, and the other side's errors.
@@ -136,7 +138,7 @@ class Receiver:
         self._allowed = folders
         self._parts: set[Path] = set()
 
-    def land(self, piece: Piece) -> Landed:
+    def land(self, piece: Piece) -> OutputPaths:
         """Add a piece to its file, and flush the file if it is the last.
 
         Raises `BadDestination`, `UnsafeTarget`, `ShippingFailed` or `DiskFull`.
@@ -158,7 +160,7 @@ class Receiver:
             full = disk_full(exc, final, len(piece.data))
             raise full or BadDestination(printable(final), why) from exc
         to = below(piece.folder, piece.inner)
-        return Landed(with_name(to, part.name), to, written)
+        return OutputPaths(with_name(to, part.name), to, written)
 
     def _final(self, piece: Piece) -> tuple[Path, Trust]:
         inner = PurePosixPath(piece.inner)
@@ -175,7 +177,7 @@ class Receiver:
             discard(part)
 
 
-class Depot:
+class TaskFiles:
     """One task's files on this side: inputs to send, and outputs to receive.
 
     Any thread may use it. After it is closed nothing is sent or received.

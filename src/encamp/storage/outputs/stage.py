@@ -24,7 +24,7 @@ from encamp.storage.disk.disk import disk_full, flushed, set_permissions
 from encamp.storage.disk.holes import Hashed, allocated, data_parts, is_sparse
 from encamp.storage.disk.trusted import NAMED, Trust, opened
 from encamp.storage.outputs.beacon import reaches
-from encamp.storage.outputs.landing import Far, OutputChannel, send_file
+from encamp.storage.outputs.landing import OutputChannel, RemoteTarget, send_file
 from encamp.storage.outputs.made import Kind, Made, Publishable, entries_below
 from encamp.storage.outputs.parts import PART, Written, discard
 from encamp.storage.outputs.patterns import Existing, Output, bound, final_of
@@ -64,7 +64,7 @@ class Staged:
     """Which users' links and folders on its path are trusted."""
 
 
-Final = Path | str | Far
+Final = Path | str | RemoteTarget
 """Where an output goes: a path on this host, a URL, or a path on the spawner's host."""
 
 
@@ -72,7 +72,7 @@ def _place(far: Collection[Portable], output: Output) -> Callable[[PurePosixPath
     """A function that returns where each file of a bound output goes, see `Final`."""
     if output.at is None or output.at not in far:
         return final_of(output)
-    return partial(Far, output.at)
+    return partial(RemoteTarget, output.at)
 
 
 def stage(
@@ -156,7 +156,7 @@ def _staged(
 ) -> Staged:
     if made.kind != "file":
         return _light(made, final, token)
-    if isinstance(final, Far) and channel is not None:
+    if isinstance(final, RemoteTarget) and channel is not None:
         return _sent(channel, folder / made.path, made, final, token)
     source, existing = folder / made.path, made.output.existing
     if isinstance(final, Path):
@@ -190,7 +190,9 @@ def _light(made: Made, final: Final, token: str) -> Staged:
     return replace(staged, kind=made.kind, goal=made.goal)
 
 
-def _sent(channel: OutputChannel, source: Path, made: Made, final: Far, token: str) -> Staged:
+def _sent(
+    channel: OutputChannel, source: Path, made: Made, final: RemoteTarget, token: str
+) -> Staged:
     try:
         landed, size, digest = send_file(channel, source, final, token)
     except OSError as exc:

@@ -33,7 +33,7 @@ _FOR_TIME = 28
 """Columns beside a task's name."""
 
 
-class Standing:
+class StatusView:
     """The drawn state of a run; ``age`` is how many seconds old it is."""
 
     def __init__(self, status: JobStatus, age: float) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from encamp.cluster.records import TaskRecord
 from encamp.loop.pump import Pump
-from encamp.slot.folder import Brought
+from encamp.slot.folder import FolderResult
 from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.stage import unstage
 
@@ -18,7 +18,7 @@ Done = Callable[[Any, BaseException | None], None]
 Ended = Callable[[TaskRecord, bool, Any], None]
 
 
-class Errands:
+class DiskThread:
     """Runs work that may wait for a disk in a separate thread, started when it is needed."""
 
     def __init__(self, pump: Pump) -> None:
@@ -44,7 +44,7 @@ class Errands:
             return
         if self._thread is None:
             # No pool: those of the standard library end before a program's exit functions run.
-            self._thread = threading.Thread(target=self._go, name="encamp-errands", daemon=True)
+            self._thread = threading.Thread(target=self._go, name="encamp-disk", daemon=True)
             self._thread.start()
         self._work.put(run)
 
@@ -53,27 +53,27 @@ class Errands:
             run()
 
     def publish(
-        self, task: TaskRecord, brought: Brought, check: Callable[[], None], ended: Ended
+        self, task: TaskRecord, result: FolderResult, check: Callable[[], None], ended: Ended
     ) -> None:
         """Give a task's outputs their final names; then ``ended`` is called by the pump.
 
         ``check`` raises an error for files that are not the task's outputs.
         """
-        if not brought.staged:
-            ended(task, brought.error is None, brought.error or brought.value)
+        if not result.staged:
+            ended(task, result.error is None, result.error or result.value)
             return
 
         def work() -> None:
             check()
             try:
-                publish(brought.staged)
+                publish(result.staged)
             finally:
                 with suppress(OSError):
-                    unstage(brought.staged)  # what could not be published
+                    unstage(result.staged)  # what could not be published
 
         def done(_: Any, error: BaseException | None) -> None:
-            error = brought.error or error
-            ended(task, error is None, brought.value if error is None else error)
+            error = result.error or error
+            ended(task, error is None, result.value if error is None else error)
 
         self.run(work, done)
 
