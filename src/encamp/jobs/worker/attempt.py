@@ -146,13 +146,13 @@ class _Supervisor:
         if self._services is not None:
             self._services.close()
 
-    def on_note(self, standing: AttemptNote) -> None:
+    def on_note(self, note: AttemptNote) -> None:
         """Read the attempt's notes about itself."""
         if self._folder is None:
-            self._folder = Path(standing.folder)
-            self.where = Where(self.where.host, self.where.worker, standing.slot)
-            self._use.begin(standing.slot, standing.cpu_seconds)
-        step = standing.step
+            self._folder = Path(note.folder)
+            self.where = Where(self.where.host, self.where.worker, note.slot)
+            self._use.begin(note.slot, note.cpu_seconds)
+        step = note.step
         if step is not None and step != self._step:
             ago = max(0.0, time.monotonic() - step.since)
             self._step = step
