@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
+from by_relay import ByRelay, only_by_relay
 from class_wide import ClassWide
 
 from conftest import need
 from encamp.cluster.cluster import Cluster
 from encamp.engines.dask.engine import DaskEngine
 from encamp.testing.conformance import ClusterOf, Conformance, Facts, LosesController
-from encamp.testing.conformance.messages import MIB, Messages
 from some_dask import SomeDask, some_dask
 
 
@@ -50,40 +50,11 @@ class TestDask(ClassWide, Conformance, LosesController):
         return f'Cluster("dask", slots=2, {self.dask.code})'
 
 
-class ByScheduler(ClassWide):
-    """Nobody reaches the program, it reaches the scheduler only, and agents do not reach agents."""
-
+class TestDaskByScheduler(ByRelay):
     facts = Facts(engine="dask", idle_cpu=0.2)
 
     @pytest.fixture(scope="class")
     @classmethod
     def cluster_of(cls, dask: SomeDask) -> Iterator[ClusterOf]:
-        def unreachable(*_: Any) -> Any:
-            raise OSError("there is no route")
-
-        def make(slots: int, **options: Any) -> Cluster:
-            cluster = Cluster("dask", slots=slots, **dask.options, **options)
-            assert {host.frames_by for host in cluster.hosts()} == {"Dask's scheduler"}
-            return cluster
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(DaskEngine, "_dial", lambda *_: (("127.0.0.1", 1),))
-            patch.setattr(DaskEngine, "dial", unreachable)
-            patch.setattr(DaskEngine, "relays", True)
+        with only_by_relay(DaskEngine, engine="dask", **dask.options) as make:
             yield make
-
-
-class TestDaskByScheduler(ByScheduler, Messages):
-    """What is very large takes long that way: here it is ten megabytes at most."""
-
-    test_very_many_arrays_in_one_message_come_as_they_went = None  # type: ignore[assignment]
-
-    @pytest.mark.parametrize("size", [0, 4096, 10 * MIB])
-    def test_bytes_of_any_size_come_as_they_went(self, cluster: Cluster, size: int) -> None:
-        super().test_bytes_of_any_size_come_as_they_went(cluster, size)
-
-    @pytest.mark.parametrize("size", [0, 1, MIB])
-    def test_arrays_come_as_they_went_and_can_be_written_to(
-        self, cluster: Cluster, size: int
-    ) -> None:
-        super().test_arrays_come_as_they_went_and_can_be_written_to(cluster, size)
