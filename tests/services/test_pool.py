@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from encamp.services.letters import Waits
-from encamp.services.registry.circles import Circles
+from encamp.services.registry.deadlocks import Deadlocks
 from encamp.services.registry.pool import HELD, Pool, Request, ServerRecord
 
 
@@ -103,46 +103,46 @@ def _waits(*, server: int = 0, number: int = 0, service: int = 0, **more: object
 
 
 @pytest.fixture
-def known() -> tuple[Circles, list[ServerRecord], set[int]]:
+def known() -> tuple[Deadlocks, list[ServerRecord], set[int]]:
     """Servers 1 to 3, which are tasks 101 to 103; and who waits for any of them."""
     _, servers = _pool("a", "a", "a")
     waiting: set[int] = set()
     by_number = {server.number: server for server in servers}
-    circles = Circles(lambda _: servers, by_number.get, lambda _, task: task in waiting)
-    return circles, servers, waiting
+    deadlocks = Deadlocks(lambda _: servers, by_number.get, lambda _, task: task in waiting)
+    return deadlocks, servers, waiting
 
 
 def test_servers_that_wait_for_each_other_are_found(
-    known: tuple[Circles, list[ServerRecord], set[int]],
+    known: tuple[Deadlocks, list[ServerRecord], set[int]],
 ) -> None:
-    circles, _, _ = known
-    assert not circles.waits(101, _waits(server=2, number=1))
-    assert not circles.waits(102, _waits(server=3, number=1))
-    assert circles.waits(103, _waits(server=1, number=1))
-    circles.waits_no_more(103, 1)
-    assert not circles.waits(7, _waits(server=1, number=1))  # it only waits behind others
+    deadlocks, _, _ = known
+    assert not deadlocks.waits(101, _waits(server=2, number=1))
+    assert not deadlocks.waits(102, _waits(server=3, number=1))
+    assert deadlocks.waits(103, _waits(server=1, number=1))
+    deadlocks.waits_no_more(103, 1)
+    assert not deadlocks.waits(7, _waits(server=1, number=1))  # it only waits behind others
 
 
-def test_an_answer_that_is_on_its_way_makes_no_circle(
-    known: tuple[Circles, list[ServerRecord], set[int]],
+def test_an_answer_that_is_on_its_way_makes_no_deadlock(
+    known: tuple[Deadlocks, list[ServerRecord], set[int]],
 ) -> None:
-    circles, _, _ = known
-    assert not circles.waits(101, _waits(server=2, number=5))
-    assert not circles.waits(102, _waits(server=1, number=1, answered={101: 5}))
-    circles.waits_no_more(102)
-    assert circles.waits(102, _waits(server=1, number=1, answered={101: 4}))
+    deadlocks, _, _ = known
+    assert not deadlocks.waits(101, _waits(server=2, number=5))
+    assert not deadlocks.waits(102, _waits(server=1, number=1, answered={101: 5}))
+    deadlocks.waits_no_more(102)
+    assert deadlocks.waits(102, _waits(server=1, number=1, answered={101: 4}))
 
 
 def test_who_waits_for_any_server_waits_for_ever_if_none_can_be_free(
-    known: tuple[Circles, list[ServerRecord], set[int]],
+    known: tuple[Deadlocks, list[ServerRecord], set[int]],
 ) -> None:
-    circles, servers, waiting = known
+    deadlocks, servers, waiting = known
     waiting.add(101)
     for server in servers:
         server.state, server.holder, server.lease = HELD, 7, server.number
-    assert not circles.waits(101, _waits(service=1))  # task 7 may release one
-    assert circles.waits(7, _waits(server=1, number=1, held=[1, 2, 3]))
-    circles.waits_no_more(7)
-    assert not circles.waits(7, _waits(server=1, number=1, held=[1, 2]))  # 3 is being released
+    assert not deadlocks.waits(101, _waits(service=1))  # task 7 may release one
+    assert deadlocks.waits(7, _waits(server=1, number=1, held=[1, 2, 3]))
+    deadlocks.waits_no_more(7)
+    assert not deadlocks.waits(7, _waits(server=1, number=1, held=[1, 2]))  # 3 is being released
     waiting.discard(101)  # it has been given one just now
-    assert not circles.waits(7, _waits(server=1, number=1, held=[1, 2, 3]))
+    assert not deadlocks.waits(7, _waits(server=1, number=1, held=[1, 2, 3]))

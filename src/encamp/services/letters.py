@@ -1,10 +1,11 @@
 """The letters of services: what registry, servers and clients send each other on their port.
 
     client  ── Acquire, Forget, Free, Uses, Waits, WaitsNoMore, Ask ──►  registry (controller)
-    client  ◄── Granted, Refused, Told, Lost, Circle ──────────────────  registry
+    client  ◄── Granted, Refused, Told, Lost, Deadlock ────────────────  registry
     client  ── Calls ──►  server  ── Answers ──►  client
-    server  ── Ready, Answers, Saved, Dying, Alive, Between ──►  registry, other servers
-    server  ◄── Asked ─────────────────────────────────────────  registry
+    server  ── Ready, Answers, Saved, Stopping, Alive ──►  registry
+    server  ◄── Probe ───────────────────────────────────  registry
+    server  ── GroupMessage ──►  other servers of its group  ◄── MemberLost ──  registry
 
 A letter is the first part of a message; payloads and large buffers follow. Clients and servers
 send calls and answers to each other directly; the registry only decides who may call whom.
@@ -20,8 +21,8 @@ from encamp.errors import BadFrame
 from encamp.wire.frames import Buffer
 
 CALL, READ, WRITE, APPLY, RELEASE, GROUP, END = range(7)
-"""What a call does: call a method, read an attribute, set one, `Applied`; end its lease; tell the
-server the members of its group; end the server."""
+"""What a call does: call a method, read an attribute, set one, make a `ParameterCall`; end its
+lease; tell the server the members of its group; end the server."""
 
 Call = tuple[int, int, int, str, bytes, int]
 """The call's number at the client, lease, kind, name of the method or attribute, pickle of the
@@ -106,7 +107,7 @@ class WaitsNoMore(Letter, tag=7):
     ticket: int
 
 
-class Circle(Letter, tag=8):
+class Deadlock(Letter, tag=8):
     """The task of `Waits` would wait forever."""
 
     ticket: int
@@ -169,20 +170,20 @@ class Saved(Letter, tag=15):
     serial: int
 
 
-class Between(Letter, tag=16):
+class GroupMessage(Letter, tag=16):
     """A message from one member of a group to another; its payload follows."""
 
     group: int
     rank: int
 
 
-class Broken(Letter, tag=17):
+class MemberLost(Letter, tag=17):
     """A member of a group is gone."""
 
     group: int
 
 
-class Dying(Letter, tag=18):
+class Stopping(Letter, tag=18):
     """A server is asked to stop: client and number of the call that it has begun."""
 
     server: int
@@ -190,18 +191,18 @@ class Dying(Letter, tag=18):
     number: int
 
 
-class Asked(Letter, tag=19):
+class Probe(Letter, tag=19):
     """The registry asks if a server is alive, which answers between calls or while it waits."""
 
 
 class Alive(Letter, tag=20):
-    """The answer to `Asked`."""
+    """The answer to `Probe`."""
 
 
 _Any = (
-    Acquire | Forget | Granted | Refused | Free | Uses | Waits | WaitsNoMore | Circle | Ask | Told
-    | Lost | Calls | Answers | Ready | Saved | Between | Broken | Dying
-    | Asked | Alive
+    Acquire | Forget | Granted | Refused | Free | Uses | Waits | WaitsNoMore | Deadlock | Ask | Told
+    | Lost | Calls | Answers | Ready | Saved | GroupMessage | MemberLost | Stopping
+    | Probe | Alive
 )  # fmt: skip
 _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_Any)
 encode = msgspec.msgpack.Encoder().encode

@@ -11,7 +11,7 @@ from encamp.services.checks import check_name, named, texts
 from encamp.services.letters import APPLY
 from encamp.services.proxy import pickled
 from encamp.services.result import Result
-from encamp.services.server import Applied
+from encamp.services.server import ParameterCall
 from encamp.services.service import Service
 
 
@@ -48,7 +48,7 @@ class Parameters(MutableMapping[str, Any]):
         """Set the values on any free server, call a method there, and read values back."""
         service = self.service
         check_name(service.name, method)
-        applied = Applied(dict(self._values), self._read, method, args, kwargs)
+        applied = ParameterCall(dict(self._values), self._read, method, args, kwargs)
         result = Result(service._client, service.name, method)
         result._wanted = service._number
         inner = service._call(method, pickled(service.name, method, (applied,), {}), op=APPLY)

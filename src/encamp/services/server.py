@@ -26,13 +26,13 @@ from encamp.services.letters import (
     Alive,
     Answer,
     Answers,
-    Asked,
-    Between,
     Call,
     Calls,
-    Dying,
+    GroupMessage,
+    Probe,
     Ready,
     Saved,
+    Stopping,
     encode,
 )
 from encamp.services.task_client import TaskClient
@@ -65,7 +65,7 @@ class Blueprint:
 
 
 @dataclass(frozen=True)
-class Terms:
+class ServerSettings:
     """The settings of a server. ``checkpoint_every`` is a number of calls, 0 for never."""
 
     service: str
@@ -76,7 +76,7 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Applied:
+class ParameterCall:
     """A call that sets and reads parameter values: ``set_NAME(value)``, or the attribute."""
 
     values: dict[str, Any]
@@ -86,17 +86,17 @@ class Applied:
     kwargs: dict[str, Any]
 
 
-def serve(terms: Terms, blueprint: Blueprint, state: bytes | None = None) -> None:
+def serve(settings: ServerSettings, blueprint: Blueprint, state: bytes | None = None) -> None:
     """Run a server until it is told to end; this is the function of its task."""
     client = task_client()
     assert client is not None  # noqa: S101 - it is a task
-    server = Server(client, terms)
+    server = Server(client, settings)
     token = _current.set(server)
     try:
         server.make(blueprint, state)
         server.run()
     except Stopped:
-        server.dying()
+        server.stopping()
         raise
     finally:
         server.over()
@@ -106,8 +106,8 @@ def serve(terms: Terms, blueprint: Blueprint, state: bytes | None = None) -> Non
 class Server:
     """A server in its slot."""
 
-    def __init__(self, client: TaskClient, terms: Terms) -> None:
-        self.task_client, self.terms = client, terms
+    def __init__(self, client: TaskClient, settings: ServerSettings) -> None:
+        self.task_client, self.settings = client, settings
         self._slot: Slot = client.slot
         self._port, self._ledger = client.slot.port, client.slot.ledger
         self._object: Any = None
@@ -142,7 +142,7 @@ class Server:
             WRITE: lambda name, args, _: setattr(self._object, name, *args),
             APPLY: self._apply,
         }
-        client.handle(Asked, lambda *_: self._post(SPAWNER, [encode(Alive())]))
+        client.handle(Probe, lambda *_: self._post(SPAWNER, [encode(Alive())]))
 
     def make(self, blueprint: Blueprint, state: bytes | None) -> None:
         """Create the object, with its predecessor's ``state`` if there is any, and report ready."""
@@ -155,7 +155,7 @@ class Server:
             self._restore(state, kind.__name__ if replaced else type(self._object).__name__)
         self._methods = frozenset(methods_of(self._object))
         name = type(self._object).__name__
-        ready = Ready(self.terms.server, name, sorted(self._methods))
+        ready = Ready(self.settings.server, name, sorted(self._methods))
         self._post(SPAWNER, [encode(ready)])
 
     def _restore(self, state: bytes, kind: str) -> None:
@@ -182,15 +182,15 @@ class Server:
                 self._one(*queue.popleft())
             else:
                 self._flush()
-                if not own.until(lambda: requests, self.terms.idle_limit):
+                if not own.until(lambda: requests, self.settings.idle_limit):
                     break
         for client, call, _ in queue:
-            self._refuse(client, call, ServiceEnded(self.terms.service))
+            self._refuse(client, call, ServiceEnded(self.settings.service))
         self._flush()
 
     def _look(self) -> None:
         """Answer whether it is alive, while queued calls keep it busy."""
-        limit = self.terms.call_limit
+        limit = self.settings.call_limit
         if limit is not None and time.monotonic() - self._looked > limit / _LOOKS:
             self.task_client.look()
             self._looked = time.monotonic()
@@ -215,7 +215,7 @@ class Server:
             self._over = True
             return
         if lease in self._released:
-            self._refuse(client, call, ProxyReleased(self.terms.service))
+            self._refuse(client, call, ProxyReleased(self.settings.service))
             return
         if op == GROUP:
             self.groups[lease] = load([payload])
@@ -237,14 +237,14 @@ class Server:
         self._busy += took
         self._times.append(took)
         self._answer(number, good, parts, now)
-        every = self.terms.checkpoint_every
+        every = self.settings.checkpoint_every
         if every and self._serial - self._saved >= every:
             self._save()
 
     def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return called(getattr(self._object, name), args, kwargs)
 
-    def _apply(self, name: str, args: tuple[Applied], kwargs: dict[str, Any]) -> Any:
+    def _apply(self, name: str, args: tuple[ParameterCall], kwargs: dict[str, Any]) -> Any:
         """Set values, make the call, and read values; returns its value and the read ones."""
         wanted = args[0]
         for key, value in wanted.values.items():
@@ -298,7 +298,7 @@ class Server:
             if not (answers or freed):
                 return
             self._answers, self._buffers, self._freed = [], [], []
-            server, client = self.terms.server, self._client
+            server, client = self.settings.server, self._client
             if answers:
                 self.task_client.answered[client] = answers[-1][0]
             seen = self._seen()
@@ -355,17 +355,17 @@ class Server:
         with _told_of(f"the state of {kind} could not be saved", "checkpoint", "restore"):
             own = hasattr(self._object, "checkpoint")
             parts = dump(self._object.checkpoint() if own else self._object)
-        self._post(SPAWNER, [encode(Saved(self.terms.server, self._serial)), *parts])
+        self._post(SPAWNER, [encode(Saved(self.settings.server, self._serial)), *parts])
 
     def over(self) -> None:
         """Stop making calls."""
         self._over = True
         self._wanted.set()
 
-    def dying(self) -> None:
+    def stopping(self) -> None:
         """It was asked to stop: report which call was running."""
         words = self._ledger.now
-        self._post(SPAWNER, [encode(Dying(self.terms.server, *words))])
+        self._post(SPAWNER, [encode(Stopping(self.settings.server, *words))])
 
     # For the server's object
 
@@ -373,7 +373,7 @@ class Server:
         """Send an object to the member with this rank."""
         group, own, tasks = self._talking()
         _check_rank(rank, len(tasks))
-        letter = encode(Between(group, own))
+        letter = encode(GroupMessage(group, own))
         self._post(tasks[rank], [letter, *dump(message)])
 
     def receive(self, timeout: float | None, rank: int | None) -> tuple[int, Any] | None:
@@ -398,7 +398,7 @@ class Server:
         if found:
             return found[0][0], load(found[0][1])
         if group in self.task_client.broken:
-            raise GroupBroken(self.terms.service)
+            raise GroupBroken(self.settings.service)
         return None
 
     def _talking(self) -> tuple[int, int, tuple[int, ...]]:
@@ -435,7 +435,7 @@ class CurrentServer:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self.service, self.server = server.terms.service, server.terms.server
+        self.service, self.server = server.settings.service, server.settings.server
 
     @property
     def rank(self) -> int:

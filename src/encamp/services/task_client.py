@@ -12,12 +12,12 @@ from functools import partial
 from encamp.errors import BadFrame, CircularCall
 from encamp.services.client import Acquisition, Client, Route
 from encamp.services.letters import (
-    Between,
-    Broken,
     Calls,
-    Circle,
+    Deadlock,
     Granted,
+    GroupMessage,
     Letter,
+    MemberLost,
     Waits,
     WaitsNoMore,
     decode,
@@ -49,13 +49,13 @@ class TaskClient(Client):
         self.broken: set[int] = set()
         """Groups that have lost a member."""
         self._draining = threading.Lock()
-        self._circles: set[int] = set()
+        self._deadlocks: set[int] = set()
         self._attended: set[Awaited] = set()
         self._attendant: threading.Thread | None = None
         self._thread = threading.get_ident()
-        self._handlers[Circle] = self._circle
-        self._handlers[Between] = self._between
-        self._handlers[Broken] = lambda letter, _: self.broken.add(letter.group)
+        self._handlers[Deadlock] = self._deadlock
+        self._handlers[GroupMessage] = self._group_message
+        self._handlers[MemberLost] = lambda letter, _: self.broken.add(letter.group)
 
     def tell(self, letter: Letter, payload: Parts) -> None:
         """See `Client.tell`."""
@@ -137,18 +137,20 @@ class TaskClient(Client):
         held = list(self.held)
         self.tell(Waits(ticket, service, server, number, dict(self.answered), held), [])
         try:
-            self.until(lambda: what.done() or ticket in self._circles or _wanted(what)[1] != server)
+            self.until(
+                lambda: what.done() or ticket in self._deadlocks or _wanted(what)[1] != server
+            )
         finally:
             self.tell(WaitsNoMore(ticket), [])
-        if ticket in self._circles and not what.done():
+        if ticket in self._deadlocks and not what.done():
             if isinstance(what, Acquisition):
                 self.forget(what)
             raise CircularCall(name)
         if not what.done():  # it has a server now
             self._wait_long(what)
 
-    def _circle(self, letter: Circle, parts: Parts) -> None:
-        self._circles.add(letter.ticket)
+    def _deadlock(self, letter: Deadlock, parts: Parts) -> None:
+        self._deadlocks.add(letter.ticket)
 
     def attend(self, what: Awaited) -> None:
         """See `Client.attend`: a thread waits for all of them, as long as there are some."""
@@ -172,7 +174,7 @@ class TaskClient(Client):
 
     # Groups
 
-    def _between(self, letter: Between, parts: Parts) -> None:
+    def _group_message(self, letter: GroupMessage, parts: Parts) -> None:
         self.between.setdefault(letter.group, deque()).append((letter.rank, parts))
 
     def _granted(self, letter: Granted, parts: Parts) -> None:

@@ -23,20 +23,20 @@ from encamp.services.letters import (
     Answers,
     Ask,
     Calls,
-    Circle,
-    Dying,
+    Deadlock,
     Forget,
     Free,
     Letter,
     Ready,
     Saved,
+    Stopping,
     Uses,
     Waits,
     WaitsNoMore,
     decode,
 )
-from encamp.services.registry.circles import Circles
 from encamp.services.registry.consoles import Consoles
+from encamp.services.registry.deadlocks import Deadlocks
 from encamp.services.registry.grants import Grants
 from encamp.services.registry.pool import STARTING, ServerRecord
 from encamp.services.registry.program_client import ProgramClient
@@ -67,7 +67,7 @@ class Registry:
         self._states = States(controller.disk_thread)
         self._consoles = Consoles()
         self._windows = Opener(controller.pump, controller.disk_thread)
-        self._circles = Circles(self._servers_of, self._server_of, self._waits_for)
+        self._deadlocks = Deadlocks(self._servers_of, self._server_of, self._waits_for)
         self._grants, self._questions = Grants(records), Questions(records)
         self._replays = Replays(records, self._states)
         self._starter = Starter(
@@ -84,10 +84,10 @@ class Registry:
             Ready: self._ready,
             Answers: self._answers,
             Saved: self._replays.saved,
-            Dying: self._dying,
+            Stopping: self._dying,
             Alive: self._alive,
             Waits: self._waits,
-            WaitsNoMore: lambda sender, letter, _: self._circles.waits_no_more(
+            WaitsNoMore: lambda sender, letter, _: self._deadlocks.waits_no_more(
                 sender, letter.ticket
             ),
         }
@@ -179,7 +179,7 @@ class Registry:
         found = self._records.by_task.pop(task.id, None)
         if found is not None:
             self._endings.server_ended(*found, task, good, value)
-        self._circles.waits_no_more(task.id)
+        self._deadlocks.waits_no_more(task.id)
         held = self._records.held.pop(task.id, ())
         for server in list(held):
             if server.holder == task.id and server.number in self._records.by_server:
@@ -252,7 +252,7 @@ class Registry:
                 if lease == server.lease:
                     self._grants.freed(service, server)
 
-    def _dying(self, sender: int, letter: Dying, parts: Parts) -> None:
+    def _dying(self, sender: int, letter: Stopping, parts: Parts) -> None:
         found = self._records.by_task.get(sender)
         if found is not None:
             found[1].began = letter.about, letter.number
@@ -262,11 +262,11 @@ class Registry:
         if found is not None and found[0].watch is not None:
             found[0].watch.answered(sender)
 
-    # Circles
+    # Deadlocks
 
     def _waits(self, sender: int, letter: Waits, parts: Parts) -> None:
-        if self._circles.waits(sender, letter):
-            self._records.tell(sender, Circle(letter.ticket))
+        if self._deadlocks.waits(sender, letter):
+            self._records.tell(sender, Deadlock(letter.ticket))
 
     def _servers_of(self, service: int) -> list[ServerRecord]:
         return list(self._records.services[service].pool.servers.values())

@@ -7,7 +7,7 @@ from typing import Any
 
 from encamp.cluster.records import TaskRecord
 from encamp.errors import EncampError, ServerLost, ServiceEnded, TaskKilled, TaskLost, words_of
-from encamp.services.letters import Answers, Broken, Lost, Refused
+from encamp.services.letters import Answers, Lost, MemberLost, Refused
 from encamp.services.registry.consoles import Consoles
 from encamp.services.registry.grants import Grants
 from encamp.services.registry.pool import STARTING, ServerRecord
@@ -128,7 +128,7 @@ class Endings:
         if group:
             for other in service.pool.servers.values():
                 if other.group == group:
-                    self._records.post(other.address, Broken(group))
+                    self._records.post(other.address, MemberLost(group))
 
     def _error_of(
         self, service: Service, server: ServerRecord, task: TaskRecord, good: bool, value: Any

@@ -10,7 +10,7 @@ from functools import partial
 
 from encamp.cluster.records import WAITING, Cause
 from encamp.errors import EncampError, ServiceEnded, ServiceFailed, UnsupportedByEngine, words_of
-from encamp.services.letters import END, Asked
+from encamp.services.letters import END, Probe
 from encamp.services.registry.consoles import Consoles
 from encamp.services.registry.grants import SAY_AFTER, Grants
 from encamp.services.registry.pool import Pool, ServerRecord
@@ -18,7 +18,7 @@ from encamp.services.registry.questions import Questions
 from encamp.services.registry.records import Published, Records, Service
 from encamp.services.registry.saved import States
 from encamp.services.registry.watch import Watch
-from encamp.services.server import Terms, serve
+from encamp.services.server import ServerSettings, serve
 from encamp.sizes import counted, joined
 from encamp.wire.pickling import portable_error
 
@@ -70,7 +70,7 @@ class Starter:
             return None if over else [server for server in some if server.ready]
 
         def ask(server: ServerRecord) -> None:
-            self._records.post(server.address, Asked())
+            self._records.post(server.address, Probe())
 
         service.watch = Watch(self._records.pump, limit, servers, ask, self._overdue)
 
@@ -117,7 +117,7 @@ class Starter:
         state = None
         if service.states:
             state = self._states.adopt(server.number, service.states.pop(0))
-        terms = Terms(
+        settings = ServerSettings(
             service.name,
             server.number,
             published.checkpoint_every,
@@ -130,7 +130,7 @@ class Starter:
         heard = partial(self._consoles.printed, server.number)
         name = options.name or f"{service.name} {server.number}"
         options = replace(options, owner=self._owner, name=name, heard=heard)
-        args = (terms, published.blueprint, state)
+        args = (settings, published.blueprint, state)
         server.task = self._records.controller.spawn(serve, args, {}, options)
         server.given, server.ready, server.overdue = 0, False, False
         self._records.by_task[server.task.id] = service, server

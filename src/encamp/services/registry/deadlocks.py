@@ -21,7 +21,7 @@ class Waiting:
     what: Waits
 
 
-class Circles:
+class Deadlocks:
     """All tasks that have waited for long.
 
     ``servers_of`` returns the servers of a service, ``server_of`` a server, and ``waits_for``
