@@ -24,7 +24,7 @@ from encamp.engines.kit.sentinel import Sentinel
 from encamp.engines.kit.streams import open_standard_streams
 from encamp.slot import ledger
 from encamp.slot.bounded import ends_of
-from encamp.slot.child import OUTPUT_HINT, Birth
+from encamp.slot.child import OUTPUT_HINT, SlotSettings
 from encamp.slot.open_files import files_of_others, need_files
 from encamp.slot.processes import end_descendants, end_marked
 from encamp.slot.program import slot_command
@@ -46,12 +46,12 @@ MARK = "ENCAMP_SLOT"
 class SlotProcess:
     """One slot's process; for one thread at a time.
 
-    ``birth`` describes it; its descriptors are filled in here. Its output goes to an unnamed file
-    if ``birth.capture`` says so, and otherwise to this process's output.
+    The descriptors in its ``settings`` are filled in here. Its output goes to an unnamed file with
+    ``settings.capture``, and otherwise to this process's output.
     """
 
-    def __init__(self, birth: Birth) -> None:
-        self.birth = birth
+    def __init__(self, settings: SlotSettings) -> None:
+        self.settings = settings
         self.runs = 0
         """Messages with calls that were sent to it."""
         self.results = 0
@@ -89,7 +89,7 @@ class SlotProcess:
         undo.callback(self.data.close)
         undo.callback(self.control.close)
         try:
-            if not self.birth.capture:
+            if not self.settings.capture:
                 its += [os.dup(1), os.dup(2)]
             self._start([*its, self.ledger])
             undo.callback(self._process.wait)
@@ -101,21 +101,21 @@ class SlotProcess:
 
     def _start(self, fds: list[int]) -> None:
         data, control, *streams, own_ledger = fds
-        birth = msgspec.structs.replace(
-            self.birth,
+        settings = msgspec.structs.replace(
+            self.settings,
             data=data,
             control=control,
             ledger=own_ledger,
             streams=streams,
             files=files_of_others(),
         )
-        environment = environment_after(self.birth.init_command, slot_environment())
-        interpreter = self.birth.interpreter and own_python.found(
-            self.birth.interpreter, environment
+        environment = environment_after(self.settings.init_command, slot_environment())
+        interpreter = self.settings.interpreter and own_python.found(
+            self.settings.interpreter, environment
         )
         # Its output while it starts is always kept, for the error message if it cannot start.
         self._process = subprocess.Popen(
-            slot_command(msgspec.msgpack.encode(birth), interpreter),
+            slot_command(msgspec.msgpack.encode(settings), interpreter),
             pass_fds=fds,
             stdin=subprocess.DEVNULL,
             stdout=self._output,
@@ -123,7 +123,7 @@ class SlotProcess:
             start_new_session=True,
             env={
                 **environment,
-                **of_new_slot(self.birth.threads, environment),
+                **of_new_slot(self.settings.threads, environment),
                 MARK: self._mark,
             },
         )
@@ -214,7 +214,7 @@ class SlotProcess:
 
     def printed(self) -> bytes:
         """The captured output of the running task."""
-        return b"".join(ends_of(self._output.fileno(), self.birth.output, OUTPUT_HINT))
+        return b"".join(ends_of(self._output.fileno(), self.settings.output, OUTPUT_HINT))
 
     def ask_to_stop(self) -> None:
         """Interrupt the call with `Stopped`; the process ends after its cleanup.

@@ -21,7 +21,7 @@ from encamp.errors import BadFrame, EncampError, SlotsCannotStart
 from encamp.loop.pump import Pump
 from encamp.slot import ledger
 from encamp.slot.calls import INLINE_THREADS, Slot
-from encamp.slot.child import Birth
+from encamp.slot.child import SlotSettings
 from encamp.slot.isolation import own_folder, put_back, put_folder_back
 from encamp.slot.shared_memory import USABLE
 from encamp.slot.shortcut import EngineShortcut
@@ -130,7 +130,7 @@ class ProcessSlot(AgentSlot):
     def __init__(self, agent: Holder, number: int, folder: str) -> None:
         super().__init__(agent, number)
         orders = agent.orders
-        self._birth = Birth(
+        self._settings = SlotSettings(
             number=number,
             host=agent.host,
             agent=agent.number,
@@ -176,7 +176,7 @@ class ProcessSlot(AgentSlot):
         self._process = self._start()
 
     def _start(self) -> SlotProcess:
-        process = SlotProcess(self._birth)
+        process = SlotProcess(self._settings)
         pump = self.agent.pump
         pump.watch(process.data.fileno(), partial(self._readable, process))
         pump.watch(process.control.fileno(), lambda _: self._control(process))

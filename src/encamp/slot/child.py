@@ -84,7 +84,7 @@ _LOOK = 1.0
 """Seconds between two checks whether a task runs, while none does."""
 
 
-class Birth(msgspec.Struct, array_like=True):
+class SlotSettings(msgspec.Struct, array_like=True):
     """The settings of a slot's process at its start."""
 
     data: int = -1
@@ -191,54 +191,60 @@ def orphaned() -> bool:
     return _State.orphaned
 
 
-def main(birth: bytes) -> None:
+def main(encoded: bytes) -> None:
     """Run the supervisor's calls until it has closed the sockets."""
-    born = msgspec.msgpack.decode(birth, type=Birth)
+    settings = msgspec.msgpack.decode(encoded, type=SlotSettings)
     default_signals()  # before there is another thread
-    if born.own_mounts:
+    if settings.own_mounts:
         enter_namespace()  # before there is another thread; it may fail
-    if born.cores:
+    if settings.cores:
         with suppress(OSError):  # the cores may have been taken from this user meanwhile
-            os.sched_setaffinity(0, born.cores)
-    if born.niceness:
-        os.nice(born.niceness)
-    for fd in (born.data, born.control, born.ledger):
+            os.sched_setaffinity(0, settings.cores)
+    if settings.niceness:
+        os.nice(settings.niceness)
+    for fd in (settings.data, settings.control, settings.ledger):
         os.set_inheritable(fd, False)
-    limit_files(born.files)
+    limit_files(settings.files)
     # Not SIG_IGN, which commands that are started here would inherit.
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, _stop)
     os.register_at_fork(after_in_child=_forked)
-    extend_import_path(born.sys_path)
+    extend_import_path(settings.sys_path)
     with suppress(OSError):
-        os.chdir(born.folder)
+        os.chdir(settings.folder)
     adopt_orphans()
     faulthandler.enable()
     sys.stdout.reconfigure(line_buffering=True, errors="surrogateescape")  # type: ignore[union-attr]
-    port = _Sockets(born)
-    slot = _State.slot = port.slot = Slot(born.number, born.host, port, born.agent, born.cluster)
-    folder = str(Path.cwd()) if born.folder != "/" else "/"
+    port = _Sockets(settings)
+    slot = _State.slot = port.slot = Slot(
+        settings.number, settings.host, port, settings.agent, settings.cluster
+    )
+    folder = str(Path.cwd()) if settings.folder != "/" else "/"
     slot.alone = _Alone(folder)
-    slot.ledger, slot.can_leave = Ledger(born.ledger), True
-    if born.host and USABLE:
+    slot.ledger, slot.can_leave = Ledger(settings.ledger), True
+    if settings.host and USABLE:
         port.shortcut = SlotShortcut(port, slot.ledger.memory)
-    if born.capture:
-        slot.ended = _Printed(port, born.output, follow=born.follow).ended
+    if settings.capture:
+        slot.ended = _Printed(port, settings.output, follow=settings.follow).ended
     threading.Thread(target=port.watch, daemon=True, name="encamp-watch").start()
     atexit.register(_end_all, os.getpid())  # registered first, so it runs after libraries' own
-    _print_to(born.streams)
+    _print_to(settings.streams)
     gc.freeze()  # objects of loaded modules stay, so collections need not visit them
     slot.ledger.open()
     with suppress(EOFError, OSError, Stopped):
         while not (_State.stopping or _State.spoilt or slot.leaves):
-            if not slot.run_next() and not _rest(slot, port, born.idle_limit) and born.idle_limit:
+            if (
+                not slot.run_next()
+                and not _rest(slot, port, settings.idle_limit)
+                and settings.idle_limit
+            ):
                 break
     _State.stopping = True  # from here on a signal interrupts nothing
     with suppress(EOFError, OSError):
         port.wait(0)  # calls that have arrived by now are handed back, too
         slot.hand_back()
         slot.send_results()
-        port.send([encode(Leaves(born.number))])
+        port.send([encode(Leaves(settings.number))])
     _end_all(os.getpid())
     threading.Thread(target=_end_late, daemon=True).start()
 
@@ -346,10 +352,10 @@ class _Sockets:
 
     slot: Slot
 
-    def __init__(self, born: Birth) -> None:
-        data = socket.socket(fileno=born.data)
+    def __init__(self, settings: SlotSettings) -> None:
+        data = socket.socket(fileno=settings.data)
         data.setblocking(False)
-        self._control = socket.socket(fileno=born.control)
+        self._control = socket.socket(fileno=settings.control)
         self._control.setblocking(False)
         self._wake = Waker()
         self.reading = threading.Lock()

@@ -23,7 +23,7 @@ from encamp.agent.process import REFUSED, SlotProcess, may_pass
 from encamp.agent.starts import Starts
 from encamp.errors import SlotsCannotStart
 from encamp.slot.calls import Setup
-from encamp.slot.child import Birth
+from encamp.slot.child import SlotSettings
 from encamp.slot.processes import supervised
 from encamp.slot.surroundings import Surroundings
 from encamp.wire.frames import Parts
@@ -86,8 +86,8 @@ class Slot:
     def __init__(self, *, batch: str = "", own_mounts: bool = False) -> None:
         self.batch = batch
         self.own_mounts = own_mounts
-        birth = Birth(own_mounts=own_mounts, idle_limit=IDLE_LIMIT)
-        self._process = SlotProcess(birth)
+        settings = SlotSettings(own_mounts=own_mounts, idle_limit=IDLE_LIMIT)
+        self._process = SlotProcess(settings)
         supervised.add(self.pid)
         self._arrived: list[Parts] = []
         self._calls = 0

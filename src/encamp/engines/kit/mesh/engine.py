@@ -18,13 +18,13 @@ from encamp.engines.kit.mesh.identity import new_identity
 from encamp.engines.kit.mesh.link import Link
 from encamp.engines.kit.mesh.mesh import (
     Address,
-    Broke,
+    ConnectionLost,
     Control,
     Greeting,
     Mesh,
     Peer,
+    PeerAddresses,
     Relay,
-    There,
     Welcome,
     WhereIs,
     control,
@@ -197,13 +197,13 @@ class MeshEngine(Mesh, Engine):
             agent = self.known.get(said.number)
             listens = [] if agent is None or self.relays else agent.listens
             there = agent is not None and not agent.given_up
-            link.send([control(There(said.number, listens, there))])
+            link.send([control(PeerAddresses(said.number, listens, there))])
             self._watch(link)
         elif isinstance(said, Relay):
             to = self.known.get(said.to)
             if to is not None and to.link is not None and link.number is not None:
                 self.send(said.to, [control(Relay(link.number, said.to)), *parts[1:]])
-        elif isinstance(said, Broke) and said.number in self.known:
+        elif isinstance(said, ConnectionLost) and said.number in self.known:
             self._broken.setdefault(said.number, time.monotonic() + _KNOWN_WITHIN)
 
     def lost(self, number: int, link: Link, why: Exception) -> None:

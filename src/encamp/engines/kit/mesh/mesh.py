@@ -65,7 +65,7 @@ class WhereIs(msgspec.Struct, frozen=True, array_like=True, tag="where is"):
     number: int
 
 
-class There(msgspec.Struct, frozen=True, array_like=True, tag="there"):
+class PeerAddresses(msgspec.Struct, frozen=True, array_like=True, tag="addresses"):
     """The answer: the other agent's addresses, and whether it is there."""
 
     number: int
@@ -80,13 +80,13 @@ class Relay(msgspec.Struct, frozen=True, array_like=True, tag="relay"):
     to: int
 
 
-class Broke(msgspec.Struct, frozen=True, array_like=True, tag="broke"):
+class ConnectionLost(msgspec.Struct, frozen=True, array_like=True, tag="lost"):
     """An agent tells the controller that its connection to another has ended."""
 
     number: int
 
 
-Control = Greeting | Welcome | WhereIs | There | Relay | Broke
+Control = Greeting | Welcome | WhereIs | PeerAddresses | Relay | ConnectionLost
 _decoder = msgspec.msgpack.Decoder(Control)
 _encode = msgspec.msgpack.Encoder().encode
 _MARK = bytes([MARK])
@@ -304,8 +304,8 @@ class Mesh(Endpoint):
 
     def told(self, link: Link, said: Control, parts: Parts) -> None:
         """Another end has sent a control message."""
-        peer = self._peers.get(said.number) if isinstance(said, There) else None
-        if isinstance(said, There) and peer is not None and link.number == CONTROLLER:
+        peer = self._peers.get(said.number) if isinstance(said, PeerAddresses) else None
+        if isinstance(said, PeerAddresses) and peer is not None and link.number == CONTROLLER:
             if not said.here:
                 peer.gone = True
                 peer.waiting.clear()
@@ -322,7 +322,7 @@ class Mesh(Endpoint):
         peer = self._peers[number]
         peer.gone, peer.link, peer.other = True, None, None
         peer.waiting.clear()
-        self.send(CONTROLLER, [control(Broke(number))])
+        self.send(CONTROLLER, [control(ConnectionLost(number))])
 
     # Routes
 
