@@ -154,7 +154,7 @@ def test_an_idle_slot_that_gets_a_signal_loses_nothing(
 def be_asked_to_end_just_before_the_next_call() -> int:
     slot = child._State.slot
     assert slot is not None
-    alone = slot.alone
+    alone = slot.isolation
 
     class Late:
         def __enter__(self) -> None:
@@ -164,7 +164,7 @@ def be_asked_to_end_just_before_the_next_call() -> int:
         def __exit__(self, *exc: Any) -> Any:
             return alone.__exit__(*exc)
 
-    slot.alone = Late()  # type: ignore[assignment]
+    slot.isolation = Late()  # type: ignore[assignment]
     return os.getpid()
 
 

@@ -588,7 +588,7 @@ class ThreadSlot(AgentSlot):
 
     def _run(self) -> None:
         if own_folder():
-            self._slot.alone = put_folder_back(self._folder)
+            self._slot.isolation = put_folder_back(self._folder)
         while not self._over:
             if not self._slot.run_next():
                 with self._news:
@@ -664,7 +664,7 @@ class InlineSlot(AgentSlot):
     def work(self) -> None:
         """See `AgentSlot.work`."""
         if self._folder is not None:  # not before the pump is set up, whose changes must stay
-            self._slot.alone = put_back(self._folder)
+            self._slot.isolation = put_back(self._folder)
             with suppress(OSError):
                 os.chdir(self._folder)
             self._folder = None

@@ -259,7 +259,7 @@ class Agents:
         """A slot has a new process: the old one's running call is lost, others run elsewhere."""
         slot = agent.slots[envelope.slot]
         slot.known.clear()
-        slot.around = b""
+        slot.settings = b""
         slot.life += 1
         slot.stopping = False
         slot.ticket = 0

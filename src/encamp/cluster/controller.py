@@ -51,7 +51,7 @@ from encamp.errors import (
 )
 from encamp.loop.pump import MANY, REST, Pump, by_signal
 from encamp.loop.running import NOTICED
-from encamp.slot.surroundings import Surroundings
+from encamp.slot.program_settings import SettingsSource
 from encamp.wire.frames import Parts, own
 from encamp.wire.outbox import Outbox
 from encamp.wire.pickling import (
@@ -111,7 +111,7 @@ class Controller:
         self.scheduler = Scheduler()
         self.functions = Functions(held_off=self.pump.held_off)
         self.disk_thread = DiskThread(self.pump)
-        self.surroundings = Surroundings()
+        self.program_settings = SettingsSource()
         numbers = self.functions.numbers
         self.setups = Setups(numbers, everybody_here=engine.agent_here is not None)
         self.tasks: dict[int, TaskRecord] = {}
@@ -355,7 +355,7 @@ class Controller:
             if not fresh and slot.changes != self.functions.kept.changes:
                 run.dropped = self._dropped(slot)
             if not self._shares_memory:
-                run.around = self._around(slot, fresh=fresh)
+                run.settings = self._settings(slot, fresh=fresh)
             parts = [encode(run), encode(calls), *functions.values(), *buffers]
             self.outbox.post(slot.agent, parts)
             if not fresh:
@@ -393,13 +393,13 @@ class Controller:
                     new[function.number] = function.payload
         return new
 
-    def _around(self, slot: SlotRecord, *, fresh: bool) -> bytes:
+    def _settings(self, slot: SlotRecord, *, fresh: bool) -> bytes:
         """The program's settings that have changed since they were sent to this slot."""
-        around = self.surroundings.now()
+        settings = self.program_settings.now()
         if fresh:
-            return around
-        new = b"" if around is slot.around else around
-        slot.around = around
+            return settings
+        new = b"" if settings is slot.settings else settings
+        slot.settings = settings
         return new
 
     def _dropped(self, slot: SlotRecord) -> list[int]:

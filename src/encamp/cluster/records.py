@@ -147,7 +147,6 @@ class SlotRecord:
     __slots__ = (
         "agent",
         "ahead",
-        "around",
         "backlog",
         "changes",
         "closed",
@@ -156,6 +155,7 @@ class SlotRecord:
         "life",
         "number",
         "runs",
+        "settings",
         "stopping",
         "ticket",
     )
@@ -167,8 +167,8 @@ class SlotRecord:
         """Seconds that its calls will take."""
         self.known: set[int] = set()
         """Numbers of the functions that it has."""
-        self.around = b""
-        """The program's settings that it has, see `Surroundings`."""
+        self.settings = b""
+        """The program's settings that it has, see `SettingsSource`."""
         self.changes = 0
         """`Kept.changes` when ``known`` was last checked."""
         self.closed = False

@@ -147,7 +147,7 @@ class Slot:
         """The waiting calls, with the large buffers of their arguments."""
         self.running = -1
         self._task: CurrentTask | None = None
-        self.alone = leave()
+        self.isolation = leave()
         """The context of each call, which undoes its effects on the process."""
         self._context = copy_context()
         """Each call gets a copy, so that its context variables are its own."""
@@ -178,8 +178,8 @@ class Slot:
         self.can_leave = False
         self._reloads = 0
         """How many of the program's reloads are done here, too."""
-        self._around = b""
-        """The program's `surroundings`, to be applied before the next call; empty if they are."""
+        self._settings = b""
+        """The program's settings, to be applied before the next call; empty if they are."""
         self._initialized: dict[int, Initialized] = {}
         """The globals that initializers have set, by the numbers of these."""
         self._not_run = False
@@ -203,8 +203,8 @@ class Slot:
     def _take_calls(self, run: Run, parts: Parts) -> None:
         at = 2 + len(run.functions)
         self._functions.update(zip(run.functions, parts[2:at], strict=True))
-        if run.around:
-            self._around = run.around
+        if run.settings:
+            self._settings = run.settings
         for number in run.dropped:
             self._functions.pop(number, None)
             self._initialized.pop(number, None)
@@ -267,7 +267,7 @@ class Slot:
             self.send_results()
             return False
         call, buffers = waiting
-        if self._around and self._take_on():
+        if self._settings and self._apply_settings():
             self.leaves = self._not_run = True
             self._ended(call[0], False, -1.0, _NOT_BEGUN)
             return True
@@ -284,19 +284,19 @@ class Slot:
         self._ended(task, good, now - begun, parts)
         return True
 
-    def _take_on(self) -> bool:
+    def _apply_settings(self) -> bool:
         """Apply the program's settings; returns whether that takes a new process."""
-        from encamp.slot.surroundings import take_on  # here, as most slots do not need it
+        from encamp.slot.program_settings import apply_settings  # most slots do not need it
 
-        told, self._around = self._around, b""
-        around = take_on(told)
-        new, self._reloads = around.reloads[self._reloads :], len(around.reloads)
+        encoded, self._settings = self._settings, b""
+        settings = apply_settings(encoded)
+        new, self._reloads = settings.reloads[self._reloads :], len(settings.reloads)
         if new and self.ledger.count > 1 and self.can_leave:
             return True  # calls have run here, so the old modules may be in use
         for name in new:
             if name in sys.modules:
                 importlib.reload(sys.modules[name])
-        self.alone.keep()
+        self.isolation.keep()
         return False
 
     def _ended(self, task: int, good: bool, took: float, parts: Parts) -> None:
@@ -360,7 +360,7 @@ class Slot:
 
     def _outcome(self, call: Call, buffers: Parts) -> tuple[Parts, bool]:
         try:
-            with self.alone:
+            with self.isolation:
                 self.interruptible = True
                 try:
                     if self.stopping:  # the signal came before the call was interruptible
@@ -428,12 +428,12 @@ class Slot:
             del self._functions[number]
             self._context = copy_context()
             kept = {name: os.environ.get(name) for name in own}
-            self.alone.keep(besides=[name for name, text in kept.items() if text == own[name]])
+            self.isolation.keep(besides=[name for name, text in kept.items() if text == own[name]])
         return self._initialized[number]
 
     def _threads(self, cores: int) -> dict[str, str]:
         """The variables for libraries' threads; none if they would not be undone after the call."""
-        return of_task(cores) if isinstance(self.alone, put_back) else {}
+        return of_task(cores) if isinstance(self.isolation, put_back) else {}
 
     def _initialize(self, payload: Any) -> Initialized:
         from encamp.slot.initialized import Initialized  # here, as few slots need it

@@ -182,7 +182,7 @@ def undone() -> Iterator[None]:
         yield
     finally:
         slot = _State.slot
-        if slot is not None and isinstance(slot.alone, put_back) and not slot.alone.undo():
+        if slot is not None and isinstance(slot.isolation, put_back) and not slot.isolation.undo():
             spoil()
 
 
@@ -220,7 +220,7 @@ def main(encoded: bytes) -> None:
         settings.number, settings.host, port, settings.agent, settings.cluster
     )
     folder = str(Path.cwd()) if settings.folder != "/" else "/"
-    slot.alone = _Alone(folder)
+    slot.isolation = _ProcessIsolation(folder)
     slot.ledger, slot.can_leave = Ledger(settings.ledger), True
     if settings.host and USABLE:
         port.shortcut = SlotShortcut(port, slot.ledger.memory)
@@ -293,7 +293,7 @@ def _stop(*_: object) -> None:
             raise Stopped
 
 
-class _Alone(put_back):
+class _ProcessIsolation(put_back):
     """Restores the process after each call, and ends all processes that the call has started."""
 
     def __init__(self, folder: str) -> None:

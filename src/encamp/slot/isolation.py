@@ -272,7 +272,7 @@ def _put_collecting(state: Any) -> None:
 
 
 set_up_loggers: list[Any] = []
-"""Loggers that have the program's settings, see `surroundings`: restored like the root logger."""
+"""Loggers with settings of the program (`program_settings`), restored like the root logger."""
 
 
 def _logging() -> Any:

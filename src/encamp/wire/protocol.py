@@ -103,8 +103,8 @@ class Run(Envelope, tag=2):
     """Grows with every `Run` for the slot."""
     dropped: list[int] = []
     """Numbers of functions and initializers that will not be used again."""
-    around: bytes = b""
-    """Settings to be applied first (`encamp.slot.surroundings`); empty if they are unchanged."""
+    settings: bytes = b""
+    """`encamp.slot.program_settings`, to be applied first; empty if they are unchanged."""
 
 
 Call = tuple[int, int, bytes, int, bytes]

@@ -25,7 +25,7 @@ from encamp.errors import SlotsCannotStart
 from encamp.slot.calls import Setup
 from encamp.slot.child import SlotSettings
 from encamp.slot.processes import supervised
-from encamp.slot.surroundings import Surroundings
+from encamp.slot.program_settings import SettingsSource
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import (
     NotBegun,
@@ -92,8 +92,8 @@ class Slot:
         self._arrived: list[Parts] = []
         self._calls = 0
         self._noted = b""
-        self._surroundings = Surroundings()
-        self._around = b""
+        self._settings_source = SettingsSource()
+        self._settings = b""
 
     @property
     def pid(self) -> int:
@@ -149,10 +149,10 @@ class Slot:
         self._calls += 1
         calls = encode_calls([(self._calls, 0, work, len(large), setup)])
         try:
-            around = self._surroundings.now()
-            new = b"" if around is self._around else around
-            self._around = around
-            self._send([encode(Run(0, 1, [0], around=new)), calls, _CALL, *large])
+            settings = self._settings_source.now()
+            new = b"" if settings is self._settings else settings
+            self._settings = settings
+            self._send([encode(Run(0, 1, [0], settings=new)), calls, _CALL, *large])
             return self._wait(tick, on_message, on_tick, on_question, on_note)
         except BaseException:
             try:

@@ -47,7 +47,7 @@ class Logger(msgspec.Struct, array_like=True, frozen=True):
     handlers: list[Handler]
 
 
-class Around(msgspec.Struct, array_like=True, frozen=True):
+class ProgramSettings(msgspec.Struct, array_like=True, frozen=True):
     """The settings that are sent to slots."""
 
     loggers: list[Logger] = []
@@ -60,14 +60,14 @@ class Around(msgspec.Struct, array_like=True, frozen=True):
     """Modules that the program has reloaded, each as often as it was."""
 
 
-_NOTHING = Around()
+_NOTHING = ProgramSettings()
 
 
-class Surroundings:
+class SettingsSource:
     """The settings of this process. They contain a key, so they are sent only where calls are."""
 
     def __init__(self) -> None:
-        self._told = b""
+        self._encoded = b""
         self._reloads = Reloads()
         self._quick: object = None
         self._looked = 0.0
@@ -78,11 +78,15 @@ class Surroundings:
         quick, now = (*_quick_look(), len(reloads)), time.monotonic()
         if quick != self._quick or now - self._looked > _LOOK_AGAIN:
             self._quick, self._looked = quick, now
-            around = msgspec.structs.replace(_look(), reloads=reloads)
-            told = b"" if around == _NOTHING and not self._told else msgspec.msgpack.encode(around)
-            if told != self._told:
-                self._told = told
-        return self._told
+            settings = msgspec.structs.replace(_read(), reloads=reloads)
+            encoded = (
+                b""
+                if settings == _NOTHING and not self._encoded
+                else msgspec.msgpack.encode(settings)
+            )
+            if encoded != self._encoded:
+                self._encoded = encoded
+        return self._encoded
 
 
 class Reloads:
@@ -117,32 +121,32 @@ def _is_own(module: Any) -> bool:
     return "site-packages" not in file and not file.startswith(_LIBRARIES)
 
 
-def take_on(told: bytes) -> Around:
+def apply_settings(encoded: bytes) -> ProgramSettings:
     """Apply the settings to this process, except that reloads are left to the caller."""
-    around = msgspec.msgpack.decode(told, type=Around)
-    if around.loggers or around.disabled or "logging" in sys.modules:
-        _log_as(around)
-    if around.key:
+    settings = msgspec.msgpack.decode(encoded, type=ProgramSettings)
+    if settings.loggers or settings.disabled or "logging" in sys.modules:
+        _log_as(settings)
+    if settings.key:
         from multiprocessing import current_process
 
-        current_process().authkey = around.key
-        _Key.was_told = True
-    return around
+        current_process().authkey = settings.key
+        _Key.from_another = True
+    return settings
 
 
 class _Key:
-    was_told = False
+    from_another = False
     """Whether this process has its key from another one, and passes it on to its own slots."""
 
     @staticmethod
     def is_known() -> bool:
         """Whether another process can know this process's key."""
-        return _Key.was_told or _CONNECTION in sys.modules
+        return _Key.from_another or _CONNECTION in sys.modules
 
 
 def _quick_look() -> tuple[object, ...]:
     logging = sys.modules.get("logging")
-    key = _Key.was_told or _CONNECTION in sys.modules
+    key = _Key.from_another or _CONNECTION in sys.modules
     if logging is None:
         return (key,)
     root = logging.root
@@ -150,7 +154,7 @@ def _quick_look() -> tuple[object, ...]:
     return key, root.level, root.handlers[:], manager.disable, len(manager.loggerDict), captured
 
 
-def _look() -> Around:
+def _read() -> ProgramSettings:
     found: bytes = b""
     if _Key.is_known():
         from multiprocessing import current_process
@@ -158,12 +162,12 @@ def _look() -> Around:
         found = bytes(current_process().authkey)
     logging = sys.modules.get("logging")
     if logging is None:
-        return Around(key=found)
+        return ProgramSettings(key=found)
     there = [logging.root, *list(logging.root.manager.loggerDict.values())]
     loggers = [_described(logging, one) for one in there if isinstance(one, logging.Logger)]
     changed = [one for one in loggers if one not in (_usual(one.name), _usual(""))]
     captured = getattr(logging, _CAPTURED, None) is not None
-    return Around(changed, logging.root.manager.disable, captured, found)
+    return ProgramSettings(changed, logging.root.manager.disable, captured, found)
 
 
 def _usual(name: str) -> Logger:
@@ -191,7 +195,7 @@ def _format(handler: Any) -> Handler:
     return Handler(getattr(handler, "level", 0), text, dates, style)
 
 
-def _log_as(around: Around) -> None:
+def _log_as(settings: ProgramSettings) -> None:
     import logging
 
     class ToOutput(logging.StreamHandler[Any]):
@@ -209,18 +213,18 @@ def _log_as(around: Around) -> None:
 
     before = [logger.name for logger in set_up_loggers]
     usual = {name: _usual(name) for name in ("", *before)}
-    told_of = usual | {told.name: told for told in around.loggers}
-    set_up_loggers[:] = [logging.getLogger(name) for name in told_of if name]
-    for told in told_of.values():
-        logger = logging.getLogger(told.name or None)
-        logger.setLevel(told.level)
-        logger.propagate = told.propagate
+    logger_settings = usual | {one.name: one for one in settings.loggers}
+    set_up_loggers[:] = [logging.getLogger(name) for name in logger_settings if name]
+    for described in logger_settings.values():
+        logger = logging.getLogger(described.name or None)
+        logger.setLevel(described.level)
+        logger.propagate = described.propagate
         for old in [one for one in logger.handlers if hasattr(one, "encamp")]:
             logger.removeHandler(old)
-        for handler in told.handlers:
+        for handler in described.handlers:
             made = ToOutput()
             made.setLevel(handler.level)
             made.setFormatter(logging.Formatter(handler.format, handler.dates, handler.style))  # type: ignore[arg-type]
             logger.addHandler(made)
-    logging.disable(around.disabled)
-    logging.captureWarnings(around.warnings)
+    logging.disable(settings.disabled)
+    logging.captureWarnings(settings.warnings)
