@@ -222,7 +222,7 @@ class Cluster:
             folder=folder,
             sys_path=import_path(),
             key=key,
-            follow=controller.printed.follow is not None,
+            follow=controller.task_outputs.follow is not None,
             lonely=LONELY if self._beats else 0.0,
             output=output,
             threads=chosen_here(),

@@ -27,12 +27,12 @@ from encamp.cluster.events import TaskExit, TaskResult
 from encamp.cluster.functions import Functions, name_of_called
 from encamp.cluster.mail import Mail
 from encamp.cluster.options import PLAIN, Options, SpawnOptions
-from encamp.cluster.printed import Printed
 from encamp.cluster.recalls import NOT_INLINE, Recalls
 from encamp.cluster.records import SENT, WAITING, Cause, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
 from encamp.cluster.setups import Setups
 from encamp.cluster.task import FORKED, SpawnedTask
+from encamp.cluster.task_output import TaskOutputs
 from encamp.cluster.tenant import Tenant
 from encamp.engines.base import Arrival, Engine, Frame, Joined, Left
 from encamp.errors import (
@@ -119,7 +119,7 @@ class Controller:
         self.incoming: deque[TaskRecord] = deque()
         self._numbers = itertools.count(1)
         self.mail = Mail(self.tasks, self.outbox)
-        self.printed = Printed(follow)
+        self.task_outputs = TaskOutputs(follow)
         named = engine.name if self.inline else ""
         self.recalls = Recalls(self, self.scheduler, self.pump, self.outbox, named)
         self.agents = Agents(self, engine, self.scheduler, self.pump, self.outbox, self.mail)
@@ -561,15 +561,15 @@ class Controller:
         task.ended()
         if self.mail.prepared or self.mail.early:
             self.mail.forget(task)
-        if self.printed.heard:
-            self.printed.forget(task)
+        if self.task_outputs.outputs:
+            self.task_outputs.forget(task)
         if self.tenant is not None:
             self.tenant.ended(task, good, value)
 
     def said(self, agent: Agent, envelope: Said, parts: Parts) -> None:
         """A task has printed something."""
         if (task := self.tasks.get(envelope.task)) is not None:
-            self.printed.said(task, envelope)
+            self.task_outputs.said(task, envelope)
 
     def _started(self, agent: Agent, envelope: Started, parts: Parts) -> None:
         task = self.tasks.get(envelope.task)

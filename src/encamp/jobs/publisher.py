@@ -100,7 +100,7 @@ class Publisher:
         self._claim(name, outcome.staged)
         taken = self._names_taken(name, outcome.staged, "publishing")
         for record in taken:
-            self._prepared.inputs.swept.check(name, record.paths)
+            self._prepared.inputs.in_place.check(name, record.paths)
         return taken
 
     def _flush(self, outcomes: list[Outcome], journal: list[Path]) -> None:

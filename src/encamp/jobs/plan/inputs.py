@@ -15,7 +15,7 @@ from encamp.jobs.definition import JobDefinition
 from encamp.jobs.journal import Journal
 from encamp.jobs.outputs_of import Made, OutputsOf, chosen
 from encamp.jobs.plan.graph import Graph, makers
-from encamp.jobs.plan.swept import Swept
+from encamp.jobs.plan.in_place import InPlaceOutputs
 from encamp.jobs.steps import Task
 from encamp.model import Published
 from encamp.storage.inputs.globs import escape
@@ -60,11 +60,11 @@ class Inputs:
         graph: Graph,
         journal: Journal,
         declared: DeclaredNames,
-        sweepers: Collection[str],
+        in_place_tasks: Collection[str],
         planner: Planner,
     ) -> None:
         self.job, self.graph, self.journal, self.declared = job, graph, journal, declared
-        self.swept = Swept(sweepers, graph, journal)
+        self.in_place = InPlaceOutputs(in_place_tasks, graph, journal)
         self._left_out = _left_out(job)
         self.shared: list[Item] = []
         self._at: dict[str, Item] = {}
@@ -79,7 +79,7 @@ class Inputs:
             if _has_any(task) and not graph.before[name]:
                 items = self._plan(task, planner)
                 self._planned[name] = _packed(items)
-                self.swept.note_inputs(task, items)
+                self.in_place.note_inputs(task, items)
                 wanted = {hash(item.identity) for item in items}
                 self._wanted |= once & wanted
                 once |= wanted
@@ -90,12 +90,12 @@ class Inputs:
         if not _has_any(task):
             return []
         packed = self._planned.get(name)
-        if packed is not None and not self.swept.concerns(task):
+        if packed is not None and not self.in_place.concerns(task):
             rows = pickle.loads(packed)  # noqa: S301 - `_packed` here
             return [Item(*(*row[:-1], self._cached(row))) for row in rows]
         items = self._plan(task, self._planner()) if packed is None else _unpacked(packed)
-        items = self.swept.without(task, items, self._planner())
-        self.swept.note_inputs(task, items)
+        items = self.in_place.without(task, items, self._planner())
+        self.in_place.note_inputs(task, items)
         return [replace(item, cached=self._cached(_row(item))) for item in items]
 
     def digests(self, name: str) -> dict[str, str]:
@@ -117,7 +117,7 @@ class Inputs:
         """Free the memory of a task that has ended."""
         self._planned.pop(name, None)
         self._digests.pop(name, None)
-        self.swept.note(name)
+        self.in_place.note(name)
 
     def _planner(self) -> Planner:
         return Planner(self.job.base, self._left_out)

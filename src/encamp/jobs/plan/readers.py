@@ -46,13 +46,13 @@ class _Writes:
     failed: bool
     """Whether it is published when they fail."""
     tasks: dict[str, None] = field(default_factory=dict)
-    sweepers: set[str] = field(default_factory=set)
+    in_place_tasks: set[str] = field(default_factory=set)
     """The tasks whose pattern may match their own inputs; unchanged inputs are not published."""
 
     @cached_property
-    def no_sweepers(self) -> list[str]:
-        """The tasks that are not sweepers, once these are known."""
-        return [task for task in self.tasks if task not in self.sweepers]
+    def other_tasks(self) -> list[str]:
+        """The tasks that are not in-place tasks, once these are known."""
+        return [task for task in self.tasks if task not in self.in_place_tasks]
 
     @property
     def by_pattern(self) -> bool:
@@ -211,7 +211,7 @@ class _ReadingTask:
         return self.task.name in self.writes.tasks
 
     @property
-    def sweeps(self) -> bool:
+    def is_in_place(self) -> bool:
         """Whether the task only reads files that its own output pattern may match as well."""
         tree = len(self.read.rest) == 1 and Path(*self.read.start).is_dir()
         return self.own and self.writes.by_pattern and not tree and not self.writes.failed
@@ -242,11 +242,11 @@ class _Check:
             for read, writes in self._read(mirror, met)
         ]
         for hit in hits:
-            if hit.sweeps:
-                hit.writes.sweepers.add(hit.task.name)
+            if hit.is_in_place:
+                hit.writes.in_place_tasks.add(hit.task.name)
         for hit in hits:
             self._check(hit)
-        return {hit.task.name for hit in hits if hit.sweeps}
+        return {hit.task.name for hit in hits if hit.is_in_place}
 
     def _read(self, mirror: Mirror, met: Callable[[Mirror], list[_Met]]) -> Iterator[_Met]:
         """The outputs of tasks that a pattern may read, also through existing symlinks."""
@@ -329,11 +329,11 @@ class _Check:
     def _check(self, hit: _ReadingTask) -> None:
         """Raise `BadJob` if a task reads its own outputs, or a task's that it does not await."""
         name, writes = hit.task.name, hit.writes
-        sweeps = name in writes.sweepers
-        if hit.own and not sweeps:
+        is_in_place = name in writes.in_place_tasks
+        if hit.own and not is_in_place:
             of_own = _of_own_failure if writes.failed else _of_itself
             raise BadJob(f"task {name}", of_own(hit.mirror, writes))
-        for other in writes.no_sweepers if sweeps else writes.tasks:
+        for other in writes.other_tasks if is_in_place else writes.tasks:
             if other != name and not self._after(name, other):
                 why = _of_another(hit.mirror, other, writes, self._after(other, name))
                 raise BadJob(f"task {name}", why)
@@ -364,7 +364,7 @@ def _way_to(path: str) -> tuple[str, list[Path]]:
 def check_readers(job: JobDefinition, graph: Graph, planner: Planner) -> set[str]:
     """Raise `BadJob` if a task reads files of another task without running after it.
 
-    Returns the *sweepers*: tasks whose output patterns may match their own inputs, such as a task
+    Returns the *in-place tasks*: their output patterns may match their own inputs, such as a task
     that reads ``data/*.csv`` and publishes ``*.csv`` to ``data``.
     """
     if any(task.outputs or task.on_failure for task in job.tasks.values()):

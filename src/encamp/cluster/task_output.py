@@ -14,7 +14,7 @@ _FOLLOWED = 1 << 20
 """Characters of a running task's output that are kept; its result contains the final output."""
 
 
-class _Heard:
+class _TaskOutput:
     """The output of one running task that has arrived."""
 
     def __init__(self) -> None:
@@ -24,22 +24,22 @@ class _Heard:
         """A decoder, since characters may arrive in parts."""
 
 
-class Printed:
+class TaskOutputs:
     """The output of a cluster's tasks; ``follow`` gets a task's id and its output."""
 
     def __init__(self, follow: Callable[[int, str], None] | None) -> None:
         self.follow = follow
-        self.heard: dict[int, _Heard] = {}
+        self.outputs: dict[int, _TaskOutput] = {}
         """The output of running tasks that has arrived."""
 
     def said(self, task: TaskRecord, envelope: Said) -> None:
         """A task has printed something."""
-        heard = self.heard.setdefault(task.id, _Heard())
-        raw = envelope.text[max(0, heard.told - envelope.start) :]
-        heard.told = max(heard.told, envelope.start + len(envelope.text))
+        output = self.outputs.setdefault(task.id, _TaskOutput())
+        raw = envelope.text[max(0, output.told - envelope.start) :]
+        output.told = max(output.told, envelope.start + len(envelope.text))
         if raw and task.options.heard is not None:
             task.options.heard(bytes(raw))
-        new = heard.decoder.decode(raw, envelope.last) if self.follow is not None else ""
+        new = output.decoder.decode(raw, envelope.last) if self.follow is not None else ""
         future = task.future
         if envelope.last:
             future.output = (envelope.head + envelope.text).decode("utf-8", "replace")
@@ -53,4 +53,4 @@ class Printed:
 
     def forget(self, task: TaskRecord) -> None:
         """A task has ended."""
-        self.heard.pop(task.id, None)
+        self.outputs.pop(task.id, None)

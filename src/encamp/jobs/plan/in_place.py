@@ -1,4 +1,4 @@
-"""Sweepers: tasks that publish into the folder of their inputs. Their outputs are not their inputs.
+"""In-place tasks, which publish into the folder of their inputs: their outputs are left out there.
 
 With ``mirror="data/*.csv"`` and ``outputs={"*.csv": "data"}``, a second run would find the results
 of the first run among the inputs, and run all tasks again. An input that was changed in place is
@@ -23,22 +23,24 @@ from encamp.storage.urls import is_url
 _IS_INPUT = "it is an input of the job, which every run would change again"
 
 
-class Swept:
-    """The outputs of the ``sweepers`` according to the journal."""
+class InPlaceOutputs:
+    """The outputs of the ``in_place_tasks`` according to the journal."""
 
-    def __init__(self, sweepers: Collection[str], graph: Graph, journal: Journal) -> None:
-        self._sweepers, self._graph, self._journal = sweepers, graph, journal
+    def __init__(self, in_place_tasks: Collection[str], graph: Graph, journal: Journal) -> None:
+        self._in_place_tasks, self._graph, self._journal = in_place_tasks, graph, journal
         self._makers: dict[str, str] | None = None
         self._inputs: set[int] = set()
         """Hashes of the paths of their inputs: a million paths would take too much memory."""
 
     def concerns(self, task: Task) -> bool:
-        """Whether a task is a sweeper."""
-        return task.name in self._sweepers
+        """Whether a task is an in-place task."""
+        return task.name in self._in_place_tasks
 
     def without(self, task: Task, items: list[Item], planner: Planner) -> list[Item]:
-        """A task's inputs without its own outputs, and those of sweepers that it does not await."""
-        if task.name not in self._sweepers or not any(is_glob(one.pattern) for one in task.mirror):
+        """A task's inputs without its own outputs, and those of in-place tasks not before it."""
+        if task.name not in self._in_place_tasks or not any(
+            is_glob(one.pattern) for one in task.mirror
+        ):
             return items
         before = self._graph.all_before(task.name)
         made = {path for path, maker in self._made().items() if maker not in before}
@@ -46,12 +48,12 @@ class Swept:
 
     def note_inputs(self, task: Task, items: Iterable[Item]) -> None:
         """Note the inputs of a task."""
-        if task.name in self._sweepers:
+        if task.name in self._in_place_tasks:
             self._inputs.update(hash(_place(item)) for item in items)
 
     def check(self, task: str, finals: Iterable[str]) -> None:
-        """Raise `BadDestination` if a sweeper's outputs would replace inputs of a sweeper."""
-        if task not in self._sweepers:
+        """Raise `BadDestination` if outputs of in-place tasks would replace their inputs."""
+        if task not in self._in_place_tasks:
             return
         for final in set(finals) - self._journal.own(task):
             if any(hash(place) in self._inputs for place in _places_above(final)):
@@ -59,13 +61,13 @@ class Swept:
 
     def note(self, task: str) -> None:
         """A task has ended: note its outputs."""
-        if self._makers is not None and task in self._sweepers:
+        if self._makers is not None and task in self._in_place_tasks:
             self._makers.update(self._of(task))
 
     def _made(self) -> dict[str, str]:
         if self._makers is None:
             self._makers = {}
-            for task in self._sweepers:
+            for task in self._in_place_tasks:
                 self._makers.update(self._of(task))
         return self._makers
 
