@@ -29,11 +29,18 @@ def as_json(value: object) -> object:
 
 
 def plain(value: Any) -> object:
-    """A number of NumPy's as one of Python's. Raises TypeError for other values."""
+    """A number or text of NumPy's, or of a derived class, as one of Python's.
+
+    Raises TypeError for other values.
+    """
     if getattr(value, "ndim", None) == 0 and callable(getattr(value, "item", None)):
         item: object = value.item()
         if isinstance(item, int | float | str):
             return item
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int | float):
+        return int(value) if isinstance(value, int) else float(value)
     raise TypeError(type(value).__name__)
 
 

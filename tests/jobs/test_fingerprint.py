@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import enum
 import functools
 import http
@@ -10,8 +11,10 @@ import itertools
 import json
 import math
 import random
+import re
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -278,6 +281,36 @@ class Flags(enum.Flag):
     B = 2
 
 
+class Text(str):
+    """A text that can carry more."""
+
+    more = 0
+
+
+class Table(dict[str, int]):
+    def __missing__(self, key: str) -> int:
+        return 0
+
+
+class Made(type):
+    value = 1
+
+
+class Made2(type):
+    value = 2
+
+
+def texted(more: int) -> Text:
+    text = Text("x")
+    text.more = more
+    return text
+
+
+def made(how: type) -> type:
+    """A class of this module, of a metaclass."""
+    return how("Class", (), {"__module__": __name__})
+
+
 EQUAL: list[tuple[Callable[[], Any], Callable[[], Any]]] = [
     (lambda: {"a", "b", "c"}, lambda: {"c", "b", "a"}),
     (lambda: {"a": 1, "b": 2}, lambda: {"b": 2, "a": 1}),
@@ -289,6 +322,10 @@ EQUAL: list[tuple[Callable[[], Any], Callable[[], Any]]] = [
     (lambda: functools.partial(math.pow, 2), lambda: functools.partial(math.pow, 2)),
     (lambda: Point(1).__eq__, lambda: Point(1).__eq__),
     (lambda: Flags(0), lambda: Flags.A & Flags.B),
+    (lambda: re.compile("a"), lambda: re.compile("a")),
+    (lambda: collections.defaultdict(int), lambda: collections.defaultdict(int)),
+    (lambda: texted(1), lambda: texted(1)),
+    (lambda: memoryview(b"a"), lambda: memoryview(bytearray(b"a"))),
 ]
 DIFFERENT: list[Callable[[], Any]] = [
     lambda: None,
@@ -335,6 +372,29 @@ DIFFERENT: list[Callable[[], Any]] = [
     lambda: lambda x: -x,
     lambda: [lambda x: x, lambda x: -x],
     lambda: [lambda x: -x, lambda x: x],
+    lambda: re.compile("a"),
+    lambda: re.compile("a", re.IGNORECASE),
+    lambda: re.compile("b"),
+    lambda: np.sin,
+    lambda: np.cos,
+    lambda: np.array([[1]]).view(np.recarray),
+    lambda: np.array([[1]]),
+    lambda: dict[str, int](),
+    lambda: collections.defaultdict(int),
+    lambda: collections.defaultdict(list),
+    lambda: collections.Counter(),
+    lambda: Table(),
+    lambda: "x",
+    lambda: texted(1),
+    lambda: texted(2),
+    lambda: made(Made),
+    lambda: made(Made2),
+    lambda: memoryview(b"a"),
+    lambda: memoryview(b"b"),
+    lambda: {"a": 1}.keys(),
+    lambda: {"b": 1}.keys(),
+    lambda: types.MappingProxyType({"a": 1}),
+    lambda: types.MappingProxyType({"a": 2}),
 ]
 
 

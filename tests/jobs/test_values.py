@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import enum
 import errno
 import json
 import math
@@ -266,6 +267,23 @@ def test_a_row_has_numbers_of_python() -> None:
     ]
     with pytest.raises(BadValues, match="of the type ndarray"):
         row_of(np.array([1, 2]), "t")
+
+
+class Corner(str):
+    """A text of a class of its own."""
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+def test_texts_and_numbers_of_derived_classes_are_parameters_and_values(here: Path) -> None:
+    job = encamp.Job("derived", to="out")
+    job.add("a", encamp.call(lambda corner, level: Corner(corner + "2"), Corner("tt"), Level.HIGH))
+    for state in ("done", "up to date"):
+        report = job.run(slots=1)
+        assert report["a"].state == state
+        assert report.values() == [{"task": "a", "corner": "tt", "level": 3, "value": "tt2"}]
 
 
 JOB = """

@@ -75,11 +75,24 @@ class _Hasher:
             del self._enclosing[id(value)]
 
     def _digest(self, value: object) -> bytes:
+        if isinstance(value, _EXTENDED) and type(value) not in _EXACT:
+            return self._extended(value)
+        return self._plain_or_object(value)
+
+    def _extended(self, value: Any) -> bytes:
+        """A plain value of another class: its class counts, and what that adds to the value."""
+        if isinstance(value, Enum):
+            return self._join("enum", map(self.digest, (type(value), value.value)))
+        added = (getattr(value, "__dict__", None), getattr(value, "default_factory", None))
+        parts = [self.digest(type(value)), self._plain_or_object(value), self.digest(added)]
+        return self._join("extended", parts)
+
+    def _plain_or_object(self, value: object) -> bytes:
         kind = type(value).__qualname__
         match value:
-            case None | bool() | int() | float() | complex() if not isinstance(value, Enum):
+            case None | bool() | int() | float() | complex():
                 return self._join(kind, [_text_of(value).encode()])
-            case str() if not isinstance(value, Enum):
+            case str():
                 return self._join(kind, [value.encode("utf-8", "surrogatepass")])
             case bytes() | bytearray():
                 return self._join(kind, [bytes(value)])
@@ -94,8 +107,6 @@ class _Hasher:
                 return self._join(kind, [self.digest(part) for item in items for part in item])
             case dict():
                 return self._join(kind, sorted(map(self._apart, value.items())))
-            case Enum():
-                return self._join("enum", [_name(type(value)), self.digest(value.value)])
             case _:
                 return self._code_or_object(value)
 
@@ -162,11 +173,12 @@ class _Hasher:
         if not _own(cls):
             return self._join("class", [_name(cls)])
         body = {name: value for name, value in vars(cls).items() if name not in _NOT_CODE}
-        return self._join("class", [_name(cls), *map(self.digest, (cls.__bases__, body))])
+        parts = (cls.__bases__, body, type(cls))
+        return self._join("class", [_name(cls), *map(self.digest, parts)])
 
     def _object(self, value: Any) -> bytes:
         if type(value).__module__ == "numpy" and hasattr(value, "tobytes"):
-            facts = (str(value.dtype), str(getattr(value, "shape", ())))
+            facts = (type(value).__name__, str(value.dtype), str(getattr(value, "shape", ())))
             if not value.dtype.hasobject:
                 return self._join("array", [self.digest(facts), value.tobytes()])
             return self.digest((facts, value.tolist()))
@@ -174,7 +186,7 @@ class _Hasher:
         if isinstance(inner, types.FunctionType):
             return self.digest(("wrapped", type(value).__qualname__, inner))
         try:
-            reduced = value.__reduce_ex__(4)
+            reduced = _reduced(value)
         except Exception:  # noqa: BLE001 - what has no state to compare counts by its type
             return self._join("opaque", [self.digest(type(value))])
         if isinstance(reduced, str):
@@ -204,6 +216,14 @@ def _digest_of_text(text: str) -> bytes:
     return _Hasher()._digest(text)
 
 
+def _reduced(value: Any) -> Any:
+    """What a pickle would hold of an object; some types have no method that tells it."""
+    from cloudpickle import CloudPickler
+
+    reduce = CloudPickler.dispatch_table.get(type(value))
+    return value.__reduce_ex__(4) if reduce is None else reduce(value)
+
+
 def _text_of(value: complex | None) -> str:
     """A number's digits; Python limits how many decimal ones it writes of a whole number."""
     return hex(value) if isinstance(value, int) else repr(value)
@@ -231,6 +251,10 @@ def _docstring(code: types.CodeType) -> object:
 _NOTHING = object()
 _IMPORT = dis.opmap["IMPORT_NAME"]
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, PurePath)
+_EXTENDED = (int, float, complex, str, bytes, bytearray, tuple, list, set, frozenset, dict, Enum)
+_EXACT = frozenset(
+    {bool, int, float, complex, str, bytes, bytearray, tuple, list, set, frozenset, dict}
+)
 _CONTAINERS = (tuple, list, set, frozenset, dict, types.CodeType)
 _NOT_CODE = {
     "__dict__",
