@@ -51,11 +51,11 @@ LIMIT = "ENCAMP_CACHE_LIMIT"
 INDEX = "index.sqlite"
 _SHARE_OF_DISK = 0.2
 _SPARE = 1 << 20
-"""Bytes that are left free on the disk at least."""
+"""Bytes that are always left free on the disk."""
 _AT_ONCE = 100
-"""Entries that are looked at or dropped in one transaction."""
+"""Entries to read or remove in one transaction."""
 _PLENTY = 100
-"""Room is asked for where the need is more than this part of what is free."""
+"""Space is reserved if the need is more than this part of the free space."""
 
 log = logging.getLogger("encamp.cache")
 
@@ -457,7 +457,7 @@ class HostCache:
         return self._entry(_key(item), item.kind)
 
     def forget_damaged(self, item: Item, why: str = "a task wrote to it") -> None:
-        """Have the entry of an input fetched again."""
+        """Mark the entry of an input to be fetched again."""
         entry = self._entry(_key(item), item.kind)
         with alone(self._locks, _fetching(item.identity)):
             if item.kind == "tree":

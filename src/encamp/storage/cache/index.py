@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 EVENTS_KEPT = 10_000
-"""How many of the newest events answer the question why."""
+"""How many of the newest events are kept."""
 
 _VERSION = 2
 _SCHEMA = (
@@ -66,7 +66,7 @@ class Index:
     def __init__(self, database: sqlite3.Connection, *, fresh: bool) -> None:
         self._database = database
         self.fresh = fresh
-        """Whether it was just made, and knows of nothing."""
+        """Whether it was just created and is empty."""
 
     def add(self, row: Row) -> None:
         """Record an entry; for a recorded one, only its use."""
@@ -78,7 +78,7 @@ class Index:
         )
 
     def remove(self, keys: Iterable[str]) -> None:
-        """Forget entries."""
+        """Remove entries."""
         self._database.executemany("DELETE FROM entry WHERE key = ?", [(key,) for key in keys])
 
     def used(self, keys: Iterable[str], when: float) -> None:

@@ -18,11 +18,11 @@ from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.tree import TreeDigest, walk
 
 _ALWAYS = 1000
-"""Trees of so many files are looked through at every use, file by file."""
+"""Trees of up to so many files are checked file by file at every use."""
 _PAUSE = 50
-"""Larger ones not again for so many times as long as the last look took."""
+"""After the check of a larger tree there is none for so many times as long as it took."""
 _KEPT = 100
-"""Of how many large trees this process remembers its last look."""
+"""The number of large trees whose last check this process remembers."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,6 @@ def files_there(entry: Path) -> int:
 
 
 def doubt(entry: Path) -> None:
-    """Have a tree checked completely at its next use, by any process."""
+    """Make any process check a tree completely at its next use."""
     with suppress(OSError):
         os.utime(entry / "tree")

@@ -1,4 +1,4 @@
 """Operations on files and folders: copying, flushing, removing, and ownership.
 
-This package knows what disks and kernels do, but nothing of inputs, outputs or tasks.
+This package deals with disks and kernels. It does not know inputs, outputs or tasks.
 """

@@ -140,6 +140,6 @@ def write_at(fd: int, data: bytes, at: int) -> None:
 
 
 def _check_written(fd: int, at: int) -> None:
-    """Check the file's position, since some calls report more bytes than they wrote."""
+    """Check the file's position, since some disks report more bytes than they wrote."""
     if os.lseek(fd, 0, os.SEEK_CUR) != at:
         raise OSError(errno.EIO, _SHORT)

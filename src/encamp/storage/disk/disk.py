@@ -44,7 +44,7 @@ def named_error(exc: OSError, source: str, folder: Path, need: int) -> Exception
 
 
 _UNKNOWN = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY}
-"""How a disk says that it does not know a request."""
+"""Errors of a disk that does not support a request."""
 _told: set[tuple[int, str]] = set()
 
 
@@ -90,7 +90,7 @@ def kind_and_source(device: int) -> tuple[str, str]:
 
 
 _NUMBERED_ANEW = ("fuse", "vfat", "msdos", "exfat", "cifs", "smb", "9p", "afs")
-"""Kinds of disks whose files may have other inode numbers whenever they are mounted."""
+"""Kinds of disks whose files may get other inode numbers at each mount."""
 
 
 def keeps_owners(device: int) -> bool:
@@ -105,9 +105,9 @@ class Disks:
         self._names: dict[int, str | None] = {}
 
     def lasting_number(self, path: Path | str, status: os.stat_result) -> str:
-        """What tells a file from all others, on this disk and others, also after a restart.
+        """A text that identifies a file among those of all disks, also after a restart.
 
-        Its inode number and what names the disk; empty where the disk numbers its files anew.
+        It has the inode number and a name of the disk; empty if the disk's numbers do not last.
         """
         device = status.st_dev
         if device not in self._names:

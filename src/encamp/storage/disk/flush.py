@@ -16,11 +16,11 @@ from encamp.storage.disk.disk import flushed
 from encamp.storage.disk.visible import is_network_device
 
 _SEVERAL = 4
-"""Files from which on their whole disk is flushed, if little else waits to be written to any."""
+"""From so many files on, their whole disk is flushed, if little else waits to be written."""
 _LITTLE = 64 << 10
 """Kilobytes."""
 _SYNCFS_TELLS_ERRORS = (5, 8)
-"""The Linux from which on it does, see syncfs(2)."""
+"""The first version of Linux whose syncfs(2) reports errors."""
 
 
 def flush_files(files: Iterable[Path]) -> dict[Path, OSError]:
@@ -62,7 +62,7 @@ def _one_by_one(files: list[Path]) -> dict[Path, OSError]:
 
 
 def _flushed_whole(device: int, file: Path) -> bool:
-    """Flush a file's whole disk; False if that is not as good, not as fast, or fails."""
+    """Flush a file's whole disk; False if that is unreliable or slow here, or fails."""
     if not _can_be_whole(device) or _kilobytes_waiting() > _LITTLE:
         return False
     fd = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -74,7 +74,7 @@ def _flushed_whole(device: int, file: Path) -> bool:
 
 @cache
 def _can_be_whole(device: int) -> bool:
-    """Network and FUSE disks flush a file better than a whole disk."""
+    """Whether a whole disk may be flushed instead of single files: not network and FUSE disks."""
     version = re.match(r"(\d+)\.(\d+)", platform.release())
     if version is None or not hasattr(ctypes.CDLL(None), "syncfs"):
         return False
@@ -83,7 +83,7 @@ def _can_be_whole(device: int) -> bool:
 
 
 def _kilobytes_waiting() -> int:
-    """How much data waits to be written to all disks."""
+    """Kilobytes that wait to be written to all disks."""
     with suppress(OSError):
         told = Path("/proc/meminfo").read_bytes()
         if found := re.search(rb"^Dirty: +(\d+) kB", told, re.MULTILINE):

@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterator
 
 _SMALL = 1 << 16
-"""Below this size a file is not looked into: disks keep small files in other places than blocks."""
+"""Smaller files are not checked, as disks may store these outside of blocks."""
 
 
 def allocated(status: os.stat_result) -> int:
-    """How many bytes of a disk a file needs: fewer than its size if it has holes."""
+    """The bytes of disk space that a file needs: fewer than its size if it has holes."""
     return min(status.st_size, status.st_blocks * 512) if is_sparse(status) else status.st_size
 
 
@@ -24,7 +24,7 @@ class Hashed:
     """The blake2b-128 of consecutive bytes, and their number."""
 
     def __init__(self) -> None:
-        import hashlib  # which most slots do without, and start quicker
+        import hashlib  # here, as most slots do not need it
 
         self.size = 0
         self._hash = hashlib.blake2b(digest_size=16)
@@ -42,7 +42,7 @@ class Hashed:
 
     @property
     def digest(self) -> str:
-        """In hexadecimal."""
+        """The digest in hexadecimal."""
         return self._hash.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Our own files in folders that other users may write to; nobody else's file is ever used instead.
+"""encamp's own files in folders that other users may write to; files of others are never used.
 
 All names are opened relative to the folder's descriptor, links are not followed, and an opened file
 must be a regular file of a trusted owner. New files have random names until they are complete.
@@ -34,7 +34,7 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 _REMEDY = "remove it, use another destination, or share the job (--shared)"
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 MOST = 1 << 32
-"""Bytes that are read of one file at most."""
+"""Bytes to read from one file, at most."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class OwnFolder:
     path: Path
     shared: bool = False
     anybody: bool = False
-    """Whether it may be anybody's, since nothing that it says does any harm."""
+    """Whether any user may own it, since its contents are only displayed."""
     is_true: bool = False
-    """Whether the path is the true one: no link that another user puts there is followed."""
+    """Whether the path is resolved already, so that no links in it are followed."""
     _held: list[tuple[int, int]] = field(default_factory=list, compare=False, repr=False)
     """Which folder it must be, by device and inode."""
 
@@ -78,9 +78,9 @@ class OwnFolder:
             self._held.clear()
 
     def check(self) -> None:
-        """Raise `NotOurs` if another folder has the name of the one that is held.
+        """Raise `NotOurs` if the name now belongs to another folder than the one that is held.
 
-        A missing folder is found when something is written into it.
+        A missing folder is no error here; writing into it fails.
         """
         with suppress(FileNotFoundError), self.opened():
             pass
@@ -124,7 +124,7 @@ class OwnFiles:
         if owners is None and os.geteuid() == 0:
             self._owners.add(os.fstat(folder).st_uid)
         self.made = False
-        """Whether the folder was not there before."""
+        """Whether the folder was created by this object."""
         self._fd = self._opened(folder, make=make)
         try:
             self._check_folder()

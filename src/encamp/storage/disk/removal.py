@@ -17,15 +17,15 @@ from pathlib import Path
 from encamp.errors import UnsafeTarget, printable
 
 _TRIES = 20
-"""A process that outlived its task may still make files while the folder goes."""
+"""How often removal is tried, as a process that outlives its task may still create files."""
 _CHANGES = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ESTALE}
-"""What is told of a folder that changes meanwhile."""
+"""Errors of a folder that changes while it is removed."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _FEW = 4
-"""Levels of folders that are removed with a descriptor for each."""
+"""Folders with so many levels are removed with one open descriptor per level."""
 _LONGEST = 300
 _NAMED = 3
-"""How many things that stay are named in a message."""
+"""How many files that could not be removed are named in a message."""
 
 
 class NotRemoved(OSError):
@@ -94,7 +94,7 @@ def _opened_above(folder: Path, root: Path, names: list[str]) -> int:
 
 
 def _removed_at_once(name: str, above: int) -> bool:
-    """Remove a folder of a few levels, as most are; False if anything about it is unusual.
+    """Remove a folder with few levels, as most are; False if anything about it is unusual.
 
     Closes ``above`` if it was removed.
     """
@@ -149,7 +149,7 @@ class _Removal:
         self._mounted = mounted
         self._levels: list[_Level] = []
         self.stayed: dict[str, OSError] = {}
-        """What is there still, by its path from the folder above the top."""
+        """By path from the folder above the top, what could not be removed."""
         self.changed = False
         """Whether another pass may remove more."""
 
@@ -210,7 +210,7 @@ class _Removal:
             os.rmdir(level.name, dir_fd=above)
 
     def _lost_the_way(self) -> bool:
-        """Whether the open folder is not the one that it should be: somebody moved another."""
+        """Whether the open folder is another one than expected, as folders were moved meanwhile."""
         if os.path.samestat(os.fstat(self._fd), self._levels[-1].status):
             return False
         self.changed = True
@@ -219,7 +219,7 @@ class _Removal:
 
     @contextmanager
     def _noting(self, name: str) -> Iterator[None]:
-        """Go on after what cannot be removed; what is gone already is no error."""
+        """A context that records what cannot be removed and goes on. Missing files are no error."""
         try:
             yield
         except FileNotFoundError:

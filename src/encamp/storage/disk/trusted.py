@@ -28,7 +28,7 @@ from encamp.storage.urls import folder_name
 _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _NOT_SEEN = (FileNotFoundError, NotADirectoryError, PermissionError)
 _MOST_UP = 100
-"""Folders that one path goes up: each of them costs, and a path must not be too long."""
+"""How many folders a single relative path goes up, as paths have a limited length."""
 _MOST_LINKS = 40
 """Symlinks in a path, at most, as in the kernel; see path_resolution(7)."""
 
@@ -36,10 +36,10 @@ _MOST_LINKS = 40
 @quickly_pickled
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """Whom to trust in the folders of a path."""
+    """Which users are trusted in the folders of a path."""
 
     depth: int = 0
-    """How many folders at its end are below the one that the user has named."""
+    """How many folders at the path's end are below the one that the user has named."""
     shared: bool = False
     """Whether the members of a group trust each other."""
     user: int = 0
@@ -72,10 +72,10 @@ def opened(folder: Path, trust: Trust = NAMED, *, make: bool = False) -> Iterato
 
 
 def named(base: Path, to: str | os.PathLike[str], *, shared: bool = False) -> Path:
-    """The true path of a destination: ``to``, below ``base`` where it is no whole path.
+    """The real path of a destination ``to``, which is relative to ``base``.
 
-    What a user names by its whole path may be anybody's. Raises `BadDestination` if a part of
-    any other is a link of another user.
+    Folders in an absolute ``to`` may be anybody's. Raises `BadDestination` if a part of a relative
+    one is a link of another user.
     """
     folder = folder_name(to)
     if folder.startswith("/"):
@@ -86,7 +86,7 @@ def named(base: Path, to: str | os.PathLike[str], *, shared: bool = False) -> Pa
 
 
 def below(top: Path, inner: str, *, shared: bool = False) -> tuple[Path, Trust]:
-    """The true name of a folder below one that the user has named, and which users it trusts.
+    """The real path of a folder below one that the user has named, and the users it trusts.
 
     The existing part of the path is checked. Raises the errors of `opened`, also if the check is
     impossible.

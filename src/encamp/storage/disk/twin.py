@@ -1,4 +1,4 @@
-"""Copying everything in a folder as it is, for a person to inspect; nothing in it is refused."""
+"""Copying a folder with all kinds of files, for a person to inspect."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def copy_as_it_is(source: Path, target: Path) -> None:
-    """Copy what is in one folder to another, which may hold some of it already.
+    """Copy the contents of a folder into another one, which may have some of it already.
 
-    Named pipes and holes come along, sockets and devices do not; what this process may not read
-    is left out. However deep the folders are, this holds few of them open and does not recurse.
+    Named pipes and holes are copied, too; sockets, devices and files that this process may not read
+    are left out. Folders may be of any depth: few are open at a time, and nothing recurses.
     """
     pair = os.open(source, _FOLDER), os.open(target, _FOLDER)
     names, levels = [""], [_copy_level(*pair)]
@@ -40,7 +40,7 @@ def copy_as_it_is(source: Path, target: Path) -> None:
 
 
 def _moved(pair: tuple[int, int], name: str) -> tuple[int, int]:
-    """Two other folders in place of two open ones, which stay open if this raises."""
+    """Replace two open folders by two others. The first two stay open if this raises."""
     reader = os.open(name, _FOLDER, dir_fd=pair[0])
     try:
         writer = os.open(name, _FOLDER, dir_fd=pair[1])
@@ -53,7 +53,7 @@ def _moved(pair: tuple[int, int], name: str) -> tuple[int, int]:
 
 
 def _copy_level(reader: int, writer: int) -> list[str]:
-    """Copy what is in one folder but for what is in its folders, whose names are returned."""
+    """Copy the files of a folder; returns the names of its folders."""
     folders = []
     for name in os.listdir(reader):
         status = os.stat(name, dir_fd=reader, follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""Users as disks show them."""
+"""The owners of files as disks show them."""
 
 from __future__ import annotations
 

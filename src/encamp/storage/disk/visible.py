@@ -65,14 +65,17 @@ def sees(path: Portable) -> bool:
 
 
 def until_not_older(path: Path, mtime_ns: int) -> None:
-    """Wait on a network disk for a file at least as new as ``mtime_ns``; bounded as above."""
+    """On a network disk, wait until a file is at least as new as ``mtime_ns``.
+
+    Waits as long as `until_visible`.
+    """
     _look_again_until(path, lambda status: status is not None and status.st_mtime_ns >= mtime_ns)
 
 
 def _look_again_until(
     path: Path, good: Callable[[os.stat_result | None], bool]
 ) -> os.stat_result | None:
-    """The status if it was good at once; None if it was waited for."""
+    """The status if it was good at once; None after a wait."""
     if good(status := _status(path)):
         return status
     if not is_network_disk(path):
@@ -94,7 +97,7 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def wait_seconds() -> float:
-    """How long to wait; ENCAMP_VISIBLE_WAIT if that is a number."""
+    """Seconds to wait: ENCAMP_VISIBLE_WAIT if that is a number, or the default."""
     with suppress(ValueError):
         seconds = float(os.environ.get(WAIT, _SECONDS))
         return seconds if math.isfinite(seconds) else _SECONDS

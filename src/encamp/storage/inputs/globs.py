@@ -44,7 +44,7 @@ def _compiled(pattern: str) -> list[re.Pattern[str]]:
 
 
 _MORE_THAN_STARS = re.compile(r"[^\w.*? +,:;=@#%&$-]|\*\*|^$")
-"""What is in a pattern that wcmatch translates: it takes longer to load than all of a slot."""
+"""Patterns with these need wcmatch, which takes longer to load than all of a slot."""
 
 
 def _translated(pattern: str) -> str:
@@ -105,7 +105,7 @@ def names_may_meet(first: str, second: str) -> bool:
 
 
 def _tokens_meet(first: tuple[str, ...], second: tuple[str, ...]) -> bool:
-    """By the pairs of places that reading one name can lead to."""
+    """By pairs of positions in both patterns that can be reached with the same beginning."""
     reached, pending = set(), [(0, 0)]
     while pending:
         at = pending.pop()

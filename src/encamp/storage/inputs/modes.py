@@ -34,7 +34,7 @@ _FICLONE = 0x40049409
 _MANY_FILES = 32
 _BIG_TREE = 4 << 20
 _BIG_FILE = 1 << 20
-"""Below these, in files and bytes, a mount costs more than a copy."""
+"""For trees with fewer files and bytes, a mount takes longer than a copy."""
 
 
 def mode_of(item: Item, storage: Path) -> tuple[ActualMode, str]:

@@ -24,9 +24,9 @@ _MS_BIND = 4096
 _MS_REC_PRIVATE = 0x4000 | 0x40000
 _MNT_DETACH = 2
 SCRATCH = "over-"
-"""How the names of folders begin that hold a mount's changes, one beside a task's folder each."""
+"""The beginning of names of folders with the changes of a mount, beside a task's folder."""
 VIEW = "view"
-"""The folder there that is shown under the task's."""
+"""The lower layer of the mount, in that folder."""
 VIEW_TASK = "task"
 """The folder in a view that is shown at the task's, where the view is of the whole."""
 MERGED = "merged"
@@ -34,11 +34,11 @@ MERGED = "merged"
 _WHAT = "what"
 """The file in such a folder that says what is mounted where, for when the mount is gone."""
 _SPECIAL = set(",:\\")
-"""What a path in the mount options must not hold."""
+"""Characters that a path in mount options must not contain."""
 
 
 class _State:
-    """What this process may do."""
+    """What this process is allowed to do."""
 
     in_namespace = False
 
@@ -132,7 +132,7 @@ def recover(folder: Path) -> None:
 
 
 def _number(scratch: Path) -> int:
-    """The order of mounts, which are stacked."""
+    """The position of a mount in the order of mounting."""
     return int(scratch.name.removeprefix(SCRATCH))
 
 

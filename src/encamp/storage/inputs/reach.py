@@ -16,7 +16,7 @@ from encamp.storage.outputs.patterns import Output
 from encamp.storage.urls import is_url, url_parts
 
 BELOW = "**"
-"""Stands for whatever is below, as in patterns."""
+"""Matches everything below a folder, as in patterns."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Reach:
 
     @property
     def whole(self) -> tuple[str, ...]:
-        """All as one pattern."""
+        """All names as one pattern."""
         return (*map(escape, self.start), *self.rest)
 
 
@@ -107,7 +107,7 @@ def symlinks_to(path: Path) -> Iterator[Path]:
 
 
 _MOST_SYMLINKS = 40
-"""As many as Linux follows, see path_resolution(7)."""
+"""As many links as Linux follows, see path_resolution(7)."""
 
 
 def may_make(output: Output, path: str, to: Path) -> bool:

@@ -25,7 +25,7 @@ from encamp.storage.inputs.tree import TreeState, state_of_entries, walk, why_un
 from encamp.storage.roots import Portable, SharedPath, local
 
 CHUNK = 4 << 20
-"""Bytes that travel at once."""
+"""Bytes that are sent at once."""
 
 
 @dataclass(frozen=True)
@@ -214,5 +214,5 @@ def _safe(entry: ShippedEntry, path: Portable, folders: set[str]) -> str:
 
 
 def digest_of_piece(data: bytes) -> bytes:
-    """blake2b-128."""
+    """The blake2b-128 digest."""
     return hashlib.blake2b(data, digest_size=16).digest()

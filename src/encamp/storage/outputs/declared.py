@@ -1,7 +1,7 @@
-"""Which final names are accepted, from a journal that others may have written to, and from workers.
+"""Which final names are accepted from workers, and from a journal that others may have changed.
 
-encamp opens, replaces or removes a name only if one of the task's outputs can have it, whoever says
-that the task has published it.
+encamp opens, replaces or removes a file only if one of the task's declared outputs can have its
+name.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class DeclaredNames:
         if names[:depth] != reach.start or not inner:
             return False
         if len(inner) > _DEEPEST or (output.rename is not None and "{" in output.rename):
-            return True  # whatever it is called there
+            return True  # any name is possible below it
         # A file of a pattern's own name is its only match.
         own = PurePosixPath(output.rename or output.pattern).name
         return inner[0] == own or may_meet(tuple(map(escape, inner)), reach.rest)

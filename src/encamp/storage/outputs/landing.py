@@ -71,7 +71,7 @@ class OutputPaths:
     part: Portable
     final: Portable
     written: Written | None = None
-    """The file when it is whole."""
+    """The file when it is complete."""
 
 
 class OutputChannel(Protocol):
@@ -103,7 +103,7 @@ def send_file(
 
 
 def _blocks(fd: int) -> Iterator[tuple[int, bytes, bool]]:
-    """Offset and bytes of each block, and whether it is the last; at least one, the first at 0."""
+    """For each block, its offset, bytes, and whether it is the last; the first begins at 0."""
     at, data = 0, b""
     size = os.fstat(fd).st_size
     for begin, end in _parts(fd):
