@@ -269,7 +269,8 @@ class Journal:
                 self.done.note(task, at)
                 self.attempts.pop(task, None)
                 self.failed.discard(task)
-                self._forget(task, _own(outputs_in(record)))
+                if task in self.earlier:  # of a million tasks few are
+                    self._forget(task, _own(outputs_in(record)))
             case "failed":
                 self.failed.note(task, at)
             case "submitted":
@@ -302,6 +303,8 @@ class Journal:
 
     def _supersede(self, task: str) -> None:
         """The task's former outputs are no longer its result, but were once its own."""
+        if task not in self.done:
+            return
         if outputs := _own(self.done.outputs(task)):
             self.earlier.setdefault(task, {}).update(outputs)
         self.done.discard(task)

@@ -74,11 +74,13 @@ class Prepared:
         for name, task in self.job.tasks.items():
             calls = [step for step in task.steps if isinstance(step, Call)]
             functions = {id(step.function) for step in calls}
-            if not (functions <= travel and all(map(_is_plain, task.steps))):
+            plain = all(map(_is_plain, task.steps))
+            if not (plain and functions <= travel):
                 pack(name, task.steps, self._by_value)
                 travel |= functions
-            for step in calls:
-                repeats.of_step(step.function, (*step.args, *step.kwargs.values()))
+            for step in calls:  # plain arguments are no random number generators
+                given = () if plain else (*step.args, *step.kwargs.values())
+                repeats.of_step(step.function, given)
 
     def bound(self, outputs: Iterable[Output]) -> tuple[Output, ...]:
         """Outputs in the form that goes to other hosts."""
