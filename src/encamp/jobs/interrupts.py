@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -24,18 +25,15 @@ _ONE_REQUEST = 1.0
 """Seconds within which signals are one request: `timeout` sends two, service managers several."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a run. ``so_far`` says what it has done, as far as that is known."""
+def stopped(exc: KeyboardInterrupt, so_far: str = "") -> KeyboardInterrupt:
+    """``exc`` with a text for an interrupted run; ``so_far`` says what is done.
 
-    so_far = ""
-
-    def __str__(self) -> str:
-        so_far = f": {self.so_far}" if self.so_far else ""
-        return f"the run was stopped{so_far}; run it again to continue"
-
-    def _render_traceback_(self) -> list[str]:
-        """For notebooks, as `EncampError` has it."""
-        return brief_trace(self, "KeyboardInterrupt", str(self))
+    There is no subclass, as Python ends itself by SIGINT only for exactly this class.
+    """
+    words = f"the run was stopped{f': {so_far}' if so_far else ''}; run it again to continue"
+    exc.args = (words,)
+    vars(exc)["_render_traceback_"] = partial(brief_trace, exc, "KeyboardInterrupt", words)
+    return exc
 
 
 class Interrupts:
@@ -74,7 +72,7 @@ class Interrupts:
             self.check()
 
     def check(self) -> None:
-        """Raise `Interrupted` or `Terminated` once, if a signal has arrived."""
+        """Raise KeyboardInterrupt or `Terminated` once, if a signal has arrived."""
         if self._noted is not None and not self._raised:
             self._raised = True
             raise self._noted
@@ -84,7 +82,7 @@ class Interrupts:
             if number != signal.SIGINT:  # a terminal sends that to all, and the run handles it
                 _end_worker(number)
             return
-        error = Interrupted() if number == signal.SIGINT else Terminated(number)
+        error = stopped(KeyboardInterrupt()) if number == signal.SIGINT else Terminated(number)
         if self._noted is None:
             self._noted, self._noted_at = error, time.monotonic()
             self.wake()

@@ -39,7 +39,7 @@ from encamp.jobs.display.default import progress_here
 from encamp.jobs.display.live import Live
 from encamp.jobs.display.progress import Progress, Shielded, Silent
 from encamp.jobs.dry import dry_run
-from encamp.jobs.interrupts import Interrupted, Interrupts
+from encamp.jobs.interrupts import Interrupts, stopped
 from encamp.jobs.journal import Journal, Record, outputs_in, seen
 from encamp.jobs.options import Options
 from encamp.jobs.plan.orphans import OrphanWatch
@@ -233,8 +233,8 @@ class _Run:
                 exc.done = self._done_so_far()  # more tasks are done by now
             with suppress(EncampError, OSError):  # the error that stopped the run matters more
                 report = self._report(interrupted=True)
-                if isinstance(exc, Interrupted):
-                    exc.so_far = report.words()
+                if isinstance(exc, KeyboardInterrupt):
+                    stopped(exc, report.words())
             raise
         finally:
             self.lease.end()
