@@ -70,6 +70,15 @@ def test_a_function_that_uses_an_array_is_one_function_until_the_array_changes()
     assert changed.number in found.kept.numbers
 
 
+def test_a_zero_that_changes_its_sign_is_another_value(script: types.ModuleType) -> None:
+    function = define(script, "A = 0.0\ndef f(): return A")
+    found = Functions()
+    first = found.find(function, ())[0]
+    assert found.find(function, ())[0] is first
+    define(script, "A = -0.0")
+    assert found.find(function, ())[0] is not first
+
+
 def test_a_function_defined_again_takes_the_place_of_the_old_one(script: types.ModuleType) -> None:
     found = Functions()
     numbers = [

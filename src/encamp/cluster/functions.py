@@ -306,7 +306,8 @@ def _state(function: Any, met: frozenset[int] = frozenset()) -> tuple[Any, ...]:
                 return ()
             state.append((value, inner))
         elif type(value) in _FIXED:
-            state.append((type(value), value))
+            signed = isinstance(value, float | complex)  # 0.0 and -0.0 are equal
+            state.append((type(value), repr(value) if signed else value))
         else:
             return ()
     return tuple(state)
