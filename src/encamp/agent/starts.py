@@ -7,11 +7,11 @@ import socket
 from encamp.errors import SlotsCannotStart
 
 TRIES = 3
-"""How many starts of a slot's processes, one after the other, may fail."""
+"""How many starts of a slot's processes may fail in a row."""
 
 
 class Starts:
-    """Counts the failed starts of one slot's processes, or of those that one call was given to.
+    """Counts the failed starts in a row, of a slot's processes or of those for the same call.
 
     A start has failed if the process ended before it was ready for calls, or before it had started
     a call that waited for it. In the first case no slot can start here; in the second, the call

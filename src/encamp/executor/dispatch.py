@@ -15,18 +15,18 @@ from encamp.errors import BadJob, ClusterClosed
 from encamp.executor.mapping import cancel_all
 
 Job = Callable[[], Any] | Sequence[Any] | None
-"""``(function, args, kwargs, …)``, of which all but the function may be left out, and what follows
-is the user's own; or a function alone. None: no job until there is another result."""
+"""``(function, args, kwargs, …)``, where only the function is required and further items are the
+user's own; or a function alone. None: no job until there is another result."""
 Collector = Callable[[int, Any, Any], object] | Generator[Any, tuple[int, Any, Any], Any]
-"""Gets index, job and result: a function as three arguments, a generator as one tuple."""
+"""Receives index, job and result: a function as three arguments, a generator as one tuple."""
 
 MOST_AHEAD = 100
-"""Jobs that wait for each slot at most, where their number is chosen."""
+"""The most jobs per slot that wait, if ``prefetch`` is not given."""
 
 
 @dataclass(frozen=True)
 class Runner:
-    """What a dispatch needs of its executor."""
+    """What a dispatch needs from its executor."""
 
     submit: Callable[..., Future[Any]]
     slots: Callable[[], int]
@@ -74,7 +74,7 @@ class Dispatch:
         return self._results
 
     def _fill(self) -> None:
-        """Ask for jobs while there is room, but not before all results that are there were seen."""
+        """Ask for jobs while there is room. All results that have arrived are delivered before."""
         most = self._runner.slots() * (1 + self._ahead)
         while not self._done and len(self._running) < most:
             job = next(self._jobs, _NO_MORE)
@@ -136,7 +136,7 @@ def _call_of(job: Any, index: int) -> tuple[Callable[..., Any], Iterable[Any], d
 
 
 class _Sink:
-    """A collector of either kind, or none. ``full`` when it wants no more."""
+    """A collector of either kind, or none. ``full`` once a generator has returned."""
 
     def __init__(self, collector: Collector | None) -> None:
         self._generator = collector if isinstance(collector, Generator) else None
@@ -146,7 +146,7 @@ class _Sink:
             self.full = next(self._generator, _NO_MORE) is _NO_MORE
 
     def put(self, index: int, job: Any, result: Any) -> None:
-        """Hand a result over."""
+        """Pass a result to the collector."""
         if self._function is not None:
             self._function(index, job, result)
         elif self._generator is not None:
@@ -156,6 +156,6 @@ class _Sink:
                 self.full = True
 
     def close(self) -> None:
-        """No more results will come."""
+        """Close the collector, as there are no more results."""
         if self._generator is not None:
             self._generator.close()

@@ -120,7 +120,7 @@ class Executor(futures.Executor):
         return view
 
     def _answering(self, answer: Callable[[Any], Any]) -> Executor:
-        """`options` for tasks whose questions are answered by a function of the caller."""
+        """`Executor.options` for tasks whose questions a function of the caller answers."""
         view = self.options()
         view._options = replace(view._options, answer=answer)
         return view
@@ -255,7 +255,7 @@ class Executor(futures.Executor):
         self.shutdown()
 
     def _kill(self) -> None:
-        """End what was submitted, as far as it can be ended."""
+        """Cancel or kill all tasks of an executor, as far as possible."""
         if self._shared.is_ours and self._root is None:
             self._shared.cluster.close(cancel=True)
             return
@@ -300,13 +300,13 @@ def _wait_for_all() -> None:
 
 
 def _forked() -> None:
-    """Another thread of the process that this one was forked from may have held a lock."""
+    """In a forked process, replace locks, which another thread of the parent may have held."""
     for executor in list(_OPEN):
         executor._shared.lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_forked)
-# As the standard pools do it: before the handlers of `atexit`, by which clusters are closed.
+# Called before `atexit`, as in the standard pools, and so before clusters are closed.
 threading._register_atexit(_wait_for_all)  # type: ignore[attr-defined]
 
 
@@ -349,7 +349,7 @@ class _Shared:
             raise ClusterClosed("the executor")
 
     def pending(self, owner: object = None) -> list[SpawnedTask]:
-        """The tasks that are not done: all, or those of one ``owner``; blocks for a moment."""
+        """The tasks that are not done, all or those of one ``owner``; may block for a moment."""
         # asked where tasks are ended, so that none is just ending
         found = self.cluster._controller.pump.call(lambda: self._find(owner))
         return [record.future for record in found]
@@ -363,7 +363,7 @@ class _Shared:
         return found
 
     def ended(self, task: Future[Any]) -> None:
-        """Look at how a task has ended whose slot may have had to run the initializer."""
+        """Check whether a task has failed because of the initializer."""
         if self._broken or task.cancelled():
             return
         error = task.exception()
@@ -374,17 +374,17 @@ class _Shared:
 
     def _fail_waiting(self, error: InitializerFailed) -> None:
         for task in self._find():
-            if task.slot is None:  # others see for themselves
+            if task.slot is None:  # running tasks fail by themselves
                 self.cluster._controller.end(task, False, error)
 
     def forget(self, initializer: object) -> None:
-        """Have a cluster that goes on forget an initializer that nothing waits for any more."""
+        """Let a shared cluster drop an initializer that no task needs any more."""
         if initializer is not None and not self.is_ours:
             controller = self.cluster._controller
             controller.pump.call(lambda: controller.forget(initializer))
 
     def close(self, wait: bool) -> None:
-        """Close a cluster that is ours, here or in the background."""
+        """Close the executor's own cluster, here or in the background."""
         if not self.is_ours:
             return
         with self.lock:

@@ -18,9 +18,9 @@ Chunks = tuple[Callable[..., list[T]], Iterator[tuple[Any, ...]]]
 """A function, and its arguments for each chunk."""
 
 CHUNKS_PER_SLOT = 8
-"""Chunks that each slot gets where their size is chosen: enough to even out slow ones."""
+"""Chunks per slot if ``chunksize`` is not given: enough to even out slow ones."""
 LARGEST_CHUNK = 1000
-"""Items of such a chunk at most: a task costs nothing beside so many."""
+"""The most items of such a chunk; the time for the task itself is negligible beside these."""
 
 
 def good_size(
@@ -47,7 +47,7 @@ def _calls(
     by_value: Callable[[Callable[..., T]], Callable[..., list[T]]],
     chunks: Iterator[Any],
 ) -> Chunks[T]:
-    """A function with a name is sent with every chunk, any other only once to every slot."""
+    """An importable function is sent with every chunk, any other one once to every slot."""
     if isinstance(fn, FunctionType) and (fn.__module__ == "__main__" or "<" in fn.__qualname__):
         return by_value(fn), ((chunk,) for chunk in chunks)
     return by_name, ((fn, chunk) for chunk in chunks)
@@ -70,7 +70,7 @@ def _each_of_several_by_value(function: Callable[..., T]) -> Callable[..., list[
 
 
 def _slices(items: Any, size: int) -> Iterator[Any]:
-    """Slices where possible instead of lists of items; slices of ranges and arrays are small."""
+    """The chunks of an iterable: slices if possible, as those of ranges and arrays are small."""
     kind = type(items)
     is_array = f"{kind.__module__}.{kind.__qualname__}" == "numpy.ndarray" and items.ndim > 0
     if is_array or kind in (range, list, tuple):
@@ -110,8 +110,8 @@ class Results(Iterator[T]):
             raise
 
     def close(self) -> None:
-        """Cancel what has not begun, and give no more."""
-        left = list(reversed(self._waiting))  # or slots would go on with the later ones
+        """Cancel calls that have not started, and return no more results."""
+        left = list(reversed(self._waiting))  # the last first, so that slots start none of them
         self._waiting.clear()
         self._calls = iter(())
         cancel_all(left)
@@ -133,7 +133,7 @@ def cancel_all(calls: Iterable[Future[Any]]) -> None:
 
 
 def let_go(calls: Iterable[Future[Any]]) -> None:
-    """`cancel_all` without waiting, from anywhere, even while the interpreter shuts down."""
+    """`cancel_all` without blocking, even while the interpreter shuts down."""
     take_back_soon(call for call in calls if isinstance(call, SpawnedTask) and not call.done())
 
 
