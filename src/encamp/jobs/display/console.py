@@ -26,7 +26,7 @@ from encamp.sizes import counted, size_text, time_text
 _LISTED = 10
 """How many failures are shown with their logs."""
 _A_SECOND = 4
-"""How often a display is drawn."""
+"""How often per second a display is drawn."""
 
 
 def console_progress(*, quiet: bool, dry_run: bool) -> Progress:

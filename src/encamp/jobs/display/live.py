@@ -22,22 +22,22 @@ from encamp.model import FailedTask, JobStatus, RunningTask, State, TaskReport
 from encamp.storage.disk.own_files import OwnFolder
 
 DISPLAYED_EVERY = 0.5
-"""Seconds between two looks for the display."""
+"""Seconds between two updates of the display."""
 _WRITTEN_EVERY = 2.0
 _DRAWN_EVERY = 4.0
-"""Seconds between two pages, at least."""
+"""Seconds between two pages of the report, at least."""
 _SHARE = 50
-"""A page takes this part of the time at most: one fiftieth."""
+"""Writing pages takes at most one fiftieth of the time."""
 _PAGE_OF_A_TASK = 2e-5
-"""Seconds that a page takes for each task, by which the first one is put off."""
+"""Seconds that a page may take for each task: the first page is written accordingly late."""
 _MOST_RUNNING = 100
 _MOST_FAILED = 20
 _WAVES = 2
-"""After so many tasks for each slot the time that is left is told by how many have ended."""
+"""After so many ended tasks per slot, the time left is estimated from their number."""
 
 
 class Throttle:
-    """Times of an action that may take a certain part of the time at most."""
+    """When to repeat an action that may take only a certain part of the time."""
 
     def __init__(self, every: float, first: float | None = None) -> None:
         self._every = self.pause = every
@@ -48,7 +48,7 @@ class Throttle:
         return time.monotonic() >= self._next
 
     def done(self, took: float) -> None:
-        """The action took so many seconds."""
+        """Note that the action took so many seconds."""
         self.pause = max(self._every, took * _SHARE)
         self._next = time.monotonic() + self.pause
 
@@ -77,11 +77,11 @@ class Live:
         self._counts: Counter[State] = Counter()
         self._failed: deque[FailedTask] = deque(maxlen=_MOST_FAILED)
         self._since: dict[str, float] = {}
-        """When each task that runs was first seen to."""
+        """When each running task was first seen running."""
         self._tells = False
-        """Whether the executor says which tasks run."""
+        """Whether the executor tells which tasks run."""
         self._first: float | None = None
-        """When the first task was handed over."""
+        """When the first task was submitted."""
         self._ran, self._busy, self._mirrored = 0, 0.0, 0
         self._display = Throttle(DISPLAYED_EVERY, 0.0)
         self._file = Throttle(_WRITTEN_EVERY)
@@ -89,7 +89,7 @@ class Live:
 
     @property
     def pause(self) -> float:
-        """Seconds until the next look."""
+        """Seconds until the next update is due."""
         return DISPLAYED_EVERY if self._progress.wants_status else _WRITTEN_EVERY
 
     def submitted(self) -> None:
@@ -120,7 +120,7 @@ class Live:
         *,
         stopping: bool = False,
     ) -> None:
-        """Report the state of the run where it is time to."""
+        """Report the state of the run to the display, the file and the page, where it is due."""
         display = self._progress.wants_status and self._display()
         file = self._file() and self._first is not None
         if not (display or file):

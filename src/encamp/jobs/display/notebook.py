@@ -15,7 +15,7 @@ _ORDER: tuple[State, ...] = ("running", "waiting", "done", "up to date", "failed
 _MOST_RUNNING = 5
 _MOST_FAILED = 5
 _FIRST_AFTER = 0.5
-"""Seconds before the bar is shown: what is over by then needs none."""
+"""Seconds before the bar is shown: shorter runs need none."""
 
 
 def in_notebook() -> bool:
@@ -71,7 +71,7 @@ class InNotebook:
         self._show(box(*parts, self._failures()), f"{status.name}: {words}; {times}")
 
     def finished(self, report: JobReport) -> None:
-        """Leave the result; without a bar, which the report itself shows."""
+        """Remove the bar; the report, as the cell's value, has its own."""
         told = [f"warning: {warning}" for warning in report.warnings]
         told += [orphans_told(report.orphans, report.destination)] if report.orphans else []
         head = heading(report.name, report.words())

@@ -71,9 +71,9 @@ class Shielded:
                 raise BadJob(f"progress={progress!r}", f"it has no method {name!r}; see Progress")
         self._progress: Progress | None = progress
         self.wants_whole_reports: bool = getattr(progress, "wants_whole_reports", True)
-        """Whether it looks at more than state and reason of what is up to date."""
+        """Whether it uses more than state and reason of tasks that are up to date."""
         self.wants_status = callable(getattr(progress, "status", None))
-        """Whether it is to be told how the run stands, about twice a second."""
+        """Whether it has a method ``status``."""
         self.is_silent = type(progress) is Silent
 
     def began(self, job: str, tasks: int, workers: int | None) -> None:

@@ -17,9 +17,9 @@ from contextlib import suppress
 from typing import TextIO
 
 _MOST_WAITING = 1 << 20
-"""Bytes that wait for a slow reader at most; what comes on top is left out."""
+"""The most bytes that wait for a slow reader; further output is dropped."""
 _PIECE = 4096
-"""Bytes that can be written without waiting where the descriptor is ready: see pipe(7)."""
+"""Bytes that can be written without blocking if the descriptor is ready, see pipe(7)."""
 _PATIENCE = 5.0
 """Seconds without any progress after which `Screen.drain` gives up."""
 _PAUSE = 0.05
@@ -27,7 +27,7 @@ _LEFT_OUT = "\n… some lines were left out because nobody read them\n"
 
 
 class Screen(io.TextIOBase):
-    """A text stream in front of ``stream``. Several threads may use it."""
+    """A text stream that writes to ``stream`` without blocking. For any thread."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
@@ -35,12 +35,12 @@ class Screen(io.TextIOBase):
         self._waiting = bytearray()
         self._left_out = False
         self._fd = _unblocked(stream)
-        """-1 where the stream is no file of the system's."""
+        """The descriptor to write to; -1 if the stream has none."""
         self._dead = stream is None
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """That of the stream."""
+        """The stream's encoding."""
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def isatty(self) -> bool:
@@ -60,7 +60,7 @@ class Screen(io.TextIOBase):
                 return len(text)
             try:
                 self._write(text)
-            except (OSError, ValueError):  # full, gone, or closed
+            except (OSError, ValueError):  # the disk is full, the reader has ended, or it is closed
                 self._dead = True
                 self._waiting.clear()
         return len(text)
@@ -86,7 +86,7 @@ class Screen(io.TextIOBase):
                 del self._waiting[: os.write(self._fd, self._waiting[:_PIECE])]
 
     def drain(self) -> None:
-        """Wait until all is written, or nobody has read anything for some seconds."""
+        """Wait until all is written, or until nothing could be written for some seconds."""
         deadline = time.monotonic() + _PATIENCE
         while self._fd >= 0 and (before := len(self._waiting)):
             _ready(self._fd, max(0.0, deadline - time.monotonic()))

@@ -8,9 +8,9 @@ from encamp.jobs.report.lanes import Lanes
 from encamp.model import JobReport
 
 _FOR_FAILURES = 0.6
-"""What part of the room tasks may take that failed or were tried again."""
+"""The part of the room for tasks that failed or were tried again."""
 _LOOKED_AT = 10_000
-"""Tasks of each kind, failed and others, that are chosen from: more than there is room for."""
+"""The number of tasks of each kind, failed and others, from which those that fit are chosen."""
 
 
 def went_wrong(report: JobReport, lanes: Lanes) -> list[int]:

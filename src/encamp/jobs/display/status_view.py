@@ -25,12 +25,12 @@ STYLES: dict[State, str] = {
 }
 _ORDER: tuple[State, ...] = ("running", "waiting", "done", "up to date", "failed", "blocked")
 _MOST_RUNNING = 8
-"""Running tasks that are named."""
+"""The number of running tasks that are named."""
 _OTHER_LINES = 5
-"""Lines of the display and of what stands above it that are seen beside these."""
+"""Lines of a terminal that are kept for the rest of the display and for output above it."""
 _LONGEST_NAME = 24
 _FOR_TIME = 28
-"""Columns beside a task's name."""
+"""Columns of a line that are not for the task's name."""
 
 
 class StatusView:
@@ -96,7 +96,7 @@ class StatusView:
 
 
 def _fitting(parts: list[tuple[str, str]], width: int) -> Text:
-    """The parts that fit on one line."""
+    """The first of the parts, as many as fit on one line."""
     line = Text("  ")
     for text, style in parts:
         comma = "" if line.cell_len == 2 else ", "
