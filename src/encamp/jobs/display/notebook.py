@@ -71,7 +71,7 @@ class InNotebook:
         self._show(box(*parts, self._failures()), f"{status.name}: {words}; {times}")
 
     def finished(self, report: JobReport) -> None:
-        """Remove the bar; the report, as the cell's value, has its own."""
+        """Show the result in place of the bar; the report, as the cell's value, has its own bar."""
         told = [f"warning: {warning}" for warning in report.warnings]
         told += [orphans_told(report.orphans, report.destination)] if report.orphans else []
         head = heading(report.name, report.words())
