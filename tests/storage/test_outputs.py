@@ -13,7 +13,14 @@ from pathlib import Path
 import pytest
 from other_processes import open_folder, small_disk, start, unprivileged
 
-from encamp.errors import BadDestination, DiskFull, MissingOutput, OutputConflict, UnsafeTarget
+from encamp.errors import (
+    BadDestination,
+    BadJob,
+    DiskFull,
+    MissingOutput,
+    OutputConflict,
+    UnsafeTarget,
+)
 from encamp.model import Published
 from encamp.storage.outputs.parts import PART, discard_leftovers
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, check_outputs
@@ -221,6 +228,12 @@ def test_intact_is_told_from_touched_changed_and_gone(folder: Path, to: Path) ->
     assert not intact(one)
     (to / "a").unlink()
     assert not intact(one)
+
+
+@pytest.mark.parametrize(("pattern", "why"), [("", "is empty"), ("a\0", "holds a null character")])
+def test_a_pattern_that_matches_nothing_ever_is_refused_at_once(pattern: str, why: str) -> None:
+    with pytest.raises(BadJob, match=f"of an output: {why}"):
+        as_outputs({pattern: "."})
 
 
 @pytest.mark.parametrize("deep", [".", "deep/er"])

@@ -62,6 +62,9 @@ class Output:
             if not isinstance(given, str | os.PathLike):
                 raise BadJob(f"outputs: {given!r}", "is not a path; give text, such as '.'")
         object.__setattr__(self, "pattern", os.fspath(self.pattern))
+        if not self.pattern or "\0" in self.pattern:
+            why = "holds a null character" if self.pattern else "is empty"
+            raise BadJob(f"the pattern {self.pattern!r} of an output", why)
         object.__setattr__(self, "to", urls.without_scheme(os.fspath(self.to)))
 
 
