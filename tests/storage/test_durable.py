@@ -32,13 +32,13 @@ LANDING = """\
 import os
 from pathlib import Path, PurePosixPath
 from encamp.storage.outputs import landing
-from encamp.storage.outputs.landing import Far, Receiver, send_file
+from encamp.storage.outputs.landing import RemoteTarget, Receiver, send_file
 from encamp.storage.roots import portable
 from encamp.storage.disk.trusted import NAMED
 landing.CHUNK = 1000
 Path("source").write_bytes(bytes(2500))
 to = Path("out").absolute()
-far = Far(portable(to), PurePosixPath("a"))
+far = RemoteTarget(portable(to), PurePosixPath("a"))
 landed, _, _ = send_file(Receiver({to: NAMED}), Path("source"), far, "t")
 os.write(1, str(landed.part).encode())
 """
