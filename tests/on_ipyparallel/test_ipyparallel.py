@@ -130,6 +130,23 @@ def test_a_cluster_of_its_own_is_gone_afterwards(tmp_path: Path, monkeypatch: An
     assert not list(tmp_path.glob("encamp-*"))
 
 
+def test_a_cluster_that_did_not_start_leaves_nothing(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("ENCAMP_SSH", "false")
+    for _ in range(2):  # its controller is ended while it starts children of its own
+        with pytest.raises(EngineUnavailable):
+            Cluster("ipyparallel", hosts=["node1"])
+    until(lambda: not [p for p in psutil.process_iter() if str(tmp_path) in str(_line(p))])
+    assert not list(tmp_path.glob("encamp-*"))
+
+
+def _line(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
 def test_what_is_no_cluster_is_said(tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match="no cluster was reached by its connection_file"):
         Cluster("ipyparallel", connection_file=str(tmp_path / "none.json"))

@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.interpreter import python_command
@@ -86,8 +89,6 @@ def _serve(order: dict[str, Any]) -> None:
             threading.Thread(target=_then, args=(wait, over), daemon=True).start()
         over.wait()
         for process in processes:
-            process.terminate()
-        for process in processes:
             _end(process)
 
 
@@ -130,12 +131,24 @@ def _then(wait: Callable[[], object], over: threading.Event) -> None:
     over.set()
 
 
-def _end(engine: subprocess.Popen[bytes]) -> None:
-    try:
-        engine.wait(_ENDS_WITHIN)
-    except subprocess.TimeoutExpired:
-        engine.kill()
-        engine.wait()
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program and its children; a controller asked to end while it starts leaves some."""
+    process.send_signal(signal.SIGSTOP)  # so that it starts no more of them
+    below: list[psutil.Process] = []
+    with suppress(psutil.Error):  # it has ended
+        program = psutil.Process(process.pid)
+        until = time.monotonic() + _ENDS_WITHIN
+        while program.status() not in _STOPPED and time.monotonic() < until:
+            time.sleep(0.001)
+        below = program.children(recursive=True)
+    process.kill()
+    process.wait()
+    for child in below:
+        with suppress(psutil.Error):
+            child.kill()
+
+
+_STOPPED = (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
 
 
 if __name__ == "__main__":
