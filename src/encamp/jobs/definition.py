@@ -108,10 +108,10 @@ class JobDefinition:
         (``"strip-*"``); patterns in ``mirror`` are then looked up when those tasks are done.
         ``on_failure`` names files to publish, if they exist, when the task fails or is killed.
         ``values`` names a file that the steps write, with the task's values (the ``value`` of its
-        `TaskReport`); by default the values are those that the last function returns. ``parameters``
-        are the first columns of the job's table, by default the arguments of that function that are
-        numbers, texts or truth values. Raises `BadJob` for a name used twice, no step, or bad
-        numbers.
+        `TaskReport`); by default the values are those that the last function returns.
+        ``parameters`` are the first columns of the job's table, by default the arguments of that
+        function that are numbers, texts or truth values. Raises `BadJob` for a name used twice, no
+        step, or bad numbers.
         """
         _checked_name(name, "task")
         if name in self.tasks:
