@@ -175,7 +175,8 @@ class TaskReport:
         What its last function returned, if JSON can represent it, or the contents of its file of
         values.
     not_kept
-        The type of that value if JSON cannot represent it; later runs then lack the value.
+        The type of that value if JSON cannot represent it, or not in 1 MiB; later runs then lack
+        the value.
     parameters
         The values that it was made for: those of ``foreach``, or arguments of its function.
     """

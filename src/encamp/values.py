@@ -15,15 +15,20 @@ LONGEST_TEXT = 10_000
 """The most characters of a value."""
 
 
-def as_json(value: object) -> object:
-    """``value`` if JSON can represent it, else None; NumPy's numbers become Python's.
+MOST_KEPT = 1 << 20
+"""Bytes of a value that journals and reports keep: larger ones belong in output files."""
 
-    NaN and infinite numbers become None.
+
+def as_json(value: object) -> object:
+    """``value`` if JSON can represent it, in `MOST_KEPT` bytes, else None.
+
+    NumPy's numbers become Python's; NaN and infinite numbers become None.
     """
     import msgspec
 
     try:
-        return msgspec.json.decode(msgspec.json.encode(value, enc_hook=plain))
+        encoded = msgspec.json.encode(value, enc_hook=plain)
+        return msgspec.json.decode(encoded) if len(encoded) <= MOST_KEPT else None
     except (TypeError, ValueError, OverflowError, RecursionError):
         return None
 

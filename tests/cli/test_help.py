@@ -94,7 +94,7 @@ def test_the_version_is_told() -> None:
         (["run", "-n", "0", "job.toml"], "0 is not in the range"),
         (["run", "-n", "many", "job.toml"], "'many' is not a valid integer"),
         (["run", "--keep", "some", "job.toml"], "'some' is not one of"),
-        (["status"], "Missing argument 'DESTINATION'"),
+        (["status"], "Missing argument 'JOB.toml|DESTINATION'"),
         (["clean", "everything"], "unexpected extra argument (everything)"),
     ],
 )

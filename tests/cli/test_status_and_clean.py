@@ -87,6 +87,16 @@ def test_status_of_one_jobs_own_folder(half_done: Path) -> None:
     assert one.out == whole.out
 
 
+def test_a_job_file_stands_for_its_jobs_folder(half_done: Path) -> None:
+    whole, one = encamp("status", "results"), encamp("status", "half.toml")
+    paths = (part.replace(f"{half_done}/", "") for part in (one.out, whole.out))
+    assert len({*paths}) == 1
+    assert "nothing to remove" in encamp("prune", "half.toml").out
+    Path("new.toml").write_text('to = "elsewhere"\n[[task]]\nname = "t"\nsteps = "true"\n')
+    encamp("status", "new.toml").check_refused("its job new has not run to ")
+    encamp("status", "none.toml").check_refused("there is no such file")
+
+
 def test_status_runs_and_changes_nothing(half_done: Path) -> None:
     def state() -> dict[str, tuple[int, int]]:
         files = [path for path in half_done.rglob("*") if path.is_file()]

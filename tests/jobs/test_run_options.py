@@ -48,3 +48,8 @@ def test_what_is_no_option_of_a_run_is_refused(
     job.add("a", "true")
     with pytest.raises(BadJob, match=said):
         job.run(**options)
+
+
+def test_an_empty_destination_is_refused() -> None:
+    with pytest.raises(BadJob, match="to: is empty; name a folder"):
+        encamp.Job("j", to="")

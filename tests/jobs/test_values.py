@@ -391,3 +391,17 @@ def test_the_report_of_many_tasks_has_their_parameters(
     assert report.values() == ROWS
     [first, *_] = json.loads(Path("out/sweep.job/report.json").read_bytes())["tasks"]
     assert first["parameters"] == {"corner": "tt", "run": 1}
+
+
+def test_a_large_value_is_not_kept_and_the_report_says_so(here: Path) -> None:
+    job = encamp.Job("large", to="results")
+    job.add("large", encamp.call("x".__mul__, 2_000_000))
+    job.add("small", encamp.call("x".__mul__, 200_000))
+    assert len(job.run()["large"].value) == 2_000_000
+    assert sum(file.stat().st_size for file in Path("results/large.job").iterdir()) < 1_500_000
+    report = job.run()
+    assert report.count("up to date") == 2
+    assert len(report["small"].value) == 200_000
+    assert report["large"].value is None
+    with pytest.raises(BadValues, match=r"task large: its value is of the type str, and has more"):
+        report["large"].row()

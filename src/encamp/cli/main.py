@@ -127,7 +127,8 @@ _PRUNE = """Remove files that jobs have published and no longer make.
 
 These are outputs of tasks that were removed from a job, and outputs that were renamed, as
 of the job's last run. Files that have changed since, and files that no job has published, stay.
-DESTINATION is the folder with a job's results, or the job's own folder in it.
+DESTINATION is the folder with a job's results, or the job's own folder in it; a job file names its
+own.
 """
 
 _DOCTOR = """Check hosts for common problems, and suggest remedies.
@@ -163,8 +164,8 @@ _SHARED = "Accept a job folder that belongs to another member of its group."
 _STATUS = """Show the state of the jobs in a destination.
 
 Nothing is run. DESTINATION is the folder with a job's results, or the job's own folder in it:
-results, or results/opamp.job. It also works while the job runs, from another terminal or from
-another host that sees the folder.
+results, or results/opamp.job; a job file names its own. It also works while the job runs, from
+another terminal or from another host that sees the folder.
 
 \b
   encamp status results             once
@@ -381,14 +382,14 @@ def cache_clear(dry_run: bool) -> None:
 
 
 @cli.command(help=_STATUS)
-@click.argument("destination", shell_complete=folders)
+@click.argument("place", metavar="JOB.toml|DESTINATION", shell_complete=folders)
 @click.option("--follow", is_flag=True, help="Follow the jobs until none of them is running.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option("--shared", is_flag=True, help=_SHARED)
-def status(destination: str, *, shared: bool, follow: bool, as_json: bool) -> None:
+def status(place: str, *, shared: bool, follow: bool, as_json: bool) -> None:
     from encamp.cli.status import status_command
 
-    status_command(Path(destination), shared=shared, follow=follow, as_json=as_json)
+    status_command(Path(place), shared=shared, follow=follow, as_json=as_json)
 
 
 @cli.command(help=_ATTACH)
@@ -425,13 +426,13 @@ def debug(job: str, task: str, arguments: tuple[str, ...], **options: bool) -> N
 
 
 @cli.command(help=_PRUNE)
-@click.argument("destination")
+@click.argument("place", metavar="JOB.toml|DESTINATION")
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @click.option("--shared", is_flag=True, help=_SHARED)
-def prune(destination: str, *, dry_run: bool, shared: bool) -> None:
+def prune(place: str, *, dry_run: bool, shared: bool) -> None:
     from encamp.cli.prune import prune_command
 
-    prune_command(Path(destination), dry_run=dry_run, shared=shared)
+    prune_command(Path(place), dry_run=dry_run, shared=shared)
 
 
 @cli.command(help=_COMPLETION)

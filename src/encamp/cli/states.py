@@ -45,10 +45,17 @@ class JobState:
 
 
 def job_folders(destination: Path) -> list[Path]:
-    """The folders of jobs in a destination, or the one that it is itself.
+    """The folders of jobs in a destination, the one that it is itself, or that of a job file.
 
-    Raises `BadJob` if there is none.
+    Raises `BadJob` if there is none, and the errors of a wrong job file.
     """
+    if destination.suffix == ".toml" and not destination.is_dir():
+        from encamp.jobs.file.jobfile import load_job  # most name a folder
+
+        job = load_job(destination)
+        if not os.path.lexists(job.folder / NAME):
+            raise BadJob(str(destination), f"its job {job.name} has not run to {job.to} yet")
+        return [job.folder]
     if not destination.is_dir():
         raise BadJob(str(destination), "there is no such folder; name a job's destination")
     folders = [destination] if destination.suffix == ".job" else sorted(destination.glob("*.job"))

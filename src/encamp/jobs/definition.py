@@ -67,6 +67,8 @@ class JobDefinition:
         """Set another destination, below ``base`` if it is a relative path."""
         if not isinstance(to, str | os.PathLike):
             raise BadJob("to", f"must be a folder or a URL, not {to!r}")
+        if to == "":
+            raise BadJob("to", "is empty; name a folder ('.' for the current one) or a URL")
         folder = folder_name(to)
         self.to = base / folder
         self._below = None if folder.startswith("/") else base

@@ -27,10 +27,11 @@ from encamp.model import (
     TaskReport,
     Where,
 )
+from encamp.sizes import size_text
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.roots import local
-from encamp.values import as_json
+from encamp.values import MOST_KEPT, as_json
 from encamp.version import __version__
 
 _MOST_ORDER = 20_000
@@ -159,8 +160,14 @@ def task_report(task: Task, state: State, current: SubmittedTask, outcome: Outco
         parameters=parameters_of(task),
         inputs=(inputs := listed(current.inputs)),
         more_inputs=len(current.inputs) - len(inputs),
-        not_kept=type(value).__name__ if lost else "",
+        not_kept=_kind(value, len(outcome.value or b"")) if lost else "",
     )
+
+
+def _kind(value: object, size: int) -> str:
+    """What kind of value was not kept."""
+    large = f", and has more than {size_text(MOST_KEPT)}" if size > MOST_KEPT else ""
+    return f"{type(value).__name__}{large}"
 
 
 def _unpickled(value: bytes | None) -> object:
