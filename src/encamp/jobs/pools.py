@@ -30,8 +30,10 @@ _ANSWER_WITHIN = 5.0
 
 
 def check_executor(executor: object) -> None:
-    """Raise `BadJob` for an object on which no job can run."""
+    """Raise `BadJob` for an object on which no job can run, `ClusterClosed` if it is closed."""
     if isinstance(executor, Executor):
+        if why := _why_unusable(executor):
+            raise BadJob("job.run", f"the executor {why}; make a new one")
         return
     if executor is None:
         check_slots()
@@ -44,6 +46,16 @@ def check_executor(executor: object) -> None:
             "engine='mpi' or slots=4"
         )
         raise BadJob(f"job.run({executor!r})", why)
+    executor._check()
+
+
+def _why_unusable(executor: Executor) -> str:
+    """Why an executor takes no calls any more, as far as it can be seen; empty if it may."""
+    broken = getattr(executor, "_broken", None)  # False, or why
+    if isinstance(broken, str):
+        return f"is broken: {broken}"
+    marks = ("_closed", "_shutdown", "_shutdown_thread")
+    return "is shut down" if any(getattr(executor, one, None) is True for one in marks) else ""
 
 
 @contextmanager
