@@ -68,8 +68,14 @@ def test_an_adaptive_cluster_grows_for_a_job_and_shrinks_after_it(
     from dask_jobqueue import SLURMCluster
 
     job = encamp.Job("strips", to="out")
+    (seen := here / "seen").mkdir()
+    # The first job's task ends when a second job has begun to work, too.
+    wait = f"for i in $(seq 600); do [ $(ls {seen} | wc -l) -gt 1 ] && break; sleep 0.1; done"
     for number in range(8):
-        line = f"sleep 1; echo {number} > {number}.txt; echo $SLURM_JOB_ID > {number}.job"
+        line = (
+            f"touch {seen}/$SLURM_JOB_ID; {wait}; "
+            f"echo {number} > {number}.txt; echo $SLURM_JOB_ID > {number}.job"
+        )
         job.add(
             f"t{number}",
             encamp.command(line, shell=True),
