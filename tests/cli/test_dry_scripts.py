@@ -60,8 +60,8 @@ import encamp
 job = encamp.Job("one", to="out")
 job.add("task", "touch x", outputs="x")
 thread = threading.Thread(target=job.run)
-thread.start()
 try:
+    thread.start()
     queue.Queue().get(timeout={wait})
 except queue.Empty:
     thread.join()

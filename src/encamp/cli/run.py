@@ -7,6 +7,7 @@ import runpy
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -162,6 +163,10 @@ def run_script(path: Path, arguments: tuple[str, ...], to: str | None) -> None:
         sys.argv, sys.path[:] = argv, folders
 
 
+_HEARD_WITHIN = 0.5
+"""Seconds for which a thread lasts longer, so that its end is not seen before the interrupt."""
+
+
 @contextmanager
 def _ended_by_threads() -> Iterator[None]:
     """Let a dry run that ends in a thread of a script end the whole script."""
@@ -173,6 +178,7 @@ def _ended_by_threads() -> Iterator[None]:
         elif (main := threading.main_thread().ident) is not None:
             ended.append(args.exc_value)
             signal.pthread_kill(main, signal.SIGINT)
+            time.sleep(_HEARD_WITHIN)
 
     threading.excepthook = hook
     try:
