@@ -78,29 +78,27 @@ def test_what_does_not_go_yet_is_kept_without_waiting(net: Net) -> None:
     assert net.frames(agent.number)[1].parts[1] == part
 
 
-@one_host
-def test_within_a_host_frames_are_not_encrypted(net: Net) -> None:
+def on_the_wire(net: Net, part: bytes) -> bytes:
+    """What an agent's socket carries of a frame with this part."""
     agent = net.join()
-    link = agent._peers[CONTROLLER].link
-    assert link is not None
-    agent.send(CONTROLLER, [b"#" + b"plain" * 100])
+    assert agent._peers[CONTROLLER].link is not None
+    agent.send(CONTROLLER, [part])
     (other,) = net.controller._links.values()
     until(lambda: select.select([other], [], [], 0)[0])
-    assert b"plain" * 100 in other._raw.recv(1000, socket.MSG_PEEK)
+    seen: bytes = other._raw.recv(1000, socket.MSG_PEEK)
     net.until(lambda: net.frames(CONTROLLER))
+    return seen
+
+
+@one_host
+def test_within_a_host_frames_are_not_encrypted(net: Net) -> None:
+    assert b"plain" * 100 in on_the_wire(net, b"#" + b"plain" * 100)
 
 
 @one_host
 def test_hosts_are_told_apart_by_the_handshake(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity_module, "_of_this_host", lambda: "encamp of another host")
-    agent = net.join()
-    link = agent._peers[CONTROLLER].link
-    assert link is not None
-    agent.send(CONTROLLER, [b"#" + b"plain" * 100])
-    (other,) = net.controller._links.values()
-    until(lambda: select.select([other], [], [], 0)[0])
-    assert b"plain" not in other._raw.recv(1000, socket.MSG_PEEK)
-    net.until(lambda: net.frames(CONTROLLER))
+    assert b"plain" not in on_the_wire(net, b"#" + b"plain" * 100)
 
 
 @two_hosts

@@ -22,7 +22,6 @@ def debug_command(
         if not is_script:
             run_job_file(path, arguments, None)
         else:
-            run_script(
-                path.absolute(), arguments, None
-            )  # absolute: pdb opens it in the task's folder
+            # An absolute path, since pdb opens it in the task's folder.
+            run_script(path.absolute(), arguments, None)
     raise not_found(wanted)
