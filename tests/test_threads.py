@@ -17,7 +17,7 @@ import pytest
 from encamp.cluster.mail import Mail
 from encamp.cluster.task import SpawnedTask, Timing
 from encamp.errors import JobBusy
-from encamp.jobs import alone as alone_in
+from encamp.jobs import run_lock as locks
 from encamp.jobs.journal import Journal
 from encamp.slot.calls import Slot
 from encamp.storage.cache.locks import alone
@@ -234,7 +234,7 @@ class SlowSet(set[Path]):
 def test_a_job_is_run_by_one_thread_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alone_in, "_open_here", SlowSet())
+    monkeypatch.setattr(locks, "_open_here", SlowSet())
     inside = Alone()
     busy: list[JobBusy] = []
 

@@ -20,7 +20,7 @@ from encamp.jobs.clock import Clock
 from encamp.jobs.display.console import _line
 from encamp.jobs.display.progress import Silent
 from encamp.jobs.report.lanes import Lanes
-from encamp.jobs.worker.use import Use
+from encamp.jobs.worker.resource_usage import ResourceUsage
 from encamp.loop import running
 from encamp.loop.running import RunningTime
 from encamp.model import AttemptReport
@@ -106,7 +106,7 @@ def test_what_descends_from_a_slot_counts(tmp_path: Path) -> None:
     code = "while :; do :; done & while :; do :; done"
     process = subprocess.Popen(["sh", "-c", code], start_new_session=True)
     try:
-        use = Use()
+        use = ResourceUsage()
         use.look()
         assert use.cpu_seconds == 0
         use.begin(process.pid, -1.0)

@@ -385,7 +385,7 @@ def test_parameters_and_values_are_checked(options: dict[str, Any], here: Path) 
 def test_the_report_of_many_tasks_has_their_parameters(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("encamp.jobs.report.reports._FEW", 1)
+    monkeypatch.setattr("encamp.jobs.report.task_reports._FEW", 1)
     sweep().run(slots=2)
     report = sweep().run(slots=2)
     assert report.values() == ROWS

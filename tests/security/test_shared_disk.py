@@ -17,11 +17,11 @@ from strangers import STRANGER, as_root, scratch, stranger
 import encamp
 from encamp.cli.main import cli
 from encamp.errors import BadDestination, EncampError, NotOurs
-from encamp.jobs.alone import alone
 from encamp.jobs.display.progress import Silent
 from encamp.jobs.journal import Journal, Record
 from encamp.jobs.plan.orphans import prune
 from encamp.jobs.report.report import read_report
+from encamp.jobs.run_lock import run_lock
 from encamp.jobs.worker.lease import leases, new_lease
 from encamp.model import Published, TaskReport
 from encamp.storage.disk.own_files import OwnFolder
@@ -624,7 +624,7 @@ def test_two_runs_keep_off_each_other_whatever_a_stranger_made(scratch: Path) ->
     (scratch / "sums.job").mkdir()
     (scratch / "sums.job").chmod(0o777)
     stranger('ln -s "$PWD/elsewhere" sums.job/lock')
-    with pytest.raises(NotOurs, match="lock"), alone(OwnFolder(scratch / "sums.job")):
+    with pytest.raises(NotOurs, match="lock"), run_lock(OwnFolder(scratch / "sums.job")):
         pass
     assert not (scratch / "elsewhere").exists()
 

@@ -18,7 +18,7 @@ from encamp.engines.registry import engine_module
 from encamp.errors import BadJob, EncampError, printable
 from encamp.jobs.definition import SUFFIX
 from encamp.jobs.display.console import console_progress
-from encamp.jobs.dry import DryRunEnds
+from encamp.jobs.dry_run import DryRunEnds
 from encamp.jobs.options import Options, current
 from encamp.jobs.worker.work import Keep
 from encamp.quantities import TIMES, seconds_in

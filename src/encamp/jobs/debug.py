@@ -18,7 +18,7 @@ from typing import Any
 from encamp.errors import BadJob, EncampError, printable, shown
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.display.progress import Silent
-from encamp.jobs.dry import dry_run
+from encamp.jobs.dry_run import dry_run
 from encamp.jobs.journal import Journal
 from encamp.jobs.options import Debugged, Options
 from encamp.jobs.plan.prepare import Prepared

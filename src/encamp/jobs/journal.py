@@ -20,7 +20,7 @@ from typing import IO, Annotated, Any
 import msgspec
 
 from encamp.errors import BadJob, NotOurs, printable
-from encamp.jobs.alone import alone, refusals
+from encamp.jobs.run_lock import refusals, run_lock
 from encamp.jobs.worker.lease import PREFIX
 from encamp.model import Published, State, TaskReport
 from encamp.storage.disk.disk import flushed, not_written
@@ -327,7 +327,7 @@ class Journal:
         """
         with ExitStack() as held:
             self._begin(held)
-            with alone(self.own_folder) as locked:
+            with run_lock(self.own_folder) as locked:
                 self.has_locks = locked
                 self.read()
                 with refusals(self.folder), self.own_folder.opened() as files:

@@ -32,13 +32,12 @@ from encamp.errors import (
     reason,
     reason_of,
 )
-from encamp.jobs.claims import check_claims
 from encamp.jobs.clock import Clock
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.display.default import progress_here
-from encamp.jobs.display.live import Live
+from encamp.jobs.display.monitor import RunMonitor
 from encamp.jobs.display.progress import Progress, Shielded, Silent
-from encamp.jobs.dry import dry_run
+from encamp.jobs.dry_run import dry_run
 from encamp.jobs.interrupts import Interrupts, stopped
 from encamp.jobs.journal import Journal, Record, outputs_in, seen
 from encamp.jobs.options import Options
@@ -52,7 +51,7 @@ from encamp.jobs.pools import (
     workers_of,
 )
 from encamp.jobs.publisher import Done, Publisher
-from encamp.jobs.report.account import (
+from encamp.jobs.report.builders import (
     SubmittedTask,
     Workplaces,
     attempt_report,
@@ -64,8 +63,9 @@ from encamp.jobs.report.account import (
 from encamp.jobs.report.last_report import keep_report
 from encamp.jobs.report.parameters import parameters_of
 from encamp.jobs.report.report import write_page
-from encamp.jobs.report.reports import Reports, as_list_if_few, tell_up_to_date
 from encamp.jobs.report.table import facts_of, write_table
+from encamp.jobs.report.task_reports import Reports, as_list_if_few, tell_up_to_date
+from encamp.jobs.staged_checks import check_staged
 from encamp.jobs.submissions import SILENCE, Arrival, Submissions
 from encamp.jobs.worker.attempt import Abandoned
 from encamp.jobs.worker.lease import Heartbeat, leases, new_lease, token_of
@@ -206,7 +206,7 @@ class _Run:
         self.enough = False
         """Whether so many tasks have failed that no more are started."""
         self.untidy = False
-        self.live = Live(
+        self.monitor = RunMonitor(
             job.name,
             len(tasks),
             workers,
@@ -276,13 +276,13 @@ class _Run:
             ready.extend(graph.ready())
             while ready and self._may_begin() and not self._may_be_enough():
                 self._check()
-                self.live.look(self.submissions.futures, self._try_of)
+                self.monitor.look(self.submissions.futures, self._try_of)
                 self._begin_in_time(ready.popleft())
             self._see_time_left(ready)
             self._check()
-            self.live.look(self.submissions.futures, self._try_of)
+            self.monitor.look(self.submissions.futures, self._try_of)
             if self.running:
-                arrivals = self._arrivals(min(SILENCE, self.live.pause))
+                arrivals = self._arrivals(min(SILENCE, self.monitor.pause))
                 self._take_in(arrivals)
                 if self.submissions.look(heard=bool(arrivals)):
                     self.running.clear()
@@ -395,7 +395,7 @@ class _Run:
         self.publisher.keep(name, outputs)
         self.ended.up_to_date(name, line)
         self._note_end(name, outputs)
-        self.live.up_to_date()
+        self.monitor.up_to_date()
         tell_up_to_date(self.progress, name, self.ended)
 
     def _submit(self, name: str) -> None:
@@ -404,7 +404,7 @@ class _Run:
         current.tries += 1
         self.journal.write(Record("submitted", name, time.time(), current.number))
         self.running[name] = current
-        self.live.submitted()
+        self.monitor.submitted()
         self.progress.submitted(name, current.number)
         self._hand_over(name)
 
@@ -462,7 +462,7 @@ class _Run:
                 continue
             if (outcome := self._outcome(name, future)) is not None:
                 self.workplaces.note(outcome.where)
-                check_claims(self.prepared, name, outcome, self.token, self._log_of(name))
+                check_staged(self.prepared, name, outcome, self.token, self._log_of(name))
                 came.append((name, outcome))
         done = self.publisher.publish(came)
         for name, outcome in came:
@@ -596,7 +596,7 @@ class _Run:
     def _end(self, report: TaskReport) -> None:
         self.ended.add(report)
         self._note_end(report.name, (*report.outputs, *report.rescued))
-        self.live.ended(report)
+        self.monitor.ended(report)
         self.progress.ended(report)
         if report.state == "failed":
             self._note_failure(report)
@@ -627,8 +627,8 @@ class _Run:
         self.lease.end()
         deadline = time.monotonic() + STOP_WITHIN
         while self.running and (left := deadline - time.monotonic()) > 0:
-            self.live.look(self.submissions.futures, self._try_of, stopping=True)
-            self._take_in(self._arrivals(min(left, self.live.pause)))
+            self.monitor.look(self.submissions.futures, self._try_of, stopping=True)
+            self._take_in(self._arrivals(min(left, self.monitor.pause)))
 
     def _draw(self, status: JobStatus, pause: float) -> None:
         """Write the report's page during the run."""

@@ -21,9 +21,9 @@ from urllib.parse import quote
 import msgspec
 
 from encamp.errors import shortened
-from encamp.jobs.display.some import some_of, went_wrong
-from encamp.jobs.report.carried import carried, task_json
+from encamp.jobs.report.json_facts import json_value, task_json
 from encamp.jobs.report.lanes import RAN, Lanes
+from encamp.jobs.report.sample import sample_of, went_wrong
 from encamp.model import JobReport, TaskReport
 from encamp.values import rounded
 
@@ -46,8 +46,8 @@ def page_of(report: JobReport, facts: Facts, lanes: Lanes, folder: Path) -> byte
     ``folder`` is where the page will be.
     """
     facts["href"] = _link(os.path.relpath(report.destination, folder))
-    facts["lanes"] = carried(lanes.lanes)
-    chosen = some_of(
+    facts["lanes"] = json_value(lanes.lanes)
+    chosen = sample_of(
         range(len(report.tasks)),
         went_wrong(report, lanes),
         lambda at: _for_page(report.tasks[at], lanes.of(at), report, folder),
@@ -110,7 +110,7 @@ def _steps_and_published(report: JobReport) -> tuple[list[Facts], Facts]:
                 kept[2] = max(kept[2], span.seconds)
     longest = sorted(steps, key=lambda name: -steps[name][1])[:_MOST_STEPS]
     shown = [
-        {"name": carried(name), "count": count, "total": total, "longest": most}
+        {"name": json_value(name), "count": count, "total": total, "longest": most}
         for name, (count, total, most) in steps.items()
         if name in longest
     ]

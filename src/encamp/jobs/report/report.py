@@ -12,10 +12,10 @@ from pathlib import Path
 import msgspec
 
 from encamp.errors import BadJob
-from encamp.jobs.report.carried import carried, task_json
+from encamp.jobs.report.json_facts import json_value, task_json
 from encamp.jobs.report.lanes import Lanes
 from encamp.jobs.report.page import page_of
-from encamp.jobs.report.reports import Reports
+from encamp.jobs.report.task_reports import Reports
 from encamp.jobs.report.trace import trace
 from encamp.model import JobReport, JobStatus, State, TaskReport
 from encamp.storage.disk.disk import not_written
@@ -41,7 +41,7 @@ def written(report: JobReport, files: OwnFiles) -> None:
     _replace(files, NAME, _in_pieces(report))
     lanes = Lanes(report)
     _replace(files, "trace.json", trace(report, lanes))
-    facts = carried(replace(report, tasks=[]))
+    facts = json_value(replace(report, tasks=[]))
     _replace(files, "report.html", [page_of(report, facts, lanes, folder)])
 
 
@@ -51,7 +51,7 @@ def write_page(report: JobReport, folder: OwnFolder, status: JobStatus, pause: f
     ``pause`` is the expected number of seconds until the next one.
     """
     lanes = Lanes(report)
-    facts = {**carried(replace(report, tasks=[])), "live": carried(status), "pause": pause}
+    facts = {**json_value(replace(report, tasks=[])), "live": json_value(status), "pause": pause}
     with folder.opened() as files:
         page = page_of(report, facts, lanes, files.path)
         _replace(files, "report.html", [page], flush=False)
@@ -59,7 +59,7 @@ def write_page(report: JobReport, folder: OwnFolder, status: JobStatus, pause: f
 
 def _in_pieces(report: JobReport) -> Iterator[bytes]:
     """The report as readable JSON; one task at a time, as there may be a million."""
-    whole = msgspec.json.encode(carried(replace(report, tasks=[])))
+    whole = msgspec.json.encode(json_value(replace(report, tasks=[])))
     head, tasks, tail = msgspec.json.format(whole, indent=2).partition(b'"tasks": []')
     yield head + (tasks if not report.tasks else b'"tasks": [')
     kept = report.tasks

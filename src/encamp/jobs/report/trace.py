@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from encamp.jobs.display.some import some_of, went_wrong
-from encamp.jobs.report.carried import carried
+from encamp.jobs.report.json_facts import json_value
 from encamp.jobs.report.lanes import Lane, Lanes, times
+from encamp.jobs.report.sample import sample_of, went_wrong
 from encamp.model import AttemptReport, JobReport, TaskReport
 
 _LARGEST = 20_000_000
@@ -29,13 +29,13 @@ def trace(report: JobReport, lanes: Lanes) -> Iterator[bytes]:
     places = _places(lanes)
     ran = [at for at, tries in enumerate(lanes.tries) if tries]
     wrong = [at for at in went_wrong(report, lanes) if lanes.tries[at]]
-    chosen = some_of(ran, wrong, lambda at: _of_task(report, lanes, at, places), _LARGEST)
+    chosen = sample_of(ran, wrong, lambda at: _of_task(report, lanes, at, places), _LARGEST)
     pieces = [_encoded(names)[1:-1]] if (names := _names(lanes)) else []
     if len(chosen) < len(ran):
         text = f"{len(chosen)} of {len(ran)} tasks that ran; all are in report.json"
         facts["shown"] = text
         pieces.append(_encoded([_remark(text)])[1:-1])
-    yield b'{"displayTimeUnit":"ms","otherData":' + msgspec.json.encode(carried(facts))
+    yield b'{"displayTimeUnit":"ms","otherData":' + msgspec.json.encode(json_value(facts))
     yield b',"traceEvents":['
     for number, piece in enumerate(itertools.chain(pieces, chosen.values())):
         yield b"," * (number > 0) + piece
@@ -62,7 +62,7 @@ def _encoded(events: list[dict[str, Any]]) -> bytes:
     try:
         return msgspec.json.encode(events)
     except (TypeError, ValueError, OverflowError):  # odd names, as of files
-        return msgspec.json.encode(carried(events))
+        return msgspec.json.encode(json_value(events))
 
 
 def _hosts(lanes: Lanes) -> dict[str | None, int]:

@@ -23,8 +23,8 @@ from encamp.jobs.worker.phases import (
     stage_log,
     tail_of,
 )
+from encamp.jobs.worker.resource_usage import ResourceUsage
 from encamp.jobs.worker.slots import Done, SlotLost, slots_here
-from encamp.jobs.worker.use import Use
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.jobs.worker.worker_name import worker_name
 from encamp.loop.running import RunningTime
@@ -120,7 +120,7 @@ class _Supervisor:
         self._lease = Watch(work.lease)
         self._folder: Path | None = None
         self._time = RunningTime()
-        self._use = Use()
+        self._usage = ResourceUsage()
         self._looked = self._time()
         self._step: StepBegins | None = None
         self._step_began = 0.0
@@ -151,7 +151,7 @@ class _Supervisor:
         if self._folder is None:
             self._folder = Path(note.folder)
             self.where = Where(self.where.host, self.where.worker, note.slot)
-            self._use.begin(note.slot, note.cpu_seconds)
+            self._usage.begin(note.slot, note.cpu_seconds)
         step = note.step
         if step is not None and step != self._step:
             ago = max(0.0, time.monotonic() - step.since)
@@ -164,7 +164,7 @@ class _Supervisor:
 
     def on_tick(self) -> None:
         now = time.monotonic()
-        self._use.look_again()
+        self._usage.look_again()
         if self._folder is not None:
             free_middle_of(self._folder / "log", self.work.log_limit)
         try:
@@ -172,7 +172,7 @@ class _Supervisor:
             self._looked = self._time()
             self._check_limits(self._looked)
         except EncampError:
-            self._use.look()
+            self._usage.look()
             raise
 
     def _check_lease(self, now: float) -> None:
@@ -207,7 +207,7 @@ class _Supervisor:
     def outcome(self, error: EncampError) -> Outcome:
         """The outcome of an attempt without its slot; also removes or keeps its folder."""
         outcome = Outcome(where=self.where, error=error, phases=self._phases())
-        outcome.cpu_seconds, outcome.peak_memory = self._use.cpu_seconds, self._use.peak_memory
+        outcome.cpu_seconds, outcome.peak_memory = self._usage.cpu_seconds, self._usage.peak_memory
         if self._step is not None:
             counts = self._step.mirrored
             outcome.bytes_mirrored, outcome.files_mirrored, outcome.bytes_shared = counts

@@ -18,8 +18,8 @@ from scripted import Scripted
 
 import encamp
 from encamp.errors import JobBusy
-from encamp.jobs import alone as module
-from encamp.jobs.alone import OWNER, alone
+from encamp.jobs import run_lock as module
+from encamp.jobs.run_lock import OWNER, run_lock
 from encamp.jobs.worker.lease import PREFIX, Heartbeat
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.process import ProcessFacts, start_of, this_process
@@ -60,11 +60,12 @@ def test_a_run_of_a_living_process_is_left_alone(tmp_path: Path, name: str) -> N
         assert other.stdout is not None
         facts = other.stdout.readline()
         (tmp_path / name).write_text(facts)
-        with pytest.raises(JobBusy, match=f"process {other.pid} on "), alone(OwnFolder(tmp_path)):
+        busy = pytest.raises(JobBusy, match=f"process {other.pid} on ")
+        with busy, run_lock(OwnFolder(tmp_path)):
             pass
         assert (tmp_path / name).read_text() == facts
         other.communicate("")
-    with alone(OwnFolder(tmp_path)) as locked:
+    with run_lock(OwnFolder(tmp_path)) as locked:
         assert not locked
 
 
@@ -76,17 +77,18 @@ def test_a_run_on_another_host_is_known_by_its_beats(
     monkeypatch.setattr(module, "PATIENCE", 60.0)
     file = tmp_path / name
     _write(file, FAR)
-    with Heartbeat(file), pytest.raises(JobBusy, match="on far-away"), alone(OwnFolder(tmp_path)):
+    busy = pytest.raises(JobBusy, match="on far-away")
+    with Heartbeat(file), busy, run_lock(OwnFolder(tmp_path)):
         pass
     monkeypatch.setattr(module, "PATIENCE", 0.5)
-    with alone(OwnFolder(tmp_path)):
+    with run_lock(OwnFolder(tmp_path)):
         pass
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"pid": 1}'])
 def test_a_file_that_says_nothing_and_is_not_touched_is_no_run(tmp_path: Path, text: str) -> None:
     (tmp_path / OWNER).write_text(text)
-    with alone(OwnFolder(tmp_path)):
+    with run_lock(OwnFolder(tmp_path)):
         assert this_process().pid == json.loads((tmp_path / OWNER).read_text())["pid"]
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
@@ -136,7 +138,7 @@ def test_a_run_that_takes_over_waits_for_no_other_that_does(tmp_path: Path) -> N
     _write(tmp_path / OWNER, replace(this_process(), start="0"))
     claim = tmp_path / f"{OWNER}.{module._identity(OwnFolder(tmp_path))}.0"
     _write(claim, this_process())
-    with pytest.raises(JobBusy, match=f"process {os.getpid()} on "), alone(OwnFolder(tmp_path)):
+    with pytest.raises(JobBusy, match=f"process {os.getpid()} on "), run_lock(OwnFolder(tmp_path)):
         pass
     assert claim.exists()
 
@@ -156,7 +158,7 @@ def test_a_file_that_is_new_since_it_was_judged_is_left_alone(
         return claimed(folder, judged)
 
     monkeypatch.setattr(module, "_claimed", late)
-    with pytest.raises(JobBusy, match=f"process {os.getppid()} on "), alone(OwnFolder(tmp_path)):
+    with pytest.raises(JobBusy, match=f"process {os.getppid()} on "), run_lock(OwnFolder(tmp_path)):
         pass
     assert json.loads(file.read_text())["pid"] == os.getppid()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", OWNER]

@@ -20,7 +20,7 @@ def task_json(task: TaskReport) -> bytes:
     with suppress(TypeError, ValueError, OverflowError):
         if task.value is None or type(task.value) in (str, float, bool) or _is_short(task.value):
             return msgspec.json.encode(task)
-    return msgspec.json.encode(carried(task))
+    return msgspec.json.encode(json_value(task))
 
 
 def _is_short(value: object) -> bool:
@@ -28,7 +28,7 @@ def _is_short(value: object) -> bool:
     return type(value) is int and value.bit_length() < _LONG
 
 
-def carried(value: Any, above: tuple[int, ...] = ()) -> Any:
+def json_value(value: Any, above: tuple[int, ...] = ()) -> Any:
     """``value`` in JSON's own types: dataclasses as objects, undecodable text escaped."""
     if value is None or isinstance(value, bool):
         return value
@@ -41,17 +41,17 @@ def carried(value: Any, above: tuple[int, ...] = ()) -> Any:
         return int(value) if value.bit_length() < _LONG else hex(value)
     if id(value) in above or len(above) > _DEEPEST:
         return "…"
-    return _carried_parts(value, (*above, id(value)))
+    return _json_parts(value, (*above, id(value)))
 
 
-def _carried_parts(value: Any, above: tuple[int, ...]) -> Any:
+def _json_parts(value: Any, above: tuple[int, ...]) -> Any:
     if isinstance(value, list | tuple):
-        return [carried(item, above) for item in value]
+        return [json_value(item, above) for item in value]
     if isinstance(value, dict):
-        return {_escaped(str(key)): carried(item, above) for key, item in value.items()}
+        return {_escaped(str(key)): json_value(item, above) for key, item in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         named = ((item.name, getattr(value, item.name, None)) for item in fields(value))
-        return {name: carried(part, above) for name, part in named}
+        return {name: json_value(part, above) for name, part in named}
     return _escaped(f"<{type(value).__name__}>")
 
 

@@ -19,7 +19,7 @@ def went_wrong(report: JobReport, lanes: Lanes) -> list[int]:
     return [at for at, (state, tries) in each if state == "failed" or tries > 1]
 
 
-def some_of(
+def sample_of(
     places: Sequence[int], wrong: list[int], shown: Callable[[int], bytes], largest: int
 ) -> dict[int, bytes]:
     """As many positions of tasks as fit into ``largest`` bytes together, as ``shown`` shows them.

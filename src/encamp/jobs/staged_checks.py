@@ -13,7 +13,7 @@ from encamp.storage.outputs.declared import NOT_DECLARED
 from encamp.storage.outputs.publish import final_name, staged_by
 
 
-def check_claims(prepared: Prepared, name: str, outcome: Outcome, token: str, log: str) -> None:
+def check_staged(prepared: Prepared, name: str, outcome: Outcome, token: str, log: str) -> None:
     """Remove from an outcome what its task cannot have staged; it then counts as failed.
 
     ``token`` is the run's, ``log`` the final name of the attempt's log.

@@ -43,7 +43,7 @@ def refusals(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(own: OwnFolder) -> Iterator[bool]:
+def run_lock(own: OwnFolder) -> Iterator[bool]:
     """Ensure that this is the only run of the job in a folder; yields whether a lock ensures it.
 
     Without locks it blocks for some seconds if a run on another host has left its files. Raises

@@ -1,4 +1,4 @@
-"""Records of a run for its report: running tasks, attempts and finished tasks."""
+"""Builds the reports of attempts, of tasks and of a run from what the run knows."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Throttle:
         self._next = time.monotonic() + self.pause
 
 
-class Live:
+class RunMonitor:
     """Follows one run, in the thread that runs it.
 
     ``draw`` writes the report's page; it gets the state of the run, and the seconds until the next

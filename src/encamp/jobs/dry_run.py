@@ -15,9 +15,9 @@ from encamp.jobs.plan.graph import Graph
 from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.plan.selection import Selection
-from encamp.jobs.report.account import job_report
+from encamp.jobs.report.builders import job_report
 from encamp.jobs.report.parameters import parameters_of
-from encamp.jobs.report.reports import Reports, as_list_if_few, tell_up_to_date
+from encamp.jobs.report.task_reports import Reports, as_list_if_few, tell_up_to_date
 from encamp.model import DRY_RUN, JobReport, TaskReport
 
 

@@ -13,7 +13,7 @@ _PAUSE = 1.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-class Use:
+class ResourceUsage:
     """CPU time and memory of a slot and its descendants since `begin`; see proc(5)."""
 
     def __init__(self) -> None:

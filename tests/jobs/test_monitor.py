@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 
 import encamp
-from encamp.jobs.display import live
-from encamp.jobs.display.live import Throttle
+from encamp.jobs.display import monitor
+from encamp.jobs.display.monitor import Throttle
 from encamp.jobs.display.progress import Silent
 from encamp.jobs.display.status_view import StatusView, clock_text
 from encamp.jobs.report.status_file import last_status, left_by_a_killed_run
@@ -27,8 +27,8 @@ from encamp.storage.disk.own_files import OwnFolder
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a run tell how it stands all the time."""
     for name in ("DISPLAYED_EVERY", "_WRITTEN_EVERY", "_DRAWN_EVERY"):
-        monkeypatch.setattr(live, name, 0.02)
-    monkeypatch.setattr(live, "_SHARE", 0)
+        monkeypatch.setattr(monitor, name, 0.02)
+    monkeypatch.setattr(monitor, "_SHARE", 0)
 
 
 class Noting(Silent):

@@ -22,9 +22,9 @@ from encamp.errors import StepFailed
 from encamp.jobs.display.progress import Silent
 from encamp.jobs.journal import Journal, Record, Records, decoded
 from encamp.jobs.plan.prepare import Prepared
-from encamp.jobs.report import reports as kept
+from encamp.jobs.report import task_reports as kept
 from encamp.jobs.report.report import read_report, write_report
-from encamp.jobs.report.reports import Reports
+from encamp.jobs.report.task_reports import Reports
 from encamp.jobs.worker.work import Outcome
 from encamp.model import (
     AttemptReport,
