@@ -16,7 +16,7 @@ from encamp.engines.mpi.gateway import LaunchedMPI
 from encamp.errors import BadJob
 from encamp.jobs.job import Job
 from encamp.quantities import patience
-from encamp.slot.calls import task_number
+from encamp.slot.slot import task_number
 from encamp.testing import work
 
 WHOLE = [2, numpy.int64(2), numpy.uint8(2), numpy.array(2)]

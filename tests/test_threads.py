@@ -19,7 +19,7 @@ from encamp.cluster.task import SpawnedTask, Timing
 from encamp.errors import JobBusy
 from encamp.jobs import run_lock as locks
 from encamp.jobs.journal import Journal
-from encamp.slot.calls import Slot
+from encamp.slot.slot import Slot
 from encamp.storage.cache.locks import alone
 from encamp.storage.persistent import give_back, persistent_sandbox, remove_idle
 from encamp.wire.frames import Parts

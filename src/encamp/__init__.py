@@ -23,9 +23,9 @@ _HOMES = {
     "Mirror": "encamp.storage.inputs.mirror",
     "Output": "encamp.storage.outputs.patterns",
     "Cluster": "encamp.cluster.cluster",
-    "freeze_support": "encamp.slot.program",
+    "freeze_support": "encamp.slot.launch",
     "ClusterError": "encamp.errors",
-    "CurrentTask": "encamp.slot.calls",
+    "CurrentTask": "encamp.slot.slot",
     "Executor": "encamp.executor",
     "Group": "encamp.services.service",
     "Parameters": "encamp.services.parameters",
@@ -45,7 +45,7 @@ _HOMES = {
     "SpawnedTask": "encamp.cluster.task",
     "TaskExit": "encamp.cluster.events",
     "TaskResult": "encamp.cluster.events",
-    "current_task": "encamp.slot.calls",
+    "current_task": "encamp.slot.slot",
     "current_sandbox": "encamp.storage.sandbox",
     "sandbox": "encamp.storage.sandbox",
     "sandboxed": "encamp.storage.sandbox",
@@ -132,8 +132,8 @@ if TYPE_CHECKING:
     from encamp.services.result import Result
     from encamp.services.server import current_server
     from encamp.services.service import Group, Service, gather
-    from encamp.slot.calls import CurrentTask, current_task
-    from encamp.slot.program import freeze_support
+    from encamp.slot.launch import freeze_support
+    from encamp.slot.slot import CurrentTask, current_task
     from encamp.storage.inputs.mirror import Mirror
     from encamp.storage.outputs.patterns import Output
     from encamp.storage.sandbox import current_sandbox, sandbox, sandboxed

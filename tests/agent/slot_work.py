@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from encamp.slot.child import note, tell
+from encamp.slot.main import note, tell
 
 
 def tell_and_wait() -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from encamp.agent.slots import InlineSlot, ThreadSlot
-from encamp.slot.calls import Slot
+from encamp.slot.slot import Slot
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump
 from encamp.wire.protocol import Answer, Ask, Message, decode

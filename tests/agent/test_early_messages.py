@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from encamp.agent.slots import InlineSlot
-from encamp.slot.calls import Slot, current_task
+from encamp.slot.slot import Slot, current_task
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump
 from encamp.wire.protocol import Message, Results, Run, decode, encode_calls

@@ -14,12 +14,12 @@ import pytest
 
 from encamp.cluster.cluster import SPAWNER, Cluster
 from encamp.cluster.events import TaskExit, TaskResult
-from encamp.loop import looking
+from encamp.loop import polling
+from encamp.loop.nonreentrant import NonReentrantLock
 from encamp.loop.pump import PASSED
-from encamp.loop.turns import Turns
 from encamp.slot import ledger, shared_memory
-from encamp.slot.calls import current_task
 from encamp.slot.shared_memory import ROOM, Cells, ProgramShortcut, SlotShortcut
+from encamp.slot.slot import current_task
 from encamp.wire.pickling import dump
 from encamp.wire.protocol import Look, Message, Received, decode, encode
 
@@ -59,7 +59,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def passed(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """How many messages went each way by the shortcut, however busy this machine is."""
-    monkeypatch.setattr(looking, "LOOK_ON", 1.0)
+    monkeypatch.setattr(polling, "POLL_FOR", 1.0)
     monkeypatch.setattr(shared_memory, "TURN_WITHIN", SOON)
     went = {"sent": 0, "received": 0}
     send, receive = ProgramShortcut.send, ProgramShortcut.receive
@@ -215,14 +215,14 @@ class Sockets:
 
     def __init__(self) -> None:
         self.slot, self.writer, self.read = Taken(), Sent(), 0
-        self.polling, self.reading = Turns(), threading.Lock()
+        self.polling, self.reading = NonReentrantLock(), threading.Lock()
         self.send = self.writer.send
 
     def come(self) -> bool:
         return False
 
     def leave(self) -> None:
-        self.polling.leave()
+        self.polling.release()
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def memory() -> memoryview:
 @pytest.fixture
 def ends(memory: memoryview, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Sent, Sockets, Any]:
     """What sends to a slot, by a cell and by its socket; the slot's sockets, and its end."""
-    monkeypatch.setattr(looking, "LOOK_ON", 0.0)
+    monkeypatch.setattr(polling, "POLL_FOR", 0.0)
     sent, sockets = Sent(), Sockets()
     there: Any = sockets
     writer: Any = sent

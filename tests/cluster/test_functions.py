@@ -18,7 +18,7 @@ from encamp.cluster.cluster import Cluster
 from encamp.cluster.functions import Functions
 from encamp.cluster.task import usual_seconds
 from encamp.executor import Executor
-from encamp.slot import calls
+from encamp.slot.slot import _current
 
 SOON = 60.0
 
@@ -46,7 +46,7 @@ def define(module: types.ModuleType, code: str) -> Any:
 
 def held() -> int:
     """How many functions this slot has."""
-    here = calls._current.get()
+    here = _current.get()
     assert here is not None
     slot, _ = here
     return len(slot._functions)
@@ -151,7 +151,7 @@ def test_what_an_initializer_made_goes_with_its_executor(
 
 
 def initializers() -> int:
-    here = calls._current.get()
+    here = _current.get()
     assert here is not None
     slot, _ = here
     return len(slot._initialized)

@@ -13,7 +13,7 @@ from encamp.cluster import agents
 from encamp.cluster import cluster as clusters
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostDeleted
-from encamp.slot.calls import current_task
+from encamp.slot.slot import current_task
 from encamp.testing import work
 from encamp.testing.fake import FakeEngine, SimulatedEngine
 from encamp.testing.waiting import gone, until

@@ -31,7 +31,7 @@ from encamp.cluster.task import Canceller, SpawnedTask
 from encamp.engines.base import Frame
 from encamp.errors import BadJob, ClusterClosed, Stopped, TaskKilled, TaskLost
 from encamp.executor import Executor
-from encamp.slot.calls import CurrentTask, ask_here, current_task
+from encamp.slot.slot import CurrentTask, ask_here, current_task
 from encamp.testing import work
 from encamp.testing.fake import FakeEngine, SimulatedEngine
 from encamp.testing.waiting import until

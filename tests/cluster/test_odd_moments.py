@@ -22,7 +22,7 @@ from encamp.cluster import agents
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.task import SpawnedTask
 from encamp.errors import EncampError, TaskKilled, TaskLost, UnsupportedByEngine
-from encamp.slot.calls import current_task
+from encamp.slot.slot import current_task
 from encamp.testing import fake, work
 from encamp.testing.fake import FakeEngine
 from encamp.testing.waiting import until

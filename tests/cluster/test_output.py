@@ -10,8 +10,8 @@ import pytest
 
 from encamp.cluster.cluster import Cluster
 from encamp.errors import BadJob, TaskLost
-from encamp.slot.bounded import ends_of
-from encamp.slot.calls import current_task
+from encamp.slot.bounded_files import ends_of
+from encamp.slot.slot import current_task
 from encamp.testing.waiting import until
 
 SOON = 30.0

@@ -15,7 +15,7 @@ from encamp.cluster.options import SpawnOptions
 from encamp.compat.pyopus.base import MsgTaskExit, MsgTaskResult, VirtualMachine
 from encamp.compat.pyopus.machine import Finish
 from encamp.compat.pyopus.mpi import MPIHostID, MPITaskID
-from encamp.slot.calls import Received
+from encamp.slot.slot import Received
 
 
 class RehearsedMachine(VirtualMachine):

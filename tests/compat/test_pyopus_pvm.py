@@ -28,7 +28,7 @@ from encamp.compat.pyopus.machine import letter, opened, use
 from encamp.compat.pyopus.pvm import PVM, PVMHostID, PVMTaskID, use_machine
 from encamp.compat.pyopus.pvm_hosts import host_of, task_number, task_tid
 from encamp.errors import EngineUnavailable, NoSuchHost, TaskKilled
-from encamp.slot.calls import Received
+from encamp.slot.slot import Received
 from encamp.storage.roots import MIRRORED
 from encamp.testing.waiting import until
 from lab import Lab, missing

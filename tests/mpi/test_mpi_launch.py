@@ -25,7 +25,7 @@ from encamp.engines.mpi import gateway as mpi_gateway
 from encamp.engines.mpi import launch as mpi_launch
 from encamp.engines.mpi import leftovers as mpi_leftovers
 from encamp.engines.mpi.engine import launched
-from encamp.engines.mpi.gateway import LaunchedMPI, _ctrl_c_held_off
+from encamp.engines.mpi.gateway import LaunchedMPI, _ctrl_c_deferred
 from encamp.engines.mpi.hosts import Questions
 from encamp.engines.mpi.launch import Launcher, Plan, ended_by_intruder, find_launcher
 from encamp.errors import BadHostfile, BadJob, EngineFailed, EngineUnavailable
@@ -342,7 +342,7 @@ def test_ctrl_c_does_not_reach_a_launcher_that_is_asked_who_it_is(tmp_path: Path
 
 def test_ctrl_c_waits_until_a_launcher_that_is_being_started_is_known() -> None:
     done = []
-    with pytest.raises(KeyboardInterrupt), _ctrl_c_held_off():  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), _ctrl_c_deferred():  # noqa: PT012
         os.kill(os.getpid(), signal.SIGINT)
         done.append(1)
     assert done

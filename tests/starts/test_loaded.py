@@ -8,8 +8,8 @@ import sys
 _LATE = ("asyncio", "ssl", "psutil", "wcmatch", "multiprocessing.connection")
 _PROGRAM = f"""
 import sys
-from encamp.slot import child
-from encamp.slot import program
+from encamp.slot import main
+from encamp.slot import launch
 from encamp.jobs.worker import phases
 from encamp.jobs import run
 from encamp.executor import executor

@@ -36,9 +36,9 @@ from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
 from encamp.errors import BadFrame, EncampError
 from encamp.loop.pump import MANY, REST, Pump
 from encamp.search_paths import only_ours
-from encamp.slot.calls import in_a_call
 from encamp.slot.open_files import need_files
 from encamp.slot.shortcut import EngineShortcut
+from encamp.slot.slot import in_a_call
 from encamp.storage.cache.cache import clear_cache
 from encamp.storage.import_path import extend_import_path, is_far
 from encamp.storage.leftovers import reclaim_leftovers

@@ -16,7 +16,7 @@ import sys
 folders = sys.argv[1:]
 sys.path += [folder for folder in folders if folder not in sys.path]
 from encamp.version import __version__
-import encamp.slot.child
+import encamp.slot.main
 print(sys.implementation.name, *sys.version_info[:2], __version__)
 """
 _LONGEST = 200

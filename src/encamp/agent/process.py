@@ -23,11 +23,11 @@ from encamp.engines.kit.foreign import foreign
 from encamp.engines.kit.sentinel import Sentinel
 from encamp.engines.kit.streams import open_standard_streams
 from encamp.slot import ledger
-from encamp.slot.bounded import ends_of
-from encamp.slot.child import OUTPUT_HINT, SlotSettings
+from encamp.slot.bounded_files import ends_of
+from encamp.slot.launch import slot_command
+from encamp.slot.main import OUTPUT_HINT, SlotSettings
 from encamp.slot.open_files import files_of_others, need_files
 from encamp.slot.processes import end_descendants, end_marked
-from encamp.slot.program import slot_command
 from encamp.slot.shared_memory import Cells
 from encamp.slot.threads import of_new_slot
 from encamp.wire.frames import Reader, Writer

@@ -20,11 +20,11 @@ from encamp.engines.base import CONTROLLER, Endpoint
 from encamp.errors import BadFrame, EncampError, SlotsCannotStart
 from encamp.loop.pump import Pump
 from encamp.slot import ledger
-from encamp.slot.calls import INLINE_THREADS, Slot
-from encamp.slot.child import SlotSettings
 from encamp.slot.isolation import own_folder, put_back, put_folder_back
+from encamp.slot.main import SlotSettings
 from encamp.slot.shared_memory import USABLE
 from encamp.slot.shortcut import EngineShortcut
+from encamp.slot.slot import INLINE_THREADS, Slot
 from encamp.storage.ownership import reclaim
 from encamp.wire.frames import Parts, changeable, own
 from encamp.wire.outbox import Outbox
@@ -249,7 +249,7 @@ class ProcessSlot(AgentSlot):
     def send_to_process(self, process: SlotProcess, parts: Parts) -> None:
         """See `shared_memory.LocalSlot.send_to_process`."""
         if process is self._process:
-            with self.agent.pump.held_off:  # a message that is cut off would make it useless
+            with self.agent.pump.signals_deferred:  # half a message would spoil the stream
                 self._send(parts)
 
     def link(self, envelope: Link, fd: int) -> None:

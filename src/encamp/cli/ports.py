@@ -14,7 +14,7 @@ import psutil
 from encamp.cli.checks import CheckResult
 from encamp.cluster.cluster import SPAWNER, Cluster
 from encamp.cluster.task import SpawnedTask
-from encamp.slot.calls import current_task
+from encamp.slot.slot import current_task
 
 _CONNECT_WITHIN = 2.0
 """Seconds within which a connection must be possible."""

@@ -41,10 +41,10 @@ from encamp.markup import table as markup_table
 from encamp.model import ServiceStatistics
 from encamp.quantities import duration, patience, whole
 from encamp.sizes import counted
-from encamp.slot.calls import BRIEF, task_number
-from encamp.slot.program import check_slots
+from encamp.slot.launch import check_slots
 from encamp.slot.shared_memory import USABLE, ProgramShortcut
 from encamp.slot.shortcut import EngineShortcut, Shortcut
+from encamp.slot.slot import BRIEF, task_number
 from encamp.slot.threads import chosen_here
 from encamp.storage.import_path import import_path
 from encamp.storage.inputs.mirror import MirrorMap
@@ -454,7 +454,7 @@ class Cluster:
     def _send(self, number: int, message: object) -> None:
         """Send a message without the shortcut."""
         self._check()
-        with self._pump.held_off:  # an exception of a signal handler is no error of the message
+        with self._pump.signals_deferred:  # a signal handler may raise
             payload = dump_as("the message", message)
         mail = self._controller.mail
         if not changeable(payload):
@@ -465,7 +465,7 @@ class Cluster:
             at_once = self._agent is None and mail.goes_out(number)
             self._controller.send(number, payload if at_once else own(payload))
 
-        with self._pump.held_off:  # it is copied as it is now, or not sent at all
+        with self._pump.signals_deferred:  # it is copied as it is now, or not sent at all
             self._pump.call(send_large)
         self._pump.until(lambda: not self._engine.sending or self._controller.failure is not None)
 

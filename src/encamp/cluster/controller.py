@@ -50,7 +50,7 @@ from encamp.errors import (
     words_of,
 )
 from encamp.loop.pump import MANY, REST, Pump, by_signal
-from encamp.loop.running import NOTICED
+from encamp.loop.running_time import NOTICED
 from encamp.slot.program_settings import SettingsSource
 from encamp.wire.frames import Parts, own
 from encamp.wire.outbox import Outbox
@@ -109,7 +109,7 @@ class Controller:
         self.pump = Pump()
         self.outbox = Outbox(engine)
         self.scheduler = Scheduler()
-        self.functions = Functions(held_off=self.pump.held_off)
+        self.functions = Functions(signals_deferred=self.pump.signals_deferred)
         self.disk_thread = DiskThread(self.pump)
         self.program_settings = SettingsSource()
         numbers = self.functions.numbers

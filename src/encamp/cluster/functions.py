@@ -38,7 +38,7 @@ _FIXED = (
     types.BuiltinFunctionType,
 )
 
-_HELD_OFF = nullcontext()
+_SIGNALS_DEFERRED = nullcontext()
 _CACHING = type(functools.lru_cache(len))
 _WITHOUT_STATE = types.FunctionType, types.BuiltinFunctionType, type, _CACHING
 """Types that are sent as functions; other callables are sent as arguments."""
@@ -133,10 +133,12 @@ class Functions:
     def __init__(
         self,
         all_of_them: Functions | None = None,
-        held_off: AbstractContextManager[None] = _HELD_OFF,
+        signals_deferred: AbstractContextManager[None] = _SIGNALS_DEFERRED,
     ) -> None:
         root = all_of_them
-        self._held_off: AbstractContextManager[None] = root._held_off if root else held_off
+        self._signals_deferred: AbstractContextManager[None] = (
+            root._signals_deferred if root else signals_deferred
+        )
         """For pickling: an exception of a signal handler must not count as its error."""
         self.numbers: count[int] = root.numbers if root else count(1)
         self.kept: Kept = root.kept if root else Kept()
@@ -220,7 +222,7 @@ class Functions:
         return found
 
     def _by_value(self, function: Any) -> Function:
-        with self._held_off:
+        with self._signals_deferred:
             payload, state = self._dump(function), _state(function)
         old = self._found(function)
         if old is not None and old.by_value and old.payload == payload:

@@ -10,8 +10,8 @@ from encamp.cluster.functions import Function
 from encamp.cluster.options import Options
 from encamp.cluster.records import ENDED, TaskRecord
 from encamp.errors import BadDestination, CannotTravel, UnusableInput, text_of
-from encamp.slot.calls import Setup
 from encamp.slot.folder import Staging
+from encamp.slot.slot import Setup
 from encamp.storage.outputs.beacon import Beacons
 from encamp.storage.outputs.declared import NOT_DECLARED, below
 from encamp.storage.outputs.landing import TaskFiles

@@ -18,7 +18,7 @@ from encamp.jobs.worker.slots import slots_here
 from encamp.jobs.worker.supervisors import Supervisors
 from encamp.model import ServiceStatistics
 from encamp.quantities import whole
-from encamp.slot.program import check_slots
+from encamp.slot.launch import check_slots
 from encamp.storage.ownership import reclaim
 
 if TYPE_CHECKING:

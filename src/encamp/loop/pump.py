@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 
 from encamp.engines.base import Arrival, Endpoint
 from encamp.engines.kit.waker import Waker
-from encamp.loop.held_off import HeldOff
-from encamp.loop.looking import Looking
+from encamp.loop.deferred_signals import DeferredSignals
+from encamp.loop.polling import Poller
 
 T = TypeVar("T")
 
@@ -80,13 +80,13 @@ class Pump:
         """Seconds to sleep before a turn, so that messages that come singly are read together."""
         self.eager = False
         """Whether to poll before a sleep: there is a core to spare."""
-        self._looking = Looking()
+        self._poller = Poller()
         self.broken: Callable[[Exception], None] | None = None
         """Called with what an engine or a handler raises; None: the waiting thread raises it."""
         self._ends: list[tuple[Endpoint, Callable[[Arrival], None]]] = []
         self.come: deque[tuple[Callable[[Any], None], Any]] = deque()
         """Handlers and what arrived for them. A turn within a handler goes on with these."""
-        self.held_off = HeldOff(self.wake)
+        self.signals_deferred = DeferredSignals(self.wake)
         self._wake = Waker()
         self.watch(self._wake.fileno(), lambda _: self._wake.rest())
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -162,7 +162,7 @@ class Pump:
     def turn(self, timeout: float | None) -> None:
         """Wait for something for at most ``timeout`` seconds, and handle all that is there."""
         events, waited = self._wait(timeout)
-        with self.held_off:
+        with self.signals_deferred:
             self._take_in(events, waited)
 
     def _wait(self, timeout: float | None, *, look_on: bool = False) -> tuple[Events, bool]:
@@ -183,7 +183,7 @@ class Pump:
                 limit = 0.0
         if limit > 0 and look_on and self.eager:
             poll = self._poll.poll
-            events = self._looking.wait(partial(poll, 0, 256), partial(poll, limit, 256))
+            events = self._poller.wait(partial(poll, 0, 256), partial(poll, limit, 256))
         else:
             events = self._poll.poll(limit, 256)
         self._sleeping = self.nudged = False
@@ -307,10 +307,10 @@ class Pump:
         if self._driver == me:  # within a handler, which may wait for an answer to what it sends
             self._due = True
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self.held_off:
+        with self.signals_deferred:
             while True:
-                if self.held_off.come:
-                    self.held_off.check()
+                if self.signals_deferred.come:
+                    self.signals_deferred.check()
                 left = None if deadline is None else deadline - time.monotonic()
                 if (left is not None and left <= 0) or self._closed:
                     return bool(done())
@@ -326,8 +326,8 @@ class Pump:
 
     def _drive(self, done: Callable[[], object], deadline: float | None) -> bool:
         while not done():
-            if self.held_off.come:
-                self.held_off.check()
+            if self.signals_deferred.come:
+                self.signals_deferred.check()
             left = None if deadline is None else deadline - time.monotonic()
             if self._closed or (left is not None and left <= 0):
                 return False
@@ -356,7 +356,7 @@ class Pump:
             if arrivals is None:
                 return False
             if arrivals:
-                with self.held_off:
+                with self.signals_deferred:
                     for arrival in arrivals:
                         self.come.append((handle, arrival))
                     self._due = True
@@ -411,7 +411,7 @@ class Pump:
 
     def tell_waiters(self) -> None:
         """Wake the threads that wait while another one drives."""
-        with self.held_off, self._changed:
+        with self.signals_deferred, self._changed:
             self._changed.notify_all()
 
     @property
@@ -440,7 +440,7 @@ class Pump:
 
     def now(self, call: Callable[[], None]) -> None:
         """Call a function at once if no thread drives; otherwise in the driving thread."""
-        with self.held_off:
+        with self.signals_deferred:
             if self.lock.acquire(blocking=False):
                 self._drive_from_now()
                 try:
@@ -460,7 +460,7 @@ class Pump:
         It runs after everything that was ordered before, with this method or with `soon`.
         """
         behind = False
-        with self.held_off:
+        with self.signals_deferred:
             if self._driver != threading.get_ident() and self.lock.acquire(blocking=False):
                 try:
                     behind = bool(self.orders)
@@ -485,7 +485,7 @@ class Pump:
         If the background thread drives, it is given ``within`` seconds to let this thread drive:
         while this thread works, the other would wait for the interpreter lock at every step.
         """
-        with self.held_off:
+        with self.signals_deferred:
             if self.lock.acquire(blocking=False) or self._relieves(within):
                 self._drive_from_now()
                 try:

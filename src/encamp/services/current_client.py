@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from encamp.services.client import Client
 from encamp.services.relay import StepClient
 from encamp.services.task_client import TaskClient
-from encamp.slot.calls import Slot, slot_here, step_here
+from encamp.slot.slot import Slot, slot_here, step_here
 
 _of_slots: WeakKeyDictionary[Slot, TaskClient] = WeakKeyDictionary()
 _of_programs: WeakValueDictionary[str, Client] = WeakValueDictionary()

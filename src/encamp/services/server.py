@@ -37,8 +37,8 @@ from encamp.services.letters import (
 )
 from encamp.services.task_client import TaskClient
 from encamp.slot.calling import called
-from encamp.slot.calls import Slot
 from encamp.slot.ledger import HOLD
+from encamp.slot.slot import Slot
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import disclosed, dump, dump_failure, dump_result, enclosed, load
 from encamp.wire.protocol import SERVICES, SPAWNER

@@ -24,7 +24,7 @@ from encamp.services.letters import (
     encode,
 )
 from encamp.services.result import Awaited, Result
-from encamp.slot.calls import Slot
+from encamp.slot.slot import Slot
 from encamp.wire.frames import Parts
 from encamp.wire.protocol import SERVICES, SPAWNER
 

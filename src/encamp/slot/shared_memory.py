@@ -35,9 +35,9 @@ from time import monotonic
 from typing import Any, Protocol
 
 from encamp.engines.base import PreparedSend
-from encamp.loop.looking import Looking
+from encamp.loop.nonreentrant import NonReentrantLock
+from encamp.loop.polling import Poller
 from encamp.loop.pump import PASSED, TURN_WITHIN, Pump
-from encamp.loop.turns import Turns
 from encamp.slot import ledger
 from encamp.wire.frames import Parts, Writer
 from encamp.wire.protocol import SPAWNER, Look, Message, encode
@@ -128,7 +128,7 @@ class Receiver(Protocol):
 class Port(Protocol):
     """A slot's sockets. A thread that waits for them holds ``polling``, a reader ``reading``."""
 
-    polling: Turns
+    polling: NonReentrantLock
     reading: threading.Lock
     writer: Writer
     read: int
@@ -157,7 +157,7 @@ class SlotShortcut:
     def __init__(self, port: Port, memory: memoryview) -> None:
         cells = Cells(memory)
         self._port, self._in, self._out = port, cells.to_slot, cells.to_program
-        self._looking = Looking()
+        self._poller = Poller()
         self._looks = self._passed = 0
 
     def prepare(self, message: Message) -> PreparedSend | None:
@@ -173,12 +173,12 @@ class SlotShortcut:
         """
         port, cell = self._port, self._in
         self._passed += 1
-        if source or self._passed > PASSED or not port.polling.take(wait=False):
+        if source or self._passed > PASSED or not port.polling.acquire(wait=False):
             self._passed = 0
             return None
         try:
             cell.words[_LOOKS] = 1
-            self._looking.look(self._see)
+            self._poller.look(self._see)
             with port.reading:
                 found = None if port.slot.inbox else cell.take(port.read)
         finally:
@@ -267,7 +267,7 @@ class ProgramShortcut:
         """See `EngineShortcut`."""
         self._cells: dict[Cell, Process] = {}
         """The cells to poll: of slots for which the program has prepared sends."""
-        self._looking = Looking()
+        self._poller = Poller()
         self._looks = 0
 
     def prepare(self, message: Message) -> PreparedSend | None:
@@ -325,7 +325,7 @@ class ProgramShortcut:
         cells = self._cells
         for cell in cells:
             cell.words[_LOOKS] = 1
-        self._looking.look(self._see)
+        self._poller.look(self._see)
         for cell, process in cells.items():
             found = cell.take(process.read)
             if found is not None and source in (None, found[0]):

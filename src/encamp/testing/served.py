@@ -11,7 +11,7 @@ from typing import Any
 from encamp.services.proxy import Proxy
 from encamp.services.server import current_server
 from encamp.services.service import Service, gather
-from encamp.slot.calls import current_task
+from encamp.slot.slot import current_task
 
 
 class Counter:

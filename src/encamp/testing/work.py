@@ -20,7 +20,7 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import Any, NoReturn
 
-from encamp.slot.calls import CurrentTask, current_task
+from encamp.slot.slot import CurrentTask, current_task
 from encamp.storage.roots import Portable, local
 from encamp.wire.protocol import SPAWNER
 

@@ -18,7 +18,7 @@ from encamp.compat.pyopus.base import EndedJob, PyOpusError
 from encamp.compat.pyopus.clustered import ClusteredMachine, run_task
 from encamp.compat.pyopus.machine import Machine, opened
 from encamp.executor.mapping import cancel_all
-from encamp.slot.calls import slot_here
+from encamp.slot.slot import slot_here
 from encamp.storage.roots import SharedPath
 from encamp.wire.pickling import cannot_travel, dump_small, load_small
 

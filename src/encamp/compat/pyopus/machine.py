@@ -25,7 +25,7 @@ from encamp.cluster.options import SpawnOptions
 from encamp.errors import ClusterClosed, EncampError, NoSuchHost, TaskKilled
 from encamp.executor.dispatch import calls_ahead
 from encamp.executor.mapping import cancel_all
-from encamp.slot.calls import in_a_call
+from encamp.slot.slot import in_a_call
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster

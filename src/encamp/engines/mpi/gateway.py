@@ -231,7 +231,7 @@ class LaunchedMPI(Engine):
         arguments, hosts = (str(self._base),), tuple(self._hosts)
         ranks = self._slots + 1
         plan = Plan(self._launcher, ranks, hosts, self._module, arguments, self._rsh_agent)
-        with _ctrl_c_held_off():
+        with _ctrl_c_deferred():
             self._run = Run(plan, self._base, self._poll)
             self._base += self._slots
             self._deadline = time.monotonic() + self._start_timeout
@@ -355,7 +355,7 @@ def _check_words(**options: object) -> None:
 
 
 @contextmanager
-def _ctrl_c_held_off() -> Iterator[None]:
+def _ctrl_c_deferred() -> Iterator[None]:
     """Defer Ctrl-C to the end of a block, so that no started process is forgotten."""
     came: list[tuple[Any, ...]] = []
     here = threading.current_thread() is threading.main_thread()

@@ -27,10 +27,10 @@ from encamp.jobs.worker.resource_usage import ResourceUsage
 from encamp.jobs.worker.slots import Done, SlotLost, slots_here
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.jobs.worker.worker_name import worker_name
-from encamp.loop.running import RunningTime
+from encamp.loop.running_time import RunningTime
 from encamp.model import Span, Where
-from encamp.slot.bounded import free_middle_of
-from encamp.slot.calls import SpawnersFiles, ask_here
+from encamp.slot.bounded_files import free_middle_of
+from encamp.slot.slot import SpawnersFiles, ask_here
 from encamp.storage.disk.visible import sees
 from encamp.storage.inputs.modes import needs_own_mounts
 from encamp.storage.inputs.overlay import recover

@@ -27,10 +27,10 @@ from encamp.jobs.worker.lease import Watch
 from encamp.jobs.worker.values_file import read_values
 from encamp.jobs.worker.work import Outcome, Work, log_name, unpack
 from encamp.model import Span, quickly_pickled
-from encamp.slot.bounded import cut
+from encamp.slot.bounded_files import cut
 from encamp.slot.calling import called
-from encamp.slot.calls import SpawnersFiles
-from encamp.slot.child import (
+from encamp.slot.isolation import put_folder_back, resource_unseen
+from encamp.slot.main import (
     ask,
     at_supervisors_end,
     leave_process_alone,
@@ -40,9 +40,9 @@ from encamp.slot.child import (
     tell,
     undone,
 )
-from encamp.slot.isolation import put_folder_back, resource_unseen
 from encamp.slot.output import flush, output_to
 from encamp.slot.processes import end_descendants, helpers
+from encamp.slot.slot import SpawnersFiles
 from encamp.storage.disk.disk import free_space
 from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.place import Placed

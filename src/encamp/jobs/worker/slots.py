@@ -22,10 +22,10 @@ from typing import Any
 from encamp.agent.process import REFUSED, SlotProcess, may_pass
 from encamp.agent.starts import Starts
 from encamp.errors import SlotsCannotStart
-from encamp.slot.calls import Setup
-from encamp.slot.child import SlotSettings
+from encamp.slot.main import SlotSettings
 from encamp.slot.processes import supervised
 from encamp.slot.program_settings import SettingsSource
+from encamp.slot.slot import Setup
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import (
     NotBegun,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from encamp.loop.running import RunningTime
+from encamp.loop.running_time import RunningTime
 
 if TYPE_CHECKING:
     from encamp.loop.pump import Pump

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-LOOK_ON = 0.0005
+POLL_FOR = 0.0005
 """Seconds to poll."""
 SOON = 0.001
 """A wait of fewer seconds is short: the next one is expected to be short, too."""
@@ -21,7 +21,7 @@ PAUSE_GROWS, MOST_PAUSE = 4, 64
 """After polling in vain there is a pause, 1, 4, 16 and then 64 times as long as the polling."""
 
 
-class Looking:
+class Poller:
     """Polling before a sleep. For one thread at a time."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class Looking:
         return found
 
     def look(self, look: Callable[[], T]) -> T | None:
-        """Poll ``look`` for `LOOK_ON` seconds; returns its first true result, or None.
+        """Poll ``look`` for `POLL_FOR` seconds; returns its first true result, or None.
 
         In the pause after polling in vain it returns None at once. If other processes want the
         core, they get it after the first look, for milliseconds. A process that sleeps instead
@@ -49,7 +49,7 @@ class Looking:
         begun = now = time.perf_counter()
         if begun < self._not_before:
             return None
-        while now - begun < LOOK_ON:
+        while now - begun < POLL_FOR:
             if found := look():
                 self._pause = self._pause // 2 or 1
                 return found

@@ -24,7 +24,7 @@ def _nothing() -> None:
     pass
 
 
-class HeldOff:
+class DeferredSignals:
     """A context manager in which no signal handler of the program runs in the main thread.
 
     Handlers may raise, as those of time limits do, and would interrupt code that must run as a
@@ -100,7 +100,7 @@ class HeldOff:
                 self._hand_over_all()
 
 
-of_task = HeldOff()
+of_task = DeferredSignals()
 """Defers signals while a task sends or receives."""
 _not_at_all = nullcontext()
 

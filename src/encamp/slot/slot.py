@@ -24,7 +24,7 @@ from weakref import WeakSet
 from msgspec import Raw
 
 from encamp.errors import InitializerFailed, Stopped, words_of
-from encamp.loop.held_off import if_task_has_any
+from encamp.loop.deferred_signals import if_task_has_any
 from encamp.quantities import as_whole, patience
 from encamp.slot.calling import called
 from encamp.slot.isolation import leave, put_back
@@ -68,7 +68,7 @@ from encamp.wire.protocol import (
 if TYPE_CHECKING:
     from encamp.engines.base import PreparedSend
     from encamp.slot.folder import Staging
-    from encamp.slot.initialized import Initialized
+    from encamp.slot.initializer_globals import Initialized
     from encamp.slot.shortcut import TaskShortcut
     from encamp.storage.outputs.landing import Piece
 
@@ -436,7 +436,7 @@ class Slot:
         return of_task(cores) if isinstance(self.isolation, put_back) else {}
 
     def _initialize(self, payload: Any) -> Initialized:
-        from encamp.slot.initialized import Initialized  # here, as few slots need it
+        from encamp.slot.initializer_globals import Initialized  # here, as few slots need it
 
         function, args = load([payload])
         try:

@@ -1,4 +1,4 @@
-"""The program of a slot's process, also in a frozen program."""
+"""How the program of a slot's process is started, also in a frozen program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import sys
 orders, *folders = sys.argv[1:]
 del sys.argv[1:]
 sys.path += [folder for folder in folders if folder not in sys.path]
-from encamp.slot.program import be_slot
+from encamp.slot.launch import be_slot
 be_slot(orders)
 """
 _SLOT = "--encamp-slot"
@@ -64,6 +64,6 @@ def check_slots() -> None:
 
 def be_slot(orders: str) -> None:
     """Run the slot that ``orders`` describe, until it ends."""
-    from encamp.slot.child import main
+    from encamp.slot.main import main
 
     main(base64.b64decode(orders))

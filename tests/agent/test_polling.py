@@ -1,4 +1,4 @@
-"""Looking again and again before a sleep: only after a short wait, not for long, not in vain."""
+"""Polling again and again before a sleep: only after a short wait, not for long, not in vain."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from encamp.loop import looking
-from encamp.loop.looking import LOOK_ON, SOON, Looking
+from encamp.loop import polling
+from encamp.loop.polling import POLL_FOR, SOON, Poller
 
 
 class Clock:
@@ -20,7 +20,7 @@ class Clock:
 
     def look(self) -> list[int]:
         self.looks += 1
-        self.now += LOOK_ON / 10
+        self.now += POLL_FOR / 10
         return [1] if self.now >= self.found_at else []
 
     def sleep(self) -> list[int]:
@@ -32,12 +32,12 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     clock = Clock()
-    monkeypatch.setattr(looking.time, "perf_counter", lambda: clock.now)
+    monkeypatch.setattr(polling.time, "perf_counter", lambda: clock.now)
     return clock
 
 
 def test_the_first_wait_and_one_after_a_long_one_only_sleep(clock: Clock) -> None:
-    waits = Looking()
+    waits = Poller()
     for _ in range(3):
         clock.found_at = clock.now + 2 * SOON
         assert waits.wait(clock.look, clock.sleep) == [1]
@@ -45,17 +45,17 @@ def test_the_first_wait_and_one_after_a_long_one_only_sleep(clock: Clock) -> Non
 
 
 def test_what_comes_soon_after_a_short_wait_is_found_without_a_sleep(clock: Clock) -> None:
-    waits = Looking()
+    waits = Poller()
     clock.found_at = clock.now + SOON / 2
     waits.wait(clock.look, clock.sleep)
-    clock.found_at = clock.now + LOOK_ON / 2
+    clock.found_at = clock.now + POLL_FOR / 2
     assert waits.wait(clock.look, clock.sleep) == [1]
     assert clock.sleeps == 1
     assert clock.looks > 0
 
 
 def test_it_sleeps_when_nothing_has_come_in_a_moment(clock: Clock) -> None:
-    waits = Looking()
+    waits = Poller()
     clock.found_at = clock.now
     waits.wait(clock.look, clock.sleep)
     clock.found_at = clock.now + 100 * SOON
@@ -69,7 +69,7 @@ def test_it_sleeps_when_nothing_has_come_in_a_moment(clock: Clock) -> None:
 
 
 def test_each_look_in_vain_is_followed_by_a_longer_time_without_any(clock: Clock) -> None:
-    waits, pauses = Looking(), []
+    waits, pauses = Poller(), []
     for _ in range(5):
         clock.found_at, begun = float("inf"), clock.now
         assert waits.look(clock.look) is None
@@ -77,18 +77,18 @@ def test_each_look_in_vain_is_followed_by_a_longer_time_without_any(clock: Clock
         clock.found_at = clock.now
         while not waits.look(clock.look):
             assert clock.looks == before
-            clock.now += LOOK_ON / 10
+            clock.now += POLL_FOR / 10
         pauses.append(round((clock.now - ended) / (ended - begun)))
         waits._pause *= 2  # as if that had been in vain, too
     assert pauses == [1, 4, 16, 64, 64]
 
 
 def test_looks_that_find_something_make_up_for_one_in_vain(clock: Clock) -> None:
-    waits = Looking()
+    waits = Poller()
     for _ in range(10):
         clock.found_at = float("inf")
         assert waits.look(clock.look) is None
-        clock.now += 1.1 * LOOK_ON
+        clock.now += 1.1 * POLL_FOR
         for _ in range(3):
             clock.found_at = clock.now
             assert waits.look(clock.look) == [1]
@@ -97,13 +97,13 @@ def test_looks_that_find_something_make_up_for_one_in_vain(clock: Clock) -> None
 def test_who_has_lost_the_core_while_it_looked_does_not_look_for_as_long(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slice_of_others = 10 * LOOK_ON
+    slice_of_others = 10 * POLL_FOR
 
     def yield_the_core() -> None:
         clock.now += slice_of_others
 
-    monkeypatch.setattr(looking.os, "sched_yield", yield_the_core)
-    waits = Looking()
+    monkeypatch.setattr(polling.os, "sched_yield", yield_the_core)
+    waits = Poller()
     assert waits.look(clock.look) is None
     clock.found_at = clock.now
     clock.now += 0.9 * slice_of_others

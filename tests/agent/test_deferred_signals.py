@@ -13,7 +13,7 @@ import pytest
 
 from encamp.cluster.cluster import Cluster
 from encamp.executor import Executor
-from encamp.loop.held_off import HeldOff
+from encamp.loop.deferred_signals import DeferredSignals
 from encamp.testing.waiting import until
 
 SOON = 30.0
@@ -43,7 +43,7 @@ def alarms() -> Iterator[None]:
 def test_what_comes_is_raised_at_the_end_and_handlers_are_as_before() -> None:
     done = []
     before = signal.getsignal(signal.SIGALRM)
-    held = HeldOff()
+    held = DeferredSignals()
     with pytest.raises(Late), held, held:  # noqa: PT012
         signal.raise_signal(signal.SIGALRM)
         signal.raise_signal(signal.SIGALRM)
@@ -55,7 +55,7 @@ def test_what_comes_is_raised_at_the_end_and_handlers_are_as_before() -> None:
 
 
 def test_check_raises_unless_something_is_in_the_middle() -> None:
-    held = HeldOff()
+    held = DeferredSignals()
     with held:
         signal.raise_signal(signal.SIGALRM)
         with held:
@@ -68,14 +68,14 @@ def test_check_raises_unless_something_is_in_the_middle() -> None:
 def test_each_signal_reaches_its_handler_though_another_raises() -> None:
     came = []
     signal.signal(signal.SIGUSR1, lambda *_: came.append("usr1"))
-    with pytest.raises(Late), HeldOff():  # noqa: PT012
+    with pytest.raises(Late), DeferredSignals():  # noqa: PT012
         signal.raise_signal(signal.SIGALRM)
         signal.raise_signal(signal.SIGUSR1)
     assert came == ["usr1"]
 
 
 def test_a_second_ctrl_c_is_raised_at_once() -> None:
-    held, done = HeldOff(), []
+    held, done = DeferredSignals(), []
     with pytest.raises(KeyboardInterrupt), held:  # noqa: PT012
         signal.raise_signal(signal.SIGINT)
         done.append(1)
@@ -88,7 +88,7 @@ def test_a_second_ctrl_c_is_raised_at_once() -> None:
 
 def test_a_handler_that_is_changed_meanwhile_stays() -> None:
     mine = Raises()
-    with HeldOff():
+    with DeferredSignals():
         signal.signal(signal.SIGALRM, mine)
     assert signal.getsignal(signal.SIGALRM) is mine
 

@@ -34,11 +34,10 @@ import msgspec
 from encamp.engines.kit.interpreter import default_signals
 from encamp.engines.kit.waker import Waker
 from encamp.errors import Stopped
-from encamp.loop import held_off
-from encamp.loop.looking import Looking
-from encamp.loop.turns import Turns
-from encamp.slot.bounded import ends_of, free_middle
-from encamp.slot.calls import Slot
+from encamp.loop import deferred_signals
+from encamp.loop.nonreentrant import NonReentrantLock
+from encamp.loop.polling import Poller
+from encamp.slot.bounded_files import ends_of, free_middle
 from encamp.slot.isolation import put_back
 from encamp.slot.ledger import Ledger
 from encamp.slot.open_files import limit_files
@@ -50,6 +49,7 @@ from encamp.slot.processes import (
     supervised_slots,
 )
 from encamp.slot.shared_memory import USABLE, SlotShortcut
+from encamp.slot.slot import Slot
 from encamp.storage.import_path import extend_import_path
 from encamp.storage.inputs.overlay import enter_namespace
 from encamp.wire.frames import Parts, Reader, Writer
@@ -341,7 +341,7 @@ class _Link(NamedTuple):
     socket: socket.socket
     reader: Reader
     writer: Writer
-    writing: Turns
+    writing: NonReentrantLock
 
 
 class _Sockets:
@@ -361,7 +361,7 @@ class _Sockets:
         self.reading = threading.Lock()
         self._reader = Reader(data, descriptors=True)
         self.writer = Writer(data)
-        self._writing, self.polling = Turns(), Turns()
+        self._writing, self.polling = NonReentrantLock(), NonReentrantLock()
         self._changed = threading.Condition()
         self._others = 0
         """How many threads wait for the one that polls."""
@@ -373,7 +373,7 @@ class _Sockets:
         self._runs = self.read = 0
         """How many messages of the agent were read: those with calls, and all."""
         self.shortcut: SlotShortcut | None = None
-        self._looking = Looking()
+        self._poller = Poller()
         self._cut_off: int | None = None
         """A task that may have missed messages, as there was no free descriptor for a link."""
         self._poll = select.poll()
@@ -391,7 +391,7 @@ class _Sockets:
 
     def send(self, parts: Parts, message: Message | None = None) -> None:
         """Send to the agent; blocks until the socket has taken all."""
-        with held_off.if_task_has_any(), self._writing:
+        with deferred_signals.if_task_has_any(), self._writing:
             self.writer.send(parts)
             if self.writer.waiting:
                 self._push(self._data, self.writer)
@@ -402,7 +402,7 @@ class _Sockets:
         if link is None:
             return False
         try:
-            with held_off.if_task_has_any(), link.writing:
+            with deferred_signals.if_task_has_any(), link.writing:
                 link.writer.send(parts)
                 if link.writer.waiting:
                     self._push(link.socket.fileno(), link.writer)
@@ -415,8 +415,8 @@ class _Sockets:
         """Write the rest. Reads meanwhile, as the other side may also be blocked in writing."""
         try:
             while writer.waiting:
-                held_off.of_task.check()
-                if self.polling.take(wait=False):
+                deferred_signals.of_task.check()
+                if self.polling.acquire(wait=False):
                     try:
                         self._poll_to_write(fd)
                     finally:
@@ -455,11 +455,11 @@ class _Sockets:
 
         ``come`` is an earlier ``_come``: if something was read since, it does not wait.
         """
-        with held_off.if_task_has_any():
+        with deferred_signals.if_task_has_any():
             return self._wait(timeout, come)
 
     def _wait(self, timeout: float | None, come: int) -> bool:
-        if not self.polling.take(wait=False):
+        if not self.polling.acquire(wait=False):
             return self._wait_for_another(timeout)
         try:
             if come not in (-1, self._come):
@@ -470,7 +470,7 @@ class _Sockets:
             else:
                 limit = None if timeout is None else timeout * 1000
                 poll = self._poll.poll
-                events = self._looking.wait(lambda: poll(0), lambda: poll(limit))
+                events = self._poller.wait(lambda: poll(0), lambda: poll(limit))
             self._read(events)
         finally:
             self.leave()
@@ -492,7 +492,7 @@ class _Sockets:
 
     def leave(self) -> None:
         """Stop polling."""
-        self.polling.leave()
+        self.polling.release()
         if self._others:
             self._tell_others()
 
@@ -547,7 +547,7 @@ class _Sockets:
             return
         link = socket.socket(fileno=self._reader.received.popleft())
         link.setblocking(False)
-        self._links[slot] = _Link(link, Reader(link), Writer(link), Turns())
+        self._links[slot] = _Link(link, Reader(link), Writer(link), NonReentrantLock())
         self._numbers[link.fileno()] = slot
         self._poll.register(link.fileno(), select.POLLIN)
 
