@@ -306,11 +306,11 @@ def running(folder: Path) -> bool:
         (signal.SIGINT, "stopped"),
         (signal.SIGTERM, "stopped by SIGTERM"),
         (signal.SIGHUP, "stopped by SIGHUP"),
-        (signal.SIGUSR1, "stopped by SIGUSR1"),
+        (signal.SIGRTMIN + 1, "stopped by SIGRTMIN+1"),
     ],
 )
 def test_a_signal_ends_running_tasks_and_another_run_goes_on(
-    here: Path, local_storage_base: Path, number: signal.Signals, said: str
+    here: Path, local_storage_base: Path, number: int, said: str
 ) -> None:
     file = job_file("long", LONG)
     ended = stopped(number, lambda: running(here), "run", file)

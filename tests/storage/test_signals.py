@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from encamp.errors import signal_name
 from encamp.jobs import interrupts as interrupts_module
 from encamp.jobs.interrupts import Interrupts
 from encamp.storage.signals import ENDING, Terminated, signals_exit, untaken
@@ -41,6 +42,21 @@ def test_all_signals_that_end_a_program_are_known() -> None:
     known = {number.name for number in ENDING}
     others = {f"SIG{name}" for name in crashes | goes_on | besides}
     assert {number.name for number in signal.Signals} - others - known == set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGRTMIN, signal.SIGRTMIN + 3, signal.SIGRTMAX])
+def test_a_real_time_signal_ends_a_run_in_good_order(number: int) -> None:
+    with pytest.raises(Terminated) as raised, Interrupts() as interrupts:
+        send(number)
+        interrupts.check()
+    assert raised.value.code == 128 + number
+    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_signals_are_told_by_their_names() -> None:
+    names = {9: "SIGKILL", signal.SIGRTMIN: "SIGRTMIN", signal.SIGRTMIN + 3: "SIGRTMIN+3"}
+    assert {number: signal_name(number) for number in names} == names
+    assert signal_name(32) == "signal 32"  # the C library's own
 
 
 def test_an_ignored_signal_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

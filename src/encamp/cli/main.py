@@ -16,7 +16,7 @@ import click
 from encamp.cli.completion import SHELLS, engines, files, folders, script_for
 from encamp.engines.kit.interpreter import command_signals
 from encamp.engines.kit.streams import name_standard_streams
-from encamp.errors import EncampError, InputError, OutOfTime, printable, shown
+from encamp.errors import EncampError, InputError, OutOfTime, printable, shown, signal_name
 from encamp.jobs.display.screen import Screen
 from encamp.model import JobFailed
 from encamp.storage.signals import Terminated
@@ -493,7 +493,7 @@ def _status() -> int:
 def _ended(exc: SystemExit) -> int:
     """The exit status after a signal, or of the script."""
     if isinstance(exc, Terminated):
-        _say(f"stopped by {signal.Signals(exc.number).name}; {_GO_ON}")
+        _say(f"stopped by {signal_name(exc.number)}; {_GO_ON}")
     if exc.code is None or isinstance(exc.code, int):
         return exc.code or 0
     Screen(sys.stderr).write(f"{shown(str(exc.code))}\n")

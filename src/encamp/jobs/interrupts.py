@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from encamp.brief import brief_trace
 from encamp.errors import EncampError
-from encamp.storage.signals import ENDING, Terminated, exit_on, untaken
+from encamp.storage.signals import ENDING, REAL_TIME, Terminated, exit_on, untaken
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ def stopped(exc: KeyboardInterrupt, so_far: str = "") -> KeyboardInterrupt:
 class Interrupts:
     """A context manager that notes signals instead of being interrupted by them.
 
-    SIGINT and those of `ENDING`, only in the main thread, and only if the signal has its default
+    SIGINT, those of `ENDING` and the real-time signals, only in the main thread, and only if the signal has its default
     handler. A second Ctrl-C interrupts at once, anywhere in the program; so does another signal
     that arrives a second later and is not of a kind that repeats itself. A noted signal is raised
     at the end, even in place of an error of encamp, which it may have caused.
@@ -125,7 +125,7 @@ def _end_worker(number: int) -> None:
     """
     if not _Worker.clears_up:
         _die_of(number)
-    for more in ENDING:
+    for more in (*ENDING, *REAL_TIME):
         signal.signal(more, signal.SIG_IGN)
     raise Terminated(number, worker=True)
 
@@ -139,7 +139,7 @@ def _free() -> list[int]:
     """Signals that end this process, or cleanly end a sandbox."""
     sandboxes = [number for number in ENDING if signal.getsignal(number) is exit_on]
     keyboard = _ends_what_runs(signal.getsignal(signal.SIGINT))
-    return [*untaken(), *sandboxes, *([signal.SIGINT] if keyboard else [])]
+    return [*untaken((*ENDING, *REAL_TIME)), *sandboxes, *([signal.SIGINT] if keyboard else [])]
 
 
 def _ends_what_runs(handler: object) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -16,6 +16,8 @@ ENDING = tuple(getattr(signal, f"SIG{name}") for name in _NAMES if hasattr(signa
 A terminal sends SIGHUP when it is closed and SIGQUIT for Ctrl-\\; batch systems warn by SIGTERM,
 SIGXCPU, SIGUSR1 or SIGUSR2, depending on their settings; `timeout` sends any signal.
 """
+REAL_TIME = range(signal.SIGRTMIN, signal.SIGRTMAX + 1) if hasattr(signal, "SIGRTMIN") else range(0)
+"""These end a program, too. Only runs handle them: 31 handlers cost as much as a sandbox."""
 
 
 class Terminated(SystemExit):
@@ -53,9 +55,9 @@ def exit_on(number: int, _frame: object) -> NoReturn:
     raise Terminated(number)
 
 
-def untaken() -> list[signal.Signals]:
-    """The signals of `ENDING` that would end this process at once."""
-    default = [number for number in ENDING if signal.getsignal(number) is signal.SIG_DFL]
+def untaken(numbers: Iterable[int] = ENDING) -> list[int]:
+    """Which of these signals would end this process at once."""
+    default = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
     caught = _caught_by_libraries()
     return [number for number in default if not caught >> (number - 1) & 1]
 
