@@ -78,3 +78,26 @@ def test_a_job_in_a_thread_is_run_dry_and_ends_the_script_too(here: Path, wait: 
     assert (dry.status, dry.err) == (0, "")
     assert dry.out.endswith("ends here: the rest needs the results of the job one\n")
     assert sorted(path.name for path in here.iterdir()) == ["finally", "jobs.py"]
+
+
+@pytest.mark.parametrize(
+    ("step", "status", "said"), [("false", 1, "exit status 1"), ("touch x", 0, "1 done")]
+)
+def test_a_job_that_fails_in_a_thread_fails_the_script(
+    here: Path, step: str, status: int, said: str
+) -> None:
+    (here / "jobs.py").write_text(IN_A_THREAD.format(wait="0.001").replace("touch x", step))
+    ran = encamp("run", "jobs.py")
+    assert ran.status == status
+    assert said in ran.err
+    assert "Traceback" not in ran.err
+    assert ran.out == "end of the script\n"
+    assert (here / "out/x").exists() == (status == 0)
+
+
+def test_bad_input_in_a_thread_fails_the_script(here: Path) -> None:
+    text = IN_A_THREAD.format(wait="0.001").replace("outputs=", 'mirror="none.txt", outputs=')
+    (here / "jobs.py").write_text(text)
+    ran = encamp("run", "jobs.py")
+    assert ran.status == 2
+    assert ran.err.splitlines()[-1].startswith("encamp: task task: there is no 'none.txt'")

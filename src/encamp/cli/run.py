@@ -21,6 +21,7 @@ from encamp.jobs.display.console import console_progress
 from encamp.jobs.dry_run import DryRunEnds
 from encamp.jobs.options import Options, current
 from encamp.jobs.worker.work import Keep
+from encamp.model import JobFailed
 from encamp.quantities import TIMES, seconds_in
 from encamp.storage.roots import current_folder
 
@@ -150,7 +151,7 @@ def run_script(path: Path, arguments: tuple[str, ...], to: str | None) -> None:
     sys.argv = [str(path), *arguments]
     sys.path.insert(0, str(path.resolve().parent))
     try:
-        with _ended_by_threads():
+        with _errors_of_threads():
             runpy.run_path(str(path), run_name="__main__")
     except DryRunEnds as end:
         print(_DRY_RUN_ENDS.format(job=printable(end.job)))  # noqa: T201 - the command's answer
@@ -168,27 +169,37 @@ _HEARD_WITHIN = 0.5
 
 
 @contextmanager
-def _ended_by_threads() -> Iterator[None]:
-    """Let a dry run that ends in a thread of a script end the whole script."""
-    usual, ended = threading.excepthook, list[BaseException]()
+def _errors_of_threads() -> Iterator[None]:
+    """Let jobs in threads of a script end it as those in its main thread do.
+
+    A dry run ends it at once. An error of encamp in a thread, such as `JobFailed`, is raised when
+    the script has ended; Python itself would exit with status 0.
+    """
+    usual, dry, failed = threading.excepthook, list[DryRunEnds](), list[EncampError]()
 
     def hook(args: threading.ExceptHookArgs) -> None:
-        if not isinstance(args.exc_value, DryRunEnds):
-            usual(args)
-        elif (main := threading.main_thread().ident) is not None:
-            ended.append(args.exc_value)
+        error, main = args.exc_value, threading.main_thread().ident
+        if isinstance(error, DryRunEnds) and main is not None:
+            dry.append(error)
             signal.pthread_kill(main, signal.SIGINT)
             time.sleep(_HEARD_WITHIN)
+            return
+        if isinstance(error, EncampError):
+            failed.append(error)
+        if not isinstance(error, JobFailed):  # its failures are listed already
+            usual(args)
 
     threading.excepthook = hook
     try:
         yield
     except KeyboardInterrupt:
-        if ended:
-            raise ended[0] from None
+        if dry:
+            raise dry[0] from None
         raise
     finally:
         threading.excepthook = usual
+    if failed:
+        raise failed[0]
 
 
 def _check_script(path: Path) -> None:
