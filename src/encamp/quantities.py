@@ -11,6 +11,9 @@ from numbers import Real
 
 from encamp.errors import BadJob, WrongType
 
+MOST_SLOTS = 1_000_000
+"""More than any cluster has cores. (The program keeps a record of each slot.)"""
+
 
 def as_whole(value: object) -> int | None:
     """``value`` as an int; None if it is no whole number."""
@@ -73,3 +76,11 @@ def whole(name: str, value: object, least: int) -> int:
     if number is None or number < least:
         raise BadJob(name, f"must be a whole number, {least} or more, not {value!r}")
     return number
+
+
+def slot_count(value: object) -> int:
+    """The option ``slots``, at most `MOST_SLOTS`. Raises `BadJob`."""
+    slots = whole("slots", value, 1)
+    if slots > MOST_SLOTS:
+        raise BadJob("slots", f"must be at most {MOST_SLOTS:,}, not {slots:,}")
+    return slots

@@ -164,6 +164,8 @@ def test_errors_are_also_those_of_standard_pools(local_storage_base: Path) -> No
 
     with pytest.raises(ValueError, match="slots: must be"):
         Cluster("local", slots=0)
+    with pytest.raises(ValueError, match="slots: must be at most 1,000,000, not 1,000,000,000"):
+        Cluster("local", slots=10**9)
     for kind, standard in [
         (CannotTravel, PicklingError),
         (BadJob, ValueError),

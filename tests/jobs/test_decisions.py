@@ -338,6 +338,15 @@ class Broken(Executor):
         raise EngineFailed("pvm", "all of its hosts are lost")
 
 
+def test_an_executor_whose_submit_returns_no_future_is_told_so(here: Path) -> None:
+    class Odd(Scripted):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            super().submit(fn, *args, **kwargs)
+
+    with pytest.raises(EngineFailed, match=r"submit\(\) returned None, not a concurrent.futures"):
+        run(job_of("a", "b"), Odd())
+
+
 def test_what_an_executor_had_in_hand_when_it_broke_is_taken_in(here: Path) -> None:
     class Breaking(Scripted):
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:

@@ -39,7 +39,7 @@ from encamp.errors import (
 from encamp.markup import box, heading
 from encamp.markup import table as markup_table
 from encamp.model import ServiceStatistics
-from encamp.quantities import duration, patience, whole
+from encamp.quantities import duration, patience, slot_count
 from encamp.sizes import counted
 from encamp.slot.launch import check_slots
 from encamp.slot.shared_memory import USABLE, ProgramShortcut
@@ -150,7 +150,7 @@ class Cluster:
         if not (isinstance(inline, bool) or inline == "threads"):
             raise BadJob("inline", f"must be True, False or 'threads', not {inline!r}")
         if slots is not None:
-            options["slots"] = whole("slots", slots, 1)
+            options["slots"] = slot_count(slots)
         within = duration("start_timeout", start_timeout)
         folder, told = _folder(startup_dir), _follower(follow)
         output = bytes_of("output_limit", output_limit, 1 << 10)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 
-from encamp.errors import EngineFailed
+from encamp.errors import EngineFailed, shortened
 from encamp.jobs.pools import answering, hosts_elsewhere, why_gone
 from encamp.jobs.worker.attempt import attempt
 from encamp.jobs.worker.work import Outcome, Work
@@ -64,6 +64,7 @@ class Submissions:
         )
         try:
             future = answering(self.executor, files.answer).submit(attempt, work)
+            _check(self.executor, future)
         except EngineFailed as exc:
             self.over = exc
             return False
@@ -142,3 +143,9 @@ class Submissions:
             files.close()
         if self._beacons is not None:
             self._beacons.close()
+
+
+def _check(executor: Executor, future: object) -> None:
+    if not isinstance(future, Future):
+        what = f"submit() returned {shortened(repr(future))}, not a concurrent.futures.Future"
+        raise EngineFailed(type(executor).__qualname__, what)

@@ -420,6 +420,7 @@ class Service(_All):
         Callers that wait for a server get `ServiceEnded`. With ``cancel`` running calls are ended,
         too.
         """
+        check_flag("cancel", cancel)
         self._client.ask(self._number, "terminate", cancel).result()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -541,6 +542,7 @@ def gather(
     values: list[Any] = []
     failed: BaseException | None = None
     timeout = patience(timeout)
+    check_flag("return_exceptions", return_exceptions)
     if not can_be_iterated(results):
         raise WrongType("gather", f"takes results of calls, as broadcast returns, not {results!r}")
     for result in results:

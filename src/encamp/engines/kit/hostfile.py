@@ -16,6 +16,7 @@ from pathlib import Path
 
 from encamp import slurm
 from encamp.errors import BadHostfile, BadJob, EngineUnavailable
+from encamp.quantities import MOST_SLOTS
 
 _HOST = re.compile(
     r"(?P<user>[^\s@\[\]:=,-][^\s@\[\]:=,]*@)?"
@@ -57,8 +58,8 @@ def host_in(line: str) -> HostLine:
         raise BadJob(repr(line), f"this is not a host; {_AS}")
     slots = _SLOTS.search(said["more"])
     count = said["count"] or (slots[1] if slots else "")
-    if count and not (count.isascii() and count.isdigit() and int(count)):
-        why = f"slots are a whole number, 1 or more, not {count!r}; {_AS}"
+    if count and not (re.fullmatch("[0-9]{1,9}", count) and 1 <= int(count) <= MOST_SLOTS):
+        why = f"slots are a whole number from 1 to {MOST_SLOTS:,}, not {count!r}; {_AS}"
         raise BadJob(repr(line), why)
     name = (said["user"] or "") + (address or said["name"])
     return HostLine(name, int(count or 0))
