@@ -81,6 +81,8 @@ def check_scalar(value: object, name: str, task: str) -> None:
     if value is not None and not isinstance(value, str | int | float):
         kind = {"list": "a list", "dict": "a table"}.get(kind := type(value).__name__, f"a {kind}")
         raise BadValues(task, f"{name!r} is {kind}")
+    if "\0" in f"{name}{value}":
+        raise BadValues(task, f"{name!r} holds a null character, which is not allowed in values")
     if isinstance(value, str) and len(value) > LONGEST_TEXT:
         why = f"{name!r} is a text of {len(value)} characters, more than {LONGEST_TEXT}"
         raise BadValues(task, why)

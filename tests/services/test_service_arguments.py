@@ -88,9 +88,9 @@ def test_what_is_no_timeout_is_refused_whether_or_not_there_is_to_wait(
 @pytest.mark.parametrize("flag", [0, 1, "no", None, []])
 def test_what_is_neither_true_nor_false_is_refused(service: Service, flag: Any) -> None:
     done = service.call("add", 1)
-    with pytest.raises(BadJob, match="^return_exceptions: must be True or False, not"):
+    with pytest.raises(BadJob, match=r"^return_exceptions: must be True or False, not"):
         encamp.gather([done], return_exceptions=flag)
-    with pytest.raises(BadJob, match="^cancel: must be True or False, not"):
+    with pytest.raises(BadJob, match=r"^cancel: must be True or False, not"):
         service.terminate(cancel=flag)
     assert done.get(SOON) == 1
 
