@@ -21,7 +21,7 @@ from encamp.slot import ledger, shared_memory
 from encamp.slot.shared_memory import ROOM, Cells, ProgramShortcut, SlotShortcut
 from encamp.slot.slot import current_task
 from encamp.wire.pickling import dump
-from encamp.wire.protocol import Look, Message, Received, decode, encode
+from encamp.wire.protocol import CheckMemory, Message, Received, decode, encode
 
 pytestmark = pytest.mark.skipif(not shared_memory.USABLE, reason="not on this kind of processor")
 SOON = 30.0
@@ -304,7 +304,7 @@ def test_a_sender_that_has_seen_too_late_that_nobody_looks_says_so(
     cell._lock = Late()
     writer: Any = sent
     assert cell.prepare(7, writer, sent.send)(b"in between")
-    assert [decode(parts[0]) for parts in sent.parts] == [Look()]
+    assert [decode(parts[0]) for parts in sent.parts] == [CheckMemory()]
 
 
 def test_what_is_for_a_task_that_has_ended_is_left_to_the_slot(

@@ -12,7 +12,7 @@ from conftest import need
 from encamp.cli import checks
 from encamp.cli.checks import HostReport, Level, ProgramFacts, check, libraries_here, python_here
 from encamp.cli.doctor import _clock, _login
-from encamp.cli.elsewhere import Said
+from encamp.cli.elsewhere import HostOutput
 from encamp.quota import processes_left
 from encamp.storage.roots import LOCAL
 
@@ -192,6 +192,6 @@ def test_a_clock_is_wrong_by_what_lies_outside_of_asking(
     ],
 )
 def test_logins_are_judged(lines: list[str], why: str, level: Level, said: str) -> None:
-    found = _login(Said("n", lines, why), here=False)
+    found = _login(HostOutput("n", lines, why), here=False)
     assert (found.level, said in found.found) == (level, True)
     assert bool(found.remedy) is (level != "ok")

@@ -63,11 +63,11 @@ def work_is_ready(cluster: Cluster) -> bool:
 
 @pytest.mark.usefixtures("nothing_left")
 def test_one_in_a_cycle_that_has_nothing_to_do_goes() -> None:
-    class Holder:
+    class OwningAgent:
         cluster: Cluster
-        me: Holder
+        me: OwningAgent
 
-    holder = Holder()
+    holder = OwningAgent()
     holder.cluster, holder.me = Cluster(slots=1), holder
     with pytest.warns(ResourceWarning, match="was not closed"):  # noqa: PT031
         del holder

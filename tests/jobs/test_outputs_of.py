@@ -15,7 +15,7 @@ from job_steps import count, counted, write
 import encamp
 from encamp.errors import BadJob, BadJobFile, NoMatch, TargetConflict
 from encamp.jobs.file.jobfile import load_job
-from encamp.jobs.outputs_of import InputMap, Made, OutputsOf, chosen
+from encamp.jobs.outputs_of import InputMap, OutputsOf, PublishedOutputs, chosen
 from encamp.jobs.plan.graph import Graph
 from encamp.model import JobReport, Published
 from encamp.storage.outputs.patterns import OutputMap, as_outputs
@@ -166,7 +166,10 @@ def test_forms(here: Path) -> None:
 
 
 def _chosen(wanted: OutputsOf, *makers: tuple[OutputMap, list[str]]) -> list[str]:
-    made = [Made(as_outputs(o), [Published(p, 1, 1, "d") for p in paths]) for o, paths in makers]
+    made = [
+        PublishedOutputs(as_outputs(o), [Published(p, 1, 1, "d") for p in paths])
+        for o, paths in makers
+    ]
     return sorted(chosen(wanted, made, Path("/d")))
 
 

@@ -15,7 +15,7 @@ from meshed import Controller, Net
 from encamp.engines.base import CONTROLLER, Frame, Joined, Left
 from encamp.engines.kit.mesh import tunnel as tunnel_module
 from encamp.engines.kit.mesh.agent import MeshAgent
-from encamp.engines.kit.mesh.tunnel import Said, Tunnel
+from encamp.engines.kit.mesh.tunnel import Tunnel, TunnelData
 from encamp.errors import EngineFailed
 
 NOWHERE = ("127.0.0.1", 1)
@@ -115,7 +115,7 @@ def test_all_bytes_arrive_in_order_and_few_are_on_their_way() -> None:
         ends: list[Tunnel] = []
         loop = asyncio.get_running_loop()
 
-        def say(to: int, said: Said) -> None:
+        def say(to: int, said: TunnelData) -> None:
             loop.call_soon(ends[to].heard, said)
 
         ends += [Tunnel(ours[1], partial(say, 1)), Tunnel(theirs[1], partial(say, 0))]
@@ -150,7 +150,7 @@ def test_all_bytes_arrive_in_order_and_few_are_on_their_way() -> None:
 
 def test_few_pieces_are_on_their_way_however_small_they_are() -> None:
     async def main() -> int:
-        ours, said = socket.socketpair(), list[Said]()
+        ours, said = socket.socketpair(), list[TunnelData]()
         tunnel = Tunnel(ours[1], said.append)
         carrying = asyncio.create_task(tunnel.carry())
         for _ in range(2 * tunnel_module._MOST):

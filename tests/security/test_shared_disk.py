@@ -29,11 +29,11 @@ from encamp.storage.disk.trusted import NAMED, Trust, named, opened
 from encamp.storage.inputs.ship import digest_of_piece
 from encamp.storage.outputs.beacon import Beacons, reaches
 from encamp.storage.outputs.declared import DeclaredNames
-from encamp.storage.outputs.landing import Piece, TaskFiles
 from encamp.storage.outputs.parts import discard_leftovers
 from encamp.storage.outputs.patterns import Output, bound, folders_of
 from encamp.storage.outputs.publish import intact, publish
 from encamp.storage.outputs.stage import stage, unstage
+from encamp.storage.outputs.transfer import Piece, TaskFiles
 from encamp.storage.roots import local, local_storage
 
 __all__ = ["scratch"]
@@ -504,7 +504,7 @@ def test_what_hosts_send_does_not_go_by_a_strangers_link(scratch: Path) -> None:
     piece = Piece(output.at, "deep/a", TOKEN, 0, b"x", digest_of_piece(b"x"), 0o600, size=1)
     files = TaskFiles((), [output])
     with pytest.raises(BadDestination, match="is a symlink of the user nobody"):
-        files.answer(("land", piece, None))
+        files.answer(("write", piece, None))
     with closing(Beacons(TOKEN)) as beacons:
         beacons.light(folders_of([output]))
     assert not list(mine.iterdir())

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from encamp.services.letters import Waits
+from encamp.services.letters import WaitStarted
 from encamp.services.registry.deadlocks import Deadlocks
 from encamp.services.registry.pool import HELD, Pool, Request, ServerRecord
 
@@ -96,10 +96,10 @@ def test_requests_for_a_server_that_is_gone_are_told() -> None:
     assert [server.number for server in pool.live()] == [2]
 
 
-def _waits(*, server: int = 0, number: int = 0, service: int = 0, **more: object) -> Waits:
+def _waits(*, server: int = 0, number: int = 0, service: int = 0, **more: object) -> WaitStarted:
     answered = more.get("answered", {})
     held = more.get("held", [])
-    return Waits(1, service, server, number, answered, held)  # type: ignore[arg-type]
+    return WaitStarted(1, service, server, number, answered, held)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -116,21 +116,21 @@ def test_servers_that_wait_for_each_other_are_found(
     known: tuple[Deadlocks, list[ServerRecord], set[int]],
 ) -> None:
     deadlocks, _, _ = known
-    assert not deadlocks.waits(101, _waits(server=2, number=1))
-    assert not deadlocks.waits(102, _waits(server=3, number=1))
-    assert deadlocks.waits(103, _waits(server=1, number=1))
-    deadlocks.waits_no_more(103, 1)
-    assert not deadlocks.waits(7, _waits(server=1, number=1))  # it only waits behind others
+    assert not deadlocks.wait_started(101, _waits(server=2, number=1))
+    assert not deadlocks.wait_started(102, _waits(server=3, number=1))
+    assert deadlocks.wait_started(103, _waits(server=1, number=1))
+    deadlocks.wait_ended(103, 1)
+    assert not deadlocks.wait_started(7, _waits(server=1, number=1))  # it only waits behind others
 
 
 def test_an_answer_that_is_on_its_way_makes_no_deadlock(
     known: tuple[Deadlocks, list[ServerRecord], set[int]],
 ) -> None:
     deadlocks, _, _ = known
-    assert not deadlocks.waits(101, _waits(server=2, number=5))
-    assert not deadlocks.waits(102, _waits(server=1, number=1, answered={101: 5}))
-    deadlocks.waits_no_more(102)
-    assert deadlocks.waits(102, _waits(server=1, number=1, answered={101: 4}))
+    assert not deadlocks.wait_started(101, _waits(server=2, number=5))
+    assert not deadlocks.wait_started(102, _waits(server=1, number=1, answered={101: 5}))
+    deadlocks.wait_ended(102)
+    assert deadlocks.wait_started(102, _waits(server=1, number=1, answered={101: 4}))
 
 
 def test_who_waits_for_any_server_waits_for_ever_if_none_can_be_free(
@@ -140,9 +140,10 @@ def test_who_waits_for_any_server_waits_for_ever_if_none_can_be_free(
     waiting.add(101)
     for server in servers:
         server.state, server.holder, server.lease = HELD, 7, server.number
-    assert not deadlocks.waits(101, _waits(service=1))  # task 7 may release one
-    assert deadlocks.waits(7, _waits(server=1, number=1, held=[1, 2, 3]))
-    deadlocks.waits_no_more(7)
-    assert not deadlocks.waits(7, _waits(server=1, number=1, held=[1, 2]))  # 3 is being released
+    assert not deadlocks.wait_started(101, _waits(service=1))  # task 7 may release one
+    assert deadlocks.wait_started(7, _waits(server=1, number=1, held=[1, 2, 3]))
+    deadlocks.wait_ended(7)
+    still_held = _waits(server=1, number=1, held=[1, 2])  # 3 is being released
+    assert not deadlocks.wait_started(7, still_held)
     waiting.discard(101)  # it has been given one just now
-    assert not deadlocks.waits(7, _waits(server=1, number=1, held=[1, 2, 3]))
+    assert not deadlocks.wait_started(7, _waits(server=1, number=1, held=[1, 2, 3]))

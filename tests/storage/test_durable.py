@@ -31,16 +31,16 @@ def test_outputs_of_a_sandbox_and_their_names_are_on_the_disk_when_it_ends(here:
 LANDING = """\
 import os
 from pathlib import Path, PurePosixPath
-from encamp.storage.outputs import landing
-from encamp.storage.outputs.landing import RemoteTarget, Receiver, send_file
+from encamp.storage.outputs import transfer
+from encamp.storage.outputs.transfer import RemoteTarget, Receiver, send_file
 from encamp.storage.roots import portable
 from encamp.storage.disk.trusted import NAMED
-landing.CHUNK = 1000
+transfer.CHUNK = 1000
 Path("source").write_bytes(bytes(2500))
 to = Path("out").absolute()
 far = RemoteTarget(portable(to), PurePosixPath("a"))
-landed, _, _ = send_file(Receiver({to: NAMED}), Path("source"), far, "t")
-os.write(1, str(landed.part).encode())
+sent, _, _ = send_file(Receiver({to: NAMED}), Path("source"), far, "t")
+os.write(1, str(sent.part).encode())
 """
 
 

@@ -18,10 +18,10 @@ from encamp.storage.disk.copy import copy_file
 from encamp.storage.disk.holes import allocated
 from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.inputs.ship import Chunk, Sender, ShippedEntry, receive_file
-from encamp.storage.outputs.landing import OutputPaths, Piece, TaskFiles
 from encamp.storage.outputs.patterns import as_outputs, bound
 from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.stage import stage
+from encamp.storage.outputs.transfer import OutputPaths, Piece, TaskFiles
 from encamp.storage.roots import LOCAL, MIRRORED
 
 MIB = 1 << 20
@@ -122,13 +122,13 @@ class Sea:
         self.files, self.roots = files, roots
         self.sent = 0
 
-    def land(self, piece: Piece) -> OutputPaths:
+    def write(self, piece: Piece) -> OutputPaths:
         self.sent += len(piece.data)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(MIRRORED, str(self.roots))
-            landed = self.files.answer(("land", piece, None))
-            assert isinstance(landed, OutputPaths)
-            return landed
+            sent = self.files.answer(("write", piece, None))
+            assert isinstance(sent, OutputPaths)
+            return sent
 
 
 def test_nor_to_the_destinations_host(

@@ -52,6 +52,7 @@ from encamp.wire.protocol import (
     End,
     Hello,
     Link,
+    Location,
     Message,
     Order,
     OrderDone,
@@ -61,7 +62,6 @@ from encamp.wire.protocol import (
     Recall,
     Run,
     Stop,
-    Where,
     decode,
     encode,
     unbundled,
@@ -197,7 +197,7 @@ class Agent:
                 self.slots[envelope.slot].give(envelope, parts)
         elif isinstance(envelope, Run | Answer):
             self.slots[envelope.slot].give(envelope, parts)
-        elif isinstance(envelope, Where):
+        elif isinstance(envelope, Location):
             if envelope.agent == self.number and envelope.its_slot != envelope.slot:
                 self._link(envelope.slot, envelope.its_slot)
             self.slots[envelope.slot].give(envelope, parts)
@@ -237,7 +237,7 @@ class Agent:
         self._linked = {pair for pair in self._linked if slot not in pair}
 
     def pass_on(self, envelope: Any, parts: Parts) -> bool:
-        """See `Holder.pass_on`."""
+        """See `OwningAgent.pass_on`."""
         if not isinstance(envelope, Message) or envelope.agent <= CONTROLLER:
             if self._up is not None:
                 self._up(envelope, parts)

@@ -31,8 +31,8 @@ from encamp.wire.outbox import Outbox
 from encamp.wire.protocol import (
     RESULTS,
     SPAWNER,
+    Exiting,
     GivenBack,
-    Leaves,
     Link,
     ManyResults,
     Message,
@@ -58,7 +58,7 @@ _LOOK = 0.02
 """Seconds between two checks whether a process has ended, or whether messages have arrived."""
 
 
-class Holder(Protocol):
+class OwningAgent(Protocol):
     """What a slot needs from its agent."""
 
     host: str
@@ -92,7 +92,7 @@ class Holder(Protocol):
 class AgentSlot(ABC):
     """One slot of an agent."""
 
-    def __init__(self, agent: Holder, number: int) -> None:
+    def __init__(self, agent: OwningAgent, number: int) -> None:
         self.agent, self.number = agent, number
         self.busy = 0
         """How many calls it has received and not ended."""
@@ -127,7 +127,7 @@ class AgentSlot(ABC):
 class ProcessSlot(AgentSlot):
     """A slot that is a process. A process that dies is reported and replaced."""
 
-    def __init__(self, agent: Holder, number: int, folder: str) -> None:
+    def __init__(self, agent: OwningAgent, number: int, folder: str) -> None:
         super().__init__(agent, number)
         orders = agent.orders
         self._settings = SlotSettings(
@@ -292,7 +292,7 @@ class ProcessSlot(AgentSlot):
             if envelope is None:
                 self._results += parts
                 no_more = False
-            elif isinstance(envelope, Leaves):
+            elif isinstance(envelope, Exiting):
                 self._replace(process)
                 return False
             else:
@@ -575,7 +575,9 @@ class ThreadSlot(AgentSlot):
 
     shortcut = None
 
-    def __init__(self, agent: Holder, number: int, folder: str, label: int | None = None) -> None:
+    def __init__(
+        self, agent: OwningAgent, number: int, folder: str, label: int | None = None
+    ) -> None:
         super().__init__(agent, number)
         self._slot = Slot(number, agent.host, self, agent.number, agent.cluster)
         self._slot.beside = agent.beside
@@ -650,7 +652,7 @@ class ThreadSlot(AgentSlot):
 class InlineSlot(AgentSlot):
     """The agent's own main thread as a slot: fastest for messages, but a crash ends both."""
 
-    def __init__(self, agent: Holder, number: int, folder: str) -> None:
+    def __init__(self, agent: OwningAgent, number: int, folder: str) -> None:
         super().__init__(agent, number)
         self.shortcut = agent.shortcut
         self._thread = threading.get_ident()

@@ -22,7 +22,7 @@ from encamp.cli.checks import (
     python_here,
     why_of,
 )
-from encamp.cli.elsewhere import Said, log_in
+from encamp.cli.elsewhere import HostOutput, log_in
 from encamp.cli.ports import ports
 from encamp.cli.run import engine_options
 from encamp.cluster.cluster import Cluster
@@ -258,24 +258,24 @@ def _same(one: str, other: str) -> bool:
 # Logging in
 
 
-def _log_in(names: Sequence[str]) -> list[Said]:
+def _log_in(names: Sequence[str]) -> list[HostOutput]:
     """Check how ssh logs in to the other hosts."""
     others = [name for name in dict.fromkeys(names) if not _same(name, socket.gethostname())]
     return log_in(others, f'echo {_SIGN} "$SHELL"', _LOGIN_WITHIN) if others else []
 
 
-def _silent(said: Said) -> bool:
+def _silent(said: HostOutput) -> bool:
     """Whether a host does not answer at all; then the engine is not tried there."""
     return any(words in said.why for words in _SILENT)
 
 
-def _tell_logins(logins: Sequence[Said], table: Table) -> None:
+def _tell_logins(logins: Sequence[HostOutput], table: Table) -> None:
     for said in logins:
         host = next((host for host in table if _same(host, said.host)), said.host)
         table.setdefault(host, []).append(_login(said, here=_works(table.get(host, []))))
 
 
-def _login(said: Said, *, here: bool) -> CheckResult:
+def _login(said: HostOutput, *, here: bool) -> CheckResult:
     """The result for one login; ``here``: the engine has reached the host anyway."""
     if said.why:
         remedy = _remedy(said.why, said.host)

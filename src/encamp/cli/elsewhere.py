@@ -19,7 +19,7 @@ _NO_COMMAND = (126, 127)
 
 
 @dataclass(frozen=True)
-class Said:
+class HostOutput:
     """The output of a command on a host; ``why`` is empty if it succeeded."""
 
     host: str
@@ -29,7 +29,9 @@ class Said:
     """Whether the host has refused the login because of too many others at the same time."""
 
 
-def encamp_on(hosts: Sequence[str], arguments: Sequence[str], python: str | None) -> list[Said]:
+def encamp_on(
+    hosts: Sequence[str], arguments: Sequence[str], python: str | None
+) -> list[HostOutput]:
     """Run the command encamp on hosts; blocks until it has ended on all.
 
     ``python`` is the interpreter there, by default at the path of this one.
@@ -37,18 +39,18 @@ def encamp_on(hosts: Sequence[str], arguments: Sequence[str], python: str | None
     return log_in(hosts, shlex.join([python or python_here(), "-m", "encamp", *arguments]))
 
 
-def log_in(hosts: Sequence[str], line: str, within: float = _WITHIN) -> list[Said]:
+def log_in(hosts: Sequence[str], line: str, within: float = _WITHIN) -> list[HostOutput]:
     """Run a line in the login shell of each host, for at most ``within`` seconds; blocks."""
     ssh, log_ins = remote_command(), LogIns()
 
-    def on(host: str) -> Said:
+    def on(host: str) -> HostOutput:
         return log_ins.call(lambda: _on(ssh, line, host, within), lambda said: said.refused)
 
     with ThreadPoolExecutor(min(len(hosts), _AT_ONCE)) as pool:
         return list(pool.map(on, hosts))
 
 
-def _on(ssh: list[str], command: str, host: str, within: float) -> Said:
+def _on(ssh: list[str], command: str, host: str, within: float) -> HostOutput:
     try:
         done = subprocess.run(
             [*ssh, "--", host, command],
@@ -59,15 +61,17 @@ def _on(ssh: list[str], command: str, host: str, within: float) -> Said:
             timeout=within,
         )
     except FileNotFoundError:
-        return Said(host, [], f"there is no command {ssh[0]}; install it, or name one in {SSH}")
+        return HostOutput(
+            host, [], f"there is no command {ssh[0]}; install it, or name one in {SSH}"
+        )
     except subprocess.TimeoutExpired:
-        return Said(host, [], f"it timed out: no answer within {within:g} s")
+        return HostOutput(host, [], f"it timed out: no answer within {within:g} s")
     except OSError as exc:
-        return Said(host, [], str(exc))
+        return HostOutput(host, [], str(exc))
     why = "" if done.returncode == 0 else _last(done.stderr) or f"exit status {done.returncode}"
     if done.returncode in _NO_COMMAND:
         why += "; name a Python there that has encamp: --python"
-    return Said(host, done.stdout.splitlines(), why, refused(done.returncode, done.stderr))
+    return HostOutput(host, done.stdout.splitlines(), why, refused(done.returncode, done.stderr))
 
 
 def _last(text: str) -> str:

@@ -27,8 +27,8 @@ from encamp.wire.protocol import (
     Hello,
     Order,
     OrderDone,
+    OutputText,
     Ping,
-    Said,
     SlotEnded,
     encode,
 )
@@ -91,7 +91,7 @@ class Controls(Protocol):
     def slots_changed(self) -> None:
         """The number of slots has changed."""
 
-    def said(self, agent: Agent, envelope: Said, parts: Parts) -> None:
+    def said(self, agent: Agent, envelope: OutputText, parts: Parts) -> None:
         """A task has printed something."""
 
     def waits_again(self, record: TaskRecord) -> None:
@@ -267,7 +267,7 @@ class Agents:
         if ahead:
             ahead[0].mark = envelope.mark
         if ahead and envelope.text and envelope.began:
-            said = Said(envelope.slot, ahead[0].id, 0, envelope.text, True)
+            said = OutputText(envelope.slot, ahead[0].id, 0, envelope.text, True)
             self._controller.said(agent, said, [])
         for task in reversed(ahead):
             self._scheduler.ended(slot, task)

@@ -19,7 +19,7 @@ from encamp.agent.main import Agent, serve
 from encamp.cluster.controller import Controller
 from encamp.cluster.echo import show, show_lines_at_once
 from encamp.cluster.events import Host
-from encamp.cluster.life import Life
+from encamp.cluster.lifetime import Lifetime
 from encamp.cluster.options import SpawnOptions, bytes_of
 from encamp.cluster.recalls import NOT_INLINE
 from encamp.cluster.records import SlotRecord
@@ -175,7 +175,7 @@ class Cluster:
         self._canceller = self._controller.recalls
         self._prepared = self._controller.mail.prepared
         self._shortcut: Shortcut | None = None
-        self._life = Life(self._controller)
+        self._life = Lifetime(self._controller)
         self._agent: Agent | None = None
         self._start(folder, within, output)
         _ALL.add(self)

@@ -74,17 +74,17 @@ from encamp.wire.protocol import (
     Call,
     GivenBack,
     Hello,
+    Locate,
+    Location,
     ManyResults,
     Message,
     OrderDone,
+    OutputText,
     Result,
     Results,
     Run,
-    Said,
     SlotEnded,
     Started,
-    Where,
-    WhereIs,
     decode,
     encode,
     unbundled,
@@ -139,8 +139,8 @@ class Controller:
             ManyResults: self._many_results,
             Message: self._message,
             Started: self._started,
-            Said: self.said,
-            WhereIs: self._where_is,
+            OutputText: self.said,
+            Locate: self._where_is,
             Ask: self._ask,
             GivenBack: self.recalls.given_back,
             SlotEnded: self.agents.slot_ended,
@@ -566,7 +566,7 @@ class Controller:
         if self.tenant is not None:
             self.tenant.ended(task, good, value)
 
-    def said(self, agent: Agent, envelope: Said, parts: Parts) -> None:
+    def said(self, agent: Agent, envelope: OutputText, parts: Parts) -> None:
         """A task has printed something."""
         if (task := self.tasks.get(envelope.task)) is not None:
             self.task_outputs.said(task, envelope)
@@ -604,8 +604,8 @@ class Controller:
         elif self.tenant is not None:
             self.tenant.arrived(envelope.sender, parts[1:])
 
-    def _where_is(self, agent: Agent, envelope: WhereIs, parts: Parts) -> None:
-        where = Where(envelope.slot, envelope.task, *self.mail.slot_of(envelope.task))
+    def _where_is(self, agent: Agent, envelope: Locate, parts: Parts) -> None:
+        where = Location(envelope.slot, envelope.task, *self.mail.slot_of(envelope.task))
         self.outbox.post(agent.number, [encode(where)])
 
     def _ask(self, agent: Agent, envelope: Ask, parts: Parts) -> None:

@@ -5,8 +5,8 @@ nested one, by value (cloudpickle), with everything that it uses, in its present
 pickled again for each call unless everything it uses is of a kind that cannot change.
 
 Slots forget functions that are unlikely to be called again: those that were replaced by a newer
-version, and the oldest if there are many or large ones (`Kept`). A forgotten function that is
-called again is sent again.
+version, and the oldest if there are many or large ones (`RecentFunctions`). A forgotten function
+that is called again is sent again.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Function:
         """Whether it, or its module, has a random number generator."""
 
 
-class Kept:
+class RecentFunctions:
     """The latest functions, which slots may keep. ``changes`` grows when some are removed."""
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ class Functions:
         )
         """For pickling: an exception of a signal handler must not count as its error."""
         self.numbers: count[int] = root.numbers if root else count(1)
-        self.kept: Kept = root.kept if root else Kept()
+        self.kept: RecentFunctions = root.kept if root else RecentFunctions()
         self.repeats: Repeats = root.repeats if root else Repeats()
         self._modules: set[types.ModuleType] = root._modules if root else set()
         self._families: dict[int, tuple[object, Functions]] = {}

@@ -73,7 +73,7 @@ class Recalls:
         self.pump = pump
         self._inline = inline
         self._tickets = itertools.count(1)
-        self._looking = False
+        self._polling = False
         """Whether `_unstick` will be called soon."""
 
     def stop(self, task: TaskRecord, why: Cause) -> None:
@@ -162,13 +162,13 @@ class Recalls:
 
     def unstick_soon(self) -> None:
         """Check soon whether tasks wait behind long calls, unless this is planned already."""
-        if not self._looking:
-            self._looking = True
+        if not self._polling:
+            self._polling = True
             self.pump.later(_STUCK, self._unstick)
 
     def _unstick(self) -> None:
         """Move tasks that wait behind long calls to idle slots."""
-        self._looking = False
+        self._polling = False
         if not self._scheduler.idle or not self._scheduler.ahead:
             return
         for agent in self._controller.all_agents():

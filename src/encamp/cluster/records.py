@@ -170,7 +170,7 @@ class SlotRecord:
         self.settings = b""
         """The program's settings that it has, see `SettingsSource`."""
         self.changes = 0
-        """`Kept.changes` when ``known`` was last checked."""
+        """`RecentFunctions.changes` when ``known`` was last checked."""
         self.closed = False
         self.stopping = False
         """Whether its process was asked to end, and has not ended yet."""

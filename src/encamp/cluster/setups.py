@@ -14,11 +14,11 @@ from encamp.slot.folder import Staging
 from encamp.slot.slot import Setup
 from encamp.storage.outputs.beacon import Beacons
 from encamp.storage.outputs.declared import NOT_DECLARED, below
-from encamp.storage.outputs.landing import TaskFiles
 from encamp.storage.outputs.parts import new_token
 from encamp.storage.outputs.patterns import folders_of
 from encamp.storage.outputs.publish import final_name, staged_by
 from encamp.storage.outputs.stage import Staged
+from encamp.storage.outputs.transfer import TaskFiles
 from encamp.wire.by_value import dump_by_value
 from encamp.wire.pickling import dump
 
@@ -103,7 +103,7 @@ class Setups:
     def answer(self, task: TaskRecord | None, question: Any) -> Any:
         """Answer a task: send pieces of its inputs, or receive pieces of its outputs.
 
-        May wait for the disk. Raises `UnusableInput`, and the errors of `Receiver.land`.
+        May wait for the disk. Raises `UnusableInput`, and the errors of `Receiver.write`.
         """
         if task is None or task.state is ENDED:
             raise UnusableInput(str(question[0]), "the task that asked for it has ended")

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from encamp.cluster.records import TaskRecord
-from encamp.wire.protocol import Said
+from encamp.wire.protocol import OutputText
 
 _log = logging.getLogger("encamp")
 _FOLLOWED = 1 << 20
@@ -32,7 +32,7 @@ class TaskOutputs:
         self.outputs: dict[int, _TaskOutput] = {}
         """The output of running tasks that has arrived."""
 
-    def said(self, task: TaskRecord, envelope: Said) -> None:
+    def said(self, task: TaskRecord, envelope: OutputText) -> None:
         """A task has printed something."""
         output = self.outputs.setdefault(task.id, _TaskOutput())
         raw = envelope.text[max(0, output.told - envelope.start) :]

@@ -151,14 +151,14 @@ def as_inputs(spec: InputMap) -> tuple[tuple[Mirror, ...], tuple[OutputsOf, ...]
 
 
 @dataclass(frozen=True)
-class Made:
+class PublishedOutputs:
     """A task's outputs: their declarations, and the published files."""
 
     outputs: Sequence[Output]
     published: Sequence[Published]
 
 
-def chosen(wanted: OutputsOf, made: Iterable[Made], to: Path) -> dict[str, Published]:
+def chosen(wanted: OutputsOf, made: Iterable[PublishedOutputs], to: Path) -> dict[str, Published]:
     """Path in the folder → which of the outputs goes there; ``to`` is the job's destination.
 
     Raises `NoMatch` or `TargetConflict`.

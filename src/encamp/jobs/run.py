@@ -76,13 +76,13 @@ from encamp.sizes import counted
 from encamp.storage.disk.trusted import trust_in
 from encamp.storage.import_path import import_path
 from encamp.storage.leftovers import reclaim_leftovers
-from encamp.storage.outputs.landing import TaskFiles
 from encamp.storage.outputs.parts import discard_leftovers, new_token
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.publish import (
     manifest_lines,
 )
 from encamp.storage.outputs.stage import unstage
+from encamp.storage.outputs.transfer import TaskFiles
 from encamp.storage.roots import local, local_storage, portable_name
 from encamp.storage.urls import is_url
 from encamp.values import Scalar, as_json

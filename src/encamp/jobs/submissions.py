@@ -13,8 +13,8 @@ from encamp.jobs.pools import answering, hosts_elsewhere, why_gone
 from encamp.jobs.worker.attempt import attempt
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.storage.outputs.beacon import Beacons
-from encamp.storage.outputs.landing import TaskFiles
 from encamp.storage.outputs.patterns import Output, folders_of
+from encamp.storage.outputs.transfer import TaskFiles
 
 SILENCE = 5.0
 """Seconds without any result after which the run checks whether the executor is still there."""

@@ -165,10 +165,10 @@ class Pump:
         with self.signals_deferred:
             self._take_in(events, waited)
 
-    def _wait(self, timeout: float | None, *, look_on: bool = False) -> tuple[Events, bool]:
+    def _wait(self, timeout: float | None, *, poll_first: bool = False) -> tuple[Events, bool]:
         """Wait for events; returns them, and whether it was allowed to wait for some.
 
-        With ``look_on`` it may poll for a moment before it sleeps.
+        With ``poll_first`` it may poll for a moment before it sleeps.
         """
         if self.rest and timeout != 0:
             time.sleep(self.rest)
@@ -181,7 +181,7 @@ class Pump:
             self._sleeping = True
             if self.orders or self.nudged:  # set before another thread could see the flag
                 limit = 0.0
-        if limit > 0 and look_on and self.eager:
+        if limit > 0 and poll_first and self.eager:
             poll = self._poll.poll
             events = self._poller.wait(partial(poll, 0, 256), partial(poll, limit, 256))
         else:
@@ -190,7 +190,7 @@ class Pump:
         return events, limit > 0
 
     def _take_in(self, events: Events, waited: bool) -> None:
-        """Handle the events and all that is due. Signals must be held off."""
+        """Handle the events and all that is due. Signals must be deferred."""
         handlers, new = self._handlers, self._new
         new.clear()
         all_done = waited and bool(events)
@@ -337,7 +337,7 @@ class Pump:
                     return True
                 if came:
                     left = 0.0  # more may have arrived
-            self._take_in(*self._wait(left, look_on=True))
+            self._take_in(*self._wait(left, poll_first=True))
         return True
 
     def spun(self) -> bool:

@@ -24,13 +24,13 @@ from encamp.services.letters import (
     Call,
     Calls,
     Forget,
-    Free,
     Granted,
+    LeaseEnded,
     Letter,
-    Lost,
+    NewClient,
     Refused,
-    Told,
-    Uses,
+    Reply,
+    ServerGone,
     encode,
 )
 from encamp.services.outcomes import about, settle
@@ -102,8 +102,8 @@ class Client(ABC):
             Answers: self._answers,
             Granted: self._granted,
             Refused: self._refused,
-            Told: self._told,
-            Lost: self._is_lost,
+            Reply: self._reply,
+            ServerGone: self._server_gone,
         }
 
     # What the kinds of clients do differently
@@ -199,7 +199,7 @@ class Client(ABC):
         """Ask the registry to report the server's loss; False if it is lost already."""
         if route.server not in self._known:
             self._known.add(route.server)
-            self.tell(Uses(route.server), [])
+            self.tell(NewClient(route.server), [])
         return route.server not in self._lost
 
     def _fail_unsent(self, one: Outgoing) -> None:
@@ -222,7 +222,7 @@ class Client(ABC):
         done = not shared and (last is None or last.done())
         with suppress(ClusterError, OSError):
             if done:
-                self.tell(Free(route.server, lease), [])
+                self.tell(LeaseEnded(route.server, lease), [])
             if shared or grouped:
                 self._release_behind(route, lease)
             elif not done and last is not None:
@@ -294,19 +294,19 @@ class Client(ABC):
         asked = self._asked.pop(letter.ticket, None)
         if asked is None or not asked._settle(letter, None):  # given up just now
             for server, _, lease in letter.leases:
-                self.tell(Free(server, lease), [])
+                self.tell(LeaseEnded(server, lease), [])
 
     def _refused(self, letter: Refused, parts: Parts) -> None:
         asked = self._asked.pop(letter.ticket, None)
         if asked is not None:
             asked._settle(None, load(parts))
 
-    def _told(self, letter: Told, parts: Parts) -> None:
+    def _reply(self, letter: Reply, parts: Parts) -> None:
         asked = self._asked.pop(letter.ticket, None)
         if asked is not None:
             asked._settle(load(parts), None)
 
-    def _is_lost(self, letter: Lost, parts: Parts) -> None:
+    def _server_gone(self, letter: ServerGone, parts: Parts) -> None:
         error: ServiceError = load(parts)
         self._lost[letter.server] = error
         for number, result in self._pending.pop(letter.server, {}).items():

@@ -1,7 +1,8 @@
 """The letters of services: what registry, servers and clients send each other on their port.
 
-    client  ── Acquire, Forget, Free, Uses, Waits, WaitsNoMore, Ask ──►  registry (controller)
-    client  ◄── Granted, Refused, Told, Lost, Deadlock ────────────────  registry
+    client  ── Acquire, Forget, LeaseEnded, NewClient, Ask ──────►  registry (controller)
+    client  ── WaitStarted, WaitEnded ───────────────────────────►  registry
+    client  ◄── Granted, Refused, Reply, ServerGone, Deadlock ────  registry
     client  ── Calls ──►  server  ── Answers ──►  client
     server  ── Ready, Answers, Saved, Stopping, Alive ──►  registry
     server  ◄── Probe ───────────────────────────────────  registry
@@ -30,7 +31,7 @@ arguments, and how many large buffers these have."""
 Answer = tuple[int, bool, bytes, int]
 """The call's number, whether it has a value (or an error), the pickle, and its number of large
 buffers."""
-Seen = tuple[int, int, float, float]
+CallStatistics = tuple[int, int, float, float]
 """Statistics of a server: calls, failed calls, their seconds, and the mean of the last ones."""
 
 
@@ -73,20 +74,20 @@ class Refused(Letter, tag=3):
     ticket: int
 
 
-class Free(Letter, tag=4):
+class LeaseEnded(Letter, tag=4):
     """A lease ends, and all of its calls are answered."""
 
     server: int
     lease: int
 
 
-class Uses(Letter, tag=5):
+class NewClient(Letter, tag=5):
     """A client calls a server through a proxy that another one has passed on."""
 
     server: int
 
 
-class Waits(Letter, tag=6):
+class WaitStarted(Letter, tag=6):
     """A task waits for a call's answer, or for any server (``server`` is 0).
 
     ``answered``: if the task is a server, the last call of each client that it has answered.
@@ -101,14 +102,14 @@ class Waits(Letter, tag=6):
     held: list[int]
 
 
-class WaitsNoMore(Letter, tag=7):
-    """The task of `Waits` does not wait any more."""
+class WaitEnded(Letter, tag=7):
+    """The task of `WaitStarted` does not wait any more."""
 
     ticket: int
 
 
 class Deadlock(Letter, tag=8):
-    """The task of `Waits` would wait forever."""
+    """The task of `WaitStarted` would wait forever."""
 
     ticket: int
 
@@ -121,13 +122,13 @@ class Ask(Letter, tag=9):
     what: str
 
 
-class Told(Letter, tag=10):
+class Reply(Letter, tag=10):
     """The answer to a question follows."""
 
     ticket: int
 
 
-class Lost(Letter, tag=11):
+class ServerGone(Letter, tag=11):
     """A server is gone; the error, without the facts of a call, follows.
 
     ``about`` and ``number``: client and number of the call that it had begun last; -1: unknown.
@@ -152,7 +153,7 @@ class Answers(Letter, tag=13):
     server: int
     answers: list[Answer]
     freed: list[int]
-    seen: Seen
+    statistics: CallStatistics
 
 
 class Ready(Letter, tag=14):
@@ -200,9 +201,9 @@ class Alive(Letter, tag=20):
 
 
 _Any = (
-    Acquire | Forget | Granted | Refused | Free | Uses | Waits | WaitsNoMore | Deadlock | Ask | Told
-    | Lost | Calls | Answers | Ready | Saved | GroupMessage | MemberLost | Stopping
-    | Probe | Alive
+    Acquire | Forget | Granted | Refused | LeaseEnded | NewClient | WaitStarted | WaitEnded
+    | Deadlock | Ask | Reply | ServerGone | Calls | Answers | Ready | Saved
+    | GroupMessage | MemberLost | Stopping | Probe | Alive
 )  # fmt: skip
 _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_Any)
 encode = msgspec.msgpack.Encoder().encode

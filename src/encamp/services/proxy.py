@@ -18,7 +18,7 @@ from encamp.wire.pickling import cannot_travel, dump_arguments
 _log = logging.getLogger("encamp")
 
 
-class Served(Protocol):
+class ProxiedService(Protocol):
     """The service of a proxy's server."""
 
     name: str
@@ -48,7 +48,9 @@ class Proxy:
         "_service",
     )
 
-    def __init__(self, service: Served, route: Route, lease: int, *, passed: bool = False) -> None:
+    def __init__(
+        self, service: ProxiedService, route: Route, lease: int, *, passed: bool = False
+    ) -> None:
         own = object.__setattr__
         own(self, "_service", service)
         own(self, "_client", service._client)
@@ -162,7 +164,7 @@ class Proxy:
         return f"<Proxy of {self._service.name}, server {self._route.server}{state}>"
 
 
-def _passed(service: Served, server: int, to: int, lease: int) -> Proxy:
+def _passed(service: ProxiedService, server: int, to: int, lease: int) -> Proxy:
     return Proxy(service, Route(server, to), lease, passed=True)
 
 
@@ -199,7 +201,7 @@ def _complain(result: Future[Any]) -> None:
         _log.warning("%s.%s could not be set: %s", result.service, result.call, words_of(error))
 
 
-def proxies(service: Served, granted: Any) -> list[Proxy]:
+def proxies(service: ProxiedService, granted: Any) -> list[Proxy]:
     """The proxies of servers that were granted."""
     return [
         Proxy(service, Route(server, 0 if granted.relayed else task), lease)

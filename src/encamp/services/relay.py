@@ -25,11 +25,11 @@ from encamp.services.letters import (
     Ask,
     Calls,
     Forget,
-    Free,
     Granted,
+    LeaseEnded,
     Letter,
     Refused,
-    Told,
+    Reply,
     decode,
     encode,
 )
@@ -148,7 +148,7 @@ class Relay:
         self._handlers: dict[type, Callable[[Any, Parts], None]] = {
             Acquire: self._acquire,
             Forget: self._forget,
-            Free: self._free,
+            LeaseEnded: self._free,
             Ask: self._ask,
             Calls: partial(self._calls, SPAWNER),
         }
@@ -161,7 +161,9 @@ class Relay:
             head, payload = rest
             letter = decode(head)
             handler = self._handlers.get(type(letter))
-            if handler is not None:  # not `Uses`: the worker's client is the one to be informed
+            if (
+                handler is not None
+            ):  # not `NewClient`: the worker's client is the one to be informed
                 handler(letter, payload)
         elif what == "post":
             to, head, payload = rest
@@ -218,9 +220,9 @@ class Relay:
         self._client.forget(wanted)
         if wanted.done() and wanted.exception() is None:
             for server, _, lease in wanted.result().leases:
-                self._client.tell(Free(server, lease), [])
+                self._client.tell(LeaseEnded(server, lease), [])
 
-    def _free(self, letter: Free, parts: Parts) -> None:
+    def _free(self, letter: LeaseEnded, parts: Parts) -> None:
         route = self._held.pop(letter.lease, None)
         if route is not None:
             self._client.release(route, letter.lease, None, shared=False)
@@ -232,7 +234,7 @@ class Relay:
             error = one.exception()
             if error is not None:
                 return Refused(letter.ticket), dump(error)
-            return Told(letter.ticket), dump(one.result())
+            return Reply(letter.ticket), dump(one.result())
 
         self._awaited[asked] = outcome
 

@@ -18,8 +18,8 @@ from encamp.services.letters import (
     GroupMessage,
     Letter,
     MemberLost,
-    Waits,
-    WaitsNoMore,
+    WaitEnded,
+    WaitStarted,
     decode,
     encode,
 )
@@ -135,13 +135,13 @@ class TaskClient(Client):
             self.until(what.done)
             return
         held = list(self.held)
-        self.tell(Waits(ticket, service, server, number, dict(self.answered), held), [])
+        self.tell(WaitStarted(ticket, service, server, number, dict(self.answered), held), [])
         try:
             self.until(
                 lambda: what.done() or ticket in self._deadlocks or _wanted(what)[1] != server
             )
         finally:
-            self.tell(WaitsNoMore(ticket), [])
+            self.tell(WaitEnded(ticket), [])
         if ticket in self._deadlocks and not what.done():
             if isinstance(what, Acquisition):
                 self.forget(what)

@@ -13,9 +13,9 @@ from encamp.slot.calling import called
 from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.ship import Channel
-from encamp.storage.outputs.landing import OutputChannel
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.stage import Staged, stage
+from encamp.storage.outputs.transfer import OutputChannel
 from encamp.storage.persistent import give_back, persistent_sandbox
 from encamp.storage.sandbox import inside
 

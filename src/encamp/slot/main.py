@@ -1,10 +1,10 @@
 """The program of a slot's process, which runs calls for its supervisor until that has ended.
 
     supervisor                                       slot (this file)
-        ── data: Run, Message, Where, Answer ──────────►   main thread
-        ◄─ data: Told, Results, Message, … ────
+        ── data: Run, Message, Location, Answer ───────►   main thread
+        ◄─ data: SupervisorMessage, Results, Message, …
         ── control: Recall ─────────────────────────────►  watching thread
-        ◄─ control: GivenBack, Said ────────────────────
+        ◄─ control: GivenBack, OutputText ──────────────
 
 When the supervisor dies, the sockets are closed, and the slot ends with all processes that it has
 started. A slot's standard output and error are a file that its supervisor can also read.
@@ -54,13 +54,13 @@ from encamp.storage.import_path import extend_import_path
 from encamp.storage.inputs.overlay import enter_namespace
 from encamp.wire.frames import Parts, Reader, Writer
 from encamp.wire.protocol import (
+    Exiting,
     GivenBack,
-    Leaves,
     Link,
     Message,
+    OutputText,
     Recall,
     Run,
-    Said,
     decode,
     encode,
 )
@@ -244,7 +244,7 @@ def main(encoded: bytes) -> None:
         port.wait(0)  # calls that have arrived by now are handed back, too
         slot.hand_back()
         slot.send_results()
-        port.send([encode(Leaves(settings.number))])
+        port.send([encode(Exiting(settings.number))])
     _end_all(os.getpid())
     threading.Thread(target=_end_late, daemon=True).start()
 
@@ -643,7 +643,7 @@ class _Printed:
                 os.ftruncate(self._fd, 0)
                 self._told = 0
             number, start = self._port.slot.number, size - len(text)
-            self._port.send([encode(Said(number, task, start, text, True, head))])
+            self._port.send([encode(OutputText(number, task, start, text, True, head))])
 
     def _look(self) -> None:
         """Send new output if it is wanted, and free the disk space of output that is not kept."""
@@ -662,4 +662,4 @@ class _Printed:
             start = max(self._told, size - self._most)
             text = os.pread(self._fd, size - start, start)
             self._told = size
-        self._port.said.send([encode(Said(slot.number, task, start, text, False))])
+        self._port.said.send([encode(OutputText(slot.number, task, start, text, False))])

@@ -18,8 +18,8 @@ cell once it has read that many from the socket, and before it reads more.
 
 A receiver polls from its first wait until just before it sleeps. Then it clears the first number
 and checks the cell once more. A sender that fills the cell and then finds the number cleared sends
-`Look` by the socket. This relies on each side seeing the other's writes in order, and on no read
-being moved before a locked instruction that precedes it, so it is for x86 only.
+`CheckMemory` by the socket. This relies on each side seeing the other's writes in order, and on no
+read being moved before a locked instruction that precedes it, so it is for x86 only.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from encamp.loop.polling import Poller
 from encamp.loop.pump import PASSED, TURN_WITHIN, Pump
 from encamp.slot import ledger
 from encamp.wire.frames import Parts, Writer
-from encamp.wire.protocol import SPAWNER, Look, Message, encode
+from encamp.wire.protocol import SPAWNER, CheckMemory, Message, encode
 
 ROOM = ledger.CELL - 64
 USABLE = platform.machine() in ("x86_64", "AMD64")
@@ -48,7 +48,7 @@ _LOOKS, _PUT, _TAKEN, _TASK, _SIZE, _BEHIND = range(6)
 _HEAD = 64
 _POLL_EVERY = 8
 """Polls of the cell for each poll of the sockets, which takes much longer."""
-_LOOK = encode(Look())
+_LOOK = encode(CheckMemory())
 Caught = tuple[int, bytes]
 """A task, and the pickle of a message that it sends or receives."""
 

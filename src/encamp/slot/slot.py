@@ -52,13 +52,13 @@ from encamp.wire.protocol import (
     Answer,
     Ask,
     Call,
+    Locate,
+    Location,
     Message,
     Received,
     Run,
     Started,
-    Told,
-    Where,
-    WhereIs,
+    SupervisorMessage,
     addressed,
     decode_calls,
     encode,
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from encamp.slot.folder import Staging
     from encamp.slot.initializer_globals import Initialized
     from encamp.slot.shortcut import TaskShortcut
-    from encamp.storage.outputs.landing import Piece
+    from encamp.storage.outputs.transfer import Piece
 
 
 _NOTHING: Parts = []
@@ -195,7 +195,7 @@ class Slot:
             self._take_message(envelope, parts[1:])
         elif isinstance(envelope, Run):
             self._take_calls(envelope, parts)
-        elif isinstance(envelope, Where):
+        elif isinstance(envelope, Location):
             self._routes[envelope.task] = envelope.agent, envelope.its_slot, envelope.run
         elif isinstance(envelope, Answer) and envelope.ticket in self._answers:
             self._answers[envelope.ticket] = envelope.ok, parts[1:]
@@ -457,7 +457,7 @@ class Slot:
 
     def tell(self, message: object) -> None:
         """Send a message to the supervisor of the running call."""
-        self.port.send([encode(Told(self.number, self.running)), *dump(message)])
+        self.port.send([encode(SupervisorMessage(self.number, self.running)), *dump(message)])
 
     def note(self, message: object) -> None:
         """Leave a note, which the supervisor of the running call reads from time to time.
@@ -511,7 +511,7 @@ class Slot:
             self.port.send(whole, envelope)
 
     def _route(self, to: int) -> tuple[int, int, int]:
-        self.port.send([encode(WhereIs(self.number, to))])
+        self.port.send([encode(Locate(self.number, to))])
         route = self.port.until(lambda: self._routes.get(to), None)
         assert route is not None  # noqa: S101 - there is no time limit
         return route
@@ -677,9 +677,9 @@ class SpawnersFiles:
         """`Channel.entries`."""
         return self._ask(("entries", path, exclude))
 
-    def land(self, piece: Piece) -> Any:
-        """`OutputChannel.land`."""
-        return self._ask(("land", piece, None))
+    def write(self, piece: Piece) -> Any:
+        """`OutputChannel.write`."""
+        return self._ask(("write", piece, None))
 
 
 def ask_here() -> Callable[[object], Any] | None:

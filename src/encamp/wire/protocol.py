@@ -3,9 +3,9 @@
 An envelope is the first part of a message; payloads and buffers follow it. Agents read only
 envelopes. Payloads are unpickled only in slots and by the controller.
 
-    controller ── Run, Recall, Stop, Message, Where, Answer, Order, Ping, End ──► agent ──► slot
-    controller ◄── Hello, Results, Started, Said, Told, Message, WhereIs, Ask, GivenBack,
-                   SlotEnded, OrderDone, Pong ──────────────────────────────────── agent ◄── slot
+    controller ── Run, Recall, Stop, Message, Location, Answer, Order, Ping, End ─► agent ──► slot
+    controller ◄── Hello, Results, Started, OutputText, SupervisorMessage, Message, Locate, Ask,
+                   GivenBack, SlotEnded, OrderDone, Pong ──────────────────────── agent ◄── slot
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ class Results(Envelope, tag=6):
     count: int = 1
 
 
-class Counted(Envelope, tag=6):
+class ResultCount(Envelope, tag=6):
     """The part of `Results` that agents read."""
 
     slot: int
@@ -180,7 +180,7 @@ class Started(Envelope, tag=7):
     task: int
 
 
-class Said(Envelope, tag=8):
+class OutputText(Envelope, tag=8):
     """Output of a task, from byte ``start`` on; ``last`` if the task has ended."""
 
     slot: int
@@ -192,7 +192,7 @@ class Said(Envelope, tag=8):
     """In the last one, the kept beginning of the output, with a mark for what is left out."""
 
 
-class Told(Envelope, tag=9):
+class SupervisorMessage(Envelope, tag=9):
     """A message of a running function to its supervisor; the payload follows."""
 
     slot: int
@@ -227,15 +227,15 @@ class Received(msgspec.Struct, frozen=True):
         yield self.message
 
 
-class WhereIs(Envelope, tag=11):
+class Locate(Envelope, tag=11):
     """A slot asks where a task is."""
 
     slot: int
     task: int
 
 
-class Where(Envelope, tag=12):
-    """The answer to `WhereIs`; agent -1 if messages should go to the controller."""
+class Location(Envelope, tag=12):
+    """The answer to `Locate`; agent -1 if messages should go to the controller."""
 
     slot: int
     task: int
@@ -296,7 +296,7 @@ class SlotEnded(Envelope, tag=18):
     """The last `Ledger.mark` of its call."""
 
 
-class Leaves(Envelope, tag=24):
+class Exiting(Envelope, tag=24):
     """The last message of a slot's process, which ends."""
 
     slot: int
@@ -310,7 +310,7 @@ class Pong(Envelope, tag=20):
     ticket: int
 
 
-class Look(Envelope, tag=25):
+class CheckMemory(Envelope, tag=25):
     """There may be a short message in the shared memory (`shared_memory`)."""
 
 
@@ -326,9 +326,9 @@ class Bundle(Envelope, tag=22):
 
 _encoder = msgspec.msgpack.Encoder()
 _Any = (
-    Orders | Hello | Run | Recall | GivenBack | Stop | Results | Started | Said | Told | Message
-    | WhereIs | Where | Link | Ask | Answer | Order | OrderDone | SlotEnded | Ping | Pong | End
-    | Bundle | ManyResults | Leaves | Look
+    Orders | Hello | Run | Recall | GivenBack | Stop | Results | Started | OutputText
+    | SupervisorMessage | Message | Locate | Location | Link | Ask | Answer | Order
+    | OrderDone | SlotEnded | Ping | Pong | End | Bundle | ManyResults | Exiting | CheckMemory
 )  # fmt: skip
 _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_Any)
 
@@ -351,7 +351,7 @@ def decode_calls(part: Buffer) -> list[Call]:
 
 RESULTS = encode(Results(0, []))[:2]
 """The first bytes of an envelope of results, by which agents recognize it without decoding."""
-count_results = msgspec.msgpack.Decoder(Counted).decode
+count_results = msgspec.msgpack.Decoder(ResultCount).decode
 
 
 def encode_results(slot: int, results: Sequence[msgspec.Raw], first: int) -> bytes:

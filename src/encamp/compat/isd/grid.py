@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from encamp.cluster.cluster import Cluster
 from encamp.compat.isd.hosts import Host, create_host_list
-from encamp.compat.isd.servers import Free, Proxy, Server
+from encamp.compat.isd.servers import FreeServers, Proxy, Server
 from encamp.errors import BadJob, ServiceEnded, WrongLength, WrongType
 from encamp.model import ServiceStatistics
 from encamp.services.checks import items, named
@@ -79,7 +79,7 @@ class AbstractGrid(Thread):
             for host in items("hosts", hosts, "hosts or their names")
         ]
         self.servers: dict[str, list[Server]] = {}
-        self.queues: dict[str, Free] = {}
+        self.queues: dict[str, FreeServers] = {}
         self.temp_paths: dict[str, str] = {}
         self.shared_temp_path = shared_temp_path
         self.src_files: list[str] = []
@@ -126,7 +126,7 @@ class AbstractGrid(Thread):
         if cluster is not self._cluster:
             self._own[service_id] = cluster
         self.servers[service_id] = []
-        self.queues[service_id] = Free(self, service_id)
+        self.queues[service_id] = FreeServers(self, service_id)
         service.ready(1)
         for one in service.statistics().servers:
             self.add_server(Server(self, service_id, one.server))

@@ -110,7 +110,7 @@ class Proxy:
         return f"<Proxy of {self._server!r}>"
 
 
-class Free:
+class FreeServers:
     """The free servers of a service, as a queue: taking one acquires it, putting it releases it."""
 
     def __init__(self, grid: Grid, service_id: str) -> None:

@@ -188,7 +188,7 @@ class Machine:
         self.titles: dict[int, str] = {}
         """Number of a task → the name of its function, until then."""
         self.mail: Mailbox | None = None
-        self.roster: Any = None
+        self.host_table: Any = None
         """A dialect's other facts about the hosts."""
         self.raised: set[int] = set()
         """Numbers of tasks whose errors are raised elsewhere, so that they are not printed."""

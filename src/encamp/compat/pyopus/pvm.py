@@ -34,7 +34,7 @@ from encamp.compat.pyopus.machine import Machine, opened, use
 from encamp.compat.pyopus.pvm_hosts import (
     as_text,
     host_of,
-    roster_of,
+    host_table_of,
     status,
     task_number,
     task_tid,
@@ -124,7 +124,7 @@ class _Facts(ABCMeta):
         here, ours = task_here(), opened()
         if here is not None:
             return task_tid(here.place, here.task.id)
-        return None if ours is None else roster_of(ours).own_tid
+        return None if ours is None else host_table_of(ours).own_tid
 
     @property
     def ptid(cls) -> int | None:
@@ -201,12 +201,12 @@ class PVM(ClusteredMachine, metaclass=_Facts):
             return True
         if opened() is None and _wanted["machine"] == "running" and not _one_runs():
             return False
-        roster = roster_of(_spawner())
+        host_table = host_table_of(_spawner())
         try:
-            roster.renew()
+            host_table.renew()
         except ClusterError:
             return False
-        return not roster.failed
+        return not host_table.failed
 
     def waitForVM(self, timeout: float = -1.0, beatsPerTimeout: int = 50) -> bool:
         """Whether the virtual machine is alive within ``timeout`` seconds; forever if negative.
@@ -230,14 +230,14 @@ class PVM(ClusteredMachine, metaclass=_Facts):
 
     def updateSpawnerInfo(self, timeout: float = -1.0) -> bool:
         """Find the machine's hosts, and which of them answer; False if the machine is gone."""
-        wait, roster = checked_timeout(timeout), roster_of(_spawner())
+        wait, host_table = checked_timeout(timeout), host_table_of(_spawner())
         try:
-            roster.renew()
+            host_table.renew()
         except ClusterError as exc:
             self._debug("PVM", str(exc))
             return False
         self._set_aside(wait)
-        return not roster.failed
+        return not host_table.failed
 
     def updateCoreCount(self, timeout: float = -1.0) -> None:
         """Ask all hosts; those that do not answer in time get no tasks until they are asked again.
@@ -248,7 +248,7 @@ class PVM(ClusteredMachine, metaclass=_Facts):
 
     def _set_aside(self, wait: float | None) -> None:
         ours = _spawner()
-        there = roster_of(ours).answering(wait)
+        there = host_table_of(ours).answering(wait)
         for host in list(ours.hosts.values()):
             host.aside = bool(host.slots - {0}) and host.name not in there
             if host.aside:
@@ -344,7 +344,7 @@ class PVM(ClusteredMachine, metaclass=_Facts):
         return _spawner()
 
     def _options(self) -> dict[str, Any]:
-        self._spawner_tid = roster_of(_spawner()).own_tid
+        self._spawner_tid = host_table_of(_spawner()).own_tid
         fresh = self.freshInterpreter
         return {"fresh": True} if fresh or (fresh is None and not self.persistentStorage) else {}
 
@@ -360,22 +360,22 @@ class PVM(ClusteredMachine, metaclass=_Facts):
 
     @classmethod
     def _host(cls, name: str) -> PVMHostID:
-        return PVMHostID(roster_of(_spawner()).dtid(name), name)
+        return PVMHostID(host_table_of(_spawner()).dtid(name), name)
 
     @classmethod
     def _names(cls, hosts: Sequence[Any]) -> list[str]:
         """The cluster's names of hosts that are there. Raises `NoSuchHost` for unknown hosts."""
-        ours, roster = _spawner(), roster_of(_spawner())
-        names = {host: roster.alias(host.dtid) for host in hosts}
+        ours, host_table = _spawner(), host_table_of(_spawner())
+        names = {host: host_table.alias(host.dtid) for host in hosts}
         for host, name in names.items():
-            if name is None and roster.name(host.dtid) is None:
+            if name is None and host_table.name(host.dtid) is None:
                 raise NoSuchHost(str(host), tuple(map(str, cls.hosts())))
         return [name for name in names.values() if name in ours.hosts]
 
     @classmethod
     def _place(cls, slot: int) -> int:
         ours = _spawner()
-        return roster_of(ours).dtid(ours.host_of[slot])
+        return host_table_of(ours).dtid(ours.host_of[slot])
 
     @classmethod
     def _spawners_place(cls) -> int:
@@ -383,7 +383,7 @@ class PVM(ClusteredMachine, metaclass=_Facts):
 
     @classmethod
     def _hosts_changed(cls) -> None:
-        roster_of(_spawner()).renew()
+        host_table_of(_spawner()).renew()
 
     def _exited(self, task: Any) -> None:
         _output.end(self._number(task))

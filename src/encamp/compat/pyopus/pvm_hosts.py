@@ -58,7 +58,7 @@ class PVMHost:
     alias: str | None
 
 
-class Roster:
+class HostTable:
     """The hosts of a virtual machine. On other engines than PVM, they are numbered in order."""
 
     def __init__(self, ours: Machine) -> None:
@@ -178,19 +178,19 @@ def _aliases(engine: Any, controller: Any) -> dict[int, str]:
     }
 
 
-def roster_of(ours: Machine) -> Roster:
-    """The roster of a machine, new if there is none."""
-    if ours.roster is None:
-        ours.roster = Roster(ours)
-    found: Roster = ours.roster
+def host_table_of(ours: Machine) -> HostTable:
+    """The host table of a machine, new if there is none."""
+    if ours.host_table is None:
+        ours.host_table = HostTable(ours)
+    found: HostTable = ours.host_table
     return found
 
 
 def known_name(dtid: int) -> str | None:
     """PVM's name for a host, if this is a spawner that knows it."""
     ours = None if task_here() is not None else opened()
-    roster: Roster | None = None if ours is None else ours.roster
-    return None if roster is None else roster.name(dtid)
+    host_table: HostTable | None = None if ours is None else ours.host_table
+    return None if host_table is None else host_table.name(dtid)
 
 
 def usable(ours: Machine) -> list[MachineHost]:
@@ -201,9 +201,9 @@ def usable(ours: Machine) -> list[MachineHost]:
 
 def status(ours: Machine) -> dict[str, Any]:
     """See `encamp.compat.pyopus.pvm.PVM.pvmStatus`."""
-    roster = roster_of(ours)
-    answering = {roster.dtid(host.name) for host in usable(ours)}
-    known = {roster.dtid(host.name): host for host in ours.hosts.values()}
+    host_table = host_table_of(ours)
+    answering = {host_table.dtid(host.name) for host in usable(ours)}
+    known = {host_table.dtid(host.name): host for host in ours.hosts.values()}
     counts = [host_of(task.tid) for task in ours.ids.values()]
     hosts = {
         dtid: {
@@ -214,9 +214,9 @@ def status(ours: Machine) -> dict[str, Any]:
             "ncpu": known[dtid].cores if dtid in known else None,
             "responsive": dtid in answering,
         }
-        for dtid, host in roster.hosts.items()
+        for dtid, host in host_table.hosts.items()
     }
-    own = roster.own_tid
+    own = host_table.own_tid
     tasks = {own: _task(0, own, sys.argv[0], os.getpid())}
     tasks |= {task.tid: _task(own, task.tid, ours.titles[n], -1) for n, task in ours.ids.items()}
     return {

@@ -18,7 +18,7 @@ from typing import Any
 import cloudpickle
 from distributed.comm.core import connect
 
-from encamp.engines.kit.mesh.tunnel import Said, Tunnel
+from encamp.engines.kit.mesh.tunnel import Tunnel, TunnelData
 
 _WITHIN = 10.0
 """Seconds within which the scheduler has to answer."""
@@ -200,10 +200,10 @@ class _Speaker:
         self._words: asyncio.Queue[Any] = asyncio.Queue()
         self._speaks = asyncio.create_task(self._speak())
 
-    def say(self, said: Said) -> None:
+    def say(self, said: TunnelData) -> None:
         self._words.put_nowait(said)
 
-    def say_of(self, number: int, said: Said) -> None:
+    def say_of(self, number: int, said: TunnelData) -> None:
         self._words.put_nowait((number, said))
 
     async def close(self) -> None:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from encamp.engines.kit.begin import Order, Tunnels, begin
 from encamp.engines.kit.mesh.addresses import address_towards
-from encamp.engines.kit.mesh.tunnel import Said, Tunnel
+from encamp.engines.kit.mesh.tunnel import Tunnel, TunnelData
 
 _TYPE = "encamp_tunnel"
 _WITHIN = 3.0
@@ -31,14 +31,14 @@ _here: _EngineSide | None = None
 _changing = threading.Lock()
 
 
-def _content(run: str, number: int, said: Said) -> tuple[dict[str, Any], list[bytes]]:
+def _content(run: str, number: int, said: TunnelData) -> tuple[dict[str, Any], list[bytes]]:
     """A control message's content and buffers."""
     if isinstance(said, int):
         return {"run": run, "number": number, "taken": said}, []
     return {"run": run, "number": number}, [said]
 
 
-def _said(message: Mapping[str, Any]) -> tuple[int, Said]:
+def _said(message: Mapping[str, Any]) -> tuple[int, TunnelData]:
     """The number of an agent, and what the other end of its tunnel has sent."""
     content = message["content"]
     if "taken" in content:
@@ -114,7 +114,7 @@ class _EngineSide:
         else:
             self._loop.call_later(_AGAIN, self._look, run)
 
-    def _say(self, run: str, number: int, said: Said) -> None:
+    def _say(self, run: str, number: int, said: TunnelData) -> None:
         if run in self._programs:
             route, greeting = self._programs[run]
             content, buffers = _content(run, number, said)
@@ -232,7 +232,7 @@ class _ProgramSide:
         await asyncio.gather(*carrying, return_exceptions=True)
         self._send(self._client.session.msg(_TYPE, {"run": self._run, "greets": False}), [])
 
-    def _say(self, number: int, said: Said) -> None:
+    def _say(self, number: int, said: TunnelData) -> None:
         content, buffers = _content(self._run, number, said)
         self._send(self._client.session.msg(_TYPE, content), buffers)
 

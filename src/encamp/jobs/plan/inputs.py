@@ -13,7 +13,7 @@ from typing import Any
 from encamp.errors import NoMatch, TargetConflict, UnusableInput
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.journal import Journal
-from encamp.jobs.outputs_of import Made, OutputsOf, chosen
+from encamp.jobs.outputs_of import OutputsOf, PublishedOutputs, chosen
 from encamp.jobs.plan.graph import Graph, makers
 from encamp.jobs.plan.in_place import InPlaceOutputs
 from encamp.jobs.steps import Task
@@ -152,10 +152,12 @@ class Inputs:
                 digests[item.target] = published.digest
             yield item
 
-    def _made(self, maker: str) -> Made:
+    def _made(self, maker: str) -> PublishedOutputs:
         outputs = self.job.tasks[maker].outputs
         published = self.journal.done.outputs(maker)
-        return Made(outputs, [one for one in published if self.declared.allow(outputs, one.path)])
+        return PublishedOutputs(
+            outputs, [one for one in published if self.declared.allow(outputs, one.path)]
+        )
 
     def _item(self, published: Published, target: str, wanted: OutputsOf, planner: Planner) -> Item:
         how = Mirror(escape(published.path), readonly=wanted.readonly, mode=wanted.mode)

@@ -46,9 +46,9 @@ from encamp.slot.slot import SpawnersFiles
 from encamp.storage.disk.disk import free_space
 from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.place import Placed
-from encamp.storage.outputs.landing import OutputChannel
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.stage import Staged, stage
+from encamp.storage.outputs.transfer import OutputChannel
 from encamp.wire.pickling import (
     NotImportable,
     frames_of,

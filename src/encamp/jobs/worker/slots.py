@@ -41,7 +41,7 @@ from encamp.wire.protocol import (
     Ask,
     Results,
     Run,
-    Told,
+    SupervisorMessage,
     decode,
     encode,
     encode_calls,
@@ -189,7 +189,7 @@ class Slot:
                     if not envelope.results[0][1]:
                         self._look(on_note)
                     return _answer(envelope, parts)
-                if isinstance(envelope, Told):
+                if isinstance(envelope, SupervisorMessage):
                     on_message(load(parts[1:]))
                 elif isinstance(envelope, Ask):
                     self._answer(envelope, on_question, load(parts[1:]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from encamp.services.letters import Waits
+from encamp.services.letters import WaitStarted
 from encamp.services.registry.pool import HELD, STARTING, ServerRecord
 
 
@@ -18,7 +18,7 @@ class Waiting:
     """A task's report of what it waits for."""
 
     task: int
-    what: Waits
+    what: WaitStarted
 
 
 class Deadlocks:
@@ -37,12 +37,12 @@ class Deadlocks:
         self._servers_of, self._server_of, self._waits_for = servers_of, server_of, waits_for
         self._waiting: dict[int, Waiting] = {}
 
-    def waits(self, task: int, what: Waits) -> bool:
+    def wait_started(self, task: int, what: WaitStarted) -> bool:
         """Note what a task waits for; returns whether it would wait forever."""
         self._waiting[task] = Waiting(task, what)
         return task in self._blocked()
 
-    def waits_no_more(self, task: int, ticket: int | None = None) -> None:
+    def wait_ended(self, task: int, ticket: int | None = None) -> None:
         """A task has what it waited for, or has given up."""
         known = self._waiting.get(task)
         if known is not None and ticket in (None, known.what.ticket):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from encamp.errors import BadJob, EncampError, NotEnough, ServiceEnded
-from encamp.services.letters import Acquire, Free, Granted, Refused, Uses
+from encamp.services.letters import Acquire, Granted, LeaseEnded, NewClient, Refused
 from encamp.services.registry.pool import Request, ServerRecord
 from encamp.services.registry.records import Records, Service
 from encamp.wire.frames import Parts
@@ -95,7 +95,7 @@ class Grants:
                 error = NotEnough(f"servers of {service.name}", request.count, most, together=True)
                 self._refuse(service, request, error)
 
-    def free(self, sender: int, letter: Free, parts: Parts) -> None:
+    def lease_ended(self, sender: int, letter: LeaseEnded, parts: Parts) -> None:
         """A client has released a server, which has answered all calls of the lease."""
         found = self._records.by_server.get(letter.server)
         if found is not None and found[1].lease == letter.lease:
@@ -109,7 +109,7 @@ class Grants:
         service.pool.freed(server)
         self.grant(service)
 
-    def uses(self, sender: int, letter: Uses, parts: Parts) -> None:
+    def new_client(self, sender: int, letter: NewClient, parts: Parts) -> None:
         """A client calls a server that was passed on to it."""
         found = self._records.by_server.get(letter.server)
         if found is not None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from encamp.services.letters import Seen
+from encamp.services.letters import CallStatistics
 from encamp.wire.protocol import SPAWNER
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class ServerRecord:
     clients: set[int] = field(default_factory=set)
     """The clients to inform if it is lost."""
     pinned: deque[Request] = field(default_factory=deque)
-    seen: Seen = (0, 0, 0.0, 0.0)
+    statistics: CallStatistics = (0, 0, 0.0, 0.0)
     began: tuple[int, int] | None = None
     """Client and number of the call that it was running when it was asked to stop."""
     host: str = ""

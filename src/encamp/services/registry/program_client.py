@@ -11,7 +11,7 @@ from encamp.cluster.controller import Controller
 from encamp.cluster.task import FORKED
 from encamp.errors import ClusterClosed, ClusterError
 from encamp.services.client import Client, Outgoing, Route
-from encamp.services.letters import Answers, Free, Letter
+from encamp.services.letters import Answers, LeaseEnded, Letter
 from encamp.services.outcomes import value_of
 from encamp.services.result import Awaited, Result
 from encamp.wire.frames import Parts, changeable, own
@@ -81,7 +81,7 @@ class ProgramClient(Client):
 
         def free(_: object) -> None:
             with suppress(ClusterError, OSError):
-                self.tell(Free(route.server, lease), [])
+                self.tell(LeaseEnded(route.server, lease), [])
 
         last.add_done_callback(free)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from encamp.errors import NotEnough
 from encamp.model import ServerStatistics, ServiceStatistics
-from encamp.services.letters import Ask, Letter, Refused, Told
+from encamp.services.letters import Ask, Letter, Refused, Reply
 from encamp.services.registry.pool import ServerRecord
 from encamp.services.registry.records import Records, Service
 from encamp.wire.frames import Parts
@@ -32,7 +32,7 @@ class Questions:
             answer = self.statistics(service)
         elif letter.what == "servers":
             answer = [server.number for server in service.pool.servers.values()]
-        self._records.tell(sender, Told(letter.ticket), dump(answer))
+        self._records.tell(sender, Reply(letter.ticket), dump(answer))
 
     def forget(self, sender: int, ticket: int) -> None:
         """A client has withdrawn its question."""
@@ -52,7 +52,7 @@ class Questions:
             if over is not None:
                 told.append((client, Refused(ticket), dump(portable_error(over))))
             elif live >= (number or most):
-                told.append((client, Told(ticket), dump(live)))
+                told.append((client, Reply(ticket), dump(live)))
             else:
                 left.append((client, ticket, service, number))
         self._waiters = left
@@ -73,4 +73,4 @@ def statistics_of(server: ServerRecord) -> ServerStatistics:
     if task is not None and task.slot is None and not server.ready:
         state = "waits for a slot"
     slot = None if task is None else task.future.slot
-    return ServerStatistics(server.number, server.host, slot, state, *server.seen)
+    return ServerStatistics(server.number, server.host, slot, state, *server.statistics)

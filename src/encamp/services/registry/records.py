@@ -11,9 +11,9 @@ from encamp.cluster.controller import Controller
 from encamp.cluster.options import SpawnOptions
 from encamp.errors import EncampError, ServiceEnded, ServiceFailed
 from encamp.model import ServerStatistics
-from encamp.services.letters import Calls, Letter, Lost, encode
+from encamp.services.letters import Calls, Letter, ServerGone, encode
 from encamp.services.registry.pool import Pool, ServerRecord
-from encamp.services.registry.saved import Kept
+from encamp.services.registry.saved import SavedState
 from encamp.services.registry.watch import Watch
 from encamp.services.server import Blueprint
 from encamp.services.windows import Windows
@@ -54,7 +54,7 @@ class Service:
         """Servers that have died in a row without an answer in between."""
         self.withdrawn = 0
         """Number of ended servers that are not replaced."""
-        self.states: list[Kept] = []
+        self.states: list[SavedState] = []
         """States of dead servers that their successors take over."""
         self.said = False
         """Whether it was, or will be, said that servers wait for slots."""
@@ -99,7 +99,7 @@ class Records:
         self.by_task: dict[int, tuple[Service, ServerRecord]] = {}
         self.held: dict[int, set[ServerRecord]] = {}
         """By task, the servers that it has acquired."""
-        self.lost: dict[int, Lost] = {}
+        self.lost: dict[int, ServerGone] = {}
         self.errors: dict[int, EncampError] = {}
         """By former server, the error for its clients."""
         self.winding_up = self.closed = False

@@ -25,14 +25,14 @@ from encamp.services.letters import (
     Calls,
     Deadlock,
     Forget,
-    Free,
+    LeaseEnded,
     Letter,
+    NewClient,
     Ready,
     Saved,
     Stopping,
-    Uses,
-    Waits,
-    WaitsNoMore,
+    WaitEnded,
+    WaitStarted,
     decode,
 )
 from encamp.services.registry.consoles import Consoles
@@ -77,8 +77,8 @@ class Registry:
         self._handlers: dict[type, Callable[[int, Any, Parts], None]] = {
             Acquire: self._grants.acquire,
             Forget: self._forget,
-            Free: self._grants.free,
-            Uses: self._grants.uses,
+            LeaseEnded: self._grants.lease_ended,
+            NewClient: self._grants.new_client,
             Ask: self._ask,
             Calls: self._replays.relay,
             Ready: self._ready,
@@ -86,10 +86,8 @@ class Registry:
             Saved: self._replays.saved,
             Stopping: self._dying,
             Alive: self._alive,
-            Waits: self._waits,
-            WaitsNoMore: lambda sender, letter, _: self._deadlocks.waits_no_more(
-                sender, letter.ticket
-            ),
+            WaitStarted: self._wait_started,
+            WaitEnded: lambda sender, letter, _: self._deadlocks.wait_ended(sender, letter.ticket),
         }
         controller.tenant = self
 
@@ -179,7 +177,7 @@ class Registry:
         found = self._records.by_task.pop(task.id, None)
         if found is not None:
             self._endings.server_ended(*found, task, good, value)
-        self._deadlocks.waits_no_more(task.id)
+        self._deadlocks.wait_ended(task.id)
         held = self._records.held.pop(task.id, ())
         for server in list(held):
             if server.holder == task.id and server.number in self._records.by_server:
@@ -244,7 +242,7 @@ class Registry:
         found = self._records.by_task.get(sender)
         if found is not None:
             service, server = found
-            server.seen = letter.seen
+            server.statistics = letter.statistics
             if letter.answers:
                 service.deaths = 0
                 self.program.take(letter, parts)
@@ -264,8 +262,8 @@ class Registry:
 
     # Deadlocks
 
-    def _waits(self, sender: int, letter: Waits, parts: Parts) -> None:
-        if self._deadlocks.waits(sender, letter):
+    def _wait_started(self, sender: int, letter: WaitStarted, parts: Parts) -> None:
+        if self._deadlocks.wait_started(sender, letter):
             self._records.tell(sender, Deadlock(letter.ticket))
 
     def _servers_of(self, service: int) -> list[ServerRecord]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from encamp.cluster.records import TaskRecord
 from encamp.errors import EncampError, ServerLost, ServiceEnded, TaskKilled, TaskLost, words_of
-from encamp.services.letters import Answers, Lost, MemberLost, Refused
+from encamp.services.letters import Answers, MemberLost, Refused, ServerGone
 from encamp.services.registry.consoles import Consoles
 from encamp.services.registry.grants import Grants
 from encamp.services.registry.pool import STARTING, ServerRecord
@@ -96,7 +96,9 @@ class Endings:
                 facts = service.name, call[3], server.host, True, value.exit_code, _TWICE
                 error = ServerLost(*facts)
                 payload = bytes(dump_failure(error)[0])
-                letter = Answers(server.number, [(call[0], False, payload, 0)], [], server.seen)
+                letter = Answers(
+                    server.number, [(call[0], False, payload, 0)], [], server.statistics
+                )
                 self._records.tell(client, letter)
                 return
 
@@ -109,7 +111,7 @@ class Endings:
         if server.began is None and untold:
             about = _UNKNOWN
         error = self._error_of(service, server, task, good, value)
-        letter = Lost(server.number, about, number)
+        letter = ServerGone(server.number, about, number)
         group, holder = server.group, server.holder
         if group and holder in self._records.held:
             self._records.held[holder].discard(server)
@@ -136,7 +138,7 @@ class Endings:
         """The error for the clients of a server that is gone."""
         if good or service.ended or self._records.controller.closing:
             return ServiceEnded(service.name)
-        lost = self._states.since(server.number, server.seen[0])
+        lost = self._states.since(server.number, server.statistics[0])
         error = ServerLost(service.name, "", task.future.host or "", None, lost=lost)
         if server.overdue:
             error.limit = service.published.call_limit

@@ -17,7 +17,7 @@ _PARTIAL = ".part"
 
 
 @dataclass
-class Kept:
+class SavedState:
     """A state on the disk. ``serial``: how many calls of the server that made it it knows of."""
 
     path: Path
@@ -52,7 +52,7 @@ class States:
     def __init__(self, disk_thread: DiskThread) -> None:
         self._disk_thread = disk_thread
         self._folder: OwnedFolder | None = None
-        self._kept: dict[int, Kept] = {}
+        self._kept: dict[int, SavedState] = {}
         self._under_way: dict[int, dict[_Writing, Callable[[], None]]] = {}
 
     def keep(self, server: int, serial: int, parts: Parts, kept: Callable[[int], None]) -> None:
@@ -82,7 +82,7 @@ class States:
 
     def _note(self, server: int, serial: int, state: _Writing, kept: Callable[[int], None]) -> None:
         before = self._kept.get(server)
-        self._kept[server] = Kept(state.path, serial)
+        self._kept[server] = SavedState(state.path, serial)
         kept(serial - (0 if before is None else before.serial))
         if before is not None:
             before.path.unlink(missing_ok=True)
@@ -92,17 +92,17 @@ class States:
         kept = self._kept.get(server)
         return max(0, calls - (0 if kept is None else kept.serial))
 
-    def take(self, server: int) -> Kept | None:
+    def take(self, server: int) -> SavedState | None:
         """The last state of a dead server, for its successor."""
         return self._kept.pop(server, None)
 
-    def adopt(self, server: int, kept: Kept) -> bytes | None:
+    def adopt(self, server: int, kept: SavedState) -> bytes | None:
         """The state with which a new server begins; None if it cannot be read any more."""
         try:
             state = kept.path.read_bytes()
         except OSError:
             return None
-        self._kept[server] = Kept(kept.path, 0)
+        self._kept[server] = SavedState(kept.path, 0)
         return state
 
     def close(self) -> None:

@@ -24,10 +24,10 @@ from encamp.storage.disk.disk import disk_full, flushed, set_permissions
 from encamp.storage.disk.holes import Hashed, allocated, data_parts, is_sparse
 from encamp.storage.disk.trusted import NAMED, Trust, opened
 from encamp.storage.outputs.beacon import reaches
-from encamp.storage.outputs.landing import OutputChannel, RemoteTarget, send_file
-from encamp.storage.outputs.made import Kind, Made, Publishable, entries_below
 from encamp.storage.outputs.parts import PART, Written, discard
 from encamp.storage.outputs.patterns import Existing, Output, bound, final_of
+from encamp.storage.outputs.publishable import Kind, OutputFile, Publishable, entries_below
+from encamp.storage.outputs.transfer import OutputChannel, RemoteTarget, send_file
 from encamp.storage.roots import (
     Portable,
     below,
@@ -148,7 +148,7 @@ def _part(final: Path, token: str) -> Path:
 
 def _staged(
     folder: Path,
-    made: Made,
+    made: OutputFile,
     final: Final,
     token: str,
     channel: OutputChannel | None,
@@ -172,17 +172,17 @@ def _staged(
     return Staged(made.path, url, str(final), size, digest, existing)
 
 
-def _portable_final(final: Final, made: Made) -> Portable:
+def _portable_final(final: Final, made: OutputFile) -> Portable:
     at = made.output.at
     return str(final) if at is None else below(at, str(made.inner))
 
 
-def _trust(made: Made) -> Trust:
+def _trust(made: OutputFile) -> Trust:
     """Which users' links and folders on an output's path are trusted."""
     return made.output.trust.below(len(made.inner.parts) - 1)
 
 
-def _light(made: Made, final: Final, token: str) -> Staged:
+def _light(made: OutputFile, final: Final, token: str) -> Staged:
     """A symlink or an empty folder, which is created when it is published."""
     to = _portable_final(final, made)
     part, size = with_name(to, f"{PART}{token}"), len(os.fsencode(made.goal))
@@ -191,14 +191,14 @@ def _light(made: Made, final: Final, token: str) -> Staged:
 
 
 def _sent(
-    channel: OutputChannel, source: Path, made: Made, final: RemoteTarget, token: str
+    channel: OutputChannel, source: Path, made: OutputFile, final: RemoteTarget, token: str
 ) -> Staged:
     try:
-        landed, size, digest = send_file(channel, source, final, token)
+        sent, size, digest = send_file(channel, source, final, token)
     except OSError as exc:
         raise _UnreadableError(exc) from exc
-    staged = Staged(made.path, landed.part, landed.final, size, digest, made.output.existing)
-    return replace(staged, written=landed.written, trust=_trust(made))
+    staged = Staged(made.path, sent.part, sent.final, size, digest, made.output.existing)
+    return replace(staged, written=sent.written, trust=_trust(made))
 
 
 def unstage(staged: Iterable[Staged]) -> None:
@@ -221,7 +221,7 @@ def _wanted(
     task: str,
     inputs: frozenset[str],
     is_from: Callable[[str, Path], bool] | None,
-) -> dict[Final, Made]:
+) -> dict[Final, OutputFile]:
     """The destination of each file that the patterns match → the file."""
     finals_of = lru_cache(maxsize=None)(place)
     for output in outputs:
@@ -232,7 +232,7 @@ def _wanted(
         if is_from is None or not any(_goes_to_source(one, finals_of, is_from) for one in passed):
             left = tuple(one.path for one in passed[:10])
             raise MissingOutput(task, output.pattern, _new_files(folder, inputs), left)
-    wanted: dict[Final, Made] = {}
+    wanted: dict[Final, OutputFile] = {}
     for made in found.all():
         final = finals_of(made.output)(made.inner)
         before = wanted.setdefault(final, made)
@@ -242,7 +242,7 @@ def _wanted(
 
 
 def _goes_to_source(
-    made: Made,
+    made: OutputFile,
     place: Callable[[Output], Callable[[PurePosixPath], Final]],
     is_from: Callable[[str, Path], bool],
 ) -> bool:

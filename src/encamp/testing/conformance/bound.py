@@ -98,14 +98,14 @@ class Bound:
 
     @pytest.fixture(scope="class")
     @classmethod
-    def kept(cls, cluster_of: ClusterOf, share: Path) -> Iterator[Kept]:  # noqa: ARG003
+    def kept(cls, cluster_of: ClusterOf, share: Path) -> Iterator[ReusedCluster]:  # noqa: ARG003
         """The cluster that the class's tests share."""
-        kept = Kept(lambda: cluster_of(cls.SLOTS))
+        kept = ReusedCluster(lambda: cluster_of(cls.SLOTS))
         yield kept
         kept.close()
 
     @pytest.fixture
-    def cluster(self, kept: Kept) -> Iterator[Cluster]:
+    def cluster(self, kept: ReusedCluster) -> Iterator[Cluster]:
         """A cluster of four idle slots, whose queue of messages is empty."""
         yield kept.open()
         kept.tidy()
@@ -130,7 +130,7 @@ class Bound:
         assert sandboxes(self.storages()) <= folders  # the cluster of other tests may keep some
 
 
-class Kept:
+class ReusedCluster:
     """A cluster that is used again, unless a test leaves it with work that does not end."""
 
     def __init__(self, make: Callable[[], Cluster]) -> None:

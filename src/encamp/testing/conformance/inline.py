@@ -11,7 +11,7 @@ import pytest
 from encamp.cluster.cluster import Cluster
 from encamp.errors import UnsupportedByEngine
 from encamp.testing import work
-from encamp.testing.conformance.bound import PATIENCE, Bound, ClusterOf, Kept, results, say
+from encamp.testing.conformance.bound import PATIENCE, Bound, ClusterOf, ReusedCluster, results, say
 
 
 class Inline(Bound):
@@ -21,9 +21,9 @@ class Inline(Bound):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def kept(cls, cluster_of: ClusterOf, share: object) -> Iterator[Kept]:  # noqa: ARG003
+    def kept(cls, cluster_of: ClusterOf, share: object) -> Iterator[ReusedCluster]:  # noqa: ARG003
         """A cluster whose agents run tasks themselves."""
-        kept = Kept(lambda: cluster_of(cls.SLOTS, inline=True))
+        kept = ReusedCluster(lambda: cluster_of(cls.SLOTS, inline=True))
         yield kept
         kept.close()
 

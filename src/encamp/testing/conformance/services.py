@@ -37,18 +37,18 @@ from encamp.services.proxy import Proxy
 from encamp.services.registry.consoles import find
 from encamp.services.service import Service, gather
 from encamp.testing import served, work
-from encamp.testing.conformance.bound import PATIENCE, Bound, ClusterOf, Kept
+from encamp.testing.conformance.bound import PATIENCE, Bound, ClusterOf, ReusedCluster
 from encamp.testing.waiting import until
 
 Publish = Callable[..., Service]
 _LONG = 2 * PATIENCE
 
 
-class Served(Bound):
+class ServiceSuite(Bound):
     """What the suites of services share."""
 
     @pytest.fixture
-    def cluster(self, kept: Kept) -> Cluster:
+    def cluster(self, kept: ReusedCluster) -> Cluster:
         """A cluster of four idle slots; what is published on it is terminated by `publish`."""
         return kept.open()
 
@@ -82,7 +82,7 @@ class Served(Bound):
         os.kill(self.pid_of(proxy), signal.SIGKILL)
 
 
-class Calling(Served):
+class Calling(ServiceSuite):
     """Acquired, called, released."""
 
     def test_calls_of_a_proxy_run_in_their_order(self, publish: Publish) -> None:
@@ -402,7 +402,7 @@ def proxy_of_released(service: Service) -> Proxy:
     return copy
 
 
-class Lasting(Served):
+class Lasting(ServiceSuite):
     """Servers that die, freeze, wait and end."""
 
     CHAOS: ClassVar[int] = 5

@@ -14,7 +14,15 @@ import pytest
 from encamp.cluster.cluster import Cluster
 from encamp.storage.roots import portable
 from encamp.testing import work
-from encamp.testing.conformance.bound import PATIENCE, Bound, ClusterOf, Kept, gates, heard, say
+from encamp.testing.conformance.bound import (
+    PATIENCE,
+    Bound,
+    ClusterOf,
+    ReusedCluster,
+    gates,
+    heard,
+    say,
+)
 from encamp.testing.waiting import until
 
 SIZES = [(1000, 30), (50_000, 30), (400_000, 10)]
@@ -146,9 +154,9 @@ class SharingThreads(Sharing):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def kept(cls, cluster_of: ClusterOf, share: object) -> Iterator[Kept]:  # noqa: ARG003
+    def kept(cls, cluster_of: ClusterOf, share: object) -> Iterator[ReusedCluster]:  # noqa: ARG003
         """A cluster whose slots are threads."""
-        kept = Kept(lambda: cluster_of(cls.SLOTS, inline="threads"))
+        kept = ReusedCluster(lambda: cluster_of(cls.SLOTS, inline="threads"))
         yield kept
         kept.close()
 
@@ -160,9 +168,9 @@ class SharingInline(Sharing):
 
     @pytest.fixture(scope="class")
     @classmethod
-    def kept(cls, cluster_of: ClusterOf, share: object) -> Iterator[Kept]:  # noqa: ARG003
+    def kept(cls, cluster_of: ClusterOf, share: object) -> Iterator[ReusedCluster]:  # noqa: ARG003
         """A cluster whose agents run tasks themselves."""
-        kept = Kept(lambda: cluster_of(cls.SLOTS, inline=True))
+        kept = ReusedCluster(lambda: cluster_of(cls.SLOTS, inline=True))
         yield kept
         kept.close()
 

@@ -16,7 +16,7 @@ PIECE = 1 << 18
 _WINDOW, _MOST = 1 << 21, 64
 """Bytes and pieces in transit, at most: the system in between keeps all of them in memory."""
 
-Said = bytes | int
+TunnelData = bytes | int
 """Bytes, empty at their end; or an acknowledgement: the number of bytes that were read."""
 
 
@@ -26,14 +26,14 @@ class Tunnel:
     For one event loop. The tunnel closes the socket ``near``.
     """
 
-    def __init__(self, near: socket.socket, say: Callable[[Said], object]) -> None:
+    def __init__(self, near: socket.socket, say: Callable[[TunnelData], object]) -> None:
         near.setblocking(False)
         self._near, self._say = near, say
         self._under_way = self._pieces = 0
         self._room = asyncio.Event()
         self._come: asyncio.Queue[bytes] = asyncio.Queue()
 
-    def heard(self, said: Said) -> None:
+    def heard(self, said: TunnelData) -> None:
         """Something has arrived from the other end."""
         if isinstance(said, int):
             self._under_way -= said

@@ -1,7 +1,7 @@
 """Outputs of hosts that do not see the destination: sent in pieces, and received at the program.
 
     the task's host                                  the destination's host
-    send_file ── pieces ──► Channel ──► Receiver.land: temporary names beside the final ones
+    send_file ── pieces ──► Channel ──► Receiver.write: temporary names beside the final ones
 
 This is the opposite direction of `ship`. Publishing is the same for both: `publish.publish`, on the
 destination's host.
@@ -77,7 +77,7 @@ class OutputPaths:
 class OutputChannel(Protocol):
     """Sends to the other side; a call blocks until it is done there, and raises its error."""
 
-    def land(self, piece: Piece) -> OutputPaths:
+    def write(self, piece: Piece) -> OutputPaths:
         """Add a piece to a file."""
 
 
@@ -98,8 +98,8 @@ def send_file(
             digest = digest_of_piece(data)
             inner = str(to.inner)
             piece = Piece(to.folder, inner, token, offset, data, digest, permissions, size)
-            landed = channel.land(piece)
-    return landed, hashed.size, hashed.digest
+            sent = channel.write(piece)
+    return sent, hashed.size, hashed.digest
 
 
 def _blocks(fd: int) -> Iterator[tuple[int, bytes, bool]]:
@@ -138,7 +138,7 @@ class Receiver:
         self._allowed = folders
         self._parts: set[Path] = set()
 
-    def land(self, piece: Piece) -> OutputPaths:
+    def write(self, piece: Piece) -> OutputPaths:
         """Add a piece to its file, and flush the file if it is the last.
 
         Raises `BadDestination`, `UnsafeTarget`, `ShippingFailed` or `DiskFull`.
@@ -202,8 +202,8 @@ class TaskFiles:
         with self._lock:
             if self._over:
                 raise UnusableInput(str(about), "the task that asked for it has ended")
-            if what == "land":
-                return self._taker.land(about)
+            if what == "write":
+                return self._taker.write(about)
             giver = self._giver
             return giver.chunk(about, detail) if what == "chunk" else giver.entries(about, detail)
 

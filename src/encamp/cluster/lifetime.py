@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from encamp.agent.main import Agent
     from encamp.cluster.controller import Controller
 
-_OPEN: set[Life] = set()
+_OPEN: set[Lifetime] = set()
 _AGENT_WITHIN = 30.0
 """Seconds within which the agent in this process has to end its slots."""
 
 
-class Life:
-    """The lifetime of one cluster: its controller, its engine, and any agent in this process."""
+class Lifetime:
+    """When one cluster ends: its controller, its engine, and any agent in this process."""
 
     def __init__(self, controller: Controller) -> None:
         self._controller, self._pump = controller, controller.pump

@@ -22,7 +22,10 @@ from encamp.errors import (
 from encamp.storage.disk.trusted import NAMED
 from encamp.storage.inputs.ship import CHUNK, digest_of_piece
 from encamp.storage.outputs.beacon import Beacons, reaches
-from encamp.storage.outputs.landing import (
+from encamp.storage.outputs.patterns import Output, as_outputs, bound
+from encamp.storage.outputs.publish import publish
+from encamp.storage.outputs.stage import Staged, stage
+from encamp.storage.outputs.transfer import (
     OutputPaths,
     Piece,
     Receiver,
@@ -30,9 +33,6 @@ from encamp.storage.outputs.landing import (
     TaskFiles,
     send_file,
 )
-from encamp.storage.outputs.patterns import Output, as_outputs, bound
-from encamp.storage.outputs.publish import publish
-from encamp.storage.outputs.stage import Staged, stage
 from encamp.storage.ownership import reclaim
 from encamp.storage.roots import MIRRORED
 
@@ -47,13 +47,13 @@ class Sea:
     roots: str
     pieces: list[Piece] = field(default_factory=list)
 
-    def land(self, piece: Piece) -> OutputPaths:
+    def write(self, piece: Piece) -> OutputPaths:
         self.pieces.append(piece)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(MIRRORED, self.roots)
-            landed = self.files.answer(("land", piece, None))
-            assert isinstance(landed, OutputPaths)
-            return landed
+            sent = self.files.answer(("write", piece, None))
+            assert isinstance(sent, OutputPaths)
+            return sent
 
 
 @pytest.fixture
@@ -142,16 +142,16 @@ def test_pieces_cannot_leave_their_folder(inner: str, there: Path) -> None:
     at = wanted[0].at
     assert at is not None
     with pytest.raises(UnsafeTarget):
-        sea.land(Piece(at, inner, "t", 0, b"", digest_of_piece(b""), 0o644, 0))
+        sea.write(Piece(at, inner, "t", 0, b"", digest_of_piece(b""), 0o644, 0))
     assert list(there.iterdir()) == []
 
 
 def test_pieces_for_another_folder_are_refused(there: Path) -> None:
     _, sea = planned(there, "a")
     with pytest.raises(BadDestination, match="not a destination"):
-        sea.land(Piece(str(there), "a", "t", 0, b"", digest_of_piece(b""), 0o644, 0))
+        sea.write(Piece(str(there), "a", "t", 0, b"", digest_of_piece(b""), 0o644, 0))
     with pytest.raises(UnsafeTarget):
-        sea.land(Piece(str(there / "out"), "a", "/../t", 0, b"", digest_of_piece(b""), 0o6, True))
+        sea.write(Piece(str(there / "out"), "a", "/../t", 0, b"", digest_of_piece(b""), 0o6, True))
     assert list(there.iterdir()) == []
 
 
@@ -160,8 +160,8 @@ def test_bytes_that_were_changed_on_the_way_are_refused(folder: Path, there: Pat
     wanted, sea = planned(there, "a")
 
     class Storm:
-        def land(self, piece: Piece) -> OutputPaths:
-            return sea.land(replace(piece, data=b"b"))
+        def write(self, piece: Piece) -> OutputPaths:
+            return sea.write(replace(piece, data=b"b"))
 
     at = wanted[0].at
     assert at is not None
@@ -297,7 +297,7 @@ def test_a_first_piece_is_never_written_over_something(there: Path) -> None:
     piece = Piece(str(there), "final", "t", 0, b"x", digest_of_piece(b"x"), 0o600, size=1)
     for _ in range(2):
         with pytest.raises(BadDestination, match="file exists"):
-            Receiver({there: NAMED}).land(piece)
+            Receiver({there: NAMED}).write(piece)
         assert (there / "a").read_text() == "somebody's"
         (there / ".encamp-t").write_text("another's")
 
@@ -306,12 +306,12 @@ def test_a_later_piece_follows_no_symlink_and_what_was_begun_goes(there: Path) -
     (there / "a").write_text("somebody's")
     receiver = Receiver({there: NAMED})
     first = Piece(str(there), "final", "t", 0, b"x", digest_of_piece(b"x"), 0o600, size=None)
-    receiver.land(first)
+    receiver.write(first)
     part = there / ".encamp-t"
     assert part.read_bytes() == b"x"
     part.unlink()
     part.symlink_to("a")
     with pytest.raises(BadDestination):
-        receiver.land(replace(first, offset=1, size=2))
+        receiver.write(replace(first, offset=1, size=2))
     assert (there / "a").read_text() == "somebody's"
     assert os.listdir(there) == ["a"]

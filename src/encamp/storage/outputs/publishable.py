@@ -28,7 +28,7 @@ Kind = Literal["file", "link", "folder"]
 
 
 @dataclass(frozen=True)
-class Made:
+class OutputFile:
     """A file to publish: its path in the task's folder, and below its destination.
 
     ``goal`` is a symlink's target at the destination.
@@ -64,11 +64,11 @@ class Publishable:
     ) -> None:
         self._folder = folder
         self._unchanged = unchanged
-        self.passed: list[Made] = []
+        self.passed: list[OutputFile] = []
         """Inputs that patterns match, but that are as they were put there, and so no outputs."""
         self._task = task
         self._lenient = lenient
-        self._made: list[Made] = []
+        self._made: list[OutputFile] = []
         self._links: deque[_Link] = deque()
         self._top = f"{folder}/"
         self._inside = {str(folder)}
@@ -106,7 +106,7 @@ class Publishable:
         inner = path.removeprefix(self._top)
         return os.path.relpath(path, self._folder) if inner == path else inner
 
-    def all(self) -> list[Made]:
+    def all(self) -> list[OutputFile]:
         """Everything to publish, when all patterns were added."""
         links: list[_Link] = []
         while self._links:
@@ -147,7 +147,7 @@ class Publishable:
         if stat.S_ISLNK(status.st_mode):
             self._links.append(_Link(path, inner, output, top))
         elif stat.S_ISREG(status.st_mode):
-            self._made.append(Made(path, inner, output, "file"))
+            self._made.append(OutputFile(path, inner, output, "file"))
         else:
             raise self._refusal(path, f"it is {special(status)}; have the task remove it")
 
@@ -158,14 +158,14 @@ class Publishable:
             made, to = os.path.join(path, below), inner / below  # noqa: PTH118
             if status is None:
                 if not self._passes(made, to, output):
-                    self._made.append(Made(made, to, output, "folder"))
+                    self._made.append(OutputFile(made, to, output, "folder"))
             elif stat.S_ISDIR(status.st_mode):
                 self._homes.setdefault(made, []).append((_base(output), to))
             else:
                 with self._leniency():
                     self._take_leaf(made, to, output, status)
         if empty and not self._passes(path, inner, output):
-            self._made.append(Made(path, inner, output, "folder"))
+            self._made.append(OutputFile(path, inner, output, "folder"))
 
     def _passes(self, path: str, inner: PurePosixPath, output: Output) -> bool:
         """Whether it is an unchanged input that is not named explicitly."""
@@ -173,7 +173,7 @@ class Publishable:
             return False
         if not self._unchanged(path):
             return False
-        self.passed.append(Made(path, inner, output, "file"))
+        self.passed.append(OutputFile(path, inner, output, "file"))
         return True
 
     def _check_inside(self, path: str) -> None:
@@ -212,12 +212,12 @@ class Publishable:
         self._take_tree(goal, link.inner, link.output)
         return True
 
-    def _resolved(self, link: _Link) -> Made:
+    def _resolved(self, link: _Link) -> OutputFile:
         goal = self._goal_of(link)
         if (text := self._goal_at_destination(link, goal)) is not None:
-            return Made(link.path, link.inner, link.output, "link", text)
+            return OutputFile(link.path, link.inner, link.output, "link", text)
         if (self._folder / goal).is_file():
-            return Made(link.path, link.inner, link.output, "file")
+            return OutputFile(link.path, link.inner, link.output, "file")
         if (self._folder / goal).is_dir():
             why = f"it is a symlink to the folder {printable(goal)}, which is not an output itself"
         else:

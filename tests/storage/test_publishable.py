@@ -12,11 +12,11 @@ from other_processes import open_folder, unprivileged
 
 import encamp
 from encamp.errors import BadDestination, UnusableOutput
-from encamp.storage.outputs.landing import OutputPaths, Piece, TaskFiles
 from encamp.storage.outputs.parts import PART
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, bound
 from encamp.storage.outputs.publish import intact, publish
 from encamp.storage.outputs.stage import stage, unstage
+from encamp.storage.outputs.transfer import OutputPaths, Piece, TaskFiles
 from encamp.storage.roots import MIRRORED, local_storage
 
 
@@ -49,12 +49,12 @@ class Sea:
     def __init__(self, files: TaskFiles, roots: Path) -> None:
         self.files, self.roots = files, roots
 
-    def land(self, piece: Piece) -> OutputPaths:
+    def write(self, piece: Piece) -> OutputPaths:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(MIRRORED, str(self.roots))
-            landed = self.files.answer(("land", piece, None))
-            assert isinstance(landed, OutputPaths)
-            return landed
+            sent = self.files.answer(("write", piece, None))
+            assert isinstance(sent, OutputPaths)
+            return sent
 
 
 def by_channel(folder: Path, to: Path, spec: OutputMap) -> None:
