@@ -20,7 +20,7 @@ from encamp.errors import JobBusy
 from encamp.jobs import run_lock as locks
 from encamp.jobs.journal import Journal
 from encamp.slot.slot import Slot
-from encamp.storage.cache.locks import alone
+from encamp.storage.cache.locks import exclusive
 from encamp.storage.persistent import give_back, persistent_sandbox, remove_idle
 from encamp.wire.frames import Parts
 from encamp.wire.outbox import Outbox
@@ -259,7 +259,7 @@ def test_a_key_is_held_by_one_thread_at_a_time(tmp_path: Path) -> None:
     def hold() -> None:
         for number in range(60):
             key = "ab"[number % 2]
-            with alone(tmp_path / "locks", key), both[key]:
+            with exclusive(tmp_path / "locks", key), both[key]:
                 pass
 
     at_once(*[hold] * THREADS)

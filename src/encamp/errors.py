@@ -129,7 +129,7 @@ class EncampError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         """For notebooks: where it was raised in the user's own code, and its sentence."""
-        from encamp.brief import brief_trace
+        from encamp.short_tracebacks import brief_trace
 
         return brief_trace(self, type(self).__name__, shown(self._in_notebook()))
 

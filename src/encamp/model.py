@@ -202,8 +202,8 @@ class TaskReport:
         return sum(phase.seconds for phase in self.attempts[-1].phases) if self.attempts else 0.0
 
     def _repr_html_(self) -> str:
-        from encamp.brief import brief_log
         from encamp.markup import box, heading, printed, table
+        from encamp.short_tracebacks import brief_log
 
         last = self.attempts[-1] if self.attempts else None
         facts: list[tuple[str, object]] = [("why", self.why)]
@@ -607,7 +607,7 @@ class JobFailed(EncampError):
         return f"job {printable(self.report.name)}: {tasks} failed: {names}{more}{first}"
 
     def _in_notebook(self) -> str:
-        from encamp.brief import brief_log
+        from encamp.short_tracebacks import brief_log
 
         lines = [f"some tasks of {self.report}"]
         for task in islice(self.report.of_state("failed"), _LOGS_SHOWN):

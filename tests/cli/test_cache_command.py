@@ -91,9 +91,9 @@ def test_an_input_that_was_never_used_says_how_it_would_come(data: Path) -> None
     lines = said("why", "model.lib").splitlines()
     assert lines[0] == f"{data}/model.lib: 4.9 KiB (5000 bytes)"
     assert lines[1] == "  is not in the cache in its present state"
-    assert re.fullmatch("  as a task's own input, it would come by (copy|reflink): .+", lines[2])
+    assert re.fullmatch(r"  mode as a task's own input: (copy|reflink) \(.+\)", lines[2])
     assert re.fullmatch(
-        "  as a job input, or if declared read-only, it would come by (link|reflink): .+", lines[3]
+        r"  mode as a job input, or if declared read-only: (link|reflink) \(.+\)", lines[3]
     )
     assert len(lines) == 4
 

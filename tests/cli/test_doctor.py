@@ -12,7 +12,7 @@ from conftest import need
 from encamp.cli import checks
 from encamp.cli.checks import HostReport, Level, ProgramFacts, check, libraries_here, python_here
 from encamp.cli.doctor import _clock, _login
-from encamp.cli.elsewhere import HostOutput
+from encamp.cli.remote import HostOutput
 from encamp.quota import processes_left
 from encamp.storage.roots import LOCAL
 

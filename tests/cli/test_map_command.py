@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from console_command import ENCAMP, encamp, results
 
+from encamp.cli.last_map_command import note_line, other_line, warning_of
 from encamp.cli.map import Mapped, map_job
-from encamp.cli.map_line import note_line, other_line, warning_of
 from encamp.errors import InputError
 from encamp.jobs.job import Job
 from encamp.jobs.steps import Command

@@ -13,8 +13,8 @@ import pytest
 from job_steps import write
 
 import encamp
+from encamp.cli.job_states import state_of
 from encamp.cli.prune import prune_command
-from encamp.cli.states import state_of
 from encamp.errors import BadJob, JobBusy
 from encamp.jobs.journal import Journal, Record, outputs_in
 from encamp.jobs.plan.orphans import _NAMED, OrphanWatch, orphans

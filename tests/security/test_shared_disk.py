@@ -26,7 +26,7 @@ from encamp.jobs.worker.lease import leases, new_lease
 from encamp.model import Published, TaskReport
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.disk.trusted import NAMED, Trust, named, opened
-from encamp.storage.inputs.ship import digest_of_piece
+from encamp.storage.inputs.transfer import digest_of_piece
 from encamp.storage.outputs.beacon import Beacons, reaches
 from encamp.storage.outputs.declared import DeclaredNames
 from encamp.storage.outputs.parts import discard_leftovers

@@ -16,7 +16,7 @@ from placed_inputs import placed
 from encamp.errors import BadJob, DiskFull, InputDamaged
 from encamp.storage.cache.cache import INDEX, LIMIT, HostCache, clear_cache
 from encamp.storage.cache.index import opened
-from encamp.storage.cache.locks import KeyLock, alone
+from encamp.storage.cache.locks import KeyLock, exclusive
 from encamp.storage.disk.disk import free_space
 from encamp.storage.inputs.mirror import Item, Mirror, plan
 from encamp.storage.roots import local_storage
@@ -394,7 +394,7 @@ def test_the_place_of_a_fetch_that_failed_is_free(
 
 def test_a_process_forked_during_a_fetch_holds_up_nobody(tmp_path: Path) -> None:
     reader, writer = os.pipe()
-    with alone(tmp_path / "locks", "key"):
+    with exclusive(tmp_path / "locks", "key"):
         child = os.fork()
         if child == 0:
             os.close(writer)

@@ -15,7 +15,7 @@ from placed_inputs import mirrored, placed
 
 import encamp
 from encamp.errors import InputLost
-from encamp.storage.cache import sound
+from encamp.storage.cache import integrity
 from encamp.storage.cache.cache import INDEX, HostCache
 from encamp.storage.cache.locks import KeyLock
 from encamp.storage.cache.tmp_cleaners import locked
@@ -120,8 +120,8 @@ def test_so_is_a_large_tree_though_it_was_looked_through_just_now(
     harm: Callable[[Path], None], tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Truncation is what no cleaner does; that is found by the next look at all files."""
-    monkeypatch.setattr(sound, "_ALWAYS", 10)
-    monkeypatch.setattr(sound, "_PAUSE", 1e9)
+    monkeypatch.setattr(integrity, "_ALWAYS", 10)
+    monkeypatch.setattr(integrity, "_PAUSE", 1e9)
     for _ in range(2):
         with mirrored("tree", tree.parent):
             pass

@@ -15,14 +15,14 @@ from placed_inputs import placed
 
 import encamp
 from encamp.errors import BadJob, InputDamaged, ModeRefused
-from encamp.storage.cache import sound
+from encamp.storage.cache import integrity
 from encamp.storage.inputs import modes, overlay
 from encamp.storage.inputs.mirror import Item, Mirror, Mode, plan
 from encamp.storage.inputs.modes import mode_of, needs_own_mounts
 from encamp.storage.ownership import reclaim, sandboxes
 from encamp.storage.roots import LOCAL, local_storage
 
-REFUSED = "the disk refuses: not here"
+REFUSED = "the disk cannot make reflinks: not here"
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_a_disk_without_reflinks_says_so_and_leaves_no_trial() -> None:
     """Or it has them; then two files share blocks, which nothing but their speed shows."""
     modes.why_no_reflink.cache_clear()
     why = modes.why_no_reflink(local_storage())
-    assert why is None or why.startswith("the disk refuses: ")
+    assert why is None or why.startswith("the disk cannot make reflinks: ")
     assert list(sandboxes(local_storage()).glob("*")) == []
 
 
@@ -182,7 +182,7 @@ def test_the_log_says_by_which_way_and_why(here: Path, caplog: pytest.LogCapture
         pass
     said = "\n".join(record.getMessage() for record in caplog.records)
     assert f"{here}/linked by link: it is declared read-only" in said
-    assert f"{here}/copied by copy: no reflink here: {REFUSED}; not declared read-only" in said
+    assert f"{here}/copied by copy: {REFUSED}; it is not declared read-only" in said
     assert f"{here}/direct by direct: only one task needs it" in said
     assert f"fetching {here}/linked: first use on this host" in said
 
@@ -333,11 +333,11 @@ def test_damage_to_a_linked_tree_by_a_task_that_was_killed_does_not_last(here: P
 def test_a_large_tree_is_looked_through_again_only_where_there_is_doubt(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sound, "_ALWAYS", 10)
-    monkeypatch.setattr(sound, "_PAUSE", 1e9)
+    monkeypatch.setattr(integrity, "_ALWAYS", 10)
+    monkeypatch.setattr(integrity, "_PAUSE", 1e9)
     items = [item_of(tree(here, 40), mode="link")]
     looked: list[object] = []
-    real = sound._looked_through
+    real = integrity._looked_through
 
     def look(entry: Path, item: Item) -> bool:
         looked.append(entry)
@@ -345,7 +345,7 @@ def test_a_large_tree_is_looked_through_again_only_where_there_is_doubt(
 
     with placed(items) as sandbox:
         sandbox.check_inputs("task")
-    monkeypatch.setattr(sound, "_looked_through", look)
+    monkeypatch.setattr(integrity, "_looked_through", look)
     for _ in range(2):
         with placed(items):
             pass

@@ -17,7 +17,7 @@ from encamp.storage.cache.cache import HostCache
 from encamp.storage.disk.copy import copy_file
 from encamp.storage.disk.holes import allocated
 from encamp.storage.inputs.mirror import Mirror, plan
-from encamp.storage.inputs.ship import Chunk, Sender, ShippedEntry, receive_file
+from encamp.storage.inputs.transfer import Chunk, Sender, ShippedEntry, receive_file
 from encamp.storage.outputs.patterns import as_outputs, bound
 from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.stage import stage

@@ -20,7 +20,7 @@ from encamp.errors import (
     UnusableInput,
 )
 from encamp.storage.disk.trusted import NAMED
-from encamp.storage.inputs.ship import CHUNK, digest_of_piece
+from encamp.storage.inputs.transfer import CHUNK, digest_of_piece
 from encamp.storage.outputs.beacon import Beacons, reaches
 from encamp.storage.outputs.patterns import Output, as_outputs, bound
 from encamp.storage.outputs.publish import publish

@@ -75,8 +75,8 @@ def clear_command(*, dry_run: bool) -> None:
 
 def _mode(item: Item, *, readonly: bool) -> str:
     mode, why = mode_of(replace(item, readonly=readonly), local_storage())
-    declared = "as a job input, or if declared read-only" if readonly else "as a task's own input"
-    return f"{declared}, it would come by {mode}: {why}"
+    role = "as a job input, or if declared read-only" if readonly else "as a task's own input"
+    return f"mode {role}: {mode} ({why})"
 
 
 def _now(item: Item) -> str:

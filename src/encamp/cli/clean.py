@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from encamp.cli.elsewhere import encamp_on
+from encamp.cli.remote import encamp_on
 from encamp.cli.run import names_in
 from encamp.engines.kit.hostfile import host_in
 from encamp.errors import BadJob, CannotRemove, HostsNotReached, printable, shown

@@ -22,8 +22,8 @@ from encamp.cli.checks import (
     python_here,
     why_of,
 )
-from encamp.cli.elsewhere import HostOutput, log_in
 from encamp.cli.ports import ports
+from encamp.cli.remote import HostOutput, log_in
 from encamp.cli.run import engine_options
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import Host

@@ -98,8 +98,8 @@ limits the size of the cache ("50 GiB"; by default a fifth of the disk).
 
 _SHOW = """Show how a task ended, where it ran, its values, outputs and log.
 
-With a job file, its command lines, environment and inputs are shown too. DESTINATION is the folder
-with a job's results, or the job's own folder in it.
+With a job file, the task's command lines, environment and inputs are shown too. DESTINATION is the
+folder with a job's results, or the job's own folder in it.
 
 \b
   encamp show opamp.toml mc-tt-001
@@ -108,9 +108,10 @@ with a job's results, or the job's own folder in it.
 
 _DEBUG = """Recreate a task's folder, with its inputs, to debug the task.
 
-For commands, a shell starts in the folder, with the variables of the steps. Functions run under pdb
-from their first line, after the steps before them; pdb also stops where one raises an error.
-Nothing is published. The inputs are mirrored to this host, wherever the task ran.
+If the steps are command lines, a shell starts in the folder, with their environment variables. If
+there are functions among them, the steps run in order, the functions under pdb, which stops at
+their first line and where they raise an error. Nothing is published. The inputs are mirrored to
+this host, wherever the task ran.
 
 \b
   encamp debug opamp.toml mc-tt-001         a shell in the folder of a task
@@ -125,10 +126,10 @@ used.
 
 _PRUNE = """Remove files that jobs have published and no longer make.
 
-These are outputs of tasks that were removed from a job, and outputs that were renamed, as
-of the job's last run. Files that have changed since, and files that no job has published, stay.
-DESTINATION is the folder with a job's results, or the job's own folder in it; a job file names its
-own.
+These are outputs of tasks that are no longer in the job, and outputs under names that the job no
+longer uses; the job's last run counts. Files that have changed since they were published stay, and
+so do all files that no job has published. DESTINATION is the folder with a job's results, or the
+job's own folder in it. With a job file, it is the destination of that job.
 """
 
 _DOCTOR = """Check hosts for common problems, and suggest remedies.
@@ -164,8 +165,8 @@ _SHARED = "Accept a job folder that belongs to another member of its group."
 _STATUS = """Show the state of the jobs in a destination.
 
 Nothing is run. DESTINATION is the folder with a job's results, or the job's own folder in it:
-results, or results/opamp.job; a job file names its own. It also works while the job runs, from
-another terminal or from another host that sees the folder.
+results, or results/opamp.job. With a job file, it is the destination of that job. The command also
+works while the job runs, from another terminal or from another host that sees the folder.
 
 \b
   encamp status results             once
@@ -272,7 +273,7 @@ def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
     default="results",
     metavar="FOLDER",
     show_default=True,
-    help="Destination: results, and the job's folder with report and logs.",
+    help="Destination of the results, and of the job's folder with report and logs.",
 )
 @click.option(
     "--outputs",
@@ -294,7 +295,7 @@ def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
 @click.option(
     "--values",
     metavar="NAME",
-    help="File with the task's values, for results.csv: .json, .csv, name and value.",
+    help="File with the task's values for results.csv: .json, .csv, or lines of name and value.",
 )
 @click.option(
     "--stdin", metavar="NAME", help=("File in the task's folder for the command's standard input.")

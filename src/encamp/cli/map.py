@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 
 import click
 
-from encamp.cli.map_line import note_line, other_line, warning_of
+from encamp.cli.last_map_command import note_line, other_line, warning_of
 from encamp.cli.run import options_of, running
 from encamp.errors import BadJob, InputError, OutputConflict, printable
 from encamp.jobs.file.foreach import MOST_TASKS

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from encamp.cli.states import job_folders
+from encamp.cli.job_states import job_folders
 from encamp.errors import NotOurs, printable, shown
 from encamp.jobs.journal import Journal
 from encamp.jobs.plan.orphans import Pruned, prune

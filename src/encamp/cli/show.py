@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
-from encamp.cli.states import is_run, job_folders, moment_text
+from encamp.cli.job_states import is_run, job_folders, moment_text
 from encamp.errors import BadJob, InputError, NotOurs, printable, shown
 from encamp.jobs.display.console import kept_text
 from encamp.jobs.file.jobfile import load_job

@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
-from encamp.cli.states import JobState, job_folders, state_of
+from encamp.cli.job_states import JobState, job_folders, state_of
 from encamp.errors import NotOurs, shown
 from encamp.jobs.display.status_view import StatusView
 from encamp.jobs.report.json_facts import json_value

@@ -89,7 +89,7 @@ from encamp.wire.protocol import (
     encode,
     unbundled,
 )
-from encamp.wire.repeats import has_generator
+from encamp.wire.rng_warnings import has_generator
 
 _NONE = pickle.dumps(None, 5)
 _NO_BUFFERS: Parts = []
@@ -368,7 +368,7 @@ class Controller:
         if has_generator(parts[0]):
             args, kwargs = task.arguments
             named = name_of_called(task.function, args)
-            self.functions.repeats.of_arguments(named, (*args, *kwargs.values()), task.id)
+            self.functions.rng_warnings.of_arguments(named, (*args, *kwargs.values()), task.id)
         return parts
 
     def _taken(self, task: TaskRecord) -> Parts:

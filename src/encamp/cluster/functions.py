@@ -24,7 +24,7 @@ from weakref import WeakKeyDictionary, ref
 from encamp.cluster.task import Timing
 from encamp.errors import CannotTravel, text_of
 from encamp.wire.global_names import global_names
-from encamp.wire.repeats import Repeats, has_generator, uses_generator
+from encamp.wire.rng_warnings import RandomNumberWarnings, has_generator, uses_generator
 
 _FIXED = (
     int,
@@ -142,7 +142,9 @@ class Functions:
         """For pickling: an exception of a signal handler must not count as its error."""
         self.numbers: count[int] = root.numbers if root else count(1)
         self.kept: RecentFunctions = root.kept if root else RecentFunctions()
-        self.repeats: Repeats = root.repeats if root else Repeats()
+        self.rng_warnings: RandomNumberWarnings = (
+            root.rng_warnings if root else RandomNumberWarnings()
+        )
         self._modules: set[types.ModuleType] = root._modules if root else set()
         self._families: dict[int, tuple[object, Functions]] = {}
         # Both weak, so that only `kept` decides how long functions live.
@@ -185,7 +187,7 @@ class Functions:
         found = None if known is None else known()
         if found is not None:
             if found.random and not found.by_value:
-                self.repeats.of_function(function)
+                self.rng_warnings.of_function(function)
             if found.state is None:
                 self._last = function, found
             if found.state is None or (found.state == _state(function) and found.state != ()):
@@ -228,7 +230,7 @@ class Functions:
         if old is not None and old.by_value and old.payload == payload:
             old.state = state
             if old.random:
-                self.repeats.of_function(function)
+                self.rng_warnings.of_function(function)
             return old
         found = Function(next(self.numbers), function, payload, by_value=True)
         found.state = state

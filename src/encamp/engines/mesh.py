@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from encamp.engines.kit.begin import begin, end
 from encamp.engines.kit.mesh.agent import MeshAgent
 from encamp.engines.kit.mesh.agent import join as _join
 from encamp.engines.kit.mesh.engine import Agent, MeshEngine, shares
+from encamp.engines.kit.start_agents import begin, end
 from encamp.quantities import whole
 
 _HERE = "127.0.0.1"

@@ -11,8 +11,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from encamp.brief import brief_trace
 from encamp.errors import EncampError
+from encamp.short_tracebacks import brief_trace
 from encamp.storage.signals import ENDING, REAL_TIME, Terminated, exit_on, untaken
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from encamp.errors import EncampError
 from encamp.slot.calling import called
 from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.inputs.ship import Channel
+from encamp.storage.inputs.transfer import Channel
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.stage import Staged, stage
 from encamp.storage.outputs.transfer import OutputChannel

@@ -10,7 +10,7 @@ from encamp.errors import InputDamaged, InputLost, printable
 from encamp.storage.cache.cache import HostCache
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.place import Placed, Placer
-from encamp.storage.inputs.ship import Channel
+from encamp.storage.inputs.transfer import Channel
 from encamp.storage.inputs.unchanged import Unchanged
 from encamp.storage.ownership import OwnedFolder
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from encamp.errors import BadLocalStorage, printable
-from encamp.storage.cache.sound import doubt
+from encamp.storage.cache.integrity import doubt
 from encamp.storage.cache.tmp_cleaners import keep_off, locked
 from encamp.storage.disk.disk import disk_full
 from encamp.storage.disk.removal import remove_tree

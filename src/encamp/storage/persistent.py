@@ -14,7 +14,7 @@ from contextlib import suppress
 from encamp.errors import EncampError
 from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.inputs.ship import Channel
+from encamp.storage.inputs.transfer import Channel
 
 _lock = threading.Lock()
 _idle: dict[str, tuple[Sandbox, list[Item]]] = {}

@@ -59,7 +59,7 @@ def head(parts: Sequence[Buffer]) -> bytes:
     """The head of a message on a stream. Raises `BadFrame` for too many parts."""
     count = len(parts)
     if not 0 < count <= MOST_PARTS:
-        raise BadFrame(f"it has {count} parts; 1 to {MOST_PARTS} can travel")
+        raise BadFrame(f"it has {count} parts, not 1 to {MOST_PARTS}")
     sizes = map(size_of, parts)
     return struct.pack(f"<2sH{count}Q", _MAGIC, count, *sizes)
 

@@ -20,16 +20,16 @@ from typing import Any
 import distributed
 from distributed.comm.addressing import get_address_host
 
-from encamp.engines.dask.hosts import HostsCluster
 from encamp.engines.dask.leases import Leases
+from encamp.engines.dask.own_cluster import HostsCluster
 from encamp.engines.dask.relay import Relay, carry_here
 from encamp.engines.dask.worker import begin_here, end_here, leave_here
-from encamp.engines.kit import begin as starting
-from encamp.engines.kit.begin import Order
+from encamp.engines.kit import start_agents as starting
 from encamp.engines.kit.hostfile import HostLine, hosts_of
 from encamp.engines.kit.mesh.addresses import address_towards
 from encamp.engines.kit.mesh.engine import Agent, MeshEngine, shares
 from encamp.engines.kit.mesh.mesh import Address
+from encamp.engines.kit.start_agents import Order
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable, text_of
 from encamp.quantities import whole
 

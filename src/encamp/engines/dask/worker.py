@@ -13,7 +13,7 @@ from distributed import get_worker
 from distributed.comm.addressing import get_address_host
 
 from encamp.engines.dask import relay
-from encamp.engines.kit import begin
+from encamp.engines.kit import start_agents
 
 _ENVIRON = "distributed.nanny.pre-spawn-environ"
 _LOOK, _SHORT = 0.1, 0.005
@@ -21,16 +21,16 @@ _LOOK, _SHORT = 0.1, 0.005
 
 
 def begin_here(
-    order: begin.Order, agents: Mapping[str, Mapping[int, int]], dask_worker: Any
+    order: start_agents.Order, agents: Mapping[str, Mapping[int, int]], dask_worker: Any
 ) -> dict[int, str]:
     """Start the agents for this worker; ``agents`` are by the workers' addresses."""
     set_by_nanny = dask.config.get(_ENVIRON, {}) if dask_worker.nanny else {}
     unset = {name: str(value) for name, value in set_by_nanny.items()}
-    tunnels = begin.Tunnels(
+    tunnels = start_agents.Tunnels(
         partial(relay.begun, dask_worker, order.run), [get_address_host(dask_worker.address)]
     )
     mine = agents[dask_worker.address]
-    return begin.begin(order, mine, unset, tunnels=None if _inside(dask_worker) else tunnels)
+    return start_agents.begin(order, mine, unset, tunnels=None if _inside(dask_worker) else tunnels)
 
 
 def _inside(worker: Any) -> bool:
@@ -40,7 +40,7 @@ def _inside(worker: Any) -> bool:
 
 async def end_here(run: str, within: float) -> None:
     """End a run's agents beside this worker, which continues its work meanwhile."""
-    await asyncio.to_thread(begin.end, run, within)
+    await asyncio.to_thread(start_agents.end, run, within)
 
 
 async def leave_here(run: str, within: float, dask_worker: Any) -> None:

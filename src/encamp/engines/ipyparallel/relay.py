@@ -17,9 +17,9 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from encamp.engines.kit.begin import Order, Tunnels, begin
 from encamp.engines.kit.mesh.addresses import address_towards
 from encamp.engines.kit.mesh.tunnel import Tunnel, TunnelData
+from encamp.engines.kit.start_agents import Order, Tunnels, begin
 
 _TYPE = "encamp_tunnel"
 _WITHIN = 3.0
@@ -50,7 +50,7 @@ def _said(message: Mapping[str, Any]) -> tuple[int, TunnelData]:
 
 
 def begin_here(order: Order, agents: Mapping[int, int]) -> dict[int, str]:
-    """Start agents beside this engine; see `begin`."""
+    """Start agents beside this engine; see `start_agents.begin`."""
     global _here
     from ipyparallel.engine.kernel import IPythonParallelKernel
 

@@ -5,6 +5,6 @@ interpreter, foreign    starting an interpreter like this one, and its environme
 ssh, logins             programs on other hosts, which end with this one; many logins at once
 sentinel, waker, streams    ends of processes, waking a thread, missing standard streams
 in_process              the endpoint of an agent in the controller's own process
-begin                   starting an agent for a process of another system
+start_agents            starting an agent for a process of another system
 mesh                    frames for systems that have no channel for them
 """

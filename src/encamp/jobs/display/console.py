@@ -14,13 +14,13 @@ from rich.live import Live
 from rich.padding import Padding
 from rich.text import Text
 
-from encamp.brief import brief_log
 from encamp.errors import printable, shown
 from encamp.jobs.display.progress import Progress
 from encamp.jobs.display.screen import Screen
 from encamp.jobs.display.status_view import STYLES, StatusView
 from encamp.jobs.report.table import NAME as TABLE
 from encamp.model import AttemptReport, JobReport, JobStatus, TaskReport, orphans_told
+from encamp.short_tracebacks import brief_log
 from encamp.sizes import counted, size_text, time_text
 
 _LISTED = 10

@@ -26,7 +26,7 @@ from encamp.storage.inputs.mirror import Item
 from encamp.storage.outputs.declared import DeclaredNames
 from encamp.storage.outputs.patterns import Folders, Output, bound, check_destination, check_outputs
 from encamp.storage.roots import portable
-from encamp.wire.repeats import Repeats
+from encamp.wire.rng_warnings import RandomNumberWarnings
 
 _PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
 
@@ -69,7 +69,7 @@ class Prepared:
 
     def _check_steps(self) -> None:
         """Raise `CannotTravel` for steps that cannot be pickled; similar ones are tried once."""
-        repeats = Repeats()
+        rng_warnings = RandomNumberWarnings()
         travel: set[int] = set()
         for name, task in self.job.tasks.items():
             calls = [step for step in task.steps if isinstance(step, Call)]
@@ -80,7 +80,7 @@ class Prepared:
                 travel |= functions
             for step in calls:  # plain arguments are no random number generators
                 given = () if plain else (*step.args, *step.kwargs.values())
-                repeats.of_step(step.function, given)
+                rng_warnings.of_step(step.function, given)
 
     def bound(self, outputs: Iterable[Output]) -> tuple[Output, ...]:
         """Outputs in the form that goes to other hosts."""

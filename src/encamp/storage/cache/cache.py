@@ -31,8 +31,8 @@ from types import TracebackType
 from encamp.errors import BadJob, DiskFull, SourceChanged, UnusableInput
 from encamp.sizes import counted, parse_size, size_text
 from encamp.storage.cache.index import Event, Index, Row, opened
-from encamp.storage.cache.locks import KeyLock, alone, shared
-from encamp.storage.cache.sound import sound
+from encamp.storage.cache.integrity import is_intact
+from encamp.storage.cache.locks import KeyLock, exclusive, shared
 from encamp.storage.cache.tmp_cleaners import keep_off
 from encamp.storage.disk.copy import copy_file
 from encamp.storage.disk.disk import free_space, named_error
@@ -40,7 +40,7 @@ from encamp.storage.disk.holes import allocated
 from encamp.storage.disk.removal import remove_tree
 from encamp.storage.disk.visible import until_not_older
 from encamp.storage.inputs.mirror import Item, is_here
-from encamp.storage.inputs.ship import Channel, receive_file, receive_tree
+from encamp.storage.inputs.transfer import Channel, receive_file, receive_tree
 from encamp.storage.inputs.tree import copy_tree, tree_state
 from encamp.storage.ownership import named_refusals
 from encamp.storage.process import facts_in, this_process
@@ -178,9 +178,9 @@ class HostCache:
         key = _key(item)
         entry = self._entry(key, item.kind)
         if item.kind == "file":
-            if not sound(entry, item):
-                with alone(self._locks, _fetching(item.identity)):
-                    if not sound(entry, item):
+            if not is_intact(entry, item):
+                with exclusive(self._locks, _fetching(item.identity)):
+                    if not is_intact(entry, item):
                         self._fetch(item, key, entry, has_room=has_room)
         else:
             self._hold_tree(item, key, entry, has_room=has_room)
@@ -196,9 +196,9 @@ class HostCache:
         lock = self._held.setdefault(key, KeyLock(self._locks, key))
         try:
             lock.share()
-            if not sound(entry, item):
-                with alone(self._locks, _fetching(item.identity)):
-                    if not sound(entry, item):
+            if not is_intact(entry, item):
+                with exclusive(self._locks, _fetching(item.identity)):
+                    if not is_intact(entry, item):
                         self._fetch(item, key, entry, has_room=has_room)
         except BaseException:
             self._held.pop(key).close()
@@ -240,7 +240,7 @@ class HostCache:
         other = _key(replace(item, readonly=not readonly))
         with shared(self._locks, other):
             entry = self._entry(other, "tree")
-            if near := sound(entry, item):
+            if near := is_intact(entry, item):
                 state = copy_tree(entry / "tree", target, (), readonly=readonly, is_copy=True)
         if not near and self._channel is not None and self.ships(item):
             source = item.source
@@ -257,7 +257,7 @@ class HostCache:
         mode = item.permissions & 0o555 | 0o400 if item.readonly else item.permissions | 0o600
         other = replace(item, readonly=not item.readonly)
         near = self._entry(_key(other), "file")
-        if sound(near, other):
+        if is_intact(near, other):
             copy_file(near, target, expected, mode=mode)
             return False
         if item.url is not None:
@@ -270,8 +270,8 @@ class HostCache:
         return True
 
     def is_whole(self, item: Item, *, written: bool = False) -> bool:
-        """Whether the entry is here as it was fetched, see `sound.sound`."""
-        return sound(self.place_of(item), item, written=written)
+        """Whether the entry is here as it was fetched, see `integrity.is_intact`."""
+        return is_intact(self.place_of(item), item, written=written)
 
     def _why_fetch(self, item: Item, index: Index) -> str:
         source = item.name
@@ -459,7 +459,7 @@ class HostCache:
     def forget_damaged(self, item: Item, why: str = "a task wrote to it") -> None:
         """Mark the entry of an input to be fetched again."""
         entry = self._entry(_key(item), item.kind)
-        with alone(self._locks, _fetching(item.identity)):
+        with exclusive(self._locks, _fetching(item.identity)):
             if item.kind == "tree":
                 self._set_aside(entry)
             else:

@@ -78,7 +78,7 @@ class KeyLock:
 
 
 @contextmanager
-def alone(file: Path, key: str) -> Iterator[None]:
+def exclusive(file: Path, key: str) -> Iterator[None]:
     """Hold the lock of ``key`` exclusively during a block."""
     lock = KeyLock(file, key)
     try:

@@ -1,7 +1,7 @@
 """Keeping cleaners of temporary files away from the local storage.
 
 systemd-tmpfiles skips a folder, and everything below it, while a process holds a flock(2) lock on
-it, see tmpfiles.d(5). Other cleaners have no such rule; `sound` notices what they remove.
+it, see tmpfiles.d(5). Other cleaners have no such rule; `is_intact` notices what they remove.
 """
 
 from __future__ import annotations

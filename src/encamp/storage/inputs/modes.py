@@ -55,7 +55,7 @@ def mode_of(item: Item, storage: Path) -> tuple[ActualMode, str]:
         return "link", "it is declared read-only"
     if worth:
         return "overlay", "mounting is allowed, and it is big enough"
-    return "copy", f"no reflink here: {why_no_reflink(storage)}; not declared read-only"
+    return "copy", f"{why_no_reflink(storage)}; it is not declared read-only"
 
 
 def needs_own_mounts(items: Iterable[Item]) -> bool:
@@ -137,7 +137,7 @@ def _why_no_reflink(folder: Path) -> str | None:
         (folder / "first").write_bytes(b"\0" * 4096)
         reflink(folder / "first", folder / "second")
     except OSError as exc:
-        return f"the disk refuses: {exc.strerror}"
+        return f"the disk cannot make reflinks: {exc.strerror}"
     return None
 
 

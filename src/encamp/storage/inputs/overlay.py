@@ -15,8 +15,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from encamp.storage.disk.copy_folder import copy_as_it_is
 from encamp.storage.disk.removal import remove_tree
-from encamp.storage.disk.twin import copy_as_it_is
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWUSER = 0x10000000

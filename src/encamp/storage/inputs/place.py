@@ -20,7 +20,7 @@ from encamp.errors import (
     UnsafeTarget,
 )
 from encamp.storage.cache.cache import HostCache
-from encamp.storage.cache.sound import files_there, sound
+from encamp.storage.cache.integrity import files_there, is_intact
 from encamp.storage.disk.copy import copy_file
 from encamp.storage.disk.disk import named_error
 from encamp.storage.disk.holes import allocated
@@ -314,7 +314,7 @@ class Placer:
             if not self._cache.is_whole(item):
                 self._raise_for(item, task)
         for view, item in self.placed.views.items():
-            if not sound(view, replace(item, readonly=False)):
+            if not is_intact(view, replace(item, readonly=False)):
                 raise InputLost(task, item.target, str(self._owned.storage))
         if self.placed.linked_trees:
             self._owned.note_linked(())

@@ -3,8 +3,8 @@
     the task's host                                  the destination's host
     send_file ── pieces ──► Channel ──► Receiver.write: temporary names beside the final ones
 
-This is the opposite direction of `ship`. Publishing is the same for both: `publish.publish`, on the
-destination's host.
+`encamp.storage.inputs.transfer` sends inputs in the opposite direction. Outputs that were sent are
+published like all others, by `publish.publish` on the destination's host.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from encamp.storage.disk.disk import disk_full, flushed, set_permissions
 from encamp.storage.disk.holes import Hashed, data_parts, is_sparse
 from encamp.storage.disk.trusted import Trust, opened
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.inputs.ship import CHUNK, Sender, digest_of_piece
+from encamp.storage.inputs.transfer import CHUNK, Sender, digest_of_piece
 from encamp.storage.outputs.parts import PART, Written, discard
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.roots import Portable, SharedPath, below, local, with_name

@@ -1,4 +1,4 @@
-"""An agent's end of the mesh, in a process that `begin` has started."""
+"""An agent's end of the mesh, in a process that `start_agents` has started."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from functools import partial
 import msgspec
 
 from encamp.engines.base import CONTROLLER, Left
-from encamp.engines.kit.begin import Spec
 from encamp.engines.kit.mesh.identity import Identity
 from encamp.engines.kit.mesh.link import Link
 from encamp.engines.kit.mesh.mesh import Address, Greeting, Mesh, addresses
 from encamp.engines.kit.sentinel import Sentinel
+from encamp.engines.kit.start_agents import Spec
 from encamp.errors import EngineFailed
 
 _REACH_WITHIN = 60.0
@@ -123,7 +123,7 @@ class MeshAgent(Mesh):
 
 
 def join() -> MeshAgent:
-    """The endpoint of an agent that `begin` has started; reads its settings from a pipe."""
+    """The endpoint of an agent that `start_agents` has started; reads its settings from a pipe."""
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=Spec)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from encamp.engines.base import Arrival, Engine, Joined, Left
-from encamp.engines.kit.begin import Order, host_id, variables_that_travel
 from encamp.engines.kit.mesh.identity import new_identity
 from encamp.engines.kit.mesh.link import Link
 from encamp.engines.kit.mesh.mesh import (
@@ -29,6 +28,7 @@ from encamp.engines.kit.mesh.mesh import (
     WhereIs,
     control,
 )
+from encamp.engines.kit.start_agents import Order, host_id, variables_to_send
 from encamp.errors import EngineFailed
 from encamp.wire.frames import Buffer, Parts
 
@@ -114,7 +114,7 @@ class MeshEngine(Mesh, Engine):
         """The order for agents that are started now; ``dial`` are addresses of this host."""
         identity = self._identity
         return Order(
-            self.run, identity.certificate, identity.key, dial, host_id(), variables_that_travel()
+            self.run, identity.certificate, identity.key, dial, host_id(), variables_to_send()
         )
 
     def expect(self, where: Hashable, label: str, slots: Iterable[int]) -> list[Agent]:

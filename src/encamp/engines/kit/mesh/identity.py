@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from encamp.engines.kit.begin import host_id
+from encamp.engines.kit.start_agents import host_id
 from encamp.errors import EngineUnavailable, extra_text
 
 _NAME = "encamp"

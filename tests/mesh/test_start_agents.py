@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from encamp.cluster.cluster import Cluster
-from encamp.engines.kit import begin
-from encamp.engines.kit.begin import Order, environment, host_id
+from encamp.engines.kit import start_agents
+from encamp.engines.kit.start_agents import Order, environment, host_id
 from encamp.errors import EngineFailed
 from encamp.testing import work
 from encamp.testing.conformance.bound import results
@@ -47,13 +47,13 @@ def test_an_agent_that_dies_alone_is_started_again() -> None:
 def test_what_an_agent_that_does_not_start_has_said_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(begin, "START", "raise SystemExit('there is no such thing')")
+    monkeypatch.setattr(start_agents, "START", "raise SystemExit('there is no such thing')")
     with pytest.raises(EngineFailed, match="there is no such thing"):
         Cluster("mesh", slots=1)
 
 
 def test_a_python_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(begin, "python_command", lambda: ["/there/is/none"])
+    monkeypatch.setattr(start_agents, "python_command", lambda: ["/there/is/none"])
     with pytest.raises(EngineFailed, match="/there/is/none"):
         Cluster("mesh", slots=1)
 

@@ -92,7 +92,7 @@ def test_a_generator_in_a_partial(one: Cluster, make: Callable[[], Any]) -> None
         tasks = lambda draw=partial: [one.spawn(draw).result(SOON) for _ in range(3)]  # noqa: E731
         (found,) = repeated(tasks)
         assert found[:2] == ("drawn", (name,) if name else ())
-        one._controller.functions.repeats._warned.clear()
+        one._controller.functions.rng_warnings._warned.clear()
 
 
 def test_a_generator_of_its_own_for_each_task_is_right(one: Cluster) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from encamp.brief import brief_log
+from encamp.short_tracebacks import brief_log
 
 LOG = """\
 reading strip5

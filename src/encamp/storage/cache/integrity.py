@@ -36,7 +36,7 @@ class _CheckedTree:
 _looks: dict[Path, _CheckedTree] = {}
 
 
-def sound(entry: Path, item: Item, *, written: bool = False) -> bool:
+def is_intact(entry: Path, item: Item, *, written: bool = False) -> bool:
     """Whether an entry exists, complete and unchanged.
 
     All sizes and times of a tree are compared. Between two such checks of a tree of more than 1,000
@@ -44,11 +44,11 @@ def sound(entry: Path, item: Item, *, written: bool = False) -> bool:
     unless somebody may have ``written`` to its files.
     """
     if item.kind == "file":
-        return _sound_file(entry, item)
-    return _sound_tree(entry, item, believed=not written)
+        return _intact_file(entry, item)
+    return _intact_tree(entry, item, believed=not written)
 
 
-def _sound_file(entry: Path, item: Item) -> bool:
+def _intact_file(entry: Path, item: Item) -> bool:
     try:
         found = entry.lstat()
     except OSError:
@@ -57,7 +57,7 @@ def _sound_file(entry: Path, item: Item) -> bool:
     return closed and (found.st_size, found.st_mtime_ns) == (item.size, item.mtime_ns)
 
 
-def _sound_tree(entry: Path, item: Item, *, believed: bool) -> bool:
+def _intact_tree(entry: Path, item: Item, *, believed: bool) -> bool:
     look = _looks.get(entry) if believed else None
     if look is not None and time.monotonic() < look.until and _same_folders(look):
         return True

@@ -83,7 +83,7 @@ def host_id() -> str:
     return f"{boot} {os.readlink('/proc/self/ns/pid')}"
 
 
-def variables_that_travel() -> dict[str, str]:
+def variables_to_send() -> dict[str, str]:
     """The environment variables of this process that agents get."""
     return {name: value for name, value in os.environ.items() if name.startswith(_HERE)}
 

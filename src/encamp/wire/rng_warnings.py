@@ -30,7 +30,7 @@ def has_generator(data: Buffer) -> bool:
     return _MARKS[0] in text or _MARKS[1] in text
 
 
-class Repeats:
+class RandomNumberWarnings:
     """The generators of one program's tasks, or of one job's."""
 
     def __init__(self) -> None:

@@ -16,9 +16,9 @@ from other_processes import DEADLINE, finish, start
 
 from encamp.errors import ShippingFailed, SourceChanged, UnusableInput
 from encamp.storage.folder import Sandbox
-from encamp.storage.inputs import ship
+from encamp.storage.inputs import transfer
 from encamp.storage.inputs.mirror import Item, Mirror, plan
-from encamp.storage.inputs.ship import (
+from encamp.storage.inputs.transfer import (
     CHUNK,
     Chunk,
     Sender,
@@ -32,7 +32,7 @@ from encamp.storage.roots import MIRRORED, Portable, SharedPath, local_storage
 SERVE = """
     import pickle, sys
     from multiprocessing.connection import Connection
-    from encamp.storage.inputs.ship import Sender
+    from encamp.storage.inputs.transfer import Sender
     pipe = Connection(int(sys.argv[1]))
     sender = Sender(sys.argv[2:])
     while True:
@@ -184,7 +184,9 @@ class Scripted:
 
 
 def chunk_of(data: bytes, size: int | None = None, mtime_ns: int = 1) -> Chunk:
-    return Chunk(data, ship.digest_of_piece(data), len(data) if size is None else size, mtime_ns)
+    return Chunk(
+        data, transfer.digest_of_piece(data), len(data) if size is None else size, mtime_ns
+    )
 
 
 def entry(path: str, kind: str = "file", goal: str = "") -> ShippedEntry:
@@ -517,7 +519,7 @@ PLACING = """
     from dataclasses import replace
     from encamp.storage.folder import Sandbox
     from encamp.storage.inputs.mirror import Mirror, plan
-    from encamp.storage.inputs.ship import Sender
+    from encamp.storage.inputs.transfer import Sender
     from pathlib import Path
     away = Path(sys.argv[1])
     sender, asked = Sender([away]), []
@@ -556,4 +558,4 @@ def test_processes_at_once_ship_each_file_once_a_host(away: Path) -> None:
 
 def test_this_module_needs_no_network() -> None:
     """Engines bring the channel: nothing here opens one."""
-    assert "socket" not in vars(sys.modules["encamp.storage.inputs.ship"])
+    assert "socket" not in vars(sys.modules["encamp.storage.inputs.transfer"])
