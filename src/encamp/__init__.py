@@ -18,7 +18,7 @@ _HOMES = {
     "Task": "encamp.jobs.steps",
     "call": "encamp.jobs.steps",
     "command": "encamp.jobs.steps",
-    "map_files": "encamp.jobs.mapping",
+    "map_files": "encamp.jobs.map_files",
     "outputs_of": "encamp.jobs.outputs_of",
     "Mirror": "encamp.storage.inputs.mirror",
     "Output": "encamp.storage.outputs.patterns",
@@ -122,7 +122,7 @@ if TYPE_CHECKING:
     )
     from encamp.executor import Executor
     from encamp.jobs.job import Job
-    from encamp.jobs.mapping import map_files
+    from encamp.jobs.map_files import map_files
     from encamp.jobs.outputs_of import outputs_of
     from encamp.jobs.steps import Call, Command, Task, call, command
     from encamp.model import AttemptReport, JobFailed, JobReport, ServiceStatistics, TaskReport

@@ -8,8 +8,8 @@ import sys
 import time
 
 from encamp.compat.pyopus.cooperative import cOS
-from encamp.compat.pyopus.machine import machine
 from encamp.compat.pyopus.mpi import MPI
+from encamp.compat.pyopus.spawner import spawner_here
 
 rounds = []
 
@@ -45,7 +45,7 @@ if __name__ == "__main__":
         cOS.Spawn(fail, remote=True)
     else:
         vm.spawnFunction(fail, count=1)
-    while not all(task.done() for task in machine()._tasks.values()):
+    while not all(task.done() for task in spawner_here()._tasks.values()):
         time.sleep(0.01)
     if "finalize" in words:
         (cOS if "cooperative" in words else vm).finalize()

@@ -8,8 +8,8 @@ import remote
 from farm import gather
 
 from encamp.compat.pyopus.base import MsgTaskExit, MsgTaskResult
-from encamp.compat.pyopus.machine import opened
 from encamp.compat.pyopus.pvm import PVM
+from encamp.compat.pyopus.spawner import opened
 from encamp.errors import EngineFailed
 
 if __name__ == "__main__":

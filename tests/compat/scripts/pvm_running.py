@@ -2,8 +2,8 @@
 
 import os
 
-from encamp.compat.pyopus.machine import opened
 from encamp.compat.pyopus.pvm import PVM, use_machine
+from encamp.compat.pyopus.spawner import opened
 
 if __name__ == "__main__":
     use_machine("running")

@@ -11,6 +11,6 @@ this dialect loses no errors, files or runs; see `encamp.compat.pyopus.mpi` and
 """
 
 from encamp.compat.pyopus.base import PyOpusError
-from encamp.compat.pyopus.machine import use_cluster
+from encamp.compat.pyopus.spawner import use_cluster
 
 __all__ = ["PyOpusError", "use_cluster"]

@@ -27,13 +27,13 @@ from encamp.compat.pyopus.base import (
     TaskID,
     VirtualMachine,
 )
-from encamp.compat.pyopus.machine import (
+from encamp.compat.pyopus.spawner import (
     HERE,
     Finish,
     Finished,
     JobsEnded,
-    Machine,
     Mailbox,
+    Spawner,
     is_letter,
     letter,
     opened,
@@ -49,7 +49,7 @@ __all__ = ["ClusteredMachine", "Here", "run_task", "task_here"]
 
 @dataclass(frozen=True, eq=False)
 class Here:
-    """The task that runs in a slot, the place in its id, and the machine that has spawned it."""
+    """The task that runs in a slot, the place in its id, and the virtual machine it belongs to."""
 
     place: int
     task: CurrentTask
@@ -95,7 +95,7 @@ class ClusteredMachine(VirtualMachine):
 
     @staticmethod
     @abstractmethod
-    def _spawner() -> Machine:
+    def _spawner() -> Spawner:
         """The cluster's hosts and slots. Raises `PyOpusError` in tasks."""
 
     @classmethod
@@ -276,7 +276,7 @@ class ClusteredMachine(VirtualMachine):
 
     # Messages and events that arrive
 
-    def _fetch(self, spawner: Machine, wait: float | None) -> tuple[Any, ...] | None:
+    def _fetch(self, spawner: Spawner, wait: float | None) -> tuple[Any, ...] | None:
         if spawner.cluster is None:
             _wait_for_nothing(0 if wait == HERE else wait)
             return None
@@ -291,7 +291,7 @@ class ClusteredMachine(VirtualMachine):
                 raise
         return None if received is None else self._translated(spawner, received)
 
-    def _translated(self, spawner: Machine, received: Received) -> tuple[Any, ...]:
+    def _translated(self, spawner: Spawner, received: Received) -> tuple[Any, ...]:
         """A cluster's message or event in the dialect; ``()`` if the dialect has none for it."""
         number, message = received.source, received.message
         if is_letter(message):
@@ -307,7 +307,7 @@ class ClusteredMachine(VirtualMachine):
             return () if sender is None else (sender, MsgTaskExit(sender))
         return sender or self._id(None, number), message
 
-    def _news(self, spawner: Machine, event: HostAdded | HostDeleted) -> tuple[Any, ...]:
+    def _news(self, spawner: Spawner, event: HostAdded | HostDeleted) -> tuple[Any, ...]:
         """The dialect's message for a host that has joined or left."""
         name, nobody = event.host.name, self.task_type.bad()
         if isinstance(event, HostAdded):
@@ -406,7 +406,7 @@ def _wait_for_nothing(wait: float | None) -> None:
     time.sleep(wait)
 
 
-def _result(spawner: Machine, sender: Any, result: TaskResult) -> tuple[Any, ...]:
+def _result(spawner: Spawner, sender: Any, result: TaskResult) -> tuple[Any, ...]:
     silent = result.task in spawner.silent
     spawner.silent.discard(result.task)
     error = spawner.error_of(result.task, None if result.ok else result.value)

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from encamp.cluster.task import SpawnedTask
 from encamp.compat.pyopus.base import EndedJob, PyOpusError
 from encamp.compat.pyopus.clustered import ClusteredMachine, run_task
-from encamp.compat.pyopus.machine import Machine, opened
+from encamp.compat.pyopus.spawner import Spawner, opened
 from encamp.executor.mapping import cancel_all
 from encamp.slot.slot import slot_here
 from encamp.storage.roots import SharedPath
@@ -54,7 +54,7 @@ class JobMachine(ClusteredMachine):
         """See `VirtualMachine.takeBackJobs`."""
         cancel_all(reversed(jobs))
 
-    def _as_it_is(self, spawner: Machine) -> bytes:
+    def _as_it_is(self, spawner: Spawner) -> bytes:
         """The pickle of this machine and its slots; cached until something changes."""
         state = [spawner.where(), *vars(self).items()]
         known = _known.get(self)
@@ -65,7 +65,7 @@ class JobMachine(ClusteredMachine):
             _known[self] = state, data
         return data
 
-    def _places(self, spawner: Machine) -> dict[tuple[int, int], int]:
+    def _places(self, spawner: Spawner) -> dict[tuple[int, int], int]:
         """Agent and slot → the place in ids."""
         return {record.key: self._place(slot) for slot, record in spawner.where().items()}
 

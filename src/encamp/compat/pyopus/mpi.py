@@ -19,7 +19,7 @@ from typing import Any
 from encamp.compat.pyopus.base import HostID, TaskID
 from encamp.compat.pyopus.clustered import no_task, task_here
 from encamp.compat.pyopus.jobs import JobMachine
-from encamp.compat.pyopus.machine import Machine, machine, open_under_mpirun
+from encamp.compat.pyopus.spawner import Spawner, open_under_mpirun, spawner_here
 
 __all__ = ["MPI", "MPIHostID", "MPITaskID"]
 
@@ -83,9 +83,9 @@ class MPITaskID(TaskID):
         return f"MPITaskID({self.rank!r}, {self.number!r})"
 
 
-def _spawner() -> Machine:
+def _spawner() -> Spawner:
     no_task()
-    return machine()
+    return spawner_here()
 
 
 class _Facts(ABCMeta):
@@ -107,12 +107,12 @@ class _Facts(ABCMeta):
     def host(cls) -> str:
         """The name of the calling task's host."""
         here = task_here()
-        return machine().host_of[0] if here is None else here.task.host
+        return spawner_here().host_of[0] if here is None else here.task.host
 
     @property
     def vmStatus(cls) -> dict[str, Any] | None:
         """A copy of the spawner's hosts and slots; None in tasks."""
-        return None if task_here() is not None else _status(machine())
+        return None if task_here() is not None else _status(spawner_here())
 
 
 class MPI(JobMachine, metaclass=_Facts):
@@ -191,7 +191,7 @@ class MPI(JobMachine, metaclass=_Facts):
     # For `ClusteredMachine`
 
     @staticmethod
-    def _spawner() -> Machine:
+    def _spawner() -> Spawner:
         return _spawner()
 
     @classmethod
@@ -219,7 +219,7 @@ class MPI(JobMachine, metaclass=_Facts):
         return 0
 
 
-def _host_lines(spawner: Machine, name: str) -> str:
+def _host_lines(spawner: Spawner, name: str) -> str:
     host = spawner.hosts[name]
     free, number = spawner.free_of(host), {**spawner.jobs_in, **spawner.number}
     taken = [slot for slot in host.slots if slot not in free]
@@ -228,7 +228,7 @@ def _host_lines(spawner: Machine, name: str) -> str:
     return "".join(lines)
 
 
-def _status(spawner: Machine) -> dict[str, Any]:
+def _status(spawner: Spawner) -> dict[str, Any]:
     slots = {slot for host in spawner.hosts.values() for slot in host.slots}
     number = {**spawner.jobs_in, **spawner.number}
     return {

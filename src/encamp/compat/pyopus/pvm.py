@@ -30,7 +30,6 @@ from encamp.compat.pyopus.clustered import (
     no_task,
     task_here,
 )
-from encamp.compat.pyopus.machine import Machine, opened, use
 from encamp.compat.pyopus.pvm_hosts import (
     as_text,
     host_of,
@@ -41,6 +40,7 @@ from encamp.compat.pyopus.pvm_hosts import (
     usable,
 )
 from encamp.compat.pyopus.pvm_ids import PVMHostID, PVMTaskID
+from encamp.compat.pyopus.spawner import Spawner, opened, use
 from encamp.errors import ClusterError, NoSuchHost
 
 __all__ = ["PVM", "PVMHostID", "PVMTaskID", "use_machine"]
@@ -71,14 +71,14 @@ def use_machine(which: str | None = None, **options: Any) -> None:
     _wanted.update(options, machine=which)
 
 
-def _spawner() -> Machine:
+def _spawner() -> Spawner:
     """The program's machine; joined or started at the first call."""
     no_task()
     ours = opened()
     if ours is None:
         from encamp.cluster.cluster import Cluster
 
-        ours = Machine(Cluster("pvm", follow=_output.take, **_wanted), own=True)
+        ours = Spawner(Cluster("pvm", follow=_output.take, **_wanted), own=True)
         use(ours)
     return ours
 
@@ -340,7 +340,7 @@ class PVM(ClusteredMachine, metaclass=_Facts):
     # For `ClusteredMachine`
 
     @staticmethod
-    def _spawner() -> Machine:
+    def _spawner() -> Spawner:
         return _spawner()
 
     def _options(self) -> dict[str, Any]:

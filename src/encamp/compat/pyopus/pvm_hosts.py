@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from encamp.compat.pyopus.clustered import task_here
-from encamp.compat.pyopus.machine import Machine, MachineHost, opened
+from encamp.compat.pyopus.spawner import Spawner, SpawnerHost, opened
 from encamp.errors import ClusterClosed
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class PVMHost:
 class HostTable:
     """The hosts of a virtual machine. On other engines than PVM, they are numbered in order."""
 
-    def __init__(self, ours: Machine) -> None:
+    def __init__(self, ours: Spawner) -> None:
         self._ours, self._here = ours, ours.host_of[0]
         self.hosts: dict[int, PVMHost] = {}
         """The hosts in the machine, by id."""
@@ -178,7 +178,7 @@ def _aliases(engine: Any, controller: Any) -> dict[int, str]:
     }
 
 
-def host_table_of(ours: Machine) -> HostTable:
+def host_table_of(ours: Spawner) -> HostTable:
     """The host table of a machine, new if there is none."""
     if ours.host_table is None:
         ours.host_table = HostTable(ours)
@@ -193,13 +193,13 @@ def known_name(dtid: int) -> str | None:
     return None if host_table is None else host_table.name(dtid)
 
 
-def usable(ours: Machine) -> list[MachineHost]:
+def usable(ours: Spawner) -> list[SpawnerHost]:
     """The hosts that have slots for tasks, and answer."""
     hosts = list(ours.hosts.values())
     return [host for host in hosts if not host.aside and host.slots - {0}]
 
 
-def status(ours: Machine) -> dict[str, Any]:
+def status(ours: Spawner) -> dict[str, Any]:
     """See `encamp.compat.pyopus.pvm.PVM.pvmStatus`."""
     host_table = host_table_of(ours)
     answering = {host_table.dtid(host.name) for host in usable(ours)}

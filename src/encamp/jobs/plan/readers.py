@@ -21,7 +21,6 @@ from encamp.jobs.definition import JobDefinition
 from encamp.jobs.plan.graph import Graph
 from encamp.jobs.steps import Task
 from encamp.storage.inputs.globs import escape, fixed_start, is_glob, may_meet, names_may_meet
-from encamp.storage.inputs.hidden import split
 from encamp.storage.inputs.mirror import Mirror, Planner, find
 from encamp.storage.inputs.reach import (
     BELOW,
@@ -33,6 +32,7 @@ from encamp.storage.inputs.reach import (
     read_by,
     symlinks_to,
 )
+from encamp.storage.inputs.skipped_folders import split
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.urls import is_url
 

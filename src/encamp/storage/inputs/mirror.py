@@ -19,7 +19,7 @@ from encamp.storage.disk.copy import check_size
 from encamp.storage.disk.disk import Disks
 from encamp.storage.disk.holes import allocated
 from encamp.storage.inputs.globs import escape, is_glob, matches
-from encamp.storage.inputs.hidden import Hidden
+from encamp.storage.inputs.skipped_folders import SkippedFolders
 from encamp.storage.inputs.tree import TreeState, excluded, special, tree_state, why_unusable
 from encamp.storage.maps import each_of
 from encamp.storage.roots import Portable, SharedPath, below, local, local_storage_path, portable
@@ -266,17 +266,17 @@ class Planner:
             yield from _remote_items(mirror, folder)
             return
         depth = globstar_depth(mirror.pattern, self._base)
-        hidden = self._hidden(mirror) if is_glob(mirror.pattern) else None
+        skipped = self._skipped(mirror) if is_glob(mirror.pattern) else None
         found = False
         for path in find(mirror.pattern, self._base, literal=mirror.literal):
             inner = PurePosixPath(*path.parts[depth:]) if depth else PurePosixPath(path.name)
-            if left_out(inner, mirror.exclude) or (hidden and hidden.holds(path)):
+            if left_out(inner, mirror.exclude) or (skipped and skipped.holds(path)):
                 continue
             if depth and path.is_dir():
                 continue  # ``**`` names the files below it; their folders come with them
             found = True
             name = renamed(mirror.rename, path.name)
-            yield self.item(path, str(folder / inner.parent / name), mirror, hidden)
+            yield self.item(path, str(folder / inner.parent / name), mirror, skipped)
         if mirror.required and not found:
             raise NoMatch(mirror.pattern, str(self._base))
 
@@ -302,10 +302,12 @@ class Planner:
         state = _file_state(path, status, self._disks)
         return _file_item(below(self._folders(folder or "/"), name), target, mirror, status, state)
 
-    def _hidden(self, mirror: Mirror) -> Hidden:
-        return Hidden.of(mirror.pattern, self._base, self._left_out)
+    def _skipped(self, mirror: Mirror) -> SkippedFolders:
+        return SkippedFolders.of(mirror.pattern, self._base, self._left_out)
 
-    def item(self, path: Path, target: str, mirror: Mirror, hidden: Hidden | None = None) -> Item:
+    def item(
+        self, path: Path, target: str, mirror: Mirror, skipped: SkippedFolders | None = None
+    ) -> Item:
         """One file or folder as an input. Raises `UnusableInput`."""
         try:
             status = path.stat()
@@ -314,7 +316,7 @@ class Planner:
         if not stat.S_ISDIR(status.st_mode):
             state = _file_state(path, status, self._disks)
             return _file_item(self._place(path), target, mirror, status, state)
-        exclude = self._exclude(path, mirror, hidden)
+        exclude = self._exclude(path, mirror, skipped)
         state, source = self._tree(path, exclude), portable(path)
         permissions = stat.S_IMODE(status.st_mode)
         return Item(
@@ -344,8 +346,10 @@ class Planner:
         """The targets of symlinks that lead out of a tree. Raises `UnusableInput`."""
         return self._tree(tree, self._exclude(tree, mirror, None)).leads_to
 
-    def _exclude(self, tree: Path, mirror: Mirror, hidden: Hidden | None) -> tuple[str, ...]:
-        return (*mirror.exclude, *(hidden or self._hidden(mirror)).below(tree))
+    def _exclude(
+        self, tree: Path, mirror: Mirror, skipped: SkippedFolders | None
+    ) -> tuple[str, ...]:
+        return (*mirror.exclude, *(skipped or self._skipped(mirror)).below(tree))
 
     def _tree(self, path: Path, exclude: tuple[str, ...]) -> TreeState:
         if (path, exclude) not in self._trees:

@@ -9,8 +9,8 @@ from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
 from encamp.storage.inputs.globs import escape, is_glob, may_meet
-from encamp.storage.inputs.hidden import split
 from encamp.storage.inputs.mirror import Mirror, renamed
+from encamp.storage.inputs.skipped_folders import split
 from encamp.storage.inputs.tree import excluded
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.urls import is_url, url_parts

@@ -13,25 +13,25 @@ from encamp.storage.roots import real_folder
 
 
 @dataclass(frozen=True)
-class Hidden:
-    """The folders that are hidden from one pattern, by real paths; ``start`` is its beginning."""
+class SkippedFolders:
+    """The folders that one pattern does not search, by real paths; ``start`` is its beginning."""
 
     start: Path
     folders: tuple[Path, ...]
     all: tuple[Path, ...]
 
     @staticmethod
-    def of(pattern: str, base: Path, left_out: tuple[Path, ...]) -> Hidden:
+    def of(pattern: str, base: Path, left_out: tuple[Path, ...]) -> SkippedFolders:
         """The folders of ``left_out`` with which a pattern does not begin."""
         if not left_out:
             return _NOTHING
         start, _ = split(pattern, base)
         real = Path(os.path.realpath(start))
-        hidden = tuple(folder for folder in left_out if not real.is_relative_to(folder))
-        return Hidden(start, hidden, left_out)
+        skipped = tuple(folder for folder in left_out if not real.is_relative_to(folder))
+        return SkippedFolders(start, skipped, left_out)
 
     def holds(self, path: Path) -> bool:
-        """Whether a match is in a hidden folder."""
+        """Whether a match is in a skipped folder."""
         if not self.folders or path == self.start or path.is_symlink():
             return False
         above, name = os.path.split(path)
@@ -39,7 +39,7 @@ class Hidden:
         return any(real.startswith(os.path.join(folder, "")) for folder in self.folders)  # noqa: PTH118
 
     def below(self, tree: Path) -> Iterator[str]:
-        """Patterns that exclude hidden folders and temporary files from a tree."""
+        """Patterns that exclude skipped folders and temporary files from a tree."""
         real = Path(os.path.realpath(tree))
         for folder in self.folders:
             if folder.is_relative_to(real):
@@ -48,7 +48,7 @@ class Hidden:
             yield f"{PART}*"
 
 
-_NOTHING = Hidden(Path("/"), (), ())
+_NOTHING = SkippedFolders(Path("/"), (), ())
 
 
 def split(pattern: str, base: Path) -> tuple[Path, tuple[str, ...]]:

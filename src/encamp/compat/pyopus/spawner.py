@@ -1,4 +1,4 @@
-"""The cluster behind the virtual machines of this process, and which tasks occupy its slots.
+"""The spawner: the cluster that the virtual machines of this process use, and its occupied slots.
 
 As in PyOPUS, a slot is occupied from the spawn of its task until the spawner has received the
 message about the task's end, not only until that end. So a spawned task always has a free slot, and
@@ -123,7 +123,7 @@ _JOB = SpawnOptions(at_once=True)
 
 
 class Jobs:
-    """The jobs of a machine that are running, and ended ones that were not asked for yet."""
+    """The jobs of a spawner that are running, and ended ones that were not asked for yet."""
 
     def __init__(self, cluster: Cluster | None) -> None:
         self._cluster = cluster
@@ -153,7 +153,7 @@ class Jobs:
 
 
 @dataclass(eq=False)
-class MachineHost:
+class SpawnerHost:
     """A host: its slots, and which of them are free."""
 
     name: str
@@ -164,7 +164,7 @@ class MachineHost:
     """Whether it did not answer in time, so that it gets no tasks."""
 
 
-class Machine:
+class Spawner:
     """The hosts and slots for tasks; slot 0 is the spawner's own.
 
     Without a cluster there is no other slot.
@@ -173,7 +173,7 @@ class Machine:
     def __init__(self, cluster: Cluster | None = None, *, own: bool = False) -> None:
         self.cluster, self.own = cluster, own
         here = socket.gethostname()
-        self.hosts = {here: MachineHost(here, quota.cores(), {0})}
+        self.hosts = {here: SpawnerHost(here, quota.cores(), {0})}
         self.host_of: dict[int, str] = {0: here}
         """Slot → host's name, including hosts that are gone."""
         self.number = {0: 0}
@@ -213,7 +213,7 @@ class Machine:
         """Note a host's slots; False if they are known already."""
         if any(self.host_of[slot] == host.name for slot in self._live):
             return False
-        self._match(self.hosts.setdefault(host.name, MachineHost(host.name, host.cores)))
+        self._match(self.hosts.setdefault(host.name, SpawnerHost(host.name, host.cores)))
         return True
 
     @property
@@ -235,7 +235,7 @@ class Machine:
             if self._of(host):
                 self._match(host)
 
-    def _match(self, host: MachineHost) -> None:
+    def _match(self, host: SpawnerHost) -> None:
         there = [] if self.cluster is None else self.cluster._slots_of(host.name)
         known = {self._live[slot] for slot in self._of(host)}
         if not there or known == {*there}:  # a lost host's message will arrive later
@@ -249,10 +249,10 @@ class Machine:
             host.slots.add(slot)
             host.free.add(slot)
 
-    def _of(self, host: MachineHost) -> list[int]:
+    def _of(self, host: SpawnerHost) -> list[int]:
         return [slot for slot in host.slots if slot in self._live]
 
-    def _forget(self, host: MachineHost, slots: Sequence[int]) -> None:
+    def _forget(self, host: SpawnerHost, slots: Sequence[int]) -> None:
         for slot in slots:
             del self._live[slot]
             self._plain.pop(slot, None)
@@ -283,7 +283,7 @@ class Machine:
         there = len(self.jobs.running) + len(self.jobs.ended)
         return slots * (1 + self.jobs.ahead * ahead) - there
 
-    def free_of(self, host: MachineHost) -> set[int]:
+    def free_of(self, host: SpawnerHost) -> set[int]:
         """The free slots of a host."""
         return host.free - self.jobs_in.keys() if self.jobs.running else host.free
 
@@ -309,7 +309,7 @@ class Machine:
         """Slot → what the cluster has for it."""
         return self._live.copy()
 
-    def _used(self) -> Iterator[MachineHost]:
+    def _used(self) -> Iterator[SpawnerHost]:
         return (host for host in self.hosts.values() if not host.aside)
 
     def take(self, names: Sequence[str] | None) -> int | None:
@@ -329,7 +329,7 @@ class Machine:
         most.free.discard(slot)
         return slot
 
-    def _host(self, name: str) -> MachineHost:
+    def _host(self, name: str) -> SpawnerHost:
         if name not in self.hosts:
             raise NoSuchHost(name, tuple(self.hosts))
         return self.hosts[name]
@@ -427,7 +427,7 @@ class Machine:
                 self.error_of(number, task.exception())
 
     def finish(self) -> None:
-        """Tell tasks that the program ends, wait for them, and close the machine's own cluster."""
+        """Tell tasks that the program ends, wait for them, and close the spawner's own cluster."""
         cluster, self.cluster = self.cluster, None
         if cluster is None:
             return
@@ -443,25 +443,25 @@ class Machine:
             cluster.close()
 
 
-_ours: Machine | None = None
+_ours: Spawner | None = None
 
 
-def machine() -> Machine:
-    """The machine of this process, new if there is none."""
+def spawner_here() -> Spawner:
+    """The spawner of this process, new if there is none."""
     global _ours
     if _ours is None:
-        _ours = Machine()
+        _ours = Spawner()
     _ours.look()
     return _ours
 
 
-def opened() -> Machine | None:
-    """The machine of this process, None if there is none."""
+def opened() -> Spawner | None:
+    """The spawner of this process, None if there is none."""
     return _ours
 
 
-def use(new: Machine | None) -> None:
-    """Set the machine of this process; None for no machine."""
+def use(new: Spawner | None) -> None:
+    """Set the spawner of this process; None for none."""
     global _ours
     _ours = new
 
@@ -472,7 +472,7 @@ def use_cluster(cluster: Cluster | None) -> None:
     This is for programs that are not started by mpirun, and for engines that PyOPUS does not have.
     The dialect does not show the cluster's other tasks. ``finalize()`` does not close the cluster.
     """
-    use(Machine(cluster))
+    use(Spawner(cluster))
 
 
 def open_under_mpirun() -> None:
@@ -489,7 +489,7 @@ def open_under_mpirun() -> None:
     from encamp.cluster.cluster import Cluster
 
     show_lines_at_once()
-    use(Machine(Cluster(open_on_one_host(), follow=_print), own=True))
+    use(Spawner(Cluster(open_on_one_host(), follow=_print), own=True))
 
 
 def _print(_task: int, text: str) -> None:
