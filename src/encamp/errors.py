@@ -17,6 +17,7 @@
     │   ├── UnknownOption          an option that does not exist
     │   ├── BadJobFile             a job file that breaks the schema, with line and column
     │   ├── CannotTravel           a callable or argument that cannot be pickled
+    │   ├── OtherPython            a function of a script on a host with another Python version
     │   ├── JobBusy                another process is running this job
     │   ├── EngineUnavailable      an engine that is not known or not installed
     │   ├── UnsupportedByEngine    a request that this engine does not support
@@ -395,6 +396,20 @@ class CannotTravel(InputError, PicklingError):
     def __str__(self) -> str:
         what, why = shortened(self.what), shortened(self.why)
         return f"{what} cannot be sent to another process: {why}; {self.remedy}"
+
+
+class OtherPython(InputError):
+    """Functions that cannot be imported are sent as bytecode, which depends on the version."""
+
+    theirs: str
+    ours: str
+
+    def __str__(self) -> str:
+        return (
+            f"a function of a script or notebook that runs in {self.theirs} cannot run in "
+            f"{self.ours}: use one version of Python on all hosts, or import the function from a "
+            "module that all of them have"
+        )
 
 
 class JobBusy(InputError):

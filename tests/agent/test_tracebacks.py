@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 
 import encamp
+from encamp.errors import OtherPython, ServiceFailed
+from encamp.wire import by_value
 from encamp.wire.by_value import dump_by_value
 
 CODE = """
@@ -74,6 +77,27 @@ def test_the_same_function_is_pickled_the_same(here: Path) -> None:
     functions = [_made("<stdin>")["outer"] for _ in range(2)]
     assert dump_by_value(functions[0]) == dump_by_value(functions[1])
     assert pickle.loads(dump_by_value(functions[0]))(4) == 0.25
+
+
+def test_bytecode_of_another_python_is_refused_before_it_runs(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python itself would run it: with wrong results, or until it crashes."""
+    monkeypatch.setattr(by_value, "_PYTHON", "cpython 3.99")
+    function = _made("<stdin>")["outer"]
+    said = r"runs in cpython 3.99 cannot run in \w+ 3\.\d+: use one version of Python on all hosts"
+    with encamp.Cluster("local", slots=1) as cluster:
+        with pytest.raises(OtherPython, match=said):
+            cluster.spawn(function, 4).result(60)
+        with pytest.raises(ServiceFailed, match=said):
+            cluster.publish(_made("<stdin>")["Thing"]).call("method", 4).get(60)
+        assert cluster.spawn(abs, -4).result(60) == 4
+    job = encamp.Job("job", to="out")
+    job.add("command", "touch x", outputs="x")
+    job.add("function", [encamp.call(function, 4)])
+    report = job.run(slots=1, check=False)
+    assert [task.state for task in report.tasks] == ["done", "failed"]
+    assert re.search(said, report["function"].why)
 
 
 @pytest.mark.parametrize("how", [["-m", "encamp", "run", "job.py"], ["job.py"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -20,7 +21,8 @@ import pytest
 
 import encamp
 from encamp.cluster.cluster import Cluster
-from encamp.errors import BadJob, EngineUnavailable, TaskLost
+from encamp.engines.dask.relay import Relay
+from encamp.errors import BadJob, EngineFailed, EngineUnavailable, TaskLost
 from encamp.testing import work
 from encamp.testing.conformance.bound import PATIENCE, results, say
 from encamp.testing.waiting import children_with, gone, until
@@ -185,6 +187,19 @@ def test_an_adaptive_cluster_grows_for_tasks_and_shrinks_after_them(tmp_path: Pa
             until(lambda: not client.nthreads())
             assert cluster.spawn(work.add, 1).result(2 * PATIENCE) == 2
         until(lambda: not client.nthreads())
+
+
+def test_a_scheduler_of_another_python_is_not_given_the_relays_bytecode(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = platform.python_version()
+    relay = Relay(client, "run", lambda _: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "run_on_scheduler", lambda function: "3.99.1")
+        with pytest.raises(EngineFailed, match=f"runs Python 3.99.1 instead of {ours}"):
+            relay.open()
+    assert relay.open()
+    relay.close()
 
 
 def test_a_cluster_of_its_own_is_gone_afterwards() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import psutil
 import pytest
 
 from encamp.cluster.cluster import Cluster
-from encamp.errors import BadJob, EngineUnavailable, TaskLost
+from encamp.errors import BadJob, EngineFailed, EngineUnavailable, TaskLost
 from encamp.testing import work
 from encamp.testing.conformance.bound import PATIENCE, results, say
 from encamp.testing.waiting import children_with, gone, until
@@ -159,6 +160,20 @@ def test_what_is_no_cluster_is_said(tmp_path: Path) -> None:
         Cluster("ipyparallel", connection_file=str(tmp_path / "half.json"))
     with pytest.raises(EngineUnavailable, match=r"'profil'; did you mean 'profile'\? its options"):
         Cluster("ipyparallel", profil="x")
+
+
+def test_engines_of_another_python_are_told_and_stay_as_they_were(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of them it is asked as text; functions would be bytecode of this version."""
+    theirs = platform.python_version()
+    monkeypatch.setattr(platform, "python_version", lambda: "3.99.1")
+    said = f"it runs Python {theirs}, but this program runs Python 3.99.1: use one version"
+    with pytest.raises(EngineFailed, match=said):
+        Cluster(client)
+    monkeypatch.undo()
+    with Cluster(client) as cluster:
+        assert results([cluster.spawn(abs, -4)]) == [4]
 
 
 def test_a_client_whose_controller_is_dead_is_not_waited_for(tmp_path: Path) -> None:

@@ -53,6 +53,31 @@ def test_a_host_without_the_share_keeps_the_name(
     assert sys.path == [str(tmp_path / "b/x")]
 
 
+def test_the_interpreters_own_folders_stay_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Path(os.__file__).parent
+    archive = library.parent / "python{}{}.zip".format(*sys.version_info)
+    mine = ["/home/me/scripts", f"{library}/site-packages", "/home/me/lib-dynload"]
+    standard = [str(archive), str(library), f"{library}/lib-dynload"]
+    monkeypatch.setattr(sys, "path", [mine[0], *standard, *mine[1:]])
+    words = import_path()
+    monkeypatch.setattr(sys, "path", [])
+    extend_import_path(words)
+    assert sys.path == mine
+
+
+def test_packages_for_another_version_of_python_are_not_searched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours = "python{}.{}".format(*sys.version_info)
+    mine = [f"/venv/lib/{ours}/site-packages", "/usr/lib/python3/dist-packages", "/python3.1x/my"]
+    others = ["/venv/lib/python3.8/site-packages", f"/opt/{ours}/lib/python3.99/site-packages"]
+    monkeypatch.setattr(sys, "path", [*others, *mine])
+    words = import_path()
+    monkeypatch.setattr(sys, "path", [])
+    assert extend_import_path(words) == []
+    assert sys.path == mine
+
+
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is said of paths was said on another host."""

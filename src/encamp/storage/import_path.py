@@ -7,6 +7,7 @@ nobody else can put modules are added, after the host's own.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable
 from functools import cache
@@ -18,12 +19,23 @@ from encamp.storage.process import boot_id
 from encamp.storage.roots import SharedPath, to_abstract, to_actual
 
 _SEP = "\0"
+_LIBRARY = Path(os.__file__).parent
+_STANDARD = re.compile(
+    rf"{re.escape(str(_LIBRARY))}(/lib-dynload)?|{re.escape(str(_LIBRARY.parent))}/python\d+\.zip"
+)
+"""The folders of `sys.path` in which this interpreter has its standard library."""
+_VERSION = re.compile(r"/python(\d+\.\d+)(?=/|$)")
+"""In paths such as ``/usr/lib/python3.11/site-packages``."""
 
 
 def import_path() -> list[str]:
-    """This process's `sys.path` in a form for `extend_import_path` on other hosts."""
-    folders = [_everywhere(os.path.abspath(folder or ".")) for folder in sys.path]
-    return [f"{_SEP}{boot_id()}", *folders]
+    """This process's `sys.path` in a form for `extend_import_path` on other hosts.
+
+    Without the standard library, which belongs to the interpreter.
+    """
+    folders = [os.path.abspath(folder or ".") for folder in sys.path]
+    others = [_everywhere(folder) for folder in folders if not _STANDARD.fullmatch(folder)]
+    return [f"{_SEP}{boot_id()}", *others]
 
 
 def is_far(words: Iterable[str]) -> bool:
@@ -36,13 +48,14 @@ def extend_import_path(words: Iterable[str]) -> list[str]:
     """Look for modules where another process does; returns the folders that are left out.
 
     On the same host they come before this process's own; see above for other hosts. A folder that
-    does not exist here under its name is looked for in its shared root.
+    does not exist here under its name is looked for in its shared root. Packages that are installed
+    for another version of Python are not searched.
     """
     words = list(words)
     if not words:
         return []
     folders = [_here(word) for word in words if not word.startswith(_SEP)]
-    new = [folder for folder in folders if folder not in sys.path]
+    new = [folder for folder in folders if folder not in sys.path and _is_for_this_python(folder)]
     if not is_far(words):
         sys.path[:0] = new
         return []
@@ -60,6 +73,11 @@ def left_out_words(folders: list[str], host: str) -> str:
         f"on {printable(host)}, modules and libraries are not searched in {names}, where others "
         "can write; install them there, or keep them in a folder that only you can write to"
     )
+
+
+def _is_for_this_python(folder: str) -> bool:
+    versions = _VERSION.findall(folder)
+    return not versions or versions[-1] == "{}.{}".format(*sys.version_info)
 
 
 def _everywhere(folder: str) -> str:

@@ -1,8 +1,9 @@
-"""Pickles of code that cannot be imported by name: those of cloudpickle, with two additions.
+"""Pickles of code that cannot be imported by name: those of cloudpickle, with three additions.
 
 Functions with a cache (`functools.cache`), which cloudpickle pickles by name, even those of
-scripts. And source lines in tracebacks: cloudpickle replaces the file's name by ``<dynamic-code>``,
-and the cells of a notebook are in no file.
+scripts. Source lines in tracebacks: cloudpickle replaces the file's name by ``<dynamic-code>``,
+and the cells of a notebook are in no file. And the version of Python: another one would run the
+bytecode all the same, with wrong results.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ from typing import Any, ClassVar
 
 import cloudpickle
 
+from encamp.errors import OtherPython
+
 _CACHING = type(lru_cache(len))
 
+_PYTHON = f"{sys.implementation.name} {sys.version_info.major}.{sys.version_info.minor}"
 _NOWHERE = "<dynamic-code>"
 _reduced_code = cloudpickle.Pickler.dispatch_table[CodeType]
 
 
 def _reduce_code(code: CodeType) -> tuple[Any, ...]:
     """cloudpickle's form of a code object, with its file's name, or its lines if it has no file."""
-    make, args = _reduced_code(code)
+    _, args = _reduced_code(code)
     file = code.co_filename
     is_file = not file.startswith("<") and Path(file).is_file()
     if is_file and not file.startswith("/"):
@@ -35,7 +39,7 @@ def _reduce_code(code: CodeType) -> tuple[Any, ...]:
     told = (_NOWHERE, code.co_filename)  # the latter by cloudpickle 3.0
     args = tuple(file if arg in told else arg for arg in args)
     lines = [] if is_file else _lines_of(code)
-    return (_with_lines, (args, file, code.co_firstlineno, lines)) if lines else (make, args)
+    return _made_code, (_PYTHON, args, file, code.co_firstlineno, lines)
 
 
 def _lines_of(code: CodeType) -> list[str]:
@@ -43,13 +47,19 @@ def _lines_of(code: CodeType) -> list[str]:
     return linecache.getlines(code.co_filename)[code.co_firstlineno - 1 : last]
 
 
-def _with_lines(args: tuple[Any, ...], file: str, first: int, lines: list[str]) -> CodeType:
-    """The code object, after its lines were added to the cache that tracebacks use."""
-    known = linecache.cache.get(file)
-    before = list(known[2]) if known is not None and len(known) == 4 else []
-    before += ["\n"] * (first - 1 + len(lines) - len(before))
-    before[first - 1 : first - 1 + len(lines)] = lines
-    linecache.cache[file] = len("".join(before)), None, before, file  # None: of no file, stays
+def _made_code(python: str, args: Any, file: str, first: int, lines: list[str]) -> CodeType:
+    """The code object; its lines, if there are any, are where tracebacks look for them.
+
+    Raises `OtherPython` if it was compiled by another version.
+    """
+    if python != _PYTHON:
+        raise OtherPython(python, _PYTHON)
+    if lines:
+        known = linecache.cache.get(file)
+        before = list(known[2]) if known is not None and len(known) == 4 else []
+        before += ["\n"] * (first - 1 + len(lines) - len(before))
+        before[first - 1 : first - 1 + len(lines)] = lines
+        linecache.cache[file] = len("".join(before)), None, before, file  # None: no file, stays
     return CodeType(*args)
 
 

@@ -269,8 +269,12 @@ class DaskEngine(MeshEngine):
 
     def _carry(self, worker: str) -> None:
         """Open tunnels for agents beside a worker that cannot reach this host."""
-        with self._one_by_one:
-            ready = not self._stopping and self._tunnels.open()
+        try:
+            with self._one_by_one:
+                ready = not self._stopping and self._tunnels.open()
+        except EngineFailed as exc:
+            self.soon(partial(self._none_of, worker, exc.why))
+            return
         if ready:
             self._run(carry_here, self.run, self._tunnels.name, workers=[worker])
 
@@ -297,8 +301,12 @@ class DaskEngine(MeshEngine):
     def _worker_gone(self, address: str) -> None:
         """A worker has left; its agents that have joined report their end themselves."""
         self._slots_of.pop(address, None)
+        self._none_of(address, "its worker has left")
+
+    def _none_of(self, address: str, why: str) -> None:
+        """The agents beside a worker that have not joined will not."""
         for agent in [a for a in self.known.values() if a.where == address and a.link is None]:
-            self.not_come(agent.number, "its worker has left")
+            self.not_come(agent.number, why)
 
     def freed(self) -> None:
         """See `MeshEngine.freed`: workers that were not needed may be now."""

@@ -13,12 +13,14 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from platform import python_version
 from typing import Any
 
 import cloudpickle
 from distributed.comm.core import connect
 
 from encamp.engines.kit.mesh.tunnel import Tunnel, TunnelData
+from encamp.errors import EngineFailed
 
 _WITHIN = 10.0
 """Seconds within which the scheduler has to answer."""
@@ -154,12 +156,26 @@ class Relay:
         self._serving: Any = None
 
     def open(self) -> bool:
-        """Connect to the scheduler; returns whether it answers. Blocks for some seconds at most."""
+        """Connect to the scheduler; returns whether it answers. Blocks for some seconds at most.
+
+        Raises `EngineFailed` if the scheduler runs another version of Python, whose process the
+        relay's bytecode could crash.
+        """
         if self._serving is None:
+            self._check_python()
             self._client.run_on_scheduler(_ByValue(open_relay), self.name)
             loop = self._client.loop.asyncio_loop
             self._serving = asyncio.run_coroutine_threadsafe(self._serve(), loop)
         return self._ready.wait(_WITHIN)
+
+    def _check_python(self) -> None:
+        theirs, ours = self._client.run_on_scheduler(python_version), python_version()
+        if theirs.split(".")[:2] != ours.split(".")[:2]:
+            why = (
+                "it cannot connect to this program, and cannot be relayed by Dask's scheduler, "
+                f"which runs Python {theirs} instead of {ours}: use one version everywhere"
+            )
+            raise EngineFailed("dask", why)
 
     def close(self) -> None:
         """End all tunnels."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import platform
 import queue
 import socket
 import threading
@@ -38,6 +39,13 @@ _ENDS_WITHIN = 3.0
 _OUTWARDS = "192.0.2.1"
 """An address that nobody has (RFC 5737): packets for it would leave by the default route."""
 _WHOSE = "ipyparallel's engines"
+_ABOUT = (
+    "__import__('platform').python_version(), "
+    f"__import__({host_id.__module__!r}, fromlist=['']).host_id()"
+)
+"""What is asked first, as text: ipyparallel sends functions as bytecode, which crashes a Python of
+another version."""
+_OTHER_PYTHON = "it runs Python {}, but this program runs Python {}: use one version everywhere"
 _START_ONE = "start one: ipcluster start -n 4"
 _START_IT = "start it, and wait for its engines: start_and_connect_sync()"
 
@@ -192,6 +200,8 @@ class IPythonEngine(MeshEngine):
         self._within = within
         self._slots_of: dict[int, int] = {}
         """The slots of each engine that has, or is to have, agents."""
+        self._unusable: set[int] = set()
+        """Engines without encamp, or of another version of Python."""
         self._tunnels = Relay(client, self.run, self._come_by_tunnel)
         self._ended = threading.Event()
         self._asked: list[_Asked] = []
@@ -238,17 +248,23 @@ class IPythonEngine(MeshEngine):
 
     def _have(self, ids: Iterable[int]) -> None:
         """Start agents at engines without any, as far as slots are wanted."""
-        new = [engine for engine in ids if engine not in self._slots_of]
+        new = [engine for engine in ids if engine not in {*self._slots_of, *self._unusable}]
         left = None if self._slots is None else self._slots - sum(self._slots_of.values())
         for engine, count in zip(new, shares(left, [self._each] * len(new)), strict=True):
             if count:
                 self._slots_of[engine] = count
-                self._ask(engine, partial(self._located, engine, count), host_id)
+                self._ask(engine, partial(self._located, engine, count), eval, _ABOUT)
 
-    def _located(self, engine: int, count: int, host: str | None, exc: Exception | None) -> None:
-        """Start agents at an engine, whose host is known now."""
-        if host is None:
-            self._not_started(engine, exc)
+    def _located(
+        self, engine: int, count: int, about: tuple[str, str] | None, exc: Exception | None
+    ) -> None:
+        """Start agents at an engine, whose Python and host are known now."""
+        if about is None:
+            self._not_started(engine, why_not(exc, _WHOSE))
+            return
+        python, host = about
+        if python.split(".")[:2] != platform.python_version().split(".")[:2]:
+            self._not_started(engine, _OTHER_PYTHON.format(python, platform.python_version()))
             return
         here = host == host_id()
         self.soon(partial(self._expect, engine, [count] if self.whole else [1] * count, here))
@@ -294,11 +310,12 @@ class IPythonEngine(MeshEngine):
     def _come_by_tunnel(self, raw: socket.socket) -> None:
         self.soon(partial(self.tunnelled, raw))
 
-    def _not_started(self, engine: int, exc: Exception | None) -> None:
+    def _not_started(self, engine: int, why: str) -> None:
         """An engine has died, or cannot run encamp's tasks: its agents will not join."""
         self._slots_of.pop(engine, None)
+        self._unusable.add(engine)
         if not self._slots_of:
-            self.soon(partial(self._fail, f"engine {engine}: {why_not(exc, _WHOSE)}"))
+            self.soon(partial(self._fail, f"engine {engine}: {why}"))
 
     def _fail(self, why: str) -> None:
         if not self.known:
