@@ -17,11 +17,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import wcmatch.glob  # noqa: F401
+from msgspec.structs import replace
 from sealed import files_below, is_whole, seal
 
 import encamp

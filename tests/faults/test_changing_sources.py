@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from deeds import CHANGES, edit
 from forks import CHAOS, SEED, Forks, forks
+from msgspec.structs import replace
 from sealed import files_below, is_whole
 
 from encamp.errors import SourceChanged

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from concurrent.futures import Executor, Future
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from encamp.jobs.worker.work import Outcome, Work
 

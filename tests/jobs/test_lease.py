@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from encamp.jobs.worker.lease import Lease, Watch, leases, new_lease
 from encamp.storage.disk.own_files import OwnFolder

@@ -7,11 +7,12 @@ import pickle
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from other_processes import DEADLINE, finish, start
 
 from encamp.errors import ShippingFailed, SourceChanged, UnusableInput
@@ -516,7 +517,7 @@ def test_a_tree_that_changes_while_it_is_shipped_is_named_and_not_cached(
 
 PLACING = """
     import socket, sys
-    from dataclasses import replace
+    from msgspec.structs import replace
     from encamp.storage.folder import Sandbox
     from encamp.storage.inputs.mirror import Mirror, plan
     from encamp.storage.inputs.transfer import Sender

@@ -6,10 +6,10 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from other_processes import open_folder, start, unprivileged
 from placed_inputs import placed
 

@@ -6,10 +6,10 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from other_processes import open_folder, small_disk, unprivileged
 from placed_inputs import mirrored, placed
 

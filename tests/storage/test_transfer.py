@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import pytest
+from msgspec.structs import replace
 
 from encamp.errors import (
     BadDestination,

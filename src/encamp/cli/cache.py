@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from encamp.errors import UnusableInput, printable, shown
 from encamp.sizes import counted, size_text

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import os
 import signal
 import sys
@@ -460,6 +462,7 @@ def main() -> NoReturn:
     """Entry point. Ends the process with the exit status; bad input never gives a traceback."""
     name_standard_streams()
     command_signals()
+    atexit.register(gc.freeze)  # no look for garbage at the end, when all memory is given back
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names may hold any character
     sys.exit(_flushed(_status()))

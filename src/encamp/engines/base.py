@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -26,16 +25,14 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
     parts: Parts
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(msgspec.Struct, frozen=True):
     """An agent has joined. ``by`` names the relay of its frames, if it has no direct connection."""
 
     agent: int
     by: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(msgspec.Struct, frozen=True):
     """An agent has left for good or, seen from an agent, the controller has."""
 
     agent: int

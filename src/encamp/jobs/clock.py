@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+
+import msgspec
 
 from encamp.storage.process import boot_id
 
 
-@dataclass(frozen=True)
-class Clock:
+class Clock(msgspec.Struct, frozen=True):
     """The time at which the run began, in seconds since the epoch, and the time passed since."""
 
-    began: float = field(default_factory=time.time)
-    monotonic: float = field(default_factory=time.monotonic)
-    boot: str = field(default_factory=boot_id)
+    began: float = msgspec.field(default_factory=time.time)
+    monotonic: float = msgspec.field(default_factory=time.monotonic)
+    boot: str = msgspec.field(default_factory=boot_id)
 
     def now(self) -> float:
         """The time now, also in other processes of the run's host; elsewhere that host's time."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, get_args
 
+import msgspec
+
 from encamp.errors import BadJob, NoMatch, TargetConflict
 from encamp.model import Published
 from encamp.storage.inputs.globs import escape, matches
@@ -150,8 +152,7 @@ def as_inputs(spec: InputMap) -> tuple[tuple[Mirror, ...], tuple[OutputsOf, ...]
     return as_mirrors(others), tuple(item for item in items if isinstance(item, OutputsOf))
 
 
-@dataclass(frozen=True)
-class PublishedOutputs:
+class PublishedOutputs(msgspec.Struct, frozen=True):
     """A task's outputs: their declarations, and the published files."""
 
     outputs: Sequence[Output]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import sys
 
 from encamp.engines.kit.interpreter import interpreter_flags, python_command
@@ -64,6 +65,8 @@ def check_slots() -> None:
 
 def be_slot(orders: str) -> None:
     """Run the slot that ``orders`` describe, until it ends."""
+    gc.disable()  # for the import: all that it makes stays
     from encamp.slot.main import main
 
+    gc.enable()
     main(base64.b64decode(orders))

@@ -230,6 +230,7 @@ def main(encoded: bytes) -> None:
     atexit.register(_end_all, os.getpid())  # registered first, so it runs after libraries' own
     _print_to(settings.streams)
     gc.freeze()  # objects of loaded modules stay, so collections need not visit them
+    atexit.register(gc.freeze)  # nor does the one at the end, when all memory is given back
     slot.ledger.open()
     with suppress(EOFError, OSError, Stopped):
         while not (_State.stopping or _State.spoilt or slot.leaves):

@@ -15,12 +15,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from weakref import WeakSet
 
+import msgspec
 from msgspec import Raw
 
 from encamp.errors import InitializerFailed, Stopped, words_of
@@ -89,8 +89,7 @@ INLINE_THREADS = (
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Setup:
+class Setup(msgspec.Struct, frozen=True):
     """A call's options."""
 
     name: str = ""

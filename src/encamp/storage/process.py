@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,7 @@ from typing import Any
 import msgspec
 
 
-@dataclass(frozen=True)
-class ProcessFacts:
+class ProcessFacts(msgspec.Struct, frozen=True):
     """Facts that identify a process: see proc(5), pid_namespaces(7).
 
     ``boot`` identifies the boot of the kernel, ``start`` is the start of the process in ticks,
@@ -28,7 +26,7 @@ class ProcessFacts:
 
     def as_dict(self) -> dict[str, Any]:
         """The facts for JSON."""
-        return asdict(self)
+        return msgspec.structs.asdict(self)
 
     def as_bytes(self) -> bytes:
         """The facts as JSON."""

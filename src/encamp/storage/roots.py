@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+
+import msgspec
 
 from encamp.errors import BadJob, BadLocalStorage, UnusableInput
 
@@ -142,8 +143,7 @@ def in_local_storage(path: Path) -> bool:
     return is_below(os.path.realpath(path), os.path.realpath(local_storage_path()))
 
 
-@dataclass(frozen=True)
-class SharedPath:
+class SharedPath(msgspec.Struct, frozen=True):
     """A path in a form for all hosts: the number of its shared root, and the rest."""
 
     root: int

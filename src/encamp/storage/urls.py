@@ -11,10 +11,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import msgspec
 
 from encamp.errors import (
     BadDestination,
@@ -66,8 +67,7 @@ def folder_name(to: str | os.PathLike[str]) -> str:
     return os.path.expanduser(place)
 
 
-@dataclass(frozen=True)
-class RemoteFile:
+class RemoteFile(msgspec.Struct, frozen=True):
     """A file at a URL; ``inner`` is its path relative to the parent of the pattern's match."""
 
     url: str

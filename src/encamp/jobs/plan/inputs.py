@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from encamp.errors import NoMatch, TargetConflict, UnusableInput
 from encamp.jobs.definition import JobDefinition
@@ -28,7 +29,7 @@ def _has_any(task: Task) -> bool:
     return bool(task.mirror or task.takes)
 
 
-_FIELDS = tuple(Item.__dataclass_fields__)
+_FIELDS = tuple(Item.__struct_fields__)
 """The last one is ``cached``."""
 _KIND, _MODE, _IDENTITY = map(_FIELDS.index, ("kind", "mode", "identity"))
 _row = attrgetter(*_FIELDS)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from encamp.errors import BadDestination, NotOurs, UnusableInput
 from encamp.storage.disk.disk import disk_full
@@ -49,8 +50,7 @@ class Heartbeat:
                 os.utime(self._file, follow_symlinks=False)
 
 
-@dataclass(frozen=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True):
     """The lease of one run: its file, and its controller."""
 
     file: Portable

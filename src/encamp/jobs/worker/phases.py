@@ -16,9 +16,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from encamp.errors import DiskFull, EncampError, StepFailed, Stopped, reason, words_of
 from encamp.jobs.steps import Call, Command
@@ -26,7 +28,7 @@ from encamp.jobs.worker.commands import run_command
 from encamp.jobs.worker.lease import Watch
 from encamp.jobs.worker.values_file import read_values
 from encamp.jobs.worker.work import Outcome, Work, log_name, unpack
-from encamp.model import Span, quickly_pickled
+from encamp.model import Span
 from encamp.slot.bounded_files import cut
 from encamp.slot.calling import called
 from encamp.slot.isolation import put_folder_back, resource_unseen
@@ -68,9 +70,7 @@ TAIL = 4096
 _LONGEST_TRACEBACK = 16_000
 
 
-@quickly_pickled
-@dataclass(frozen=True, slots=True)
-class AttemptNote:
+class AttemptNote(msgspec.Struct, frozen=True):
     """A note for the supervisor: everything that would be lost with this process."""
 
     folder: str
@@ -81,9 +81,7 @@ class AttemptNote:
     step: StepBegins | None = None
 
 
-@quickly_pickled
-@dataclass(frozen=True, slots=True)
-class StepBegins:
+class StepBegins(msgspec.Struct, frozen=True):
     """The running step; without a label, the steps are over."""
 
     label: str | None

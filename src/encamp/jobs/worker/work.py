@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pickle
 import types
-from dataclasses import dataclass, field
 from typing import Literal
+
+import msgspec
 
 from encamp.errors import CannotTravel, text_of
 from encamp.jobs.clock import Clock
@@ -20,8 +21,7 @@ from encamp.wire.pickling import NotImportable
 Keep = Literal["never", "failed", "always"]
 
 
-@dataclass(frozen=True)
-class Work:
+class Work(msgspec.Struct, frozen=True):
     """One attempt at one task: everything that a worker needs to know."""
 
     job: str
@@ -51,21 +51,20 @@ class Work:
     """The beacons' description, for hosts that may not see the destinations; else empty."""
 
 
-@dataclass
-class Outcome:
+class Outcome(msgspec.Struct):
     """The outcome of one attempt. ``error`` is None if it succeeded."""
 
     where: Where | None = None
     slot: int = 0
     """The process id of the slot."""
-    phases: list[Span] = field(default_factory=list)
+    phases: list[Span] = msgspec.field(default_factory=list)
     bytes_mirrored: int = 0
     files_mirrored: int = 0
     bytes_shared: int = 0
     cpu_seconds: float = 0.0
     peak_memory: int = 0
-    staged: list[Staged] = field(default_factory=list)
-    rescued: list[Staged] = field(default_factory=list)
+    staged: list[Staged] = msgspec.field(default_factory=list)
+    rescued: list[Staged] = msgspec.field(default_factory=list)
     log: Staged | None = None
     log_tail: str = ""
     kept: str | None = None

@@ -22,11 +22,12 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from secrets import token_hex
 from types import TracebackType
+
+from msgspec.structs import replace
 
 from encamp.errors import BadJob, DiskFull, SourceChanged, UnusableInput
 from encamp.sizes import counted, parse_size, size_text

@@ -11,8 +11,9 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 EVENTS_KEPT = 10_000
 """How many of the newest events are kept."""
@@ -36,8 +37,7 @@ _SCHEMA = (
 )
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """One entry. ``state`` describes its source when it was fetched."""
 
     key: str
@@ -50,8 +50,7 @@ class Row:
     used: float
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """An action on a source, and its reason."""
 
     time: float

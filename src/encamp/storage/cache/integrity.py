@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from encamp.errors import EncampError
 from encamp.storage.inputs.mirror import Item
@@ -25,8 +26,7 @@ _KEPT = 100
 """The number of large trees whose last check this process remembers."""
 
 
-@dataclass(frozen=True)
-class _CheckedTree:
+class _CheckedTree(msgspec.Struct, frozen=True):
     """A large tree that was found complete: until when this is trusted, and its folders then."""
 
     until: float

@@ -11,8 +11,9 @@ import os
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from encamp.errors import UnsafeTarget, printable
 
@@ -130,13 +131,12 @@ def _is_link(name: str, above: int) -> bool:
         return False
 
 
-@dataclass
-class _Level:
+class _Level(msgspec.Struct):
     """A folder being removed: its name in its parent, its identity, its contents."""
 
     name: str
     status: os.stat_result
-    folders: list[str] = field(default_factory=list)
+    folders: list[str] = msgspec.field(default_factory=list)
     stays: bool = False
     """Whether something in it cannot be removed."""
 

@@ -15,13 +15,14 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
+from msgspec.structs import replace
+
 from encamp.errors import BadDestination, printable
-from encamp.model import quickly_pickled
 from encamp.storage.disk.uids import name_of_user, uid_of_new_files
 from encamp.storage.urls import folder_name
 
@@ -33,9 +34,7 @@ _MOST_LINKS = 40
 """Symlinks in a path, at most, as in the kernel; see path_resolution(7)."""
 
 
-@quickly_pickled
-@dataclass(frozen=True, slots=True)
-class Trust:
+class Trust(msgspec.Struct, frozen=True):
     """Which users are trusted in the folders of a path."""
 
     depth: int = 0

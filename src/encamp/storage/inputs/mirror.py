@@ -13,8 +13,9 @@ from functools import lru_cache
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Literal, get_args
 
+import msgspec
+
 from encamp.errors import BadJob, NoMatch, TargetConflict, UnsafeTarget, UnusableInput, printable
-from encamp.model import quickly_pickled
 from encamp.storage.disk.copy import check_size
 from encamp.storage.disk.disk import Disks
 from encamp.storage.disk.holes import allocated
@@ -99,9 +100,7 @@ def _to(given: Any, to: Any) -> Mirror:
     return replace(given, to=to) if isinstance(given, Mirror) else Mirror(given, to)
 
 
-@quickly_pickled
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(msgspec.Struct, frozen=True):
     """One file or tree of a plan: its source, its state, and its target.
 
     ``size`` and ``mtime_ns`` are the file's when the plan was made; for a tree, the sum over its

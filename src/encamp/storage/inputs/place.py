@@ -8,8 +8,10 @@ import os
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+
+import msgspec
+from msgspec.structs import replace
 
 from encamp.errors import (
     InputDamaged,
@@ -41,19 +43,18 @@ _TRIES = 10
 log = logging.getLogger("encamp.place")
 
 
-@dataclass
-class Placed:
+class Placed(msgspec.Struct):
     """The costs of placing, and which files are shared with other tasks."""
 
     files: int = 0
     bytes: int = 0
     """Bytes that were written to the local disk for this folder alone."""
-    linked: dict[str, tuple[Item, os.stat_result]] = field(default_factory=dict)
+    linked: dict[str, tuple[Item, os.stat_result]] = msgspec.field(default_factory=dict)
     """Path of a linked file → its input, and its status before."""
-    linked_trees: list[Item] = field(default_factory=list)
-    mounted: list[Item] = field(default_factory=list)
+    linked_trees: list[Item] = msgspec.field(default_factory=list)
+    mounted: list[Item] = msgspec.field(default_factory=list)
     """Trees that overlays show as they are in the cache."""
-    views: dict[Path, Item] = field(default_factory=dict)
+    views: dict[Path, Item] = msgspec.field(default_factory=dict)
     """Files that an overlay shows, by their paths in its lower layer."""
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from encamp.storage.inputs.globs import escape, is_glob
 from encamp.storage.outputs.parts import PART
 from encamp.storage.roots import real_folder
 
 
-@dataclass(frozen=True)
-class SkippedFolders:
+class SkippedFolders(msgspec.Struct, frozen=True):
     """The folders that one pattern does not search, by real paths; ``start`` is its beginning."""
 
     start: Path

@@ -14,9 +14,10 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
+
+import msgspec
 
 from encamp.errors import ShippingFailed, SourceChanged, UnusableInput
 from encamp.storage.disk.copy import false_size, write_at
@@ -28,8 +29,7 @@ CHUNK = 4 << 20
 """Bytes that are sent at once."""
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(msgspec.Struct, frozen=True):
     """Bytes of a file from an offset on, with their digest and the file's state.
 
     Before them is a hole of so many bytes, which are not sent.
@@ -42,8 +42,7 @@ class Chunk:
     hole: int = 0
 
 
-@dataclass(frozen=True)
-class ShippedEntry:
+class ShippedEntry(msgspec.Struct, frozen=True):
     """One entry of a tree; ``goal`` is a symlink's target."""
 
     path: str

@@ -7,10 +7,13 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from encamp.errors import SourceChanged, UnusableInput
 from encamp.storage.disk.copy import copy_file
@@ -19,8 +22,7 @@ from encamp.storage.disk.holes import allocated
 from encamp.storage.roots import is_below, local_storage_path
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One entry of a tree, with its path relative to the tree; ``goal`` is a symlink's target.
 
     ``outside`` is the real path that a symlink out of the tree leads to; the entry counts as the
@@ -228,8 +230,7 @@ def walk(tree: Path, exclude: tuple[str, ...] = (), *, is_copy: bool = False) ->
         pending.extend(reversed(folders))
 
 
-@dataclass(frozen=True)
-class _Part:
+class _Part(msgspec.Struct, frozen=True):
     """A tree, or a folder outside of it that a symlink in it leads to."""
 
     path: str

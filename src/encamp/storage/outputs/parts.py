@@ -8,12 +8,12 @@ import stat
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 
+import msgspec
+
 from encamp.errors import printable
-from encamp.model import quickly_pickled
 from encamp.storage.disk.uids import uid_of_new_files
 
 PART = ".encamp-"
@@ -23,9 +23,7 @@ BEACON = "-beacon"
 """How the name of a beacon ends; between the two is the token of its owner (see `beacon`)."""
 
 
-@quickly_pickled
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(msgspec.Struct, frozen=True):
     """Identifies a temporary file, to detect one that another user has put in its place."""
 
     uid: int

@@ -12,10 +12,11 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Literal
+
+import msgspec
 
 from encamp.errors import UnusableOutput, printable
 from encamp.storage.inputs.globs import is_glob
@@ -27,8 +28,7 @@ Kind = Literal["file", "link", "folder"]
 """As what something goes home; a ``folder`` is an empty one."""
 
 
-@dataclass(frozen=True)
-class OutputFile:
+class OutputFile(msgspec.Struct, frozen=True):
     """A file to publish: its path in the task's folder, and below its destination.
 
     ``goal`` is a symlink's target at the destination.
@@ -41,8 +41,7 @@ class OutputFile:
     goal: str = ""
 
 
-@dataclass(frozen=True)
-class _Link:
+class _Link(msgspec.Struct, frozen=True):
     """A symlink, until it is known what is published with it; ``top`` if a pattern matches it."""
 
     path: str

@@ -11,11 +11,13 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
+
+import msgspec
+from msgspec.structs import replace
 
 from encamp.errors import BadDestination, MissingOutput, OutputConflict, UnusableOutput
 from encamp.storage import urls
@@ -40,8 +42,7 @@ from encamp.storage.urls import is_url
 _CHUNK = 1 << 20
 
 
-@dataclass(frozen=True)
-class Staged:
+class Staged(msgspec.Struct, frozen=True):
     """One output under its temporary name; ``digest`` is blake2b-128 in hexadecimal.
 
     Symlinks and empty folders have no temporary file: they are made when they are published.

@@ -13,9 +13,10 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
+
+import msgspec
 
 from encamp.errors import BadDestination, ShippingFailed, UnsafeTarget, UnusableInput, printable
 from encamp.storage.disk.copy import write_at
@@ -29,8 +30,7 @@ from encamp.storage.outputs.patterns import Output
 from encamp.storage.roots import Portable, SharedPath, below, local, with_name
 
 
-@dataclass(frozen=True)
-class RemoteTarget:
+class RemoteTarget(msgspec.Struct, frozen=True):
     """An output's target on another host's disk: a folder there, and a path below."""
 
     folder: Portable
@@ -46,8 +46,7 @@ class RemoteTarget:
         return f"{folder.rest if isinstance(folder, SharedPath) else folder}/{self.inner}"
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(msgspec.Struct, frozen=True):
     """Bytes of one output from an offset on; ``token`` makes its temporary name unique.
 
     The first piece begins at 0, even if there is a hole. ``size`` is the whole file's, in the last
@@ -64,8 +63,7 @@ class Piece:
     size: int | None
 
 
-@dataclass(frozen=True)
-class OutputPaths:
+class OutputPaths(msgspec.Struct, frozen=True):
     """The temporary and the final path of an output."""
 
     part: Portable
