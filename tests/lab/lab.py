@@ -370,6 +370,7 @@ def _ssh_config(etc: Path, addresses: dict[str, str]) -> str:
         *("  User root", f"  IdentityFile {etc / 'key'}", "  IdentitiesOnly yes"),
         *(f"  UserKnownHostsFile {etc / 'known_hosts'}", "  GlobalKnownHostsFile none"),
         *("  StrictHostKeyChecking yes", "  CheckHostIP no", "  UpdateHostKeys no"),
-        *("  BatchMode yes", "  LogLevel ERROR", "  ConnectTimeout 20", ""),
+        *("  BatchMode yes", "  LogLevel ERROR", "  ConnectTimeout 20"),
+        *("  KexAlgorithms curve25519-sha256", ""),  # the default takes ten times as long
     ]
     return "\n".join([*hosts, *everywhere])
