@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from encamp.errors import BadJob, DiskFull, NotOurs
+from encamp.facts import Published, Span, Where
 from encamp.jobs.report import page
 from encamp.jobs.report import trace as trace_module
 from encamp.jobs.report.report import read_report, write_page, write_report
@@ -30,14 +31,11 @@ from encamp.model import (
     InputFile,
     JobReport,
     JobStatus,
-    Published,
     RunningTask,
     ServerStatistics,
     ServiceStatistics,
-    Span,
     State,
     TaskReport,
-    Where,
 )
 from encamp.storage.disk.own_files import OwnFolder
 

@@ -1,4 +1,4 @@
-"""Facts that the layers exchange: who ran what, when, and with which result.
+"""Reports of tasks, jobs and services: who ran what, when, and with which result.
 
 Times are seconds since the epoch (`time.time`) on the host that took them; sizes are bytes.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
-from operator import attrgetter
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from encamp.errors import BadValues, EncampError, NotInstalled, printable, shown
+from encamp.facts import Published, Span, Where, quickly_pickled
 from encamp.sizes import time_text
 from encamp.values import Scalar, rounded, row_of
 
@@ -33,7 +33,6 @@ _IN_ORDER: tuple[State, ...] = (
 """The states in the order in which people read their counts."""
 DRY_RUN = "dry run"
 """The executor's name in the report of a dry run."""
-T = TypeVar("T")
 
 
 MOST_COUNTED = 1000
@@ -48,73 +47,6 @@ _LOGS_SHOWN = 3
 """The number of failures for which a notebook shows the inputs and the end of the log."""
 _LOG_LINES = 40
 """The number of lines of a task's log that a notebook shows."""
-
-
-def quickly_pickled(kind: type[T]) -> type[T]:
-    """Class decorator for frozen dataclasses with slots; makes pickling twice as fast.
-
-    Such dataclasses look up their fields at each pickling. Each task sends about a dozen of them.
-    """
-    names = tuple(one.name for one in fields(kind))  # type: ignore[arg-type]
-    values = attrgetter(*names)
-    checks = hasattr(kind, "__post_init__")
-
-    def reduced(self: T) -> tuple[Any, ...]:
-        given = values(self)
-        return (_made, (type(self), names, given)) if checks else (type(self), given)
-
-    kind.__reduce__ = reduced  # type: ignore[assignment]
-    return kind
-
-
-def _made(kind: type[T], names: tuple[str, ...], values: tuple[Any, ...]) -> T:
-    """An unpickled dataclass, without another call of its ``__post_init__``."""
-    made = object.__new__(kind)
-    for name, value in zip(names, values, strict=True):
-        object.__setattr__(made, name, value)
-    return made
-
-
-@quickly_pickled
-@dataclass(frozen=True, slots=True)
-class Where:
-    """Where an attempt ran. ``worker`` names the executor's worker (an ipyparallel engine, a Dask
-    worker, a pool's process); ``slot`` is the process id of the slot that ran the steps.
-    """
-
-    host: str
-    worker: str
-    slot: int
-
-
-@quickly_pickled
-@dataclass(frozen=True, slots=True)
-class Span:
-    """One phase of one attempt: ``job prephase``, ``task prephase``, each step, ``task postphase``.
-
-    Phases are listed in the order in which they ran.
-    """
-
-    name: str
-    start: float
-    seconds: float
-
-
-@quickly_pickled
-@dataclass(frozen=True, slots=True)
-class Published:
-    """One output under its final name. ``digest`` is blake2b-128 in hexadecimal.
-
-    ``kept`` if there was such a file before, which was not replaced and is not the task's. ``kind``
-    may be a symlink, whose text is ``goal``, or an empty folder; these have no digest."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    digest: str
-    kept: bool = False
-    kind: Literal["file", "link", "folder"] = "file"
-    goal: str = ""
 
 
 @quickly_pickled

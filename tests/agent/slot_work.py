@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import signal
 import subprocess
@@ -137,6 +138,12 @@ def note_and_die(*notes: object) -> None:
     for one in notes:
         note(one)
     os._exit(3)
+
+
+def loaded_with(module: str) -> set[str]:
+    """The modules in this process, once it has imported one."""
+    importlib.import_module(module)
+    return set(sys.modules)
 
 
 def note_and_wait(path: str) -> str:

@@ -35,10 +35,11 @@ def run(
     on_message: Callable[[object], None] = lambda message: None,
     on_tick: Callable[[], None] = lambda: None,
     on_note: Callable[[object], None] = lambda note: None,
+    tick: float = 0.05,
 ) -> Any:
     given: tuple[Any, ...] = (function, args) if isinstance(slots, Slot) else (function, *args)
     told: dict[str, Any] = {"on_message": on_message, "on_tick": on_tick, "on_note": on_note}
-    answer = slots.run(*given, sys_path=HERE, tick=0.05, **told)
+    answer = slots.run(*given, sys_path=HERE, tick=tick, **told)
     if isinstance(answer, Raised):
         raise answer.error
     assert isinstance(answer, Done)
@@ -62,6 +63,14 @@ def test_what_a_slot_has_loaded_before_its_first_call_is_not_looked_through_agai
     slots: Slots,
 ) -> None:
     assert run(slots, gc.get_freeze_count) > 10_000
+
+
+def test_what_only_the_program_needs_is_not_loaded_by_a_jobs_slot(slots: Slots) -> None:
+    loaded = run(slots, work.loaded_with, "encamp.jobs.worker.phases")
+    assert "encamp.jobs.worker.phases" in loaded
+    assert loaded.isdisjoint(
+        {"encamp.model", "encamp.engines.registry", "importlib.metadata", "psutil", "asyncio"}
+    )
 
 
 def test_slots_end_at_the_same_time(slots: Slots, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +107,7 @@ def test_what_the_function_tells_arrives_in_order(slots: Slots) -> None:
 def test_the_last_note_is_found_when_the_slot_has_died(slots: Slots) -> None:
     notes: list[object] = []
     with pytest.raises(SlotLost):
-        run(slots, work.note_and_die, 1, "two", on_note=notes.append)
+        run(slots, work.note_and_die, 1, "two", on_note=notes.append, tick=60)
     assert notes == ["two"]
 
 
@@ -117,8 +126,9 @@ def test_a_note_too_long_for_its_place_is_told(slots: Slots) -> None:
     told: list[object] = []
     notes: list[object] = []
     long = "x" * LONGEST_NOTE
+    take = {"on_message": told.append, "on_note": notes.append}
     with pytest.raises(SlotLost):
-        run(slots, work.note_and_die, 1, long, on_message=told.append, on_note=notes.append)
+        run(slots, work.note_and_die, 1, long, tick=60, **take)
     assert told == [long]
     assert notes == []
 

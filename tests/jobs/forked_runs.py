@@ -22,9 +22,9 @@ import cloudpickle  # noqa: F401 - loaded before the forks
 from killable import kill_at, small_job
 
 import encamp.jobs.report.report  # noqa: F401
+from encamp.facts import Where
 from encamp.jobs import run
 from encamp.jobs.worker.phases import run_phases
-from encamp.model import Where
 
 
 class Forking(Executor):

@@ -28,12 +28,13 @@ from encamp.errors import (
     TimeLimitExceeded,
     UnusableInput,
 )
+from encamp.facts import Span, Where
 from encamp.jobs import publisher as publisher_module
 from encamp.jobs.display.progress import Silent
 from encamp.jobs.journal import Journal
 from encamp.jobs.run import MOST_LOSSES, WINDOW
 from encamp.jobs.worker.work import Outcome, Work
-from encamp.model import AttemptReport, Span, TaskReport, Where
+from encamp.model import AttemptReport, TaskReport
 from encamp.storage.outputs.parts import Written
 from encamp.storage.outputs.stage import Staged
 from encamp.testing.waiting import until

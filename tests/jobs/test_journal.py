@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from encamp.errors import JobBusy
+from encamp.facts import Published, Span, Where
 from encamp.jobs.journal import Journal, Record
-from encamp.model import AttemptReport, Published, Span, TaskReport, Where
+from encamp.model import AttemptReport, TaskReport
 
 ODD = "bad\udcff\n\x00hex:zz"
 

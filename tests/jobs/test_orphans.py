@@ -16,9 +16,10 @@ import encamp
 from encamp.cli.job_states import state_of
 from encamp.cli.prune import prune_command
 from encamp.errors import BadJob, JobBusy
+from encamp.facts import Published
 from encamp.jobs.journal import Journal, Record, outputs_in
 from encamp.jobs.plan.orphans import _NAMED, OrphanWatch, orphans
-from encamp.model import JobReport, Published, TaskReport
+from encamp.model import JobReport, TaskReport
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.inputs.mirror import Mirror, plan
 

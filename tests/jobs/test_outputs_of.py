@@ -14,10 +14,11 @@ from job_steps import count, counted, write
 
 import encamp
 from encamp.errors import BadJob, BadJobFile, NoMatch, TargetConflict
+from encamp.facts import Published
 from encamp.jobs.file.jobfile import load_job
 from encamp.jobs.outputs_of import InputMap, OutputsOf, PublishedOutputs, chosen
 from encamp.jobs.plan.graph import Graph
-from encamp.model import JobReport, Published
+from encamp.model import JobReport
 from encamp.storage.outputs.patterns import OutputMap, as_outputs
 
 

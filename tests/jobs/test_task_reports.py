@@ -19,6 +19,7 @@ from scripted import Scripted
 
 import encamp
 from encamp.errors import StepFailed
+from encamp.facts import Published, Span, Where
 from encamp.jobs.display.progress import Silent
 from encamp.jobs.journal import Journal, Record, Records, decoded
 from encamp.jobs.plan.prepare import Prepared
@@ -26,16 +27,7 @@ from encamp.jobs.report import task_reports as kept
 from encamp.jobs.report.report import read_report, write_report
 from encamp.jobs.report.task_reports import Reports
 from encamp.jobs.worker.work import Outcome
-from encamp.model import (
-    AttemptReport,
-    InputFile,
-    JobReport,
-    Published,
-    Span,
-    TaskReport,
-    TaskReports,
-    Where,
-)
+from encamp.model import AttemptReport, InputFile, JobReport, TaskReport, TaskReports
 from encamp.values import as_json
 
 ODD = "bad\udcff\n\x00hex:zz"

@@ -11,9 +11,9 @@ from scripted import Scripted
 import encamp
 from encamp import slurm
 from encamp.errors import OutOfTime
+from encamp.facts import Span
 from encamp.jobs.worker.time_left import STOP_BEFORE, TimeLeft
 from encamp.jobs.worker.work import Outcome
-from encamp.model import Span
 
 
 @pytest.fixture(autouse=True)

@@ -20,12 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from encamp.errors import EncampError
+from encamp.facts import Published
 from encamp.jobs.journal import NAME, Journal
 from encamp.jobs.plan.orphans import orphans
 from encamp.jobs.report.last_report import last_check
 from encamp.jobs.report.report import read_report
 from encamp.jobs.worker.lease import PREFIX, leases
-from encamp.model import JobReport, Published, TaskReport
+from encamp.model import JobReport, TaskReport
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.outputs.beacon import Beacons, _remove_dead, reaches
 from encamp.storage.outputs.parts import Written, discard_leftovers, discard_noted, is_token

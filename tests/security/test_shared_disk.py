@@ -17,13 +17,14 @@ from strangers import STRANGER, as_root, scratch, stranger
 import encamp
 from encamp.cli.main import cli
 from encamp.errors import BadDestination, EncampError, NotOurs
+from encamp.facts import Published
 from encamp.jobs.display.progress import Silent
 from encamp.jobs.journal import Journal, Record
 from encamp.jobs.plan.orphans import prune
 from encamp.jobs.report.report import read_report
 from encamp.jobs.run_lock import run_lock
 from encamp.jobs.worker.lease import leases, new_lease
-from encamp.model import Published, TaskReport
+from encamp.model import TaskReport
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.disk.trusted import NAMED, Trust, named, opened
 from encamp.storage.inputs.transfer import digest_of_piece

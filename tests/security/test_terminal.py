@@ -13,9 +13,10 @@ import pytest
 import encamp
 from encamp.cli.main import _say, cli
 from encamp.errors import StepFailed, reason, shown, text_of
+from encamp.facts import Span, Where
 from encamp.jobs.display.console import console_progress
 from encamp.jobs.report.report import read_report, write_report
-from encamp.model import AttemptReport, JobFailed, JobReport, Span, TaskReport, Where
+from encamp.model import AttemptReport, JobFailed, JobReport, TaskReport
 
 EVIL = "\x1b]0;title\x07\x1b[2J\x9b31m\r\u202e\x08"
 

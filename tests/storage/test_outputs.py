@@ -21,7 +21,7 @@ from encamp.errors import (
     OutputConflict,
     UnsafeTarget,
 )
-from encamp.model import Published
+from encamp.facts import Published
 from encamp.storage.outputs.parts import PART, discard_leftovers
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, check_outputs
 from encamp.storage.outputs.publish import digest_of, intact, publish

@@ -13,7 +13,7 @@ import pytest
 
 import encamp
 from encamp.errors import BadJob, OutputExists
-from encamp.model import Published
+from encamp.facts import Published
 from encamp.storage.outputs import publish as publishing
 from encamp.storage.outputs.parts import PART
 from encamp.storage.outputs.patterns import Existing, Output, as_outputs

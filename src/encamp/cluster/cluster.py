@@ -38,7 +38,6 @@ from encamp.errors import (
 )
 from encamp.markup import box, heading
 from encamp.markup import table as markup_table
-from encamp.model import ServiceStatistics
 from encamp.quantities import duration, patience, slot_count
 from encamp.sizes import counted
 from encamp.slot.launch import check_slots
@@ -56,6 +55,7 @@ from encamp.wire.protocol import ANY, Orders, Received, encode
 from encamp.wire.seal import KEY_BYTES, Seal
 
 if TYPE_CHECKING:
+    from encamp.model import ServiceStatistics
     from encamp.services.service import Service, ServiceOptions
 
 T = TypeVar("T")

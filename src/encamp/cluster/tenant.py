@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from encamp.cluster.records import TaskRecord
-from encamp.model import ServiceStatistics
 from encamp.wire.frames import Parts
+
+if TYPE_CHECKING:
+    from encamp.model import ServiceStatistics
 
 
 class Tenant(Protocol):

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import re
 from importlib import import_module
-from importlib.metadata import entry_points
 from inspect import signature
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from encamp.engines.base import Endpoint
 from encamp.errors import BadJob, EngineUnavailable, extra_text
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
 
 _MODULES = {
     "local": ("encamp.engines.local", ""),
@@ -41,7 +43,7 @@ _FOR_TESTS = {"fake", "mesh"}
 
 def engine_names() -> list[str]:
     """The names of all engines."""
-    found = {*_MODULES, *(point.name for point in entry_points(group=_GROUP))}
+    found = {*_MODULES, *(point.name for point in _provided())}
     return sorted(found - _FOR_TESTS)
 
 
@@ -114,10 +116,17 @@ def engine_module(name: str) -> ModuleType:
     try:
         if path is not None:
             return import_module(path)
-        for point in entry_points(group=_GROUP, name=name):
+        for point in _provided().select(name=name):
             module: ModuleType = point.load()
             return module
     except ImportError as exc:
         raise EngineUnavailable(name, str(exc), remedy or "install its libraries") from exc
     known = ", ".join(engine_names())
     raise EngineUnavailable(name, "there is no such engine", f"use one of these: {known}")
+
+
+def _provided() -> EntryPoints:
+    """The engines of third parties."""
+    from importlib.metadata import entry_points  # which takes long to load in every agent
+
+    return entry_points(group=_GROUP)

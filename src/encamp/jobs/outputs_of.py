@@ -15,7 +15,7 @@ from typing import Any, Protocol, get_args
 import msgspec
 
 from encamp.errors import BadJob, NoMatch, TargetConflict
-from encamp.model import Published
+from encamp.facts import Published
 from encamp.storage.inputs.globs import escape, matches
 from encamp.storage.inputs.mirror import (
     Mirror,

@@ -11,11 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from encamp.errors import BadDestination, EncampError, OutputConflict
+from encamp.facts import Published
 from encamp.jobs.journal import Journal, Record
 from encamp.jobs.plan.own_folder import OwnFolder
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.worker.work import Outcome
-from encamp.model import Published
 from encamp.storage.outputs.publish import (
     final_name,
     flush_copies,

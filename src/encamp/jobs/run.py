@@ -32,6 +32,7 @@ from encamp.errors import (
     reason,
     reason_of,
 )
+from encamp.facts import Published
 from encamp.jobs.clock import Clock
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.display.default import progress_here
@@ -71,7 +72,7 @@ from encamp.jobs.worker.attempt import Abandoned
 from encamp.jobs.worker.lease import Heartbeat, leases, new_lease, token_of
 from encamp.jobs.worker.time_left import TimeLeft
 from encamp.jobs.worker.work import Outcome, Work, log_name
-from encamp.model import JobFailed, JobReport, JobStatus, Published, State, TaskReport
+from encamp.model import JobFailed, JobReport, JobStatus, State, TaskReport
 from encamp.sizes import counted
 from encamp.storage.disk.trusted import trust_in
 from encamp.storage.import_path import import_path

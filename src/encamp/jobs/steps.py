@@ -12,8 +12,8 @@ from os import PathLike
 from typing import Any, Literal
 
 from encamp.errors import LONGEST_STEP, BadJob, NotCallable, printable, shortened
+from encamp.facts import quickly_pickled
 from encamp.jobs.outputs_of import OutputsOf
-from encamp.model import quickly_pickled
 from encamp.quantities import limit
 from encamp.storage.inputs.mirror import Mirror
 from encamp.storage.outputs.patterns import Output

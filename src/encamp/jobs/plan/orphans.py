@@ -16,9 +16,10 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from encamp.errors import BadDestination, InputError, printable
+from encamp.facts import Published
 from encamp.jobs.journal import Journal, Record
 from encamp.jobs.steps import Task
-from encamp.model import MOST_COUNTED, Published
+from encamp.model import MOST_COUNTED
 from encamp.storage import urls
 from encamp.storage.disk.trusted import Trust, opened, trust_in
 from encamp.storage.inputs.mirror import Item, left_out

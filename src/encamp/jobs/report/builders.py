@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from encamp.errors import BadDestination, TaskLost, reason_of
+from encamp.facts import Span, Where
 from encamp.jobs.clock import Clock
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.journal import Key
@@ -18,15 +19,7 @@ from encamp.jobs.plan.changes import listed
 from encamp.jobs.report.parameters import parameters_of
 from encamp.jobs.steps import Task
 from encamp.jobs.worker.work import Outcome
-from encamp.model import (
-    AttemptReport,
-    JobReport,
-    ServiceStatistics,
-    Span,
-    State,
-    TaskReport,
-    Where,
-)
+from encamp.model import AttemptReport, JobReport, ServiceStatistics, State, TaskReport
 from encamp.sizes import size_text
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.inputs.mirror import Item

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encamp.errors import EncampError, Stopped, TaskLost, TimeLimitExceeded
+from encamp.facts import Span, Where
 from encamp.jobs.interrupts import ended_in_order
 from encamp.jobs.worker.lease import Watch
 from encamp.jobs.worker.phases import (
@@ -28,7 +29,6 @@ from encamp.jobs.worker.slots import Done, SlotLost, slots_here
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.jobs.worker.worker_name import worker_name
 from encamp.loop.running_time import RunningTime
-from encamp.model import Span, Where
 from encamp.slot.bounded_files import free_middle_of
 from encamp.slot.slot import SpawnersFiles, ask_here
 from encamp.storage.disk.visible import sees

@@ -23,12 +23,12 @@ from typing import Any
 import msgspec
 
 from encamp.errors import DiskFull, EncampError, StepFailed, Stopped, reason, words_of
+from encamp.facts import Span
 from encamp.jobs.steps import Call, Command
 from encamp.jobs.worker.commands import run_command
 from encamp.jobs.worker.lease import Watch
 from encamp.jobs.worker.values_file import read_values
 from encamp.jobs.worker.work import Outcome, Work, log_name, unpack
-from encamp.model import Span
 from encamp.slot.bounded_files import cut
 from encamp.slot.calling import called
 from encamp.slot.isolation import put_folder_back, resource_unseen

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from encamp import slurm
 from encamp.errors import OutOfTime
+from encamp.facts import Span
 from encamp.jobs.steps import Task
-from encamp.model import Span
 
 STOP_BEFORE = 30.0
 """Seconds before the end at which running tasks are stopped: what is done is published then."""

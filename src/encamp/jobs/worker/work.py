@@ -9,10 +9,10 @@ from typing import Literal
 import msgspec
 
 from encamp.errors import CannotTravel, text_of
+from encamp.facts import Span, Where
 from encamp.jobs.clock import Clock
 from encamp.jobs.steps import Call, Command
 from encamp.jobs.worker.lease import Lease
-from encamp.model import Span, Where
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.stage import Staged

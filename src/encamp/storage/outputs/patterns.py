@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 from encamp.errors import BadDestination, BadJob, OutputConflict, printable
-from encamp.model import quickly_pickled
+from encamp.facts import quickly_pickled
 from encamp.storage import urls
 from encamp.storage.disk.trusted import NAMED, Trust, trust_in
 from encamp.storage.disk.trusted import below as folder_below

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from encamp.errors import BadDestination, EncampError, OutputExists, printable
-from encamp.model import Published
+from encamp.facts import Published
 from encamp.storage import urls
 from encamp.storage.disk.disk import disk_full, keeps_owners
 from encamp.storage.disk.flush import flush_files, flush_folder
