@@ -88,7 +88,7 @@ class Agent:
         *,
         up: Callable[[Any, Parts], None] | None = None,
     ) -> None:
-        self._up, self.beside = up, up is not None
+        self.up, self.beside = up, up is not None
         self.endpoint, self.pump, self.number = endpoint, pump, endpoint.number
         self.host = host or socket.gethostname()
         self.over = False
@@ -239,8 +239,8 @@ class Agent:
     def pass_on(self, envelope: Any, parts: Parts) -> bool:
         """See `OwningAgent.pass_on`."""
         if not isinstance(envelope, Message) or envelope.agent <= CONTROLLER:
-            if self._up is not None:
-                self._up(envelope, parts)
+            if self.up is not None:
+                self.up(envelope, parts)
                 return isinstance(envelope, Message)
             self.post(CONTROLLER, parts)
         elif envelope.agent == self.number:
@@ -251,8 +251,8 @@ class Agent:
 
     def post(self, to: int, parts: Parts) -> None:
         """Send a message; over a network, the messages of a turn are sent in one frame."""
-        if self._up is not None:
-            self._up(decode(parts[0]), parts)
+        if self.up is not None:
+            self.up(decode(parts[0]), parts)
         else:
             self.outbox.post(to, parts)
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from msgspec import Raw
+from msgspec import DecodeError, Raw
 
 from encamp.agent.process import REFUSED, STOP_WITHIN, SlotProcess, may_pass
 from encamp.agent.starts import Starts
@@ -43,6 +43,7 @@ from encamp.wire.protocol import (
     SlotEnded,
     count_results,
     decode,
+    decode_results,
     encode,
     encode_results,
     of_host,
@@ -70,6 +71,8 @@ class OwningAgent(Protocol):
     cluster: str
     shortcut: EngineShortcut | None
     beside: bool
+    up: Callable[[Any, Parts], None] | None
+    """Passes an envelope to the controller, if that is in this process."""
     over: bool
 
     def pass_on(self, envelope: Any, parts: Parts) -> bool:
@@ -204,7 +207,8 @@ class ProcessSlot(AgentSlot):
                 return
             self._process.runs += 1
             self.busy += envelope.count
-            self._look_later()
+            if not self._looks:
+                self._look_later()
         self._send(parts)
         if self._early and isinstance(envelope, Run):
             early, self._early = self._early, []
@@ -286,7 +290,7 @@ class ProcessSlot(AgentSlot):
                 if are_results:
                     parts = self._new_results(process, parts)
                 envelope = None if are_results and len(parts) == 1 else decode(parts[0])
-            except BadFrame as exc:
+            except (BadFrame, DecodeError) as exc:
                 self._unheard(process, process.data, exc)
                 break
             if envelope is None:
@@ -319,7 +323,7 @@ class ProcessSlot(AgentSlot):
         old = process.results - come.first
         process.results += come.count - old
         self.busy -= come.count - old
-        if self.busy:
+        if self.busy and not self._looks:
             self._look_later()
         if not old:
             return parts
@@ -328,8 +332,6 @@ class ProcessSlot(AgentSlot):
 
     def _look_later(self) -> None:
         """Read the slot's ledger if it sends nothing for a while."""
-        if self._looks:
-            return
         self._looks = True
         look = partial(self._look, self._process, self._process.results)
         self.agent.pump.later(_LOOK_AFTER, look)
@@ -361,8 +363,12 @@ class ProcessSlot(AgentSlot):
         results = self._results
         if results:
             self._results = []
-            head = [encode(ManyResults(self.number))] if len(results) > 1 else []
-            self.agent.post(CONTROLLER, [*head, *results])
+            up = self.agent.up
+            if up is not None and len(results) == 1:
+                up(decode_results(results[0]), results)
+            else:
+                head = [encode(ManyResults(self.number))] if len(results) > 1 else []
+                self.agent.post(CONTROLLER, [*head, *results])
 
     def _restore(self) -> None:
         """Go back to the usual process after a call in a fresh one."""
@@ -425,7 +431,7 @@ class ProcessSlot(AgentSlot):
     def _unheard(self, process: SlotProcess, link: socket.socket, exc: Exception) -> None:
         """Ignore a socket from now on: a task may have damaged it, and other slots must go on."""
         self.agent.pump.forget(link.fileno())
-        if isinstance(exc, BadFrame):
+        if isinstance(exc, BadFrame | DecodeError):
             process.kill()
 
     def _exited(self, process: SlotProcess) -> None:

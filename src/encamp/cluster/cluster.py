@@ -239,6 +239,7 @@ class Cluster:
             up = controller.heard_here(engine.agent_here.number)
             self._agent = self._life.agent = Agent(engine.agent_here, self._pump, up=up)
             controller.outbox.near = self._agent.take
+            controller.slots_here = self._agent.slots
         engine.start(encode(orders))
         if self._agent is not None:
             self._pump.soon(partial(self._agent.take, [encode(orders)]))

@@ -13,12 +13,12 @@ import pickle
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
 from itertools import repeat
-from typing import Any
+from typing import Any, Protocol
 
 from encamp import quota
 from encamp.cluster.agents import Agent, Agents
@@ -60,8 +60,6 @@ from encamp.wire.pickling import (
     RemoteTraceback,
     disclosed,
     dump,
-    dump_arguments,
-    enclosed,
     load,
     load_failure,
     portable_error,
@@ -89,10 +87,16 @@ from encamp.wire.protocol import (
     encode,
     unbundled,
 )
-from encamp.wire.rng_warnings import has_generator
 
 _NONE = pickle.dumps(None, 5)
 _NO_BUFFERS: Parts = []
+
+
+class SlotHere(Protocol):
+    """What the controller needs of a slot whose agent is in its own process."""
+
+    def give(self, envelope: Any, parts: Parts) -> None:
+        """Pass a message to the slot."""
 
 
 class Controller:
@@ -126,6 +130,8 @@ class Controller:
         self.failure: EngineFailed | None = None
         self.tenant: Tenant | None = None
         """The services of the cluster, see `Tenant`."""
+        self.slots_here: Sequence[SlotHere] | None = None
+        """The slots of the only agent, if that is in this process."""
         self.closed = False
         """Whether it accepts no new tasks."""
         self.closing = False
@@ -169,7 +175,7 @@ class Controller:
             self.check_open()
         if self.failure is not None:
             raise self.failure
-        checked = options.checked()
+        checked = options.ready or options.checked()
         if self.inline:
             self._check_inline(checked)
         if checked.need is not PLAIN:
@@ -180,7 +186,7 @@ class Controller:
         found, args = functions.find(function, args)
         record = TaskRecord(next(self._numbers), self.recalls, found, (args, kwargs), checked)
         if checked.at_once:
-            record.parts = self._taken(record)
+            record.pickled = self._pickled_now(record)
         self.incoming.append(record)
         return record
 
@@ -332,49 +338,46 @@ class Controller:
 
     def _run(self, slot: SlotRecord, tasks: list[TaskRecord]) -> None:
         """Send calls to a slot; a call that cannot be pickled fails alone."""
+        functions = self.functions
         calls: list[Call] = []
         buffers: Parts = []
         sent: list[TaskRecord] = []
         for task in tasks:
             try:
-                parts = task.parts or self._dumped(task)
+                payload, large = task.pickled or functions.pickled(
+                    task.function, task.arguments, task.id
+                )
                 setup = b"" if task.options.plain else self.setups.of(task)
             except BaseException as exc:  # noqa: BLE001 - pickling runs the arguments' own code
                 self._fail_unsent(slot, task, exc)
                 continue
             sent.append(task)
-            payload, large = enclosed(parts)
             calls.append((task.id, task.function.number, payload, len(large), setup))
             if large:
                 buffers += own(large) if self._shares_memory else large
         if calls:
             fresh = tasks[0].options.fresh
-            functions = self._new_functions(sent, () if fresh else slot.known)
+            new = self._new_functions(sent, () if fresh else slot.known)
             slot.runs += 1
-            run = Run(slot.number, len(calls), list(functions), fresh, slot.life, slot.runs)
-            if not fresh and slot.changes != self.functions.kept.changes:
+            run = Run(slot.number, len(calls), list(new), fresh, slot.life, slot.runs)
+            if not fresh and slot.changes != functions.kept.changes:
                 run.dropped = self._dropped(slot)
             if not self._shares_memory:
                 run.settings = self._settings(slot, fresh=fresh)
-            parts = [encode(run), encode(calls), *functions.values(), *buffers]
-            self.outbox.post(slot.agent, parts)
+            parts = [encode(run), encode(calls), *new.values(), *buffers]
+            if self.slots_here is None:
+                self.outbox.post(slot.agent, parts)
+            else:
+                self.slots_here[slot.number].give(run, parts)
             if not fresh:
-                slot.known.update(functions)
+                slot.known.update(new)
             self.begins(slot)
 
-    def _dumped(self, task: TaskRecord) -> Parts:
-        """The pickled arguments of a call; pickling may run any code and raise anything."""
-        parts = dump_arguments(*task.arguments)
-        if has_generator(parts[0]):
-            args, kwargs = task.arguments
-            named = name_of_called(task.function, args)
-            self.functions.rng_warnings.of_arguments(named, (*args, *kwargs.values()), task.id)
-        return parts
-
-    def _taken(self, task: TaskRecord) -> Parts:
+    def _pickled_now(self, task: TaskRecord) -> tuple[bytes, Parts]:
         """The arguments of a call in their present state. Raises `CannotTravel`; for any thread."""
         try:
-            return own(self._dumped(task))
+            payload, large = self.functions.pickled(task.function, task.arguments, task.id)
+            return payload, own(large)
         except Exception as exc:
             if isinstance(exc, CannotTravel) or by_signal(exc):
                 raise
@@ -474,7 +477,7 @@ class Controller:
         if seconds >= 0:
             task.function.timing.took(seconds)
         self.scheduler.ended(slot, task)
-        if last:  # first, as the rest may run callbacks, which may wait
+        if last and slot.ahead:  # first, as the rest may run callbacks, which may wait
             self.begins(slot)
         if good and payload == _NONE and not task.options.staged:
             self.end(task, True, None)

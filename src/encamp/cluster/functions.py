@@ -15,7 +15,7 @@ import functools
 import pickle
 import sys
 import types
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from typing import Any
@@ -23,7 +23,9 @@ from weakref import WeakKeyDictionary, ref
 
 from encamp.cluster.task import Timing
 from encamp.errors import CannotTravel, text_of
+from encamp.wire.frames import Parts
 from encamp.wire.global_names import global_names
+from encamp.wire.pickling import ENCLOSED, PLAIN, dump_arguments, enclosed
 from encamp.wire.rng_warnings import RandomNumberWarnings, has_generator, uses_generator
 
 _FIXED = (
@@ -195,6 +197,27 @@ class Functions:
                     self.kept.add(found)
                 return found, args
         return self._pickled(function), args
+
+    def pickled(
+        self,
+        function: Function,
+        arguments: tuple[tuple[Any, ...], Mapping[str, Any]],
+        task: int,
+    ) -> tuple[bytes, Parts]:
+        """The arguments of a call, as `enclosed` divides them; warns of random number generators.
+
+        Pickling may run any code and raise anything, except that of numbers and the like.
+        """
+        args, kwargs = arguments
+        if not kwargs and PLAIN.issuperset(map(type, args)):
+            data = pickle.dumps((args, {}), 5)
+            if len(data) <= ENCLOSED:
+                return data, []
+        parts = dump_arguments(args, kwargs)
+        if has_generator(parts[0]):
+            named = name_of_called(function, args)
+            self.rng_warnings.of_arguments(named, (*args, *kwargs.values()), task)
+        return enclosed(parts)
 
     def _found(self, function: Any) -> Function | None:
         known = self._known.get(function)

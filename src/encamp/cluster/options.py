@@ -69,7 +69,7 @@ class Options:
         object.__setattr__(self, "plain", not said)
 
 
-_INTERNAL = "initializer", "answer", "owner", "heard", "at_once", "slot", "alone"
+_INTERNAL = "initializer", "answer", "owner", "heard", "at_once", "slot", "alone", "ready"
 """Options that are not for users."""
 
 
@@ -97,6 +97,8 @@ class SpawnOptions:
     at_once: bool = False
     slot: tuple[int, int] | None = None
     alone: bool = False
+    ready: Options | None = field(default=None, init=False, repr=False, compare=False)
+    """The checked options, if they will be the same next time."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> SpawnOptions:
@@ -109,8 +111,8 @@ class SpawnOptions:
 
     def checked(self) -> Options:
         """The checked options; the mirror map is planned now. Raises an `InputError`."""
-        if (known := self.__dict__.get("_checked")) is not None:
-            return known  # type: ignore[no-any-return]
+        if self.ready is not None:
+            return self.ready
         if not (isinstance(self.name, str) and self.name.isprintable()):
             raise BadJob("name", f"must be text of one line, not {self.name!r}")
         for name in ("persistent", "fresh", "notify"):
@@ -139,7 +141,7 @@ class SpawnOptions:
             self.at_once,
         )
         if not options.staged:  # otherwise inputs or the current folder may differ next time
-            object.__setattr__(self, "_checked", options)
+            object.__setattr__(self, "ready", options)
         return options
 
     def _need(self) -> Need:

@@ -12,7 +12,7 @@ may still have to be published.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -56,7 +56,7 @@ class TaskRecord:
         "id",
         "mark",
         "options",
-        "parts",
+        "pickled",
         "slot",
         "state",
         "unwanted",
@@ -67,15 +67,15 @@ class TaskRecord:
         number: int,
         canceller: Canceller,
         function: Function,
-        arguments: tuple[Any, ...],
+        arguments: tuple[tuple[Any, ...], Mapping[str, Any]],
         options: Options,
     ) -> None:
         self.id = number
         self.future = SpawnedTask(number, options.name, function.timing, canceller)
         self.function = function
         self.arguments = arguments
-        self.parts: Parts | None = None
-        """The pickle of its arguments, if it was made when the task was spawned."""
+        self.pickled: tuple[bytes, Parts] | None = None
+        """Its arguments as `Functions.pickled` returns them, if it was called at the spawn."""
         self.options = options
         self.state = WAITING
         self.slot: SlotRecord | None = None
@@ -125,7 +125,7 @@ class TaskRecord:
     def ended(self) -> None:
         """It has ended: releases what takes memory."""
         self.state = ENDED
-        self.arguments, self.parts = (), None
+        self.arguments, self.pickled = ((), {}), None
 
     def end_soon(self, cause: Cause) -> None:
         """Note why it will be ended; the first cause counts."""

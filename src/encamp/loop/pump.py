@@ -104,6 +104,7 @@ class Pump:
         self.passed = 0
         """How many messages were handled without a turn since the last one."""
         self._since = 0.0
+        """When the driver began; set before ``_driver``, as other threads read both."""
         self._changed = threading.Condition()
         self.waiters = 0
         self._resume = threading.Event()
@@ -392,12 +393,8 @@ class Pump:
                     return False
                 self.waiters -= 1
         self._claims = 0
-        self._drive_from_now()
+        self._since, self._driver = time.monotonic(), threading.get_ident()
         return True
-
-    def _drive_from_now(self) -> None:
-        self._since = time.monotonic()  # first: a thread that sees the driver reads it, too
-        self._driver = threading.get_ident()
 
     def _leave(self) -> None:
         self._driver = 0
@@ -442,7 +439,7 @@ class Pump:
         """Call a function at once if no thread drives; otherwise in the driving thread."""
         with self.signals_deferred:
             if self.lock.acquire(blocking=False):
-                self._drive_from_now()
+                self._since, self._driver = time.monotonic(), threading.get_ident()
                 try:
                     call()
                     for turned in self.turned:
@@ -487,7 +484,7 @@ class Pump:
         """
         with self.signals_deferred:
             if self.lock.acquire(blocking=False) or self._relieves(within):
-                self._drive_from_now()
+                self._since, self._driver = time.monotonic(), threading.get_ident()
                 try:
                     self._take_in(*self._wait(0))
                 finally:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Protocol
 
-from encamp.cluster.light import LightFuture
+from encamp.cluster.task import LightFuture
 from encamp.errors import NotInTime
 
 

@@ -18,13 +18,13 @@ from encamp.wire.frames import Buffer, Parts
 
 _SMALL = 4096
 """Smaller buffers stay in the pickle, as a part of their own would take longer."""
-_PLAIN = frozenset({int, float, bool, str, type(None)})
+PLAIN = frozenset({int, float, bool, str, type(None)})
 """Types whose values have no buffers, and whose pickling runs no other code."""
 _UNDERSCORE = ord("_")
 """Looking for one byte takes a tenth of the time of looking for a word."""
 _LARGE = 1 << 20
 """An argument or result that is a text or bytes of this length gets a part of its own."""
-_ENCLOSED = 1 << 16
+ENCLOSED = 1 << 16
 """Pickles up to this size are in the envelope; longer ones follow it, to be copied less often."""
 _MOST = 1000
 """Buffers with parts of their own, at most: the number of a message's parts is limited."""
@@ -33,7 +33,7 @@ _MOST = 1000
 def dump(value: object) -> Parts:
     """The pickle of ``value`` and its large buffers. Raises whatever its pickling raises."""
     kind = type(value)
-    if kind in _PLAIN or (kind is tuple and _PLAIN.issuperset(map(type, value))):  # type: ignore[call-overload]
+    if kind in PLAIN or (kind is tuple and PLAIN.issuperset(map(type, value))):  # type: ignore[call-overload]
         data = pickle.dumps(value, 5)
         if len(data) < _LARGE:
             return [data]
@@ -103,7 +103,7 @@ def enclosed(parts: Parts) -> tuple[bytes, Parts]:
     `disclosed` joins them again. A long pickle follows the envelope, which is copied more than once
     and has a limited size.
     """
-    return (bytes(parts[0]), parts[1:]) if len(parts[0]) <= _ENCLOSED else (b"", parts)
+    return (bytes(parts[0]), parts[1:]) if len(parts[0]) <= ENCLOSED else (b"", parts)
 
 
 def disclosed(payload: bytes, buffers: Parts) -> Parts:
@@ -130,7 +130,7 @@ def dump_small(value: object) -> bytes | None:
 
 def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts:
     """`dump` for the arguments of a call; faster if they are numbers or the like, as most are."""
-    if not kwargs and _PLAIN.issuperset(map(type, args)):
+    if not kwargs and PLAIN.issuperset(map(type, args)):
         data = pickle.dumps((args, {}), 5)
         if len(data) < _LARGE:
             return [data]

@@ -352,6 +352,8 @@ def decode_calls(part: Buffer) -> list[Call]:
 RESULTS = encode(Results(0, []))[:2]
 """The first bytes of an envelope of results, by which agents recognize it without decoding."""
 count_results = msgspec.msgpack.Decoder(ResultCount).decode
+decode_results = msgspec.msgpack.Decoder(Results).decode
+"""Both raise `msgspec.DecodeError`."""
 
 
 def encode_results(slot: int, results: Sequence[msgspec.Raw], first: int) -> bytes:
