@@ -21,7 +21,7 @@ SOON = 20.0
 def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pickling, "_LARGE", LIMIT)
     monkeypatch.setattr(pickling, "_SMALL", LIMIT)
-    monkeypatch.setattr(pickling, "_ENCLOSED", LIMIT)
+    monkeypatch.setattr(pickling, "ENCLOSED", LIMIT)
 
 
 LARGE: list[Any] = [b"x" * 5000, bytearray(5000), "\u00e4\ud800" * 5000, "x" * 5000]
