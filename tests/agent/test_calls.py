@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from encamp.agent.slots import InlineSlot, ThreadSlot
+from encamp.agent.inline_slot import InlineSlot
+from encamp.agent.thread_slot import ThreadSlot
 from encamp.slot.slot import Slot
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump

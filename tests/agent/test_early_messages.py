@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from encamp.agent.slots import InlineSlot
+from encamp.agent.inline_slot import InlineSlot
 from encamp.slot.slot import Slot, current_task
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from encamp.agent import slots as agent_slots
+from encamp.agent import process_slot
 from encamp.cluster.cluster import Cluster
 from encamp.engines.base import Arrival, Frame
 from encamp.errors import TaskLost
@@ -89,7 +89,7 @@ def test_calls_behind_crashes_run_once_each(
     local_storage_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: bool
 ) -> None:
     if not looks:
-        monkeypatch.setattr(agent_slots, "_LOOK_AFTER", 600.0)
+        monkeypatch.setattr(process_slot, "_LOOK_AFTER", 600.0)
     log, engine, count = tmp_path / "log", Overheard(slots=2), 500
     deadly = set(range(40, count, 80))
     with Cluster(engine) as cluster:

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from encamp.agent.process import SlotProcess
-from encamp.agent.slots import ProcessSlot
+from encamp.agent.process_slot import ProcessSlot
 from encamp.cluster import disk_thread
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.functions import Function

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from encamp.agent import main as agent
-from encamp.agent.slots import ProcessSlot
+from encamp.agent.process_slot import ProcessSlot
 from encamp.cluster import agents
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.task import SpawnedTask

@@ -23,15 +23,11 @@ from typing import Any
 
 from encamp import quota
 from encamp.agent.gpus import gpus_here
+from encamp.agent.inline_slot import InlineSlot
 from encamp.agent.process import STOP_WITHIN
-from encamp.agent.slots import (
-    AgentSlot,
-    InlineSlot,
-    ProcessSlot,
-    ThreadSlot,
-    reclaim_in_background,
-    reclaim_quietly,
-)
+from encamp.agent.process_slot import ProcessSlot, reclaim_in_background, reclaim_quietly
+from encamp.agent.slots import AgentSlot
+from encamp.agent.thread_slot import ThreadSlot
 from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
 from encamp.errors import BadFrame, EncampError
 from encamp.loop.pump import MANY, REST, Pump

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from encamp.agent.slots import ANSWER_WITHIN
+from encamp.agent.process_slot import ANSWER_WITHIN
 from encamp.cluster.agents import Agent
 from encamp.cluster.records import SENT, WAITING, Cause, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
