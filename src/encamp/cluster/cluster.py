@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -12,17 +10,18 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 from warnings import warn
 
 from encamp.agent.main import Agent, serve
 from encamp.cluster.controller import Controller
-from encamp.cluster.echo import show, show_lines_at_once
 from encamp.cluster.events import Host
 from encamp.cluster.lifetime import Lifetime
-from encamp.cluster.options import SpawnOptions, bytes_of
+from encamp.cluster.options import SpawnOptions
 from encamp.cluster.recalls import NOT_INLINE
 from encamp.cluster.records import SlotRecord
+from encamp.cluster.settings import ClusterSettings, kind_of_slots
+from encamp.cluster.start import await_hosts, shortcut_of, start_agents
 from encamp.cluster.table import rows_of, table
 from encamp.cluster.task import SpawnedTask
 from encamp.engines.base import Endpoint, Engine
@@ -32,7 +31,6 @@ from encamp.errors import (
     BadJob,
     ClusterClosed,
     EngineFailed,
-    NoSuchHost,
     NotInTime,
     UnsupportedByEngine,
 )
@@ -40,25 +38,18 @@ from encamp.markup import box, heading
 from encamp.markup import table as markup_table
 from encamp.quantities import duration, patience, slot_count
 from encamp.sizes import counted
-from encamp.slot.launch import check_slots
-from encamp.slot.shared_memory import USABLE, ProgramShortcut
-from encamp.slot.shortcut import EngineShortcut, Shortcut
+from encamp.slot.shortcut import Shortcut
 from encamp.slot.slot import BRIEF, task_number
-from encamp.slot.threads import chosen_here
-from encamp.storage.import_path import import_path
 from encamp.storage.inputs.mirror import MirrorMap
 from encamp.storage.outputs.patterns import OutputMap
-from encamp.storage.roots import SharedPath, current_folder, portable
 from encamp.wire.frames import changeable, own
 from encamp.wire.pickling import dump_as, dump_small, load_small
-from encamp.wire.protocol import ANY, Orders, Received, encode
-from encamp.wire.seal import KEY_BYTES, Seal
+from encamp.wire.protocol import Received
 
 if TYPE_CHECKING:
     from encamp.model import ServiceStatistics
     from encamp.services.service import Service, ServiceOptions
 
-T = TypeVar("T")
 SPAWNER = 0
 """The id to send messages to the program that has spawned the tasks."""
 _ALL: weakref.WeakSet[Cluster] = weakref.WeakSet()
@@ -152,119 +143,48 @@ class Cluster:
         if slots is not None:
             options["slots"] = slot_count(slots)
         within = duration("start_timeout", start_timeout)
-        folder, told = _folder(startup_dir), _follower(follow)
-        output = bytes_of("output_limit", output_limit, 1 << 10)
+        settings = ClusterSettings.checked(
+            startup_dir, follow, output_limit, init_command, niceness, interpreter
+        )
         open_standard_streams()
         end = open_end(engine, within, **options)
         if not isinstance(end, Engine):
             serve(end)
             raise SystemExit(0)
         self._engine = end
-        self._kind = _kind(inline, end)
-        self._own = (
-            _each("init_command", init_command, ""),
-            _each("niceness", niceness, 0),
-            _each("interpreter", interpreter, ""),
-        )
-        if any(self._own) and self._kind != "child":
+        self._kind = kind_of_slots(inline, end)
+        if settings.named and self._kind != "child":
             what = "give inline tasks an init_command, niceness or interpreter"
             raise UnsupportedByEngine(end.name, what, NOT_INLINE)
-        self._beats = end.agent_here is None and self._kind != "inline"
-        self._controller = Controller(end, kind=self._kind, follow=told)
+        self._controller = Controller(end, kind=self._kind, follow=settings.follow)
         self._pump = self._controller.pump
         self._canceller = self._controller.recalls
         self._prepared = self._controller.mail.prepared
         self._shortcut: Shortcut | None = None
         self._life = Lifetime(self._controller)
         self._agent: Agent | None = None
-        self._start(folder, within, output)
+        self._start(settings, within)
         _ALL.add(self)
         self._life.begin()
 
-    def _start(self, folder: str, timeout: float, output: int) -> None:
+    def _start(self, settings: ClusterSettings, timeout: float) -> None:
+        engine, controller = self._engine, self._controller
+        beats = engine.agent_here is None and self._kind != "inline"
+        lonely = LONELY if beats else 0.0
         try:
-            key = self._have_agents(folder, output)
-            self._await_hosts(timeout)
+            self._agent = start_agents(controller, self._life, settings, lonely)
+            await_hosts(controller, timeout, settings.named)
         except BaseException:
             self._life.closed = True
             self._life.end()
             raise
-        engine, controller = self._engine, self._controller
         controller.mail.clear()  # no events for the first hosts
-        self._shortcut = controller.mail.shortcut = self._shortcut_of(engine, sealed=bool(key))
-        if self._beats:
+        self._shortcut = controller.mail.shortcut = shortcut_of(controller, self._agent)
+        if beats:
             controller.agents.listen()
         if engine.elastic:
             controller.agents.tell_needs()
         self._pump.start()
-
-    def _shortcut_of(self, engine: Engine, *, sealed: bool) -> Shortcut | None:
-        """The shortcut for small messages, if there is one."""
-        pump, queue = self._pump, self._controller.mail.come
-        if sealed:
-            return None
-        if engine.short is not None and self._kind == "inline":
-            return EngineShortcut(pump, engine, engine.short, self._controller.outbox, queue)
-        if self._agent is not None and self._kind == "child" and USABLE:
-            slots, pass_on = self._agent.slots, self._agent.pass_on
-            return ProgramShortcut(pump, queue, self._prepared, slots.__getitem__, pass_on)
-        return None
-
-    def _have_agents(self, folder: str, output: int) -> bytes:
-        """Start the engine's agents; returns the key of their seals, if there are any."""
-        engine, controller = self._engine, self._controller
-        if self._kind == "inline":
-            engine.one_slot_each()
-        key = b"" if engine.private else secrets.token_bytes(KEY_BYTES)
-        orders = Orders(
-            slots=engine.slots_per_agent,
-            kind=self._kind,
-            folder=folder,
-            sys_path=import_path(),
-            key=key,
-            follow=controller.task_outputs.follow is not None,
-            lonely=LONELY if self._beats else 0.0,
-            output=output,
-            threads=chosen_here(),
-            init_commands=self._own[0],
-            niceness=self._own[1],
-            interpreters=self._own[2],
-            cluster=controller.token,
-        )
-        if key:
-            controller.outbox.seal = Seal(key, engine.number)
-        if engine.agent_here is not None:
-            if self._kind == "child":
-                check_slots()
-            up = controller.heard_here(engine.agent_here.number)
-            self._agent = self._life.agent = Agent(engine.agent_here, self._pump, up=up)
-            controller.outbox.near = self._agent.take
-            controller.slots_here = self._agent.slots
-        engine.start(encode(orders))
-        if self._agent is not None:
-            self._pump.soon(partial(self._agent.take, [encode(orders)]))
-        return key
-
-    def _await_hosts(self, timeout: float) -> None:
-        controller = self._controller
-        self._pump.until(self._complete, timeout)
-        if controller.failure is not None:
-            raise controller.failure
-        if not controller.agents.hosts:
-            raise EngineFailed(self._engine.name, f"no host has joined within {timeout:g} s")
-        self._check_names()
-
-    def _check_names(self) -> None:
-        """Raise `NoSuchHost` if an option names a host that the cluster does not have."""
-        names = tuple(host.name for host in self.hosts())
-        for name in {name for each in self._own for name in each} - {ANY, *names}:
-            if not self._engine.elastic:
-                raise NoSuchHost(name, names)
-
-    def _complete(self) -> bool:
-        controller = self._controller
-        here = controller.agents.here()
-        return len(here) >= self._engine.agents or controller.failure is not None
 
     # What there is
 
@@ -662,49 +582,6 @@ def _tuple(args: object) -> tuple[Any, ...]:
     if isinstance(args, str | bytes) or not isinstance(args, Iterable):
         raise TypeError(f"give a tuple of arguments for each task, not {args!r}")
     return tuple(args)
-
-
-def _kind(inline: bool | str, engine: Engine) -> str:
-    """The kind of slots. This process's main thread belongs to the program, so it is not a slot."""
-    if not inline:
-        return "child"
-    return "thread" if inline == "threads" or engine.agent_here is not None else "inline"
-
-
-def _folder(startup_dir: str | Path | None) -> str:
-    """The current folder of tasks, as JSON of a portable path."""
-    given = Path(startup_dir or ".").expanduser()
-    if not given.is_absolute():
-        given = current_folder() / given
-    if startup_dir is not None and not given.is_dir():
-        raise BadJob(f"startup_dir {str(startup_dir)!r}", "there is no such folder")
-    path = portable(given)
-    return json.dumps([path.root, path.rest] if isinstance(path, SharedPath) else path)
-
-
-def _each(name: str, given: T | Mapping[str, T], none: T) -> dict[str, T]:
-    """An option per host. Raises `BadJob`."""
-    each = dict(given) if isinstance(given, Mapping) else {ANY: given} if given != none else {}
-    for host, one in each.items():
-        if not isinstance(host, str) or type(one) is not type(none):
-            kind = "a text" if none == "" else "a whole number"
-            raise BadJob(name, f"must be {kind}, or one for each host's name, not {given!r}")
-    return each
-
-
-def _follower(
-    follow: bool | Callable[[int, str], None],
-) -> Callable[[int, str], None] | None:
-    if follow is True:
-        show_lines_at_once()
-        return _print
-    if follow and not callable(follow):
-        raise BadJob("follow", f"must be True, False or a function, not {follow!r}")
-    return follow or None
-
-
-def _print(task: int, text: str) -> None:
-    show("".join(f"[task {task}] {line}\n" for line in text.splitlines()))
 
 
 def _forked() -> None:

@@ -1,0 +1,104 @@
+"""How a cluster starts: its agents with their orders, and the wait for their hosts."""
+
+from __future__ import annotations
+
+import secrets
+from functools import partial
+
+from encamp.agent.main import Agent
+from encamp.cluster.controller import Controller
+from encamp.cluster.lifetime import Lifetime
+from encamp.cluster.settings import ClusterSettings
+from encamp.errors import EngineFailed, NoSuchHost
+from encamp.slot.launch import check_slots
+from encamp.slot.shared_memory import USABLE, ProgramShortcut
+from encamp.slot.shortcut import EngineShortcut, Shortcut
+from encamp.slot.threads import chosen_here
+from encamp.storage.import_path import import_path
+from encamp.wire.protocol import ANY, Orders, encode
+from encamp.wire.seal import KEY_BYTES, Seal
+
+
+def start_agents(
+    controller: Controller, lifetime: Lifetime, settings: ClusterSettings, lonely: float
+) -> Agent | None:
+    """Start the engine's agents; returns the one in this process, if there is one.
+
+    ``lonely`` is `Orders.lonely`.
+    """
+    engine, pump = controller.engine, controller.pump
+    if controller.kind == "inline":
+        engine.one_slot_each()
+    key = b"" if engine.private else secrets.token_bytes(KEY_BYTES)
+    if key:
+        controller.outbox.seal = Seal(key, engine.number)
+    orders = encode(_orders(controller, settings, key, lonely))
+    agent = lifetime.agent = _agent_here(controller)
+    engine.start(orders)
+    if agent is not None:
+        pump.soon(partial(agent.take, [orders]))
+    return agent
+
+
+def _orders(controller: Controller, settings: ClusterSettings, key: bytes, lonely: float) -> Orders:
+    return Orders(
+        slots=controller.engine.slots_per_agent,
+        kind=controller.kind,
+        folder=settings.folder,
+        sys_path=import_path(),
+        key=key,
+        follow=settings.follow is not None,
+        lonely=lonely,
+        output=settings.output_limit,
+        threads=chosen_here(),
+        init_commands=settings.init_commands,
+        niceness=settings.niceness,
+        interpreters=settings.interpreters,
+        cluster=controller.token,
+    )
+
+
+def _agent_here(controller: Controller) -> Agent | None:
+    """The agent in this process: it and the controller call each other, without the engine."""
+    end = controller.engine.agent_here
+    if end is None:
+        return None
+    if controller.kind == "child":
+        check_slots()
+    agent = Agent(end, controller.pump, up=controller.heard_here(end.number))
+    controller.outbox.near, controller.slots_here = agent.take, agent.slots
+    return agent
+
+
+def await_hosts(controller: Controller, timeout: float, named: set[str]) -> None:
+    """Wait for the engine's agents.
+
+    Raises `EngineFailed`, or `NoSuchHost` if an option has ``named`` a host that there is not.
+    """
+    agents, engine = controller.agents, controller.engine
+
+    def complete() -> bool:
+        return len(agents.here()) >= engine.agents or controller.failure is not None
+
+    controller.pump.until(complete, timeout)
+    if controller.failure is not None:
+        raise controller.failure
+    if not agents.hosts:
+        raise EngineFailed(engine.name, f"no host has joined within {timeout:g} s")
+    hosts = tuple(host.name for host in agents.hosts.values())
+    for name in named - {ANY, *hosts}:
+        if not engine.elastic:
+            raise NoSuchHost(name, hosts)
+
+
+def shortcut_of(controller: Controller, agent: Agent | None) -> Shortcut | None:
+    """The shortcut for small messages, if there is one; ``agent`` is the one in this process."""
+    engine, pump, mail = controller.engine, controller.pump, controller.mail
+    if controller.outbox.seal is not None:
+        return None
+    if engine.short is not None and controller.kind == "inline":
+        return EngineShortcut(pump, engine, engine.short, controller.outbox, mail.come)
+    if agent is not None and controller.kind == "child" and USABLE:
+        slots, pass_on = agent.slots, agent.pass_on
+        return ProgramShortcut(pump, mail.come, mail.prepared, slots.__getitem__, pass_on)
+    return None
