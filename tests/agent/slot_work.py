@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from encamp.slot.main import note, tell
+from encamp.slot.this_process import note, tell
 
 
 def tell_and_wait() -> int:

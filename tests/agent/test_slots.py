@@ -21,7 +21,7 @@ import slot_work as work
 from encamp.agent.process import MARK
 from encamp.errors import SlotsCannotStart
 from encamp.jobs.worker.slots import Done, Raised, Slot, SlotLost, Slots, slots_here
-from encamp.slot import main
+from encamp.slot import this_process
 from encamp.slot.ledger import LONGEST_NOTE
 from encamp.testing.waiting import gone, until
 
@@ -300,5 +300,5 @@ def test_a_forked_child_has_no_slots_of_its_parents() -> None:
 
 
 def test_outside_a_slot_telling_does_nothing() -> None:
-    main.tell("nobody listens")
-    assert not main.orphaned()
+    this_process.tell("nobody listens")
+    assert not this_process.orphaned()

@@ -21,7 +21,7 @@ from encamp.cluster.cluster import Cluster
 from encamp.errors import TaskLost
 from encamp.jobs.job import Job
 from encamp.jobs.steps import call, command
-from encamp.slot import main
+from encamp.slot.this_process import ThisProcess
 from encamp.testing.waiting import until
 
 SOON = 60.0
@@ -152,7 +152,7 @@ def test_an_idle_slot_that_gets_a_signal_loses_nothing(
 
 
 def be_asked_to_end_just_before_the_next_call() -> int:
-    slot = main._State.slot
+    slot = ThisProcess.slot
     assert slot is not None
     alone = slot.isolation
 

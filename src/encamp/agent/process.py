@@ -25,8 +25,9 @@ from encamp.engines.kit.streams import open_standard_streams
 from encamp.slot import ledger
 from encamp.slot.bounded_files import ends_of
 from encamp.slot.launch import slot_command
-from encamp.slot.main import OUTPUT_HINT, SlotSettings
+from encamp.slot.main import SlotSettings
 from encamp.slot.open_files import files_of_others, need_files
+from encamp.slot.printed import OUTPUT_HINT
 from encamp.slot.processes import end_descendants, end_marked
 from encamp.slot.shared_memory import Cells
 from encamp.slot.threads import of_new_slot

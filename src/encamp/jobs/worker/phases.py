@@ -32,7 +32,10 @@ from encamp.jobs.worker.work import Outcome, Work, log_name, unpack
 from encamp.slot.bounded_files import cut
 from encamp.slot.calling import called
 from encamp.slot.isolation import put_folder_back, resource_unseen
-from encamp.slot.main import (
+from encamp.slot.output import flush, output_to
+from encamp.slot.processes import end_descendants, helpers
+from encamp.slot.slot import SpawnersFiles
+from encamp.slot.this_process import (
     ask,
     at_supervisors_end,
     leave_process_alone,
@@ -42,9 +45,6 @@ from encamp.slot.main import (
     tell,
     undone,
 )
-from encamp.slot.output import flush, output_to
-from encamp.slot.processes import end_descendants, helpers
-from encamp.slot.slot import SpawnersFiles
 from encamp.storage.disk.disk import free_space
 from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.place import Placed

@@ -1,0 +1,81 @@
+"""What code in a slot's process can do: tell its supervisor, ask it, have its process replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from encamp.slot.isolation import put_back
+from encamp.slot.slot import Slot
+
+
+class ThisProcess:
+    """The slot that this process is, if it is one, and what is known of it."""
+
+    slot: Slot | None = None
+    stopping = False
+    orphaned = False
+    spoilt = False
+    left_alone = False
+    """See `leave_process_alone`."""
+    last_words: Callable[[], None] | None = None
+
+
+def tell(message: object) -> None:
+    """Send a message to the supervisor from the running function; does nothing outside a slot."""
+    if ThisProcess.slot is not None:
+        ThisProcess.slot.tell(message)
+
+
+def note(message: object) -> None:
+    """Leave a note for the supervisor, which can also read it after this process has died.
+
+    Cheaper than `tell`, but a note replaces the one before. Does nothing outside a slot.
+    """
+    if ThisProcess.slot is not None:
+        ThisProcess.slot.note(message)
+
+
+def ask(question: object) -> Any:
+    """The supervisor's answer to a question of the running function; blocks.
+
+    Raises the error that the supervisor answers with, and RuntimeError outside a slot.
+    """
+    if ThisProcess.slot is None:
+        raise RuntimeError("this process is no slot")
+    return ThisProcess.slot.ask(question)
+
+
+def at_supervisors_end(last_words: Callable[[], None] | None) -> None:
+    """Set the function to be called if the supervisor dies during a call (None: none)."""
+    ThisProcess.last_words = last_words
+
+
+def spoil() -> None:
+    """Replace this slot's process after the call, as some change to it cannot be undone."""
+    ThisProcess.spoilt = True
+
+
+def leave_process_alone() -> None:
+    """Undo nothing but a change of the current folder after the running call.
+
+    The caller promises that nothing else is changed. Child processes are ended as after any call.
+    """
+    ThisProcess.left_alone = True
+
+
+@contextmanager
+def undone() -> Iterator[None]:
+    """A context at whose end changes to this process are undone."""
+    try:
+        yield
+    finally:
+        slot = ThisProcess.slot
+        if slot is not None and isinstance(slot.isolation, put_back) and not slot.isolation.undo():
+            spoil()
+
+
+def orphaned() -> bool:
+    """Whether this is a slot whose supervisor has ended, so that nobody needs its results."""
+    return ThisProcess.orphaned
