@@ -20,7 +20,7 @@ SOON = 10.0
 
 
 class Answering:
-    """A port by which every question is answered, after ``before`` has come."""
+    """A connection by which every question is answered, after ``before`` has come."""
 
     slot: Slot
 
@@ -45,28 +45,28 @@ class Answering:
 
 
 @pytest.fixture
-def port() -> Answering:
-    port = Answering()
-    port.slot = Slot(0, "here", port)
-    return port
+def connection() -> Answering:
+    connection = Answering()
+    connection.slot = Slot(0, "here", connection)
+    return connection
 
 
-def test_an_answer_for_the_process_before_is_not_taken(port: Answering) -> None:
+def test_an_answer_for_the_process_before_is_not_taken(connection: Answering) -> None:
     other = Answering()
     other.slot = Slot(0, "here", other)
     for _ in range(3):
         assert other.slot.ask("theirs") == "mine"
-    port.before = [(ticket, "theirs") for ticket in other.tickets]
+    connection.before = [(ticket, "theirs") for ticket in other.tickets]
     for _ in range(3):
-        assert port.slot.ask("ours") == "mine"
-    assert not set(port.tickets) & set(other.tickets)
+        assert connection.slot.ask("ours") == "mine"
+    assert not set(connection.tickets) & set(other.tickets)
 
 
-def test_answers_that_nobody_waits_for_are_not_kept(port: Answering) -> None:
-    port.before = [(ticket, "theirs") for ticket in range(100)]
-    assert port.slot.ask("ours") == "mine"
-    port.slot.take(Answer(0, port.tickets[-1], True), [b"", *dump("once more")])
-    assert port.slot._answers == {}
+def test_answers_that_nobody_waits_for_are_not_kept(connection: Answering) -> None:
+    connection.before = [(ticket, "theirs") for ticket in range(100)]
+    assert connection.slot.ask("ours") == "mine"
+    connection.slot.take(Answer(0, connection.tickets[-1], True), [b"", *dump("once more")])
+    assert connection.slot._answers == {}
 
 
 def wait_twice(slot: Any) -> list[bool]:

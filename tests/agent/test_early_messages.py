@@ -15,7 +15,7 @@ from encamp.wire.pickling import dump
 from encamp.wire.protocol import Message, Results, Run, decode, encode_calls
 
 
-class Port:
+class Channel:
     """Keeps what a slot sends."""
 
     shortcut = None
@@ -24,15 +24,15 @@ class Port:
         self.sent: list[Parts] = []
 
     def send(self, parts: Parts, message: Message | None = None) -> None:
-        """See `calls.Port.send`."""
+        """See `Connection.send`."""
         self.sent.append(parts)
 
     def send_to(self, slot: int, parts: Parts) -> bool:
-        """See `calls.Port.send_to`."""
+        """See `Connection.send_to`."""
         return False
 
     def until(self, found: Callable[[], Any], timeout: float | None) -> Any:
-        """See `calls.Port.until`."""
+        """See `Connection.until`."""
         time.sleep(timeout or 0.0)
         return found()
 
@@ -52,10 +52,10 @@ def hear() -> None:
         HEARD.append((got.source, got.message))
 
 
-def slot() -> tuple[Slot, Port]:
+def slot() -> tuple[Slot, Channel]:
     HEARD.clear()
-    port = Port()
-    return Slot(0, "here", port), port
+    channel = Channel()
+    return Slot(0, "here", channel), channel
 
 
 def give(slot: Slot, number: int, *tasks: int) -> None:
@@ -79,11 +79,11 @@ def test_a_message_waits_for_the_call_that_it_overtook() -> None:
 
 
 def test_a_message_for_a_call_that_has_ended_is_dropped() -> None:
-    one, port = slot()
+    one, channel = slot()
     give(one, 1, 5)
     assert one.run_next()
     write(one, 5, "late", run=1)
-    assert port.results == [5]
+    assert channel.results == [5]
     assert one._early == {}
 
 
@@ -109,14 +109,14 @@ def test_a_call_that_has_been_run_leaves_nothing_of_its_early_messages() -> None
 
 
 def test_the_first_call_stays_where_none_is_running_for_it_may_be_written_to() -> None:
-    one, port = slot()
+    one, channel = slot()
     give(one, 1, 5, 6, 7)
     write(one, 7, "for the last", run=1)
     assert one.give_back() == ([6], -1)
     write(one, 5, "for the first", run=0)
     while one.run_next():
         pass
-    assert port.results == [5, 7]
+    assert channel.results == [5, 7]
     assert HEARD == [(9, "for the first"), (9, "for the last")]
     give(one, 2, 8)
     one.drop()

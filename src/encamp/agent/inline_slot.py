@@ -53,7 +53,7 @@ class InlineSlot(AgentSlot):
                 return
 
     def send(self, parts: Parts, message: Message | None = None) -> None:
-        """See `Port.send`. Sends at once."""
+        """See `Connection.send`. Sends at once."""
         self._check_thread()
         agent = self.agent
         to = CONTROLLER if message is None else max(CONTROLLER, message.agent)
@@ -66,14 +66,14 @@ class InlineSlot(AgentSlot):
             agent.pump.turn(None)  # wait until arrays are sent that the call may change
 
     def send_to(self, slot: int, parts: Parts) -> bool:
-        """See `Port.send_to`."""
+        """See `Connection.send_to`."""
         return False
 
     def tell_waiters(self) -> None:
-        """See `Port.tell_waiters`. Only one thread may wait, so there is none to wake."""
+        """See `Connection.tell_waiters`. Only one thread may wait, so there is none to wake."""
 
     def until(self, found: Callable[[], T | None], timeout: float | None) -> T | None:
-        """See `Port.until`."""
+        """See `Connection.until`."""
         self._check_thread()
         deadline = None if timeout is None else time.monotonic() + timeout
         while (got := found()) is None:

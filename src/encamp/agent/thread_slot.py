@@ -56,20 +56,20 @@ class ThreadSlot(AgentSlot):
             self._news.notify_all()
 
     def send(self, parts: Parts, message: Message | None = None) -> None:
-        """See `Port.send`. The agent sends later, so arrays that the call may change are copied."""
+        """See `Connection.send`. The agent sends later, so arrays are copied, which may change."""
         parts = own(parts)
         self.agent.pump.soon(lambda: self.agent.pass_on(decode(parts[0]), parts))
 
     def send_to(self, slot: int, parts: Parts) -> bool:
-        """See `Port.send_to`."""
+        """See `Connection.send_to`."""
         return False
 
     def tell_waiters(self) -> None:
-        """See `Port.tell_waiters`."""
+        """See `Connection.tell_waiters`."""
         self._tell()
 
     def until(self, found: Callable[[], T | None], timeout: float | None) -> T | None:
-        """See `Port.until`."""
+        """See `Connection.until`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._news:
             while (got := found()) is None:

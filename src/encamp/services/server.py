@@ -109,7 +109,7 @@ class Server:
     def __init__(self, client: TaskClient, settings: ServerSettings) -> None:
         self.task_client, self.settings = client, settings
         self._slot: Slot = client.slot
-        self._port, self._ledger = client.slot.port, client.slot.ledger
+        self._connection, self._ledger = client.slot.connection, client.slot.ledger
         self._object: Any = None
         self._methods: frozenset[str] = frozenset()
         self._queue: deque[tuple[int, Call, Parts]] = deque()

@@ -81,12 +81,12 @@ class TaskClient(Client):
             with suppress(IndexError):  # another thread may have taken it
                 self._left.popleft()()
         if found:
-            self.slot.port.tell_waiters()
+            self.slot.connection.tell_waiters()
         return found
 
     def look(self) -> None:
         """Handle what has arrived by now, without waiting."""
-        self.slot.port.until(lambda: None, 0)
+        self.slot.connection.until(lambda: None, 0)
         self.drain()
 
     def _next(self) -> Callable[[], None] | None:
@@ -119,7 +119,7 @@ class TaskClient(Client):
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return False
-            slot.port.until(found, left)
+            slot.connection.until(found, left)
 
     def wait(self, what: Awaited, timeout: float | None) -> None:
         """See `Client.wait`; raises `CircularCall` where it would never end."""

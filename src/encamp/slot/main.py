@@ -118,18 +118,18 @@ def main(encoded: bytes) -> None:
     adopt_orphans()
     faulthandler.enable()
     sys.stdout.reconfigure(line_buffering=True, errors="surrogateescape")  # type: ignore[union-attr]
-    port = SlotSockets(settings.data, settings.control)
-    slot = ThisProcess.slot = port.slot = Slot(
-        settings.number, settings.host, port, settings.agent, settings.cluster
+    sockets = SlotSockets(settings.data, settings.control)
+    slot = ThisProcess.slot = sockets.slot = Slot(
+        settings.number, settings.host, sockets, settings.agent, settings.cluster
     )
     folder = str(Path.cwd()) if settings.folder != "/" else "/"
     slot.isolation = _ProcessIsolation(folder)
     slot.ledger, slot.can_leave = Ledger(settings.ledger), True
     if settings.host and USABLE:
-        port.shortcut = SlotShortcut(port, slot.ledger.memory)
+        sockets.shortcut = SlotShortcut(sockets, slot.ledger.memory)
     if settings.capture:
-        slot.ended = Printed(port, settings.output, follow=settings.follow).ended
-    threading.Thread(target=_watch, args=(port,), daemon=True, name="encamp-watch").start()
+        slot.ended = Printed(sockets, settings.output, follow=settings.follow).ended
+    threading.Thread(target=_watch, args=(sockets,), daemon=True, name="encamp-watch").start()
     atexit.register(_end_all, os.getpid())  # registered first, so it runs after libraries' own
     _print_to(settings.streams)
     gc.freeze()  # objects of loaded modules stay, so collections need not visit them
@@ -139,25 +139,25 @@ def main(encoded: bytes) -> None:
         while not (ThisProcess.stopping or ThisProcess.spoilt or slot.leaves):
             if (
                 not slot.run_next()
-                and not _rest(slot, port, settings.idle_limit)
+                and not _rest(slot, sockets, settings.idle_limit)
                 and settings.idle_limit
             ):
                 break
     ThisProcess.stopping = True  # from here on a signal interrupts nothing
     with suppress(EOFError, OSError):
-        port.wait(0)  # calls that have arrived by now are handed back, too
+        sockets.wait(0)  # calls that have arrived by now are handed back, too
         slot.hand_back()
         slot.send_results()
-        port.send([encode(Exiting(settings.number))])
+        sockets.send([encode(Exiting(settings.number))])
     _end_all(os.getpid())
     threading.Thread(target=_end_late, daemon=True).start()
 
 
-def _rest(slot: Slot, port: SlotSockets, limit: float | None) -> bool:
+def _rest(slot: Slot, sockets: SlotSockets, limit: float | None) -> bool:
     """Wait until something arrives; False if nothing does within the limit in seconds."""
     slot.interruptible = True
     try:
-        return ThisProcess.stopping or port.wait(limit)
+        return ThisProcess.stopping or sockets.wait(limit)
     finally:
         slot.interruptible = False
 
@@ -239,9 +239,9 @@ class _ProcessIsolation(put_back):
                 spoil()
 
 
-def _watch(port: SlotSockets) -> None:
+def _watch(sockets: SlotSockets) -> None:
     """Serve the control socket; when it is closed, end this process and all that it has started."""
-    port.watch()
+    sockets.watch()
     ThisProcess.orphaned = True
     end_descendants(grace=1.0, spare=helpers())
     if ThisProcess.last_words is not None:

@@ -117,7 +117,7 @@ class Cells:
 
 
 class Receiver(Protocol):
-    """What a `Port` needs from a slot."""
+    """What a slot's sockets need from a slot."""
 
     inbox: deque[tuple[int, Parts]]
 
@@ -125,7 +125,7 @@ class Receiver(Protocol):
         """Handle a message that has arrived."""
 
 
-class Port(Protocol):
+class Sockets(Protocol):
     """A slot's sockets. A thread that waits for them holds ``polling``, a reader ``reading``."""
 
     polling: NonReentrantLock
@@ -154,16 +154,17 @@ class SlotShortcut:
     waiting = False
     """Never true, as a message in a cell says how many messages go before it."""
 
-    def __init__(self, port: Port, memory: memoryview) -> None:
+    def __init__(self, sockets: Sockets, memory: memoryview) -> None:
         cells = Cells(memory)
-        self._port, self._in, self._out = port, cells.to_slot, cells.to_program
+        self._sockets, self._in, self._out = sockets, cells.to_slot, cells.to_program
         self._poller = Poller()
         self._looks = self._passed = 0
 
     def prepare(self, message: Message) -> PreparedSend | None:
         """A function that sends payloads to the receiver of ``message``, if that is the program."""
-        port = self._port
-        return self._out.prepare(message.sender, port.writer, port.send) if not message.to else None
+        if message.to:
+            return None
+        return self._out.prepare(message.sender, self._sockets.writer, self._sockets.send)
 
     def catch(self, to: int, source: int | None) -> Caught | None:
         """Sender and pickle of the next message if it is for task ``to``, and from ``source``.
@@ -171,18 +172,18 @@ class SlotShortcut:
         None if it is not, or if none arrives soon; also from time to time in any case, so that the
         sockets are read, too.
         """
-        port, cell = self._port, self._in
+        sockets, cell = self._sockets, self._in
         self._passed += 1
-        if source or self._passed > PASSED or not port.polling.acquire(wait=False):
+        if source or self._passed > PASSED or not sockets.polling.acquire(wait=False):
             self._passed = 0
             return None
         try:
             cell.words[_LOOKS] = 1
             self._poller.look(self._see)
-            with port.reading:
-                found = None if port.slot.inbox else cell.take(port.read)
+            with sockets.reading:
+                found = None if sockets.slot.inbox else cell.take(sockets.read)
         finally:
-            port.leave()
+            sockets.leave()
         if found is not None and found[0] != to:
             self._give(found)
             return None
@@ -193,12 +194,12 @@ class SlotShortcut:
         self._looks += 1
         if words[_PUT] != words[_TAKEN]:
             return True
-        return not self._looks % _POLL_EVERY and self._port.come()
+        return not self._looks % _POLL_EVERY and self._sockets.come()
 
     def rest(self) -> bool:
         """Stop polling before this process sleeps; returns whether the cell had a message."""
         self._in.end()
-        with self._port.reading:
+        with self._sockets.reading:
             return self.take_in()
 
     def take_in(self) -> bool:
@@ -206,13 +207,13 @@ class SlotShortcut:
 
         For the thread that reads the sockets.
         """
-        found = self._in.take(self._port.read)
+        found = self._in.take(self._sockets.read)
         if found is not None:
             self._give(found)
         return found is not None
 
     def _give(self, found: Caught) -> None:
-        self._port.slot.take(Message(found[0], SPAWNER), [b"", found[1]])
+        self._sockets.slot.take(Message(found[0], SPAWNER), [b"", found[1]])
 
 
 # The program's side

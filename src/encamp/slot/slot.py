@@ -1,7 +1,7 @@
 """What a slot does: it takes calls, runs them in order, and lets each send and receive messages.
 
 The code is the same for slots that are processes, threads of their agent, or the agent itself; they
-differ in the `Port` through which messages are sent and received.
+differ in the `Connection` through which messages are sent and received.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Setup(msgspec.Struct, frozen=True):
     staging: Staging | None = None
 
 
-class Port(Protocol):
+class Connection(Protocol):
     """A slot's connection to its agent and to other slots."""
 
     @property
@@ -131,10 +131,10 @@ class Slot:
     """Runs calls one after the other. ``number`` is its number on its host."""
 
     def __init__(
-        self, number: int, host: str, port: Port, agent: int = 0, cluster: str = ""
+        self, number: int, host: str, connection: Connection, agent: int = 0, cluster: str = ""
     ) -> None:
         self.number, self.host, self.agent, self.cluster = number, host, agent, cluster
-        self.port = port
+        self.connection = connection
         _slots.add(self)
         self.beside = False
         """Whether it is a thread of the program that has spawned the tasks."""
@@ -310,7 +310,7 @@ class Slot:
             self.send_results(result, buffers, now)
         for port, sender, letter in unread:  # the controller keeps them for the task
             message = Message(task, sender, port=port)
-            self.port.send([encode(message), *letter], message)
+            self.connection.send([encode(message), *letter], message)
 
     def hand_back(self) -> None:
         """Return the waiting calls, as this process ends."""
@@ -340,7 +340,7 @@ class Slot:
         results = [*ledger.held, Raw(result)] if result else ledger.held
         if results:
             head = encode_results(self.number, results, ledger.first)
-            self.port.send([head, *buffers])
+            self.connection.send([head, *buffers])
             ledger.sent(len(results), now)
 
     def _forget_messages(self) -> Sequence[tuple[int, int, Parts]]:
@@ -418,7 +418,7 @@ class Slot:
         own = {**dict(setup.environment), **self._threads(setup.cores)}
         os.environ.update(own)
         if setup.tell_start:
-            self.port.send([encode(Started(self.number, task))])
+            self.connection.send([encode(Started(self.number, task))])
         number = setup.initializer
         if not number:
             return None
@@ -456,7 +456,7 @@ class Slot:
 
     def tell(self, message: object) -> None:
         """Send a message to the supervisor of the running call."""
-        self.port.send([encode(SupervisorMessage(self.number, self.running)), *dump(message)])
+        self.connection.send([encode(SupervisorMessage(self.number, self.running)), *dump(message)])
 
     def note(self, message: object) -> None:
         """Leave a note, which the supervisor of the running call reads from time to time.
@@ -480,8 +480,8 @@ class Slot:
         """Ask, and wait for the answer. If the wait is interrupted, the answer is dropped."""
         self._answers[ticket] = None
         try:
-            self.port.send([encode(Ask(self.number, self.running, ticket)), *question])
-            answer = self.port.until(lambda: self._answers[ticket], None)
+            self.connection.send([encode(Ask(self.number, self.running, ticket)), *question])
+            answer = self.connection.until(lambda: self._answers[ticket], None)
             assert answer is not None  # noqa: S101 - there is no time limit
             return answer
         finally:
@@ -493,9 +493,9 @@ class Slot:
         envelope, head = addressed(to, sender, *where)
         with if_task_has_any():  # an exception of a handler must not look like one of the message
             parts = [head, *dump_as("the message", message)]
-        if envelope.agent != self.agent or not self.port.send_to(envelope.slot, parts):
-            self.port.send(parts, envelope)
-        shortcut = self.port.shortcut
+        if envelope.agent != self.agent or not self.connection.send_to(envelope.slot, parts):
+            self.connection.send(parts, envelope)
+        shortcut = self.connection.shortcut
         if shortcut is not None and envelope.agent != self.agent and not self.prepared.get(to):
             if len(self.prepared) > _PREPARED:
                 self.prepared.clear()
@@ -506,12 +506,12 @@ class Slot:
         where = _WITH_CONTROLLER if to == SPAWNER else self._routes.get(to) or self._route(to)
         envelope, head = addressed(to, sender, *where, port)
         whole = [head, *parts]
-        if envelope.agent != self.agent or not self.port.send_to(envelope.slot, whole):
-            self.port.send(whole, envelope)
+        if envelope.agent != self.agent or not self.connection.send_to(envelope.slot, whole):
+            self.connection.send(whole, envelope)
 
     def _route(self, to: int) -> tuple[int, int, int]:
-        self.port.send([encode(Locate(self.number, to))])
-        route = self.port.until(lambda: self._routes.get(to), None)
+        self.connection.send([encode(Locate(self.number, to))])
+        route = self.connection.until(lambda: self._routes.get(to), None)
         assert route is not None  # noqa: S101 - there is no time limit
         return route
 
@@ -519,7 +519,7 @@ class Slot:
         """The next message for the running task; see `CurrentTask.receive`."""
         found = self._from_inbox(task, source)
         if found is None:
-            found = self.port.until(lambda: self._from_inbox(task, source), timeout)
+            found = self.connection.until(lambda: self._from_inbox(task, source), timeout)
         return None if found is None else Received(found[0], load(found[1]))
 
     def _from_inbox(self, task: int, source: int | None) -> tuple[int, Parts] | None:
@@ -572,7 +572,7 @@ class CurrentTask:
     parent = SPAWNER
 
     def __init__(self, slot: Slot, task: int, name: str) -> None:
-        self._slot, self._prepared, self._shortcut = slot, slot.prepared, slot.port.shortcut
+        self._slot, self._prepared, self._shortcut = slot, slot.prepared, slot.connection.shortcut
         self.id = task
         self.name = name or f"task {task}"
         self.host, self.slot, self.beside = slot.host, slot.number, slot.beside

@@ -52,7 +52,7 @@ class _Link(NamedTuple):
 
 
 class SlotSockets:
-    """The slot's sockets: to its supervisor, and to other slots of its host (`slot.Port`).
+    """The slot's sockets: to its supervisor, and to other slots of its host (`slot.Connection`).
 
     Any thread of a task may send and wait. Of those that wait, one polls and reads for all.
     """
@@ -144,7 +144,7 @@ class SlotSockets:
                 self._poll.modify(fd, select.POLLIN)
 
     def until(self, found: Callable[[], T | None], timeout: float | None) -> T | None:
-        """See `slot.Port.until`."""
+        """See `Connection.until`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         over = False
         while True:
@@ -184,7 +184,7 @@ class SlotSockets:
         return at_once or bool(events)
 
     def come(self) -> bool:
-        """See `shared_memory.Port.come`."""
+        """See `shared_memory.Sockets.come`."""
         return bool(self._poll.poll(0))
 
     def _wait_for_another(self, timeout: float | None) -> bool:
@@ -204,7 +204,7 @@ class SlotSockets:
             self._tell_others()
 
     def tell_waiters(self) -> None:
-        """See `slot.Port.tell_waiters`."""
+        """See `Connection.tell_waiters`."""
         if self._others:
             self._tell_others()
         self._wake.wake()
