@@ -44,7 +44,7 @@ def answer_beside_others() -> None:
     me = current_task()
     while (got := me.receive()) is not None and got.message is not None:
         other = Message(SPAWNER, me.id, port=1)
-        me._slot.port.send([encode(other), *dump("for a service")])
+        me._slot.connection.send([encode(other), *dump("for a service")])
         got = me.receive()
         me.send(SPAWNER, got and got.message)
 
