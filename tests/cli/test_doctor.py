@@ -9,11 +9,11 @@ import pytest
 from console_command import Ended, encamp, with_small_disk, works
 
 from conftest import need
+from encamp.capacity import processes_left
 from encamp.cli import checks
 from encamp.cli.checks import HostReport, Level, ProgramFacts, check, libraries_here, python_here
 from encamp.cli.doctor import _clock, _login
 from encamp.cli.remote import HostOutput
-from encamp.quota import processes_left
 from encamp.storage.roots import LOCAL
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from conftest import need
-from encamp import quota
+from encamp import capacity
 from encamp.engines.mpi.launch import Launcher, find_launcher
 from encamp.errors import EngineUnavailable
 
-HOST, CORES = socket.gethostname(), quota.cores()
+HOST, CORES = socket.gethostname(), capacity.cores()
 SCRIPTS = Path(__file__).parent / "scripts"
 OVERSUBSCRIBED = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",

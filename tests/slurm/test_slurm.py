@@ -69,8 +69,8 @@ def test_texts_with_the_cores_of_many_hosts_are_understood() -> None:
 
 
 def test_cores_and_memory_are_those_of_the_allocation(slurm: SomeSlurm, here: Path) -> None:
-    code = "from encamp import quota, slurm; "
-    code += "print(quota.cores(), quota.memory() >> 20, slurm.hosts())"
+    code = "from encamp import capacity, slurm; "
+    code += "print(capacity.cores(), capacity.memory() >> 20, slurm.hosts())"
     batch = slurm.submit(f'{sys.executable} -c "{code}"', "-n1", "--mem=300", cwd=here)
     assert batch.ended() == "1 300 []\n"
 

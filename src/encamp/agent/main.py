@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from encamp import quota
+from encamp import capacity
 from encamp.agent.gpus import gpus_here
 from encamp.agent.inline_slot import InlineSlot
 from encamp.agent.process import STOP_WITHIN
@@ -138,7 +138,7 @@ class Agent:
             self.outbox.seal = Seal(orders.key, self.number)
         left_out = extend_import_path(orders.sys_path)
         left_out += [folder for folder in self.endpoint.left_out if folder not in left_out]
-        count = self.endpoint.slots or orders.slots or quota.cores()
+        count = self.endpoint.slots or orders.slots or capacity.cores()
         folder = _folder(orders.folder, far=is_far(orders.sys_path))
         label = max(0, self.number - 1)  # for an agent's only slot, as in an MPI job
         kinds: dict[str, Callable[[int], AgentSlot]] = {
@@ -178,8 +178,8 @@ class Agent:
             host=self.host,
             pid=os.getpid(),
             slots=count,
-            cores=quota.cores(),
-            memory=quota.memory(),
+            cores=capacity.cores(),
+            memory=capacity.memory(),
             gpus=gpus_here(),
             python=".".join(map(str, sys.version_info[:3])),
             version=__version__,

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from encamp import quota
+from encamp import capacity
 from encamp.errors import EncampError, UnusableInput, printable, reason, shortened
 from encamp.sizes import counted, size_text
 from encamp.storage.cache.tmp_cleaners import locked
@@ -149,10 +149,10 @@ def _libraries(facts: ProgramFacts) -> Iterator[CheckResult]:
 
 
 def _slots(facts: ProgramFacts) -> Iterator[CheckResult]:
-    cores = quota.cores()
+    cores = capacity.cores()
     text = (
         f"{counted(facts.slots, 'slot')}, {counted(cores, 'core')}, "
-        f"{size_text(quota.memory())} of memory"
+        f"{size_text(capacity.memory())} of memory"
     )
     if facts.slots > cores:
         yield CheckResult("note", "slots", text, "use no more slots than cores if tasks compute")
@@ -300,7 +300,7 @@ def _processes(facts: ProgramFacts) -> Iterator[CheckResult]:
 
 
 def _processes_left() -> int | None:
-    limits = [] if (left := quota.processes_left()) is None else [left]
+    limits = [] if (left := capacity.processes_left()) is None else [left]
     soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     if soft != resource.RLIM_INFINITY and os.geteuid() != 0:
         limits.append(max(0, soft - _threads_of_user()))

@@ -20,7 +20,7 @@ from functools import partial
 from itertools import repeat
 from typing import Any, Protocol
 
-from encamp import quota
+from encamp import capacity
 from encamp.cluster.agents import Agent, Agents
 from encamp.cluster.disk_thread import DiskThread
 from encamp.cluster.events import TaskExit, TaskResult
@@ -136,7 +136,7 @@ class Controller:
         """Whether it accepts no new tasks."""
         self.closing = False
         """Whether its agents were told to end."""
-        self._has_slots_here, self._cores = engine.agent_here is not None, quota.cores()
+        self._has_slots_here, self._cores = engine.agent_here is not None, capacity.cores()
         self._shares_memory = self.inline and engine.agent_here is not None
         """Whether tasks run in this process."""
         self._handlers: dict[type, Callable[[Agent, Any, Parts], None]] = {

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from encamp import quota
+from encamp import capacity
 from encamp.engines.local import warn_if_alone
 from encamp.errors import BadJob
 from encamp.jobs.options import Options
@@ -85,7 +85,7 @@ def _own_pool(options: Options) -> tuple[Executor, int]:
     """Threads of this program, or a cluster whose agents run calls in threads."""
     if options.engine == "local" and not options.engine_options:
         warn_if_alone()
-        slots = quota.cores() if options.workers is None else whole("slots", options.workers, 1)
+        slots = capacity.cores() if options.workers is None else whole("slots", options.workers, 1)
         return Supervisors(slots), slots
     from encamp.executor.executor import Executor as ClusterExecutor
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import msgspec
 
-from encamp import quota
+from encamp import capacity
 from encamp.engines.base import Arrival, Engine, Frame, Joined, Left
 from encamp.engines.kit.cores import with_cores
 from encamp.engines.kit.hostfile import HostLine, hosts_of, spread
@@ -171,7 +171,7 @@ class LaunchedMPI(Engine):
         command = command_by(remote_shell(rsh_agent, self._launcher.mpi))
         within = self._start_timeout
         self._hosts = spread(named, slots) if slots else with_cores(named, command, within)
-        total = sum(host.slots for host in self._hosts) or quota.cores()
+        total = sum(host.slots for host in self._hosts) or capacity.cores()
         self._slots = self.agents = slots or total
         self.private = not named
         self._poll = select.epoll()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from encamp import quota
-from encamp.quota import cores, memory
+from encamp import capacity
+from encamp.capacity import cores, memory
 
 GIB = 1 << 30
 SLICE = "/system.slice/job.scope"
@@ -22,12 +22,12 @@ SLICE = "/system.slice/job.scope"
 def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of eight cores and 64 GiB."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(quota, "memory_of_machine", lambda: 64 * GIB)
+    monkeypatch.setattr(capacity, "memory_of_machine", lambda: 64 * GIB)
 
 
 def test_a_machines_memory_is_what_others_say_of_it() -> None:
     asked = (
-        "import psutil; from encamp.quota import memory_of_machine as ours; "
+        "import psutil; from encamp.capacity import memory_of_machine as ours; "
         "print(ours() == psutil.virtual_memory().total)"
     )
     told = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True)
