@@ -221,7 +221,7 @@ ODD = ("a[$(touch hacked)]", "$(touch hacked).xyz", "a;touch hacked", "a b", "é
 @pytest.mark.parametrize("bash", [True, False])
 def test_where_the_shell_computes_only_numbers_are_filled_in(line, place, bash):
     for value in (*ODD, "a.las", "HOME"):
-        assert f"inside {place} of a shell step unless it is a number" in why(
+        assert f"only numbers can be inserted inside {place} of a shell step, because" in why(
             lambda value=value: fill_shell(line, {"v": value}, bash=bash)
         )
     assert "12" in fill_shell(line, {"v": "12"}, bash=bash)
@@ -241,10 +241,10 @@ PLAIN_ONLY = [
     ("python3 -c '{v}'", "its python might run data as code"),
     ("eval true; echo {v}", "its eval might run data as code"),
     ("declare -i x; x={v}", "declare -i x might run data as code"),
-    ("{v} x", "the shell takes no data there"),
-    ("$X {v}", "a command there has a name that is not written out"),
-    ("PATH={v}", "PATH is more than a word to programs"),
-    ("PS4={v}; set -x", "PS4 is more than a word to programs"),
+    ("{v} x", "the shell may treat a value there as code"),
+    ("$X {v}", "the line contains a command whose name is not written out"),
+    ("PATH={v}", "shells and programs act upon the variable PATH"),
+    ("PS4={v}; set -x", "shells and programs act upon the variable PS4"),
     ("sort {v}; echo don't", "the line cannot be parsed for certain"),
     ("sort {v} > x.sh; sh x.sh", "the line may write x.sh, which it runs"),
     ("[ {v} -a $x ]", "[ {v} -a $x ] might run data as code"),
@@ -258,9 +258,10 @@ def test_only_plain_values_are_filled_in_where_others_may_be_run(bash):
             assert why(
                 lambda value=value, line=line: fill_shell(line, {"v": value}, bash=bash)
             ) == (
-                f"{{v}}: is {value!r} here, but this place of the shell line takes only letters of "
-                f"ASCII, digits and .,:@%+=/-_, since {reason}; give it as an argument to a script "
-                "in a file, or use no shell for it: a list of words, or encamp map without --shell"
+                f"{{v}}: is {value!r} here, but only ASCII letters, digits and .,:@%+=/-_ are "
+                f"allowed at this place of the shell line, because {reason}; pass it to a script "
+                "in a file as an argument, or use no shell: a list of words, or encamp map without "
+                "--shell"
             )
         assert "a-1.las" in fill_shell(line, {"v": "a-1.las"}, bash=bash)
 

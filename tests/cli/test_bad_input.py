@@ -289,7 +289,7 @@ def bad_storage(base: Path) -> dict[str, tuple[Path, str]]:
         "unwritable": (base / "locked", "permission denied"),
         "below an unwritable folder": (base / "locked" / "deep", "permission denied"),
         "holding a file": (base / "holds-file", "it is a file, not a folder"),
-        "holding a symlink": (base / "holds-link", "a symlink will not do"),
+        "holding a symlink": (base / "holds-link", "a symlink is not allowed"),
     }
 
 

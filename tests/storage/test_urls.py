@@ -482,7 +482,7 @@ def test_only_outputs_go_to_other_urls(here: Path) -> None:
         lambda: encamp.Job("job", to="memory://to"),
         lambda: encamp.sandbox((), "a", to="memory://to").__enter__(),
     ):
-        with pytest.raises(BadDestination, match="by their own 'to'"):
+        with pytest.raises(BadDestination, match="only the 'to' of a single output"):
             refused()
 
 

@@ -132,7 +132,7 @@ class Agent:
     def _take_orders(self, parts: Parts) -> None:
         orders = decode(parts[0])
         if not isinstance(orders, Orders):
-            raise BadFrame("orders come first")
+            raise BadFrame("the agent has not received its orders yet")
         self.orders, self.cluster = orders, orders.cluster
         if orders.key:
             self.outbox.seal = Seal(orders.key, self.number)

@@ -175,7 +175,7 @@ class Engine(Endpoint):
         From any thread. Blocks until they are being started. Raises `EngineFailed`, and
         `UnsupportedByEngine` if hosts are fixed.
         """
-        raise UnsupportedByEngine(self.name, "take in hosts while it runs")
+        raise UnsupportedByEngine(self.name, "add hosts while it runs")
 
     def needs(self, busy: Mapping[int, int], waiting: int) -> None:
         """Called twice a second with the busy slots per agent, and the number of waiting calls."""

@@ -660,7 +660,7 @@ def current_task() -> CurrentTask:
 
 
 class SpawnersFiles:
-    """The spawner's disk, for hosts that do not share it (`ship.Channel`, `OutputChannel`).
+    """The spawner's disk, for hosts that do not share it: a `Channel` and an `OutputChannel`.
 
     ``ask`` is a function like `Slot.ask`.
     """

@@ -117,7 +117,7 @@ def _user_named(_names: tuple[str | None, ...], _uid: int) -> str:
 
 def _check_private(path: Path, found: os.stat_result) -> None:
     if not stat.S_ISDIR(found.st_mode):
-        raise BadLocalStorage(str(path), "it is not a folder (a symlink will not do)")
+        raise BadLocalStorage(str(path), "it is not a folder (a symlink is not allowed)")
     if found.st_uid != os.geteuid():
         raise BadLocalStorage(str(path), "it belongs to another user")
     if found.st_mode & 0o077:

@@ -63,7 +63,7 @@ def folder_name(to: str | os.PathLike[str]) -> str:
     """A destination that must be a folder on a disk; raises `BadDestination` for other URLs."""
     place = without_scheme(os.fspath(to))
     if is_url(place):
-        raise BadDestination(place, "only single outputs can go to a URL, by their own 'to'")
+        raise BadDestination(place, "only the 'to' of a single output can be a URL")
     return os.path.expanduser(place)
 
 

@@ -215,7 +215,9 @@ class MPIEndpoint(Endpoint):
             self._inbox.void()
             self._fault(exc)
         except msgspec.DecodeError as exc:
-            raise EngineFailed("mpi", f"a message on its communicator is not ours ({exc})") from exc
+            raise EngineFailed(
+                "mpi", f"a message on encamp's communicator is not from encamp ({exc})"
+            ) from exc
 
     def _take(self, arrivals: list[Arrival]) -> None:
         """Handle the message in the inbox."""

@@ -297,10 +297,10 @@ def _only_plain(leaf: Node, word: Node) -> str:
     odd_pattern = leaf.type in _PATTERNS and re.search(r"[\\'\"$`]", _text(leaf))
     is_word = leaf.type in ("word", *_QUOTES, *_PATTERNS) and not odd_pattern
     if holder is None or holder.type not in _HOLDS_A_WORD or not is_word:
-        return "the shell takes no data there"
+        return "the shell may treat a value there as code"
     name = _text(holder.children[0])
     if holder.type == "variable_assignment" and is_special(name):
-        return f"{name} is more than a word to programs"
+        return f"shells and programs act upon the variable {name}"
     return ""
 
 

@@ -84,9 +84,9 @@ def _check(placeholder: Placeholder, value: str, context: Context) -> None:
     if context.only_numbers and not _NUMBER.fullmatch(value):
         raise BadJob(
             placeholder.written,
-            f"cannot be inserted inside {context.only_numbers} of a shell step unless it is a "
-            f"number, for the shell runs what is there as code, and it is {value!r} here; do that "
-            "in a Python step, or leave it to another program, such as awk",
+            f"is {value!r} here, but only numbers can be inserted inside {context.only_numbers} of "
+            "a shell step, because the shell runs any other value there as code; compute it in a "
+            "Python step, or in another program such as awk",
         )
 
 
@@ -99,9 +99,9 @@ def _check_odd(placeholder: Placeholder, value: str, context: Context, line: She
     if why:
         raise BadJob(
             placeholder.written,
-            f"is {value!r} here, but this place of the shell line takes only letters of ASCII, "
-            f"digits and .,:@%+=/-_, since {why}; give it as an argument to a script in a file, or "
-            "use no shell for it: a list of words, or encamp map without --shell",
+            f"is {value!r} here, but only ASCII letters, digits and .,:@%+=/-_ are allowed at this "
+            f"place of the shell line, because {why}; pass it to a script in a file as an "
+            "argument, or use no shell: a list of words, or encamp map without --shell",
         )
 
 

@@ -138,7 +138,7 @@ class _Supervisor:
                 self._services = Relays(client_of)
             return self._services.answer(*question[1:])
         if self.ask is None:
-            raise RuntimeError("nobody here answers questions")
+            raise RuntimeError("the worker of this step cannot answer questions")
         return self.ask(question)
 
     def close(self) -> None:

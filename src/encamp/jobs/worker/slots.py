@@ -205,7 +205,7 @@ class Slot:
     ) -> None:
         try:
             if on_question is None:
-                raise RuntimeError("nobody here answers questions")
+                raise RuntimeError("the worker of this step cannot answer questions")
             answer, good = on_question(question), True
         except Exception as exc:  # noqa: BLE001 - it is raised where it was asked
             answer, good = portable_error(exc), False

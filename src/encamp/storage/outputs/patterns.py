@@ -173,7 +173,7 @@ def final_of(output: Output) -> Callable[[PurePosixPath], Path | str]:
 def check_destination(folder: Path) -> None:
     """Raise `BadDestination` unless files can be published to ``folder``; creates nothing."""
     if in_local_storage(folder):
-        raise BadDestination(str(folder), "it is in the local storage, which is emptied")
+        raise BadDestination(str(folder), "it is in the local storage, which encamp cleans")
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     try:
         is_folder = there.is_dir()

@@ -272,13 +272,13 @@ class Mesh(Endpoint):
         said = _control_in(parts)
         if link.server:
             if not isinstance(said, Greeting) or said.to != self.number or not self.knows(said):
-                raise BadFrame("nobody of that number is expected here")
+                raise BadFrame("its greeting has a number that is not expected here")
             link.number = said.number
             self._met(link)
             self.joined(link, said)
         else:
             if not isinstance(said, Welcome):
-                raise BadFrame("it does not begin with a welcome")
+                raise BadFrame("its first frame is not a welcome")
             link.number = said.number
             self._met(link)
             self.welcomed(link)
