@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from encamp.agent.slots import AgentSlot, OwningAgent
 from encamp.engines.base import CONTROLLER
-from encamp.slot.isolation import put_back
+from encamp.slot.isolation import ProcessRestored
 from encamp.slot.slot import INLINE_THREADS, Slot
 from encamp.wire.frames import Parts, changeable, own
 from encamp.wire.protocol import GivenBack, Message, Recall, encode
@@ -39,7 +39,7 @@ class InlineSlot(AgentSlot):
     def work(self) -> None:
         """See `AgentSlot.work`."""
         if self._folder is not None:  # not before the pump is set up, whose changes must stay
-            self._slot.isolation = put_back(self._folder)
+            self._slot.isolation = ProcessRestored(self._folder)
             with suppress(OSError):
                 os.chdir(self._folder)
             self._folder = None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from encamp.agent.slots import AgentSlot, OwningAgent
-from encamp.slot.isolation import own_folder, put_folder_back
+from encamp.slot.isolation import FolderRestored, own_folder
 from encamp.slot.slot import Slot
 from encamp.wire.frames import Parts, own
 from encamp.wire.protocol import GivenBack, Message, Recall, decode, encode
@@ -40,7 +40,7 @@ class ThreadSlot(AgentSlot):
 
     def _run(self) -> None:
         if own_folder():
-            self._slot.isolation = put_folder_back(self._folder)
+            self._slot.isolation = FolderRestored(self._folder)
         while not self._over:
             if not self._slot.run_next():
                 with self._news:

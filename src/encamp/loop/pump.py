@@ -317,7 +317,9 @@ class Pump:
                     return bool(done())
                 if self._driver == me:
                     self._take_in(*self._wait(left))
-                elif self._take(left):
+                elif self.lock.acquire(blocking=False) or self._wait_for_lock(left):
+                    self._claims = 0
+                    self._since, self._driver = time.monotonic(), me
                     try:
                         return self._drive(done, deadline)
                     finally:
@@ -379,22 +381,18 @@ class Pump:
         self.left_at = now = time.monotonic()
         return self._ends[0][0] if now - self.turned_at < TURN_WITHIN else None
 
-    def _take(self, timeout: float | None) -> bool:
-        """Become the driver. If another thread drives, wait for a change and return False."""
-        if not self.lock.acquire(blocking=False):
-            if self._background is not None and self._driver == self._background.ident:
-                self._claims += 1
-                self.wake()
-            with self._changed:
-                self.waiters += 1
-                if not self.lock.acquire(blocking=False):
-                    self._changed.wait(0.05 if timeout is None else min(timeout, 0.05))
-                    self.waiters -= 1
-                    return False
-                self.waiters -= 1
-        self._claims = 0
-        self._since, self._driver = time.monotonic(), threading.get_ident()
-        return True
+    def _wait_for_lock(self, timeout: float | None) -> bool:
+        """Wait for a change by the thread that drives; returns whether this one has the lock."""
+        if self._background is not None and self._driver == self._background.ident:
+            self._claims += 1
+            self.wake()
+        with self._changed:
+            self.waiters += 1
+            locked = self.lock.acquire(blocking=False)
+            if not locked:
+                self._changed.wait(0.05 if timeout is None else min(timeout, 0.05))
+            self.waiters -= 1
+        return locked
 
     def _leave(self) -> None:
         self._driver = 0

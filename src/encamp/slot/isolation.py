@@ -37,7 +37,7 @@ _MODULE = "resource"
 _LOGGING = "logging"
 
 
-class leave:  # noqa: N801 - used like a function, in `with leave():`
+class NotIsolated:
     """Undo nothing."""
 
     def __enter__(self) -> None:
@@ -50,7 +50,7 @@ class leave:  # noqa: N801 - used like a function, in `with leave():`
         """Never undo the changes made so far, except to the environment variables ``besides``."""
 
 
-class put_back(leave):  # noqa: N801 - as `leave`
+class ProcessRestored(NotIsolated):
     """At the end of the context, restore this process to its state when the object was made.
 
     This includes the environment, ``sys.path``, timers and all of `_ASPECTS`. The current folder
@@ -97,7 +97,7 @@ class put_back(leave):  # noqa: N801 - as `leave`
         return good
 
     def keep(self, besides: Iterable[str] = ()) -> None:
-        """See `leave.keep`."""
+        """See `NotIsolated.keep`."""
         before = self._environment
         self._note()
         for name in map(os.fsencode, besides):
@@ -110,7 +110,7 @@ class put_back(leave):  # noqa: N801 - as `leave`
         os.chdir(self._folder)
 
 
-class put_folder_back(leave):  # noqa: N801 - as `leave`
+class FolderRestored(NotIsolated):
     """Make ``folder`` the current folder, now and at the end of each context."""
 
     def __init__(self, folder: str) -> None:
@@ -121,7 +121,7 @@ class put_folder_back(leave):  # noqa: N801 - as `leave`
         self._go_back()
 
     def keep(self, besides: Iterable[str] = ()) -> None:
-        """See `leave.keep`."""
+        """See `NotIsolated.keep`."""
         self._folder = _current_folder(self._folder)
 
     def _go_back(self) -> None:

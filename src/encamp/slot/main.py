@@ -29,7 +29,7 @@ import msgspec
 
 from encamp.engines.kit.interpreter import default_signals
 from encamp.errors import Stopped
-from encamp.slot.isolation import put_back
+from encamp.slot.isolation import ProcessRestored
 from encamp.slot.ledger import Ledger
 from encamp.slot.open_files import limit_files
 from encamp.slot.printed import Printed
@@ -197,7 +197,7 @@ def _stop(*_: object) -> None:
             raise Stopped
 
 
-class _ProcessIsolation(put_back):
+class _ProcessIsolation(ProcessRestored):
     """Restores the process after each call, and ends all processes that the call has started."""
 
     def __init__(self, folder: str) -> None:
@@ -215,7 +215,7 @@ class _ProcessIsolation(put_back):
             self._opened = os.open(self._folder, os.O_PATH | os.O_DIRECTORY)
 
     def keep(self, besides: Iterable[str] = ()) -> None:
-        """See `leave.keep`."""
+        """See `NotIsolated.keep`."""
         super().keep(besides)
         self._open()
         self._lasting = descendants()

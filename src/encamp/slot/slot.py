@@ -27,7 +27,7 @@ from encamp.errors import InitializerFailed, Stopped, words_of
 from encamp.loop.deferred_signals import if_task_has_any
 from encamp.quantities import as_whole, patience
 from encamp.slot.calling import called
-from encamp.slot.isolation import leave, put_back
+from encamp.slot.isolation import NotIsolated, ProcessRestored
 from encamp.slot.ledger import Ledger
 from encamp.slot.threads import of_task
 from encamp.storage.import_path import extend_import_path
@@ -146,7 +146,7 @@ class Slot:
         """The waiting calls, with the large buffers of their arguments."""
         self.running = -1
         self._task: CurrentTask | None = None
-        self.isolation = leave()
+        self.isolation = NotIsolated()
         """The context of each call, which undoes its effects on the process."""
         self._context = copy_context()
         """Each call gets a copy, so that its context variables are its own."""
@@ -432,7 +432,7 @@ class Slot:
 
     def _threads(self, cores: int) -> dict[str, str]:
         """The variables for libraries' threads; none if they would not be undone after the call."""
-        return of_task(cores) if isinstance(self.isolation, put_back) else {}
+        return of_task(cores) if isinstance(self.isolation, ProcessRestored) else {}
 
     def _initialize(self, payload: Any) -> Initialized:
         from encamp.slot.initializer_globals import Initialized  # here, as few slots need it

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from encamp.slot.isolation import put_back
+from encamp.slot.isolation import ProcessRestored
 from encamp.slot.slot import Slot
 
 
@@ -71,8 +71,8 @@ def undone() -> Iterator[None]:
     try:
         yield
     finally:
-        slot = ThisProcess.slot
-        if slot is not None and isinstance(slot.isolation, put_back) and not slot.isolation.undo():
+        isolation = None if ThisProcess.slot is None else ThisProcess.slot.isolation
+        if isinstance(isolation, ProcessRestored) and not isolation.undo():
             spoil()
 
 

@@ -31,7 +31,7 @@ from encamp.jobs.worker.values_file import read_values
 from encamp.jobs.worker.work import Outcome, Work, log_name, unpack
 from encamp.slot.bounded_files import cut
 from encamp.slot.calling import called
-from encamp.slot.isolation import put_folder_back, resource_unseen
+from encamp.slot.isolation import FolderRestored, resource_unseen
 from encamp.slot.output import flush, output_to
 from encamp.slot.processes import end_descendants, helpers
 from encamp.slot.slot import SpawnersFiles
@@ -180,7 +180,7 @@ class _Attempt:
             with self._phase("task prephase"):
                 sandbox.place((*self.work.shared, *self.work.inputs))
                 self.outcome.bytes_shared = sandbox.brought
-            with undone() if self._calls else put_folder_back("/"):
+            with undone() if self._calls else FolderRestored("/"):
                 for step in steps:
                     self._step(step, sandbox.folder)
             self._note_step(None, None)
