@@ -24,6 +24,7 @@ import psutil
 import pytest
 from pool_tasks import hold, started
 
+from encamp.agent.process_slot import ProcessSlot
 from encamp.cluster.cluster import Cluster
 from encamp.errors import (
     CannotTravel,
@@ -37,7 +38,6 @@ from encamp.errors import (
 )
 from encamp.executor import Executor
 from encamp.testing.waiting import until
-from encamp.wire.outbox import Outbox
 
 SOON = 60.0
 
@@ -599,13 +599,13 @@ def test_an_initializer_with_its_arguments_goes_to_each_slot_once(
 ) -> None:
     """By itself, not in an envelope, which has a limit; a killed slot's successor gets it anew."""
     sizes: list[int] = []
-    real = Outbox.post
+    real = ProcessSlot.give
 
-    def post(self: Outbox, to: int, parts: Any) -> None:
+    def give(self: ProcessSlot, envelope: Any, parts: Any) -> None:
         sizes.extend(len(part) for part in parts)
-        real(self, to, parts)
+        real(self, envelope, parts)
 
-    monkeypatch.setattr(Outbox, "post", post)
+    monkeypatch.setattr(ProcessSlot, "give", give)
     with Executor("local", slots=1, initializer=_nothing, initargs=(bytes(1 << 20),)) as pool:
         for _ in range(20):
             pool.submit(_nothing).result(SOON)
