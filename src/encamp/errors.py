@@ -508,7 +508,7 @@ class SeveralConsoles(InputError):
 
 
 MEMORY = "of memory"
-_ONE = {"cores": "core", "GPUs": "GPU"}
+_ONE = {"cores": "core", "GPUs": "GPU", "hosts": "host"}
 
 
 class NotEnough(InputError):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from encamp.services.letters import WaitStarted
+from encamp.services.letters import LeaseEnded, WaitStarted
 from encamp.services.registry.deadlocks import Deadlocks
-from encamp.services.registry.pool import HELD, Pool, Request, ServerRecord
+from encamp.services.registry.grants import Grants
+from encamp.services.registry.pool import FREE, HELD, Pool, Request, ServerRecord
 
 
 class Task:
@@ -61,6 +64,18 @@ def test_who_has_asked_first_is_first_also_for_a_certain_server() -> None:
     assert pool.waiting == 0
 
 
+def test_of_servers_that_are_free_together_the_first_request_for_one_comes_first() -> None:
+    pool, servers = _pool("a", "a", "b")
+    for client in (1, 2, 3):
+        pool.ask(client, 1, 1, 0)
+    assert _granted(pool) == [(1, [1]), (2, [3]), (3, [2])]
+    for client, server in ((4, 3), (5, 0), (6, 2)):
+        pool.ask(client, 1, 1, server)
+    pool.freed(servers[1])
+    pool.freed(servers[2])
+    assert _granted(pool) == [(4, [3]), (5, [2])]
+
+
 def test_a_group_keeps_what_it_has_gathered_until_it_has_all() -> None:
     pool, servers = _pool("a", "a", "a")
     pool.ask(1, 1, 1, 0)
@@ -94,6 +109,82 @@ def test_requests_for_a_server_that_is_gone_are_told() -> None:
     wanted: Request = pool.ask(2, 1, 1, 1)
     assert pool.removed(servers[0]) == [wanted]
     assert [server.number for server in pool.live()] == [2]
+
+
+def test_a_host_whose_server_is_gone_counts_it_as_acquired_no_more() -> None:
+    pool, servers = _pool("a", "a", "b", "b")
+    pool.ask(1, 1, 1, 0)
+    assert _granted(pool) == [(1, [1])]
+    pool.removed(servers[0])
+    pool.ask(2, 1, 1, 0)
+    assert _granted(pool) == [(2, [2])]  # both hosts have none acquired; it was free first
+
+
+def test_a_server_that_continues_on_another_host_counts_there() -> None:
+    pool, servers = _pool("a", "b", "b")
+    pool.ask(1, 1, 1, 0)
+    assert _granted(pool) == [(1, [1])]
+    pool.moved(servers[0], "c")
+    pool.ask(2, 1, 1, 0)
+    assert _granted(pool) == [(2, [2])]
+    pool.freed(servers[0])
+    pool.ask(3, 1, 1, 0)
+    assert _granted(pool) == [(3, [1])]  # as there is one acquired on b, and none on c
+    pool.removed(servers[0])
+
+
+def test_a_group_is_granted_no_server_that_has_gone_meanwhile() -> None:
+    pool, servers = _pool("a", "a", "a")
+    pool.ask(1, 1, 1, 0)
+    assert _granted(pool) == [(1, [1])]
+    pool.ask(2, 1, 0, 0)
+    assert _granted(pool) == []
+    pool.removed(servers[1])
+    pool.freed(servers[0])
+    assert _granted(pool) == [(2, [1, 3])]
+
+
+def test_a_client_that_has_ended_has_no_requests_any_more() -> None:
+    pool, servers = _pool("a")
+    pool.ask(1, 1, 1, 0)
+    list(pool.grants())
+    gone = [pool.ask(2, 7, 1, 0), pool.ask(2, 8, 1, 1)]
+    pool.ask(3, 7, 1, 0)
+    pool.forget(2)
+    assert pool.waiting == 1
+    assert not any(request.waits for request in gone)
+    pool.freed(servers[0])
+    assert _granted(pool) == [(3, [1])]
+
+
+def test_who_releases_a_lease_that_is_over_does_not_free_the_server_of_another() -> None:
+    pool, (server,) = _pool("a")
+    records: Any = SimpleNamespace(by_server={1: (SimpleNamespace(pool=pool), server)}, held={})
+    grants = Grants(records)
+    for client in (1, 2):
+        pool.ask(client, 1, 1, 0)
+        list(pool.grants())
+        first_time = server.lease == 1
+        grants.free(client, LeaseEnded(1, 1), [])
+        assert server.state == (FREE if first_time else HELD)
+    assert (server.lease, server.holder) == (2, 2)
+
+
+def test_a_server_for_a_task_that_has_ended_goes_to_the_next_request() -> None:
+    pool, (server,) = _pool("a")
+    told: list[int] = []
+    records: Any = SimpleNamespace(
+        controller=SimpleNamespace(tasks={3}),
+        held={},
+        tell=lambda client, *_: told.append(client),
+    )
+    service: Any = SimpleNamespace(
+        pool=pool, published=SimpleNamespace(at_least_once=False), methods=[]
+    )
+    for client in (2, 3):
+        pool.ask(client, 1, 1, 0)
+    Grants(records).grant(service)
+    assert (told, server.holder, records.held) == ([3], 3, {3: {server}})
 
 
 def _waits(*, server: int = 0, number: int = 0, service: int = 0, **more: object) -> WaitStarted:

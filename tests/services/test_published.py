@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from encamp import gather
 from encamp.cluster.cluster import Cluster
+from encamp.cluster.disk_thread import DiskThread
 from encamp.errors import (
     BadJob,
     NotInTime,
@@ -19,9 +21,12 @@ from encamp.errors import (
     ServiceEnded,
     ServiceError,
     ServiceFailed,
+    TaskLost,
     UnknownOption,
 )
 from encamp.services.proxy import Proxy
+from encamp.services.service import Service
+from encamp.testing import served
 from encamp.testing.waiting import until
 
 SOON = 30.0
@@ -235,6 +240,20 @@ class Frail(Adder):
         threading.Event().wait()
 
 
+def test_a_state_that_is_not_on_the_disk_yet_is_there_for_the_successor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(DiskThread, "run", lambda *_: None)  # the disk takes for ever
+    with Cluster("local", slots=1) as cluster:
+        service = cluster.publish(served.Saving, count=1, checkpoint_every=10)
+        with service.acquire(SOON) as proxy:
+            assert gather([proxy.add() for _ in range(11)], timeout=SOON)[-1] == 11
+            with pytest.raises(ServerLost) as caught:
+                proxy.die().get(SOON)
+        assert caught.value.lost == 1
+        assert service.call("add").get(SOON) == 11
+
+
 def test_a_call_that_ends_two_servers_says_how() -> None:
     with Cluster("local", slots=1) as cluster:
         service = cluster.publish(Frail, checkpoint_every=9, at_least_once=True)
@@ -271,6 +290,25 @@ def test_nobody_says_that_a_call_had_not_begun_whose_server_was_killed_on_purpos
             with pytest.raises(ServerLost) as caught:
                 running.get(SOON)
         assert caught.value.begun in (True, None)
+
+
+def _have_all(service: Service, file: Path) -> None:
+    file.write_text(str(os.getpid()))
+    with service.group():
+        pass
+
+
+def test_what_a_task_had_gathered_is_free_when_the_task_dies(tmp_path: Path) -> None:
+    with Cluster("local", slots=3) as cluster:
+        service = cluster.publish(Adder, count=2)
+        service.ready(2, SOON)
+        with service.acquire(SOON):
+            task = cluster.spawn(_have_all, service, tmp_path / "pid")
+            until(lambda: service.statistics().queue == 1)
+            behind = service.call("add", 1)
+            os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+            assert behind.get(SOON) == 2
+        assert isinstance(task.exception(SOON), TaskLost)
 
 
 @pytest.mark.parametrize("at_least_once", [False, True])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from encamp.cluster.cluster import Cluster
-from encamp.errors import ServerLost, ServiceFailed
+from encamp.errors import NotEnough, ServerLost, ServiceFailed
 from encamp.services.copy_files import copy_files
 from encamp.services.service import Service, gather
 from encamp.testing import served
@@ -92,6 +92,40 @@ def test_calls_of_a_host_that_is_lost_fail_and_the_others_go_on(
     assert gather(service.broadcast("same", 1)) == [1]
     new = engine.add_host(1)
     until(lambda: _hosts(service) == {places[1], new})
+
+
+def test_servers_that_die_together_each_continue_with_their_own_state() -> None:
+    engine = FakeEngine(slots=[2])
+    with Cluster(engine) as cluster:
+        service = cluster.publish(served.Saving, count=2, checkpoint_every=1, at_least_once=True)
+        service.ready(2, 30)
+        proxies = [service.acquire(30), service.acquire(30)]
+        for proxy, number in zip(proxies, (10, 200), strict=True):
+            assert proxy.add(number).get(30) == number
+            assert proxy.same(1).get(30) == 1  # so the state after the first call has come
+        host = cluster.hosts()[0].name
+        engine.add_host(2)
+        until(lambda: len(cluster.hosts()) == 2)
+        engine.kill_host(host)
+        assert gather([proxy.add() for proxy in proxies], timeout=30) == [11, 201]
+
+
+@pytest.mark.parametrize("elastic", [False, True])
+def test_while_there_is_no_host_only_an_elastic_cluster_takes_tasks_with_needs(
+    engine: FakeEngine, elastic: bool
+) -> None:
+    engine.elastic = elastic
+    with Cluster(engine) as cluster:
+        for host in cluster.hosts():
+            engine.kill_host(host.name)
+        until(lambda: not cluster.hosts())
+        if elastic:
+            task = cluster.spawn(abs, -1, memory=1)
+            engine.add_host(1)
+            assert task.result(30) == 1
+        else:
+            with pytest.raises(NotEnough, match="1 host is needed, but there are none"):
+                cluster.spawn(abs, -1, memory=1)
 
 
 def test_it_is_known_how_many_servers_have_nothing_to_do(cluster: Cluster, here: Path) -> None:

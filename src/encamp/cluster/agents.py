@@ -156,6 +156,8 @@ class Agents:
                 agent.host,
                 agent.frames_by,
             )
+        if self.has_lost:
+            self.end_unmet()
 
     @staticmethod
     def _say_once(words: str) -> None:
@@ -244,6 +246,8 @@ class Agents:
         """Fail the tasks that no remaining host can run; all tasks if no host joins soon."""
         if not self.by_number and self._engine.elastic:
             return  # hosts will join when there is work again
+        if any(agent.facts is None for agent in self.by_number.values()):
+            return  # a host is joining, and this is called again
         if not self.by_number:
             self._pump.later(_NOBODY, self._fail_alone)
         for task in self._scheduler.unmet():

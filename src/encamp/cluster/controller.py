@@ -178,7 +178,7 @@ class Controller:
         checked = options.ready or options.checked()
         if self.inline:
             self._check_inline(checked)
-        if checked.need is not PLAIN:
+        if checked.need is not PLAIN and (self.scheduler.hosts or not self.engine.elastic):
             self.scheduler.check(checked.need)
         functions = self.functions
         if checked.initializer is not None:

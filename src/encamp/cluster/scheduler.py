@@ -109,6 +109,8 @@ class Scheduler:
                 raise NoSuchHost(name, tuple(self.hosts))
         if any(self.most(need)):
             return
+        if not self.hosts:
+            raise NotEnough("hosts", 1, 0, together=True)
         hosts = [host for host in self.hosts.values() if need.on is None or host.name in need.on]
         for what, wanted, most in (
             ("cores", need.cores, max(host.cores for host in hosts)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from encamp.errors import BadJob, EncampError, NotEnough, ServiceEnded
 from encamp.services.letters import Acquire, Granted, LeaseEnded, NewClient, Refused
@@ -94,6 +95,7 @@ class Grants:
             if request.count > most:
                 error = NotEnough(f"servers of {service.name}", request.count, most, together=True)
                 self._refuse(service, request, error)
+                self._records.pump.soon(partial(self.grant, service))
 
     def lease_ended(self, sender: int, letter: LeaseEnded, parts: Parts) -> None:
         """A client has released a server, which has answered all calls of the lease."""
@@ -123,6 +125,13 @@ class Grants:
         for service in self._records.services.values():
             service.pool.forget(sender, ticket)
             self.grant(service)
+
+    def ended(self, client: int) -> None:
+        """A task has ended: the servers that it had gathered so far are free for others."""
+        for service in self._records.services.values():
+            if service.pool.waiting:
+                service.pool.forget(client)
+                self._records.pump.soon(partial(self.grant, service))
 
     def refuse_all(self, service: Service, error: EncampError) -> None:
         """Refuse all requests, as no server will be free any more."""

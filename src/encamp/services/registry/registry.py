@@ -182,9 +182,7 @@ class Registry:
         for server in list(held):
             if server.holder == task.id and server.number in self._records.by_server:
                 self._release(server)
-        for service in self._records.services.values():
-            if service.pool.waiting:
-                service.pool.forget(task.id)
+        self._grants.ended(task.id)
 
     def _release(self, server: ServerRecord) -> None:
         """The task that has a server has ended: the server is free after the calls sent so far."""
@@ -217,7 +215,7 @@ class Registry:
         service, server = found
         service.methods = letter.methods
         task = server.task
-        server.host = (task.future.host if task is not None else "") or ""
+        service.pool.moved(server, (task.future.host if task is not None else "") or "")
         self._show(service, server)
         if service.ended:
             self._records.order(server, END)

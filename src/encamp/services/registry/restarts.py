@@ -74,13 +74,11 @@ class Endings:
             self._give_up(service, server, mark, value)
         server.poison, server.began = mark, None
         saved = self._states.take(server.number)
-        if saved is not None:
-            service.states.insert(0, saved)
         server.given, server.ready = 0, False
 
         def start() -> None:
             try:
-                self._starter.start(service, server)
+                self._starter.start(service, server, saved)
             except EncampError as exc:
                 self._lose(service, server, task, False, exc)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import threading
 from collections.abc import Callable
@@ -52,6 +53,7 @@ class States:
     def __init__(self, disk_thread: DiskThread) -> None:
         self._disk_thread = disk_thread
         self._folder: OwnedFolder | None = None
+        self._numbers = itertools.count()
         self._kept: dict[int, SavedState] = {}
         self._under_way: dict[int, dict[_Writing, Callable[[], None]]] = {}
 
@@ -63,7 +65,7 @@ class States:
         """
         if self._folder is None:
             self._folder = OwnedFolder("states")
-        state = _Writing(self._folder.path / f"{server} after {serial}", parts)
+        state = _Writing(self._folder.path / f"{server}.{next(self._numbers)}", parts)
         self._under_way.setdefault(server, {})[state] = lambda: self._note(
             server, serial, state, kept
         )

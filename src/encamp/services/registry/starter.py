@@ -16,7 +16,7 @@ from encamp.services.registry.grants import SAY_AFTER, Grants
 from encamp.services.registry.pool import Pool, ServerRecord
 from encamp.services.registry.questions import Questions
 from encamp.services.registry.records import Published, Records, Service
-from encamp.services.registry.saved import States
+from encamp.services.registry.saved import SavedState, States
 from encamp.services.registry.watch import Watch
 from encamp.services.server import ServerSettings, serve
 from encamp.sizes import counted, joined
@@ -100,8 +100,9 @@ class Starter:
             server = ServerRecord(next(self._servers), fixed=host)
             service.pool.servers[server.number] = server
             self._records.by_server[server.number] = service, server
+            saved = service.states.pop(0) if service.states else None
             try:
-                self.start(service, server)
+                self.start(service, server, saved)
             except BaseException:
                 del service.pool.servers[server.number], self._records.by_server[server.number]
                 raise
@@ -109,14 +110,12 @@ class Starter:
             service.said = True
             self._records.pump.later(SAY_AFTER, lambda: self._say_what_waits(service))
 
-    def start(self, service: Service, server: ServerRecord) -> None:
-        """Start a server, with the saved state of a dead one if there is any."""
+    def start(self, service: Service, server: ServerRecord, saved: SavedState | None) -> None:
+        """Start a server, with the saved state of its predecessor if there is any."""
         if self._records.dropped:
             return
         published = service.published
-        state = None
-        if service.states:
-            state = self._states.adopt(server.number, service.states.pop(0))
+        state = None if saved is None else self._states.adopt(server.number, saved)
         settings = ServerSettings(
             service.name,
             server.number,
