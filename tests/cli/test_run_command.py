@@ -418,7 +418,7 @@ def test_only_some_tasks_are_run_and_the_others_are_counted(data: Path) -> None:
 def test_what_failed_is_run_again_with_more_tries_and_another_limit(data: Path) -> None:
     file = job_file("half", HALF_BAD)
     encamp("run", file)
-    ended = encamp("run", "--failed", "--retries", "1", "--time-limit", "5 min", file)
+    ended = encamp("run", "--failed", "--retries", "1", "--time-limit", "300", file)
     ended.check_failed("half: 1 task in", "attempt 2 of b failed", "half: 1 failed, 3 not selected")
     other = job_file("slow", 'task = [{name = "a", steps = "sleep 60"}]')
     ended = encamp("run", "--time-limit", "100ms", other)

@@ -19,11 +19,12 @@ from typing import Any
 
 import psutil
 import pytest
+from scripted import Scripted
 
 from conftest import need
 from encamp import Job, command
 from encamp.errors import EngineFailed
-from encamp.jobs import pools, run
+from encamp.jobs import pools, run, submissions
 from encamp.jobs.display.progress import Silent
 from encamp.jobs.report.report import read_report
 from encamp.model import JobFailed
@@ -157,6 +158,20 @@ def test_an_executor_that_another_thread_shuts_down_is_told(here: Path) -> None:
     with Odd(1) as pool, pytest.raises(JobFailed) as failed:
         job.run(pool)
     assert "ConnectionError" in failed.value.report["a"].why
+
+
+def test_an_executor_has_gone_if_it_was_not_there_twice_in_a_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = iter(["gone", None, "gone", "gone", "gone"])
+    monkeypatch.setattr(submissions, "why_gone", lambda _: next(found))
+    monkeypatch.setattr(submissions, "SILENCE", 0.0)
+    submitted = submissions.Submissions(Scripted(), "0123456789ab")
+    looks = [submitted.look(heard=heard) for heard in (False, False, False, True, False)]
+    assert looks == [False] * 5  # it has answered, or a result has come, in between
+    assert submitted.over is None
+    assert submitted.look(heard=False)
+    assert isinstance(submitted.over, EngineFailed)
 
 
 def test_it_is_known_whether_somebody_listens_at_an_address(tmp_path: Path) -> None:

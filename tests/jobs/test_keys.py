@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job_steps import give, write
+from job_steps import give, give_generator, nothing, write
 from scripted import Scripted
 
 import encamp
@@ -130,16 +130,24 @@ def _foreseen(job: encamp.Job) -> str:
     return job.run(dry_run=True)["task"].why.partition(": ")[0]
 
 
-def test_the_order_of_commands_and_the_one_that_a_variable_is_for_matter(here: Path) -> None:
-    first, second = encamp.command("true", env={"X": "1"}), encamp.command("true")
-
-    def job(*steps: Command) -> encamp.Job:
+@pytest.mark.parametrize(
+    ("first", "second", "why"),
+    [
+        (encamp.command("true", env={"X": "1"}), encamp.command("true"), LINE),
+        (encamp.call(nothing), encamp.call(give_generator), CODE),
+        (encamp.call(give, 1), encamp.call(give, 2), ARGUMENT),
+    ],
+)
+def test_the_order_of_steps_and_what_each_of_them_is_given_matter(
+    here: Path, first: Call | Command, second: Call | Command, why: str
+) -> None:
+    def job(*steps: Call | Command) -> encamp.Job:
         made = encamp.Job("job", to="out")
         made.add("task", steps)
         return made
 
-    job(first, second).run(slots=1)
-    assert _foreseen(job(second, first)) == LINE
+    job(first, second).run(Scripted())
+    assert _foreseen(job(second, first)) == why
     assert _foreseen(job(first, second)) == NOT
 
 

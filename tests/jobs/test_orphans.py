@@ -93,6 +93,16 @@ def test_an_output_with_a_new_name_leaves_an_orphan(
     assert report["m1"].state == "up to date"
 
 
+def test_a_file_that_another_task_makes_now_is_no_orphan(here: Path) -> None:
+    for names in (["x.txt", "y.txt"], ["y.txt", "x.txt"]):
+        job = encamp.Job("job", to="out")
+        for task, name in zip("ab", names, strict=True):
+            job.add(task, encamp.call(write, name, task), outputs=name)
+        report = _run(job)
+        assert (report.count("done"), report.orphans) == (2, 0)
+    assert (Path("out/x.txt").read_text(), Path("out/y.txt").read_text()) == ("b", "a")
+
+
 def test_folders_that_were_published_empty_go_by_prune_if_they_are_still_empty(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,12 +152,12 @@ def test_whoever_reads_one_is_told_and_nobody_else(here: Path, mirror: Mirror, t
 
 
 def test_whoever_reads_one_by_an_absolute_symlink_in_a_tree_is_told(here: Path) -> None:
-    _run(_job([1, 2]))
+    _run(_job([1, 12]))
     Path("tree").mkdir()
     Path("tree/one").symlink_to(here / "out/m/1")
     assert _run(_job([1], mirror=Mirror("tree")), dry_run=True).warnings == []
     Path("tree/both").symlink_to(here / "out/m")
-    with pytest.warns(UserWarning, match=FIRST):
+    with pytest.warns(UserWarning, match="task sum reads a file .* makes any more: m/12/m12.txt; "):
         _run(_job([1], mirror=Mirror("tree")), dry_run=True)
 
 
@@ -267,11 +277,13 @@ def test_prune_leaves_what_is_not_the_jobs_own(
         published.append(Published(str(path), path.stat().st_size, path.stat().st_mtime_ns, "-"))
     mine, kept, other, _ = published
     kept = Published(kept.path, kept.size, kept.mtime_ns, "-", kept=True)
-    report = TaskReport("gone", "done", outputs=[mine, kept, other])
+    Path("out/bare").mkdir()
+    bare = Published(str(Path("out/bare").absolute()), 0, 0, "", kind="folder")
+    report = TaskReport("gone", "done", outputs=[mine, kept, other, bare])
     unknown = Record("publishing", "gone", 1.0, paths=[str(files["unknown"])])
     _noted(folder, (["gone", "a"], [unknown, Record("done", "gone", 1.0, 1, {}, report)]))
     _noted(folder, (["a"], []))
-    report = TaskReport("x", "done", outputs=[other])
+    report = TaskReport("x", "done", outputs=[other, bare])
     _noted(Path("out/other.job"), (["x"], [Record("done", "x", 1.0, 1, {}, report)]))
     prune_command(Path("out"), dry_run=False)
     assert sorted(path.name for path in files.values() if path.exists()) == [
@@ -279,6 +291,7 @@ def test_prune_leaves_what_is_not_the_jobs_own(
         "other",
         "unknown",
     ]
+    assert Path("out/bare").is_dir()
     said = capsys.readouterr().out
     assert f"kept {files['unknown']}: it has changed since the job published it" in said
 

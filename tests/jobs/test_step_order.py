@@ -17,7 +17,8 @@ job = encamp.Job("job", to="out")
 for name, existing in {"a": "replace", "b": "error", "c": "keep"}.items():
     outputs = [encamp.Output(f"{name}.{n}", f"to-{n}/{name}", existing=existing) for n in "xy"]
     job.add(name, [f"cp input {name}.{n}" for n in "xy"], mirror="input", outputs=outputs)
-job.run(slots=1)
+job.add("d", ["cp input d.z", "false"], mirror="input", on_failure={"d.z": "failed"})
+job.run(slots=1, check=False)
 """
 
 
@@ -27,7 +28,9 @@ def test_each_step_of_publishing_waits_for_the_one_before(here: Path) -> None:
         Path("input").write_text(text)
         trace = traced(here / "job.py")
         assert [p.read_text() for p in Path("out").glob("to-*/*/*")] == [text] * 6
+        assert Path("out/failed/d.z").read_text() == text
         _check_names(trace, here / "out")
+        _check_rescued(trace, here / "out")
         _check_journal(trace, here / "out/job.job/journal.jsonl")
 
 
@@ -48,6 +51,18 @@ def _check_names(trace: Trace, out: Path) -> None:
         assert any(naming.before(call) and call.before(done) for call in flushed), (
             f"{final} is said to be done, and its name is not on the disk"
         )
+
+
+def _check_rescued(trace: Trace, out: Path) -> None:
+    journal = out / "job.job/journal.jsonl"
+    ((part, final, naming),) = trace.namings(out / "failed")
+    claims = [c for r, c in trace.records(journal) if r["event"] == "rescued"]
+    assert trace.flushed(part, before=naming), f"{final} may not be whole"
+    flushes = trace.flushes(journal)
+    assert any(c.before(f) and f.before(naming) for c in claims for f in flushes), (
+        f"nobody knows whose {final} is"
+    )
+    assert any(naming.before(call) for call in trace.flushes(out / "failed"))
 
 
 def _check_journal(trace: Trace, journal: Path) -> None:
