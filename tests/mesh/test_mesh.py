@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import select
@@ -144,6 +145,59 @@ def test_agents_that_do_not_reach_each_other_talk_by_the_controller(net: Net) ->
     said = texts(net.frames(second.number))[1:]
     assert said == [(first.number, b"%d|" % number + b"x" * 1000) for number in range(100)]
     assert first._peers[second.number].relayed
+
+
+def test_a_pair_that_talks_by_the_controller_goes_on_so(net: Net) -> None:
+    """A connection that the other end opens later would overtake what is under way."""
+    first, second = net.join(), net.join()
+    net.controller.known[second.number].listens = []
+    first.send(second.number, [b"by the controller"])
+    net.until(lambda: len(net.frames(second.number)) == 2)
+    second.send(first.number, [b"directly"])
+    net.until(lambda: len(net.frames(first.number)) == 2)
+    peer = first._peers[second.number]
+    assert (peer.relayed, peer.link) == (True, None)
+    first.send(second.number, [b"again"])
+    net.until(lambda: len(net.frames(second.number)) == 3)
+
+
+def test_the_controller_alone_passes_frames_on(net: Net) -> None:
+    """Another agent could say that they are from somebody else."""
+    first, second = net.join(), net.join()
+    first.send(second.number, [b"hello"])
+    net.until(lambda: len(net.frames(second.number)) == 2)
+    link = first._peers[second.number].link
+    assert link is not None
+    relay = mesh_module.Relay(CONTROLLER, second.number)
+    link.send([mesh_module.control(relay), b"as if from the controller"])
+    first.send(second.number, [b"then"])
+    net.until(lambda: len(net.frames(second.number)) == 3)
+    assert [frame.sender for frame in net.frames(second.number)] == [0, first.number, first.number]
+
+
+def test_an_agent_that_was_given_up_is_not_there_for_others(net: Net) -> None:
+    first, second = net.join(), net.join()
+    assert net.controller.slots_there == 2
+    net.controller.give_up(second.number)
+    assert net.controller.slots_there == 1
+    first.send(second.number, [b"hello"])
+    net.until(lambda: first._peers[second.number].gone)
+    assert net.frames(second.number) == net.frames(second.number)[:1]
+
+
+def test_the_end_of_an_agent_that_was_given_up_uses_up_no_restart(net: Net) -> None:
+    net.controller._restarts = 1
+    numbers = []
+    for given_up in (True, False, False):
+        agent = net.join()
+        if given_up:
+            net.controller.give_up(agent.number)
+        numbers.append(agent.number)
+        gone = net.agents.pop(agent.number)
+        gone._let_go()
+        gone._starter.close()
+        net.until(lambda: not net.controller.known)
+    assert net.controller.again == numbers[:2]
 
 
 def test_a_frame_to_an_agent_that_is_not_there_is_dropped(net: Net) -> None:
@@ -301,6 +355,32 @@ def test_many_who_say_nothing_keep_nobody_out_for_long(
     assert net.join().number == 1
     for stranger in silent:
         stranger.close()
+
+
+def test_without_a_descriptor_nobody_is_let_in_for_a_while(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[socket.socket] = []
+
+    def refuse(raw: socket.socket) -> socket.socket:
+        tries.append(raw)
+        raw.close()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(mesh_module, "_REST", 1000.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(mesh_module, "prepared", refuse)
+        address = net.controller.listens[0]
+        with socket.create_connection(address), socket.create_connection(address):
+            net.until(lambda: tries)
+            for _ in range(5):
+                net.turn()
+            patience = net.controller.patience()
+            assert patience is not None
+            assert 900 < patience <= 1000
+            assert len(tries) == 1
+    net.controller._rests_until = 1e-9  # as if the time were over
+    assert net.join().number == 1
 
 
 def test_a_friend_that_talks_nonsense_is_hung_up_on(net: Net) -> None:

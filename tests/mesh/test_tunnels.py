@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from encamp.engines.kit.mesh import tunnel as tunnel_module
 from encamp.engines.kit.mesh.agent import MeshAgent
 from encamp.engines.kit.mesh.tunnel import Tunnel, TunnelData
 from encamp.errors import EngineFailed
+from encamp.testing.waiting import until
 
 NOWHERE = ("127.0.0.1", 1)
 
@@ -58,6 +60,18 @@ def test_an_agent_that_nobody_reaches_comes_by_a_tunnel(net: Net) -> None:
         Frame(agent.number, [b"#" * 1_000_000]),
     ]
     assert links(agent) == links(net.controller) == [True]
+
+
+def test_what_goes_through_a_tunnel_is_encrypted_though_both_ends_are_on_one_host(
+    net: Net,
+) -> None:
+    """Another system carries it, perhaps over a network."""
+    agent = come(net, [])
+    agent.send(CONTROLLER, [b"plain" * 100])
+    (end,) = net.controller._links.values()
+    until(lambda: select.select([end], [], [], 0)[0])
+    assert b"plain" not in end._raw.recv(1000, socket.MSG_PEEK)
+    net.until(lambda: net.frames(CONTROLLER))
 
 
 def test_an_agent_in_a_tunnel_is_dialled_first(net: Net) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -60,6 +61,36 @@ def test_a_tunnel_that_is_used_before_the_program_has_greeted_waits_for_it() -> 
         await _until(lambda: not engine._tunnels or len(kernel.sent) > 1)
         _greets(engine, "run", greets=False)
         await _until(lambda: not engine._tunnels)
+
+    asyncio.run(main())
+
+
+def test_a_program_that_greets_or_ends_affects_no_tunnels_of_others() -> None:
+    async def main() -> None:
+        kernel = _Kernel()
+        engine = relay._EngineSide(kernel)
+        runs = ("one", "other", "third")
+        ends = {run: _tunnel(engine, run) for run in runs}
+        for far in ends.values():
+            far.send(b"x")
+        await _until(lambda: len(engine._waiting) == 3)
+        _greets(engine, "one")
+        assert [run for run, _ in engine._tunnels] == ["one"]
+        assert sorted(run for run, _ in engine._waiting) == ["other", "third"]
+        await _until(lambda: kernel.sent)
+        _greets(engine, "other", greets=False)
+        async with asyncio.timeout(10):  # nobody will carry what it has sent, or sends
+            with suppress(ConnectionResetError):
+                assert await asyncio.get_running_loop().sock_recv(ends["other"], 1) == b""
+        assert [run for run, _ in engine._waiting] == ["third"]
+        assert engine.runs == {"one", "third"}
+        assert kernel.control_handlers
+        for run in ("one", "third"):
+            _greets(engine, run, greets=False)
+        await _until(lambda: not engine._tunnels)
+        assert engine.runs == set()
+        for far in ends.values():
+            far.close()
 
     asyncio.run(main())
 
