@@ -188,6 +188,14 @@ def fail_to_start(path: Path) -> NoReturn:
     raise OSError("no licence to be had")
 
 
+def start_once(path: Path) -> None:
+    """An initializer that fails in all processes but the first."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        raise OSError("no licence to be had") from None
+
+
 def meet(mine: Path, other: Path) -> tuple[int, int]:
     """Ends only where two run at the same time; who ran this."""
     mine.touch()

@@ -590,6 +590,37 @@ def test_a_broken_executor_says_why_and_leaves_the_cluster_alone(
         assert other.submit(tasks.add, 1).result(SOON) == 1
 
 
+def test_a_task_that_runs_when_the_executor_breaks_in_another_slot_ends_well(
+    local_storage_base: Path, no_slots_left: None, tmp_path: Path, gate: Path
+) -> None:
+    once = tmp_path / "once"
+    with Executor("local", slots=2, initializer=tasks.start_once, initargs=(once,)) as pool:
+        running = pool.submit(hold, gate, 5)
+        until(started(gate).exists)
+        assert isinstance(pool.submit(tasks.add, 1).exception(SOON), InitializerFailed)
+        assert not running.done()
+        gate.touch()
+        assert running.result(SOON) == 5
+
+
+class _Begins:
+    """An initializer that holds much memory."""
+
+    def __call__(self) -> None:
+        pass
+
+
+def test_a_shared_cluster_keeps_no_initializer_of_an_executor_that_has_ended(
+    cluster: Cluster,
+) -> None:
+    begins = _Begins()
+    seen = weakref.ref(begins)
+    with Executor(cluster, initializer=begins) as pool:
+        assert pool.submit(tasks.add, 1).result(SOON) == 1
+    del pool, begins
+    until(lambda: gc.collect() >= 0 and seen() is None)
+
+
 def _nothing(*_: object) -> None:
     pass
 

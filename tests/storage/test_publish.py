@@ -12,7 +12,7 @@ from typing import get_args
 import pytest
 
 import encamp
-from encamp.errors import BadJob, OutputExists
+from encamp.errors import BadDestination, BadJob, OutputExists
 from encamp.facts import Published
 from encamp.storage.outputs import publish as publishing
 from encamp.storage.outputs.parts import PART
@@ -116,6 +116,22 @@ def test_what_another_makes_in_between_is_never_replaced(
         with pytest.raises(OutputExists):
             publish(ready)
     assert there(to) == {"a": "theirs"}
+
+
+def test_what_another_puts_there_instead_while_it_gets_its_name_is_not_taken_for_it(
+    folder: Path, to: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the check of the temporary file and the rename."""
+    real = os.rename
+
+    def rename(part: str, final: str, **folders: int) -> None:
+        (to / part).unlink()
+        (to / part).write_text("new")  # of the same size, but another file
+        real(part, final, **folders)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(BadDestination, match="another process has put another file there"):
+        publish(staged(folder, to, "replace"))
 
 
 def test_of_many_who_publish_one_name_at_once_exactly_one_does(folder: Path, to: Path) -> None:
@@ -299,6 +315,21 @@ def test_a_manifest_is_sorted_and_leaves_out_what_has_no_digest(to: Path) -> Non
     text = manifest(published, to)
     assert [line.split(b"(")[1].split(b")")[0] for line in text.splitlines()] == [b"a", b"b"]
     assert manifest(reversed(published), to) == text
+
+
+@pytest.mark.parametrize(
+    ("path", "listed"),
+    [
+        ("/out/a/b", "a/b"),
+        ("/out-2/b", "../out-2/b"),
+        ("/else/b", "../else/b"),
+        ("/out//a/../b", "b"),
+        ("/out/.b", ".b"),
+    ],
+)
+def test_files_are_listed_relative_to_the_destination(path: str, listed: str) -> None:
+    (line,) = manifest_lines([Published(path, 1, 0, "00")], "/out")
+    assert line == f"BLAKE2b-128 ({listed}) = 00\n".encode()
 
 
 def run_script(folder: Path) -> None:
