@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -297,3 +298,23 @@ def test_steps_of_a_job_are_undone_before_outputs_are_collected(
 
 def _write() -> None:
     Path("made").write_text("made")
+
+
+KEPT = """
+import os
+from encamp.slot.isolation import put_back
+isolation = put_back("/")
+os.environ.update(OUTER="of the call", OWN="of the call", SET="by the initializer")
+isolation.keep(besides=["OUTER", "OWN"])
+os.environ.update(OUTER="of a later call", SET="by a later call", LATER="by a later call")
+isolation.undo()
+print([os.environ.get(name) for name in ("OUTER", "OWN", "SET", "LATER")])
+"""
+
+
+def test_what_an_initializer_sets_stays_but_the_calls_own_variables_do_not() -> None:
+    environment = {**os.environ, "OUTER": "of the slot"}
+    done = subprocess.run(
+        [sys.executable, "-c", KEPT], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "['of the slot', None, 'by the initializer', None]"

@@ -62,6 +62,16 @@ def test_in_a_tree_only_what_is_new_is_published(data: Path, mode: str, pattern:
     assert [Path(path).name for path in _below("out")] == ["new.csv"]
 
 
+def test_the_same_holds_for_a_tree_that_only_one_task_needs(data: Path) -> None:
+    """It is not in the cache: it is compared with its source."""
+    job = encamp.Job("job", to="out")
+    line = encamp.command("echo new > tree/new.csv; echo >> tree/deep/c.csv", shell=True)
+    job.add("task", line, mirror="tree", outputs={"tree/**/*.csv": "."})
+    with ThreadPoolExecutor(1) as pool:
+        outputs = job.run(pool)["task"].outputs
+    assert sorted(Path(one.path).name for one in outputs) == ["c.csv", "new.csv"]
+
+
 def test_what_is_named_is_published_whatever_it_is(data: Path) -> None:
     outputs = {"a.csv": "named", "tree": "named"}
     with encamp.sandbox(mirror=["data/*.csv", "tree"], outputs=outputs):
