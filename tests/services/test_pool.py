@@ -165,7 +165,7 @@ def test_who_releases_a_lease_that_is_over_does_not_free_the_server_of_another()
         pool.ask(client, 1, 1, 0)
         list(pool.grants())
         first_time = server.lease == 1
-        grants.free(client, LeaseEnded(1, 1), [])
+        grants.lease_ended(client, LeaseEnded(1, 1), [])
         assert server.state == (FREE if first_time else HELD)
     assert (server.lease, server.holder) == (2, 2)
 

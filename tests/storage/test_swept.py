@@ -66,10 +66,21 @@ def test_the_same_holds_for_a_tree_that_only_one_task_needs(data: Path) -> None:
     """It is not in the cache: it is compared with its source."""
     job = encamp.Job("job", to="out")
     line = encamp.command("echo new > tree/new.csv; echo >> tree/deep/c.csv", shell=True)
-    job.add("task", line, mirror="tree", outputs={"tree/**/*.csv": "."})
+    mirror = Mirror("tree", mode="copy")
+    job.add("task", line, mirror=mirror, outputs={"tree/**/*.csv": "."})
     with ThreadPoolExecutor(1) as pool:
         outputs = job.run(pool)["task"].outputs
     assert sorted(Path(one.path).name for one in outputs) == ["c.csv", "new.csv"]
+
+
+def test_a_file_that_was_left_out_of_a_tree_is_no_input(data: Path) -> None:
+    """The task makes it, though there is one with the same bytes beside the source."""
+    (data / "tree/run.log").write_text("well")
+    mirror = Mirror("tree", exclude=("*.log",))
+    with encamp.sandbox(mirror=mirror, outputs={"tree/*.log": "out"}) as folder:
+        assert not (folder / "tree/run.log").exists()
+        (folder / "tree/run.log").write_text("well")
+    assert _below("out") == ["run.log"]
 
 
 def test_what_is_named_is_published_whatever_it_is(data: Path) -> None:
