@@ -69,8 +69,15 @@ def test_what_only_the_program_needs_is_not_loaded_by_a_jobs_slot(slots: Slots) 
     loaded = run(slots, work.loaded_with, "encamp.jobs.worker.phases")
     assert "encamp.jobs.worker.phases" in loaded
     assert loaded.isdisjoint(
-        {"encamp.model", "encamp.engines.registry", "importlib.metadata", "psutil", "asyncio"}
+        {"asyncio", "encamp.agent.process", "encamp.model", "importlib.metadata", "psutil"}
     )
+
+
+def test_what_a_call_has_left_is_closed_at_the_slots_end(slots: Slots, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    run(slots, work.leave_a_file_open, str(file))
+    slots.close()
+    assert file.read_text() == "all"
 
 
 def test_slots_end_at_the_same_time(slots: Slots, monkeypatch: pytest.MonkeyPatch) -> None:

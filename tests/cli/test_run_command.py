@@ -332,6 +332,13 @@ def test_a_scripts_own_exit_status_is_no_signal(here: Path) -> None:
     assert (ended.status, ended.err) == (143, "")
 
 
+def test_what_a_script_has_left_is_closed_at_its_end(here: Path) -> None:
+    lines = ["class A:", "    pass", "a = A()", "a.a, a.file = a, open('file', 'w')"]
+    (here / "own.py").write_text("\n".join([*lines, "a.file.write('all')", "del a"]))
+    assert encamp("run", "own.py").status == 0
+    assert (here / "file").read_text() == "all"
+
+
 def test_a_job_that_is_being_run_is_not_run_twice(here: Path) -> None:
     file = job_file("long", LONG)
     first = start("run", file)

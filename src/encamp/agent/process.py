@@ -28,13 +28,11 @@ from encamp.slot.launch import slot_command
 from encamp.slot.main import SlotSettings
 from encamp.slot.open_files import files_of_others, need_files
 from encamp.slot.printed import OUTPUT_HINT
-from encamp.slot.processes import end_descendants, end_marked
+from encamp.slot.processes import GRACE, end_descendants, end_marked
 from encamp.slot.shared_memory import Cells
 from encamp.slot.threads import of_new_slot
 from encamp.wire.frames import Reader, Writer
 
-GRACE = 2.0
-"""Seconds within which a command has to end when it is asked to."""
 STOP_WITHIN = GRACE + 1.0
 """Seconds between asking a slot to stop and killing it."""
 _MAY_PASS = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}

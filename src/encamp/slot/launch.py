@@ -65,8 +65,7 @@ def check_slots() -> None:
 
 def be_slot(orders: str) -> None:
     """Run the slot that ``orders`` describe, until it ends."""
-    gc.disable()  # for the import: all that it makes stays
+    gc.disable()  # until all is loaded: what modules define stays
     from encamp.slot.main import main
 
-    gc.enable()
     main(base64.b64decode(orders))

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,11 +93,16 @@ class SlotSettings(msgspec.Struct, array_like=True):
     """Its Python interpreter; empty: its supervisor's."""
     cluster: str = ""
     """See `Orders`."""
+    modules: list[str] = []
+    """Modules of encamp that its calls need."""
 
 
 def main(encoded: bytes) -> None:
     """Run the supervisor's calls until it has closed the sockets."""
     settings = msgspec.msgpack.decode(encoded, type=SlotSettings)
+    for module in settings.modules:
+        import_module(module)
+    gc.enable()
     default_signals()  # before there is another thread
     if settings.own_mounts:
         enter_namespace()  # before there is another thread; it may fail
@@ -133,7 +139,6 @@ def main(encoded: bytes) -> None:
     atexit.register(_end_all, os.getpid())  # registered first, so it runs after libraries' own
     _print_to(settings.streams)
     gc.freeze()  # objects of loaded modules stay, so collections need not visit them
-    atexit.register(gc.freeze)  # nor does the one at the end, when all memory is given back
     slot.ledger.open()
     with suppress(EOFError, OSError, Stopped):
         while not (ThisProcess.stopping or ThisProcess.spoilt or slot.leaves):

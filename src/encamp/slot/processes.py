@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psutil
 
+GRACE = 2.0
+"""Seconds within which a command has to end when it is asked to."""
 _PR_SET_CHILD_SUBREAPER = 36
 _ROUNDS = 100
 """How often to look for more processes at most: a fork bomb starts some while others are ended."""

@@ -12,10 +12,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from encamp.agent.process import GRACE
 from encamp.errors import CommandNotFound, StepFailed, ending_text, printable, text_of
 from encamp.jobs.steps import Command
-from encamp.slot.processes import end_descendants
+from encamp.slot.processes import GRACE, end_descendants
 from encamp.slot.threads import with_chosen
 from encamp.storage.inputs.mirror import safe_target
 

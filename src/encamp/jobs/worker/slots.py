@@ -8,6 +8,7 @@ supervisor, even in a thread of a Dask worker or in an ipyparallel engine.
 from __future__ import annotations
 
 import itertools
+import operator
 import os
 import pickle
 import select
@@ -49,6 +50,7 @@ from encamp.wire.protocol import (
 
 IDLE_LIMIT = 60.0
 """Seconds after which an unused slot ends itself."""
+_MODULES = ["encamp.jobs.worker.phases"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Slot:
     def __init__(self, *, batch: str = "", own_mounts: bool = False) -> None:
         self.batch = batch
         self.own_mounts = own_mounts
-        settings = SlotSettings(own_mounts=own_mounts, idle_limit=IDLE_LIMIT)
+        settings = SlotSettings(own_mounts=own_mounts, idle_limit=IDLE_LIMIT, modules=_MODULES)
         self._process = SlotProcess(settings)
         supervised.add(self.pid)
         self._arrived: list[Parts] = []
@@ -145,7 +147,7 @@ class Slot:
         if the slot's process dies.
         """
         setup = pickle.dumps(Setup(sys_path=sys_path))
-        work, large = enclosed([pickle.dumps(((function, args), {}))])
+        work, large = enclosed([pickle.dumps(((function, *args), {}))])
         self._calls += 1
         calls = encode_calls([(self._calls, 0, work, len(large), setup)])
         try:
@@ -241,11 +243,7 @@ class Slot:
         return SlotLost(exit_code) if taken else _NotTaken()
 
 
-def _call(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    return function(*args)
-
-
-_CALL = pickle.dumps(_call)
+_CALL = pickle.dumps(operator.call)  # not a function of this module, which slots do not need
 
 
 def _answer(envelope: Results, parts: Parts) -> Done | Raised:
