@@ -12,14 +12,20 @@ import psutil
 
 PATIENCE = 30.0
 """Seconds after which a wait fails."""
+_PAUSE, _LONGEST_PAUSE = 0.005, 0.1
+"""Seconds between two looks."""
 
 
 def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     """Wait until something happens; fails if it does not in time."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
+    deadline = began + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"it did not happen within {seconds:g} s"
-        time.sleep(0.005)
+        now = time.monotonic()
+        assert now < deadline, f"it did not happen within {seconds:g} s"
+        # Where a look takes long, most of the time is left to what is waited for.
+        time.sleep(min(max(_PAUSE, 4 * (now - began)), _LONGEST_PAUSE))
+        began = time.monotonic()
 
 
 def gone(pid: int) -> bool:
