@@ -147,15 +147,17 @@ def loaded_with(module: str) -> set[str]:
 
 
 class Writer:
-    """Writes when it is closed, at the latest when it is collected, for it refers to itself."""
+    """Writes a file when it is collected, which takes a look for garbage: it refers to itself."""
 
     def __init__(self, path: str) -> None:
-        self.itself, self.file = self, open(path, "w")  # noqa: SIM115, PTH123
-        self.file.write("all")
+        self.itself, self.path = self, path
+
+    def __del__(self) -> None:
+        Path(self.path).write_text("all")
 
 
-def leave_a_file_open(path: str) -> None:
-    """Leave a file that has not been written to the disk yet."""
+def leave_garbage(path: str) -> None:
+    """Leave what writes a file when it is collected."""
     Writer(path)
 
 

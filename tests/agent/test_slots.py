@@ -73,9 +73,9 @@ def test_what_only_the_program_needs_is_not_loaded_by_a_jobs_slot(slots: Slots) 
     )
 
 
-def test_what_a_call_has_left_is_closed_at_the_slots_end(slots: Slots, tmp_path: Path) -> None:
+def test_what_a_call_has_left_is_collected_at_the_slots_end(slots: Slots, tmp_path: Path) -> None:
     file = tmp_path / "file"
-    run(slots, work.leave_a_file_open, str(file))
+    run(slots, work.leave_garbage, str(file))
     slots.close()
     assert file.read_text() == "all"
 

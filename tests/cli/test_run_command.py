@@ -332,9 +332,16 @@ def test_a_scripts_own_exit_status_is_no_signal(here: Path) -> None:
     assert (ended.status, ended.err) == (143, "")
 
 
-def test_what_a_script_has_left_is_closed_at_its_end(here: Path) -> None:
-    lines = ["class A:", "    pass", "a = A()", "a.a, a.file = a, open('file', 'w')"]
-    (here / "own.py").write_text("\n".join([*lines, "a.file.write('all')", "del a"]))
+def test_what_a_script_has_left_is_collected_at_its_end(here: Path) -> None:
+    (here / "own.py").write_text(
+        "from pathlib import Path\n"
+        "class Writer:\n"
+        "    def __del__(self, file=Path('file')):\n"
+        "        file.write_text('all')\n"
+        "writer = Writer()\n"
+        "writer.itself = writer\n"
+        "del writer\n"
+    )
     assert encamp("run", "own.py").status == 0
     assert (here / "file").read_text() == "all"
 

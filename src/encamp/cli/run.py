@@ -150,7 +150,7 @@ def run_script(path: Path, arguments: tuple[str, ...], to: str | None) -> None:
     if to is not None:
         raise BadJob("--to", f"this is for job files; give {path} its folder as an argument")
     argv, folders = sys.argv, list(sys.path)
-    atexit.unregister(gc.freeze)  # what the script leaves may have to be closed
+    atexit.unregister(gc.freeze)  # what the script leaves may have to be collected
     sys.argv = [str(path), *arguments]
     sys.path.insert(0, str(path.resolve().parent))
     try:
