@@ -93,6 +93,19 @@ def test_the_last_calls_are_shared_out_evenly() -> None:
     assert max(counts) <= 2
 
 
+def test_a_busy_slot_gets_a_millisecond_of_short_calls_at_once() -> None:
+    bench = Bench(slots=2)
+    bench.function.timing.took(1e-4)
+    bench.put(20)
+    assert [len(tasks) for _, tasks in bench.assign()] == [5, 3]
+    slot = next(iter(bench.running))
+    bench.end(slot)
+    ((given, tasks),) = bench.assign()
+    assert given is slot
+    assert len(tasks) == 10  # a quarter of the queue would be three
+    assert bench.scheduler.queued == 2
+
+
 def test_a_cancelled_task_is_passed_over() -> None:
     bench = Bench(slots=1)
     first, second = bench.put(2)

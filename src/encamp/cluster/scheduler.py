@@ -17,6 +17,9 @@ HORIZON = 0.02
 """Seconds of work that are sent ahead to a slot, so that it need not wait for more."""
 _OVERHEAD = 5e-6
 """Seconds of a slot for a call in addition to the call's own time."""
+_UNDIVIDED = 0.001
+"""Seconds of waiting work that are not divided between busy slots: they would wait for it longer
+than they would gain."""
 _MOST = 4000
 """Calls that are sent ahead to a slot, at most."""
 
@@ -231,7 +234,8 @@ class Scheduler:
         limit = max(1, len(queue) // (2 * self.slots)) if not need.alone else 1
         tasks: list[TaskRecord] = []
         backlog, count = slot.backlog, len(slot.ahead)
-        while queue and len(tasks) < limit and count < _MOST:
+        undivided = backlog + _UNDIVIDED if count else 0.0
+        while queue and count < _MOST and (len(tasks) < limit or backlog < undivided):
             seconds = queue[0].function.timing.seconds
             if count and (seconds < 0 or backlog + seconds > HORIZON):
                 break

@@ -201,7 +201,7 @@ class _Dispatch:
     def _make_room(self) -> None:
         """Collect ended jobs, and wait until another job can start or an error has occurred."""
         self._collect(block=self._full())
-        while self._running and self._error is None and self._full():
+        while self._full() and self._running and self._error is None:
             self._collect(block=True)
 
     def _full(self) -> bool:
@@ -210,18 +210,19 @@ class _Dispatch:
         if not self._remote or vm is None:
             return self._os.slots() < 2 or self._os.freeSlots() <= 0
         room = vm.roomForJobs(self._independent) - self._os.finishedTasks()
-        if self._independent and not self._os.scheduler.crowded:
-            self._room = max(0, min(room, _AT_ONCE))
+        if not self._os.scheduler.crowded:
+            self._room = max(0, min(room, _AT_ONCE if self._independent else 1))
         return room <= 0
 
     def _spawn(self, index: int, job: Sequence[Any]) -> None:
         args = job[1] if len(job) > 1 else ()
         kwargs = job[2] if len(job) > 2 else {}
         call = Job(job[0], args, kwargs, remote=self._remote, independent=self._independent)
+        tid = None
         if self._room:
             self._room -= 1
             tid = self._os.scheduler.start(call)
-        else:
+        if tid is None:
             tid = self._os.scheduler.call(call)
         self._running[tid] = index, job
         self._say(f"task {tid} was spawned")

@@ -313,10 +313,14 @@ class Scheduler:
             self._start_waiting()
         return bool(ended)
 
-    def start(self, call: Job) -> int:
-        """Start a job for which there is room; no other task runs meanwhile."""
+    def start(self, call: Job) -> int | None:
+        """Start a job for which there was room; no other task runs meanwhile.
+
+        None if there is no room any more.
+        """
         assert self.vm is not None  # noqa: S101 - there is no room without one
-        return self._begin(call, self.active, None, self.vm).tid
+        started = self._spawned(call, self.vm)
+        return None if started is None else self._begun(call, self.active, None, started).tid
 
     def take_back(self, tids: Iterable[int]) -> None:
         """Fail those of some jobs that have not started."""
@@ -408,9 +412,12 @@ class Scheduler:
         started = self._spawned(call, vm)
         if started is None:  # the host has left
             raise PyOpusError("the slot was lost before the task could be spawned; try again")
+        return self._begun(call, caller, task, started)
+
+    def _begun(self, call: Spawn, caller: Task, task: Task | None, started: Any) -> Task:
         task = task or self._new(call, caller)
-        if isinstance(started, TaskID):
-            task.remoteTaskID, task.remoteHostID = started, vm.hostID(started)
+        if self.vm is not None and isinstance(started, TaskID):
+            task.remoteTaskID, task.remoteHostID = started, self.vm.hostID(started)
         self._remote[started] = task
         return task
 
