@@ -15,7 +15,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import suppress
 from functools import partial
 from itertools import repeat
 from typing import Any, Protocol
@@ -331,8 +330,10 @@ class Controller:
         agent, envelope, parts = message
         handler = self._handlers.get(type(envelope))
         if handler is not None and agent.number in self.agents.by_number:
-            with suppress(BadFrame):
+            try:
                 handler(agent, envelope, parts)
+            except BadFrame:
+                return  # forged: ignore it
 
     # Sending calls
 

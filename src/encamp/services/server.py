@@ -172,7 +172,8 @@ class Server:
         """Run calls until the server is told to end."""
         own, requests, queue = self.task_client, self.task_client.requests, self._queue
         while not self._over:
-            self._look()
+            if self.settings.call_limit is not None:
+                self._look(self.settings.call_limit)
             if self._slot.letters:
                 own.drain()
             while requests:
@@ -181,17 +182,17 @@ class Server:
             if queue:
                 self._one(*queue.popleft())
             else:
-                self._flush()
+                if self._answers or self._freed:
+                    self._flush()
                 if not own.until(lambda: requests, self.settings.idle_limit):
                     break
         for client, call, _ in queue:
             self._refuse(client, call, ServiceEnded(self.settings.service))
         self._flush()
 
-    def _look(self) -> None:
+    def _look(self, limit: float) -> None:
         """Answer whether it is alive, while queued calls keep it busy."""
-        limit = self.settings.call_limit
-        if limit is not None and time.monotonic() - self._looked > limit / _LOOKS:
+        if time.monotonic() - self._looked > limit / _LOOKS:
             self.task_client.look()
             self._looked = time.monotonic()
 

@@ -95,12 +95,14 @@ class TaskClient(Client):
         with self._draining:  # so that calls keep their order
             while letters:
                 sender, parts = letters.popleft()
-                with suppress(BadFrame):
+                try:
                     letter = decode(parts[0])
-                    if not isinstance(letter, Calls):
-                        return partial(self.take, letter, parts[1:])
-                    client = sender if letter.client < 0 else letter.client
-                    self.requests.append((client, letter, parts[1:]))
+                except BadFrame:
+                    continue
+                if not isinstance(letter, Calls):
+                    return partial(self.take, letter, parts[1:])
+                client = sender if letter.client < 0 else letter.client
+                self.requests.append((client, letter, parts[1:]))
         return None
 
     def until(self, done: Callable[[], object], timeout: float | None = None) -> bool:

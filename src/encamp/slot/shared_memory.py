@@ -159,6 +159,8 @@ class SlotShortcut:
         self._sockets, self._in, self._out = sockets, cells.to_slot, cells.to_program
         self._poller = Poller()
         self._looks = self._passed = 0
+        self.used = False
+        """Whether a task has ever received by it. Until then there is nothing in the cell."""
 
     def prepare(self, message: Message) -> PreparedSend | None:
         """A function that sends payloads to the receiver of ``message``, if that is the program."""
@@ -178,6 +180,7 @@ class SlotShortcut:
             self._passed = 0
             return None
         try:
+            self.used = True
             cell.words[_LOOKS] = 1
             self._poller.look(self._see)
             with sockets.reading:

@@ -171,7 +171,8 @@ class SlotSockets:
         try:
             if come not in (-1, self._come):
                 return True
-            at_once = self.shortcut is not None and self.shortcut.rest()
+            shortcut = self.shortcut
+            at_once = shortcut is not None and shortcut.used and shortcut.rest()
             if at_once or (timeout is not None and timeout <= 0):
                 events = self._poll.poll(0)
             else:
@@ -233,7 +234,7 @@ class SlotSockets:
         with self.reading:
             shortcut = self.shortcut
             for parts in self._reader.read():
-                if shortcut is not None:
+                if shortcut is not None and shortcut.used:
                     shortcut.take_in()
                 self.read += 1
                 envelope = decode(parts[0])
@@ -242,7 +243,7 @@ class SlotSockets:
                 else:
                     self.slot.take(envelope, parts)
                     self._runs += isinstance(envelope, Run)
-            if shortcut is not None:
+            if shortcut is not None and shortcut.used:
                 shortcut.take_in()
 
     def _take_link(self, slot: int) -> None:

@@ -47,6 +47,7 @@ _SMALL = frozenset({bytes})
 _AT_ONCE = 512
 """Buffers per system call; the kernel allows 1,024 (IOV_MAX)."""
 _FD = struct.calcsize("i")
+_ROOM_FOR_FDS = socket.CMSG_SPACE(4 * _FD)
 
 
 def flat(part: Buffer) -> memoryview:
@@ -110,9 +111,9 @@ class Reader:
         return messages
 
     def _receive(self) -> bytes:
-        room = socket.CMSG_SPACE(4 * _FD)
-        data, ancillary, *_ = self._socket.recvmsg(_READ, room, socket.MSG_CMSG_CLOEXEC)
-        self._collect(ancillary)
+        data, ancillary, _, _ = self._socket.recvmsg(_READ, _ROOM_FOR_FDS, socket.MSG_CMSG_CLOEXEC)
+        if ancillary:
+            self._collect(ancillary)
         return data
 
     def _collect(self, ancillary: list[tuple[int, int, bytes]]) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from encamp.cluster.controller import Controller
@@ -130,8 +129,11 @@ class Registry:
 
     def arrived(self, sender: int, parts: Parts) -> None:
         """See `Tenant.arrived`."""
-        with suppress(BadFrame):
-            self.letter(sender, decode(parts[0]), parts[1:])
+        try:
+            letter = decode(parts[0])
+        except BadFrame:
+            return
+        self.letter(sender, letter, parts[1:])
 
     def letter(self, sender: int, letter: Letter, parts: Parts) -> None:
         """Handle a letter of a client or a server."""
