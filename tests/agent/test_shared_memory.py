@@ -218,7 +218,7 @@ class Sockets:
         self.polling, self.reading = NonReentrantLock(), threading.Lock()
         self.send = self.writer.send
 
-    def come(self) -> bool:
+    def has_data(self) -> bool:
         return False
 
     def leave(self) -> None:

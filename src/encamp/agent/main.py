@@ -72,8 +72,8 @@ class Agent:
     """Serves one end of an engine's network, on a pump that some thread drives.
 
     ``host`` is the name of its host. An agent in the controller's own process shares its pump, and
-    uses no network: the controller calls `take`, and the agent calls ``up`` with what is for the
-    controller. ``over`` is true when the cluster was closed or the controller is gone.
+    uses no network: the controller calls `take`, and the agent calls ``to_controller``. ``over`` is
+    true when the cluster was closed or the controller is gone.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class Agent:
         pump: Pump,
         host: str | None = None,
         *,
-        up: Callable[[Any, Parts], None] | None = None,
+        to_controller: Callable[[Any, Parts], None] | None = None,
     ) -> None:
-        self.up, self.beside = up, up is not None
+        self.to_controller, self.beside = to_controller, to_controller is not None
         self.endpoint, self.pump, self.number = endpoint, pump, endpoint.number
         self.host = host or socket.gethostname()
         self.over = False
@@ -235,8 +235,8 @@ class Agent:
     def pass_on(self, envelope: Any, parts: Parts) -> bool:
         """See `OwningAgent.pass_on`."""
         if not isinstance(envelope, Message) or envelope.agent <= CONTROLLER:
-            if self.up is not None:
-                self.up(envelope, parts)
+            if self.to_controller is not None:
+                self.to_controller(envelope, parts)
                 return isinstance(envelope, Message)
             self.post(CONTROLLER, parts)
         elif envelope.agent == self.number:
@@ -247,8 +247,8 @@ class Agent:
 
     def post(self, to: int, parts: Parts) -> None:
         """Send a message; over a network, the messages of a turn are sent in one frame."""
-        if self.up is not None:
-            self.up(decode(parts[0]), parts)
+        if self.to_controller is not None:
+            self.to_controller(decode(parts[0]), parts)
         else:
             self.outbox.post(to, parts)
 

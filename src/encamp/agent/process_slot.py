@@ -287,9 +287,9 @@ class ProcessSlot(AgentSlot):
         results = self._results
         if results:
             self._results = []
-            up = self.agent.up
-            if up is not None and len(results) == 1:
-                up(decode_results(results[0]), results)
+            to_controller = self.agent.to_controller
+            if to_controller is not None and len(results) == 1:
+                to_controller(decode_results(results[0]), results)
             else:
                 head = [encode(ManyResults(self.number))] if len(results) > 1 else []
                 self.agent.post(CONTROLLER, [*head, *results])

@@ -26,7 +26,7 @@ class OwningAgent(Protocol):
     cluster: str
     shortcut: EngineShortcut | None
     beside: bool
-    up: Callable[[Any, Parts], None] | None
+    to_controller: Callable[[Any, Parts], None] | None
     """Passes an envelope to the controller, if that is in this process."""
     over: bool
 

@@ -413,7 +413,7 @@ class Cluster:
     @property
     def _has_mail(self) -> bool:
         """Whether the queue has a message."""
-        return bool(self._controller.mail.come)
+        return bool(self._controller.mail.queue)
 
     def _taken_in(self) -> Received | None:
         """The next message of the queue, without checking the network. Raises `ClusterClosed`."""

@@ -313,16 +313,16 @@ class Controller:
         else:
             self.pump.before_others(self._handle, [(agent, *message) for message in messages])
 
-    def heard_here(self, number: int) -> Callable[[Any, Parts], None]:
+    def from_agent_here(self, number: int) -> Callable[[Any, Parts], None]:
         """A function that an agent in this process calls with its envelopes, without a network.
 
         They are handled later, after earlier ones, since the agent may be in the middle of a step.
         """
         self.agents.joined(number, "")
-        agent, come = self.agents.by_number[number], self.pump.come
+        agent, pending = self.agents.by_number[number], self.pump.pending
 
         def hear(envelope: Any, parts: Parts) -> None:
-            come.append((self._handle, (agent, envelope, parts)))
+            pending.append((self._handle, (agent, envelope, parts)))
 
         return hear
 
@@ -363,8 +363,9 @@ class Controller:
             run = Run(slot.number, len(calls), list(new), fresh, slot.life, slot.runs)
             if not fresh and slot.changes != functions.kept.changes:
                 run.dropped = self._dropped(slot)
-            if not self._shares_memory:
-                run.settings = self._settings(slot, fresh=fresh)
+            settings = b"" if self._shares_memory else self.program_settings.now()
+            if fresh or settings != slot.settings:
+                run.settings = settings
             parts = [encode(run), encode(calls), *new.values(), *buffers]
             if self.slots_here is None:
                 self.outbox.post(slot.agent, parts)
@@ -372,6 +373,7 @@ class Controller:
                 self.slots_here[slot.number].give(run, parts)
             if not fresh:
                 slot.known.update(new)
+                slot.settings = settings
             self.begins(slot)
 
     def _pickled_now(self, task: TaskRecord) -> tuple[bytes, Parts]:
@@ -395,15 +397,6 @@ class Controller:
                 function = self.setups.function_of(initializer)
                 if function.number not in known:
                     new[function.number] = function.payload
-        return new
-
-    def _settings(self, slot: SlotRecord, *, fresh: bool) -> bytes:
-        """The program's settings that have changed since they were sent to this slot."""
-        settings = self.program_settings.now()
-        if fresh:
-            return settings
-        new = b"" if settings is slot.settings else settings
-        slot.settings = settings
         return new
 
     def _dropped(self, slot: SlotRecord) -> list[int]:

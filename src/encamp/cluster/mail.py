@@ -22,7 +22,7 @@ class Mail:
 
     def __init__(self, tasks: Mapping[int, TaskRecord], outbox: Outbox) -> None:
         self._tasks, self._outbox = tasks, outbox
-        self.come: deque[tuple[int, Any]] = deque()
+        self.queue: deque[tuple[int, Any]] = deque()
         self.early: dict[int, list[tuple[int, int, Parts]]] = {}
         """Messages for tasks that have not started: ports, senders and payloads."""
         self.waiters: list[Callable[[], object]] = []
@@ -39,19 +39,19 @@ class Mail:
     def put(self, sender: int, *what: Any) -> None:
         """Queue messages (their pickles' parts) or events."""
         for one in what:
-            self.come.append((sender, one))
+            self.queue.append((sender, one))
         self._news = True
 
     def take(self, source: int | None) -> Received | None:
         """The next message of the queue, or of one sender; from any thread."""
-        come = self.come
-        if not come:
+        queue = self.queue
+        if not queue:
             return None
         with self._taking:
-            for position in range(len(come) if source is not None else min(1, len(come))):
-                sender, what = come[position]
+            for position in range(len(queue) if source is not None else min(1, len(queue))):
+                sender, what = queue[position]
                 if source is None or sender == source:
-                    del come[position]
+                    del queue[position]
                     break
             else:
                 return None
@@ -59,7 +59,7 @@ class Mail:
 
     def clear(self) -> None:
         """Empty the queue."""
-        self.come.clear()
+        self.queue.clear()
 
     def call_when_there(self, wake: Callable[[], object]) -> None:
         """Call a function once, when the queue has a message; from any thread."""

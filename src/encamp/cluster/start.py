@@ -65,8 +65,8 @@ def _agent_here(controller: Controller) -> Agent | None:
         return None
     if controller.kind == "child":
         check_slots()
-    agent = Agent(end, controller.pump, up=controller.heard_here(end.number))
-    controller.outbox.near, controller.slots_here = agent.take, agent.slots
+    agent = Agent(end, controller.pump, to_controller=controller.from_agent_here(end.number))
+    controller.outbox.to_agent_here, controller.slots_here = agent.take, agent.slots
     return agent
 
 
@@ -97,8 +97,8 @@ def shortcut_of(controller: Controller, agent: Agent | None) -> Shortcut | None:
     if controller.outbox.seal is not None:
         return None
     if engine.short is not None and controller.kind == "inline":
-        return EngineShortcut(pump, engine, engine.short, controller.outbox, mail.come)
+        return EngineShortcut(pump, engine, engine.short, controller.outbox, mail.queue)
     if agent is not None and controller.kind == "child" and USABLE:
         slots, pass_on = agent.slots, agent.pass_on
-        return ProgramShortcut(pump, mail.come, mail.prepared, slots.__getitem__, pass_on)
+        return ProgramShortcut(pump, mail.queue, mail.prepared, slots.__getitem__, pass_on)
     return None

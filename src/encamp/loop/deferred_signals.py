@@ -36,7 +36,7 @@ class DeferredSignals:
         self._wake = wake
         self._depth = 0
         self._handlers: dict[int, Any] = {}
-        self.come: dict[int, Any] = {}
+        self.caught: dict[int, Any] = {}
         self._noting = self._note
 
     def __enter__(self) -> None:
@@ -62,18 +62,18 @@ class DeferredSignals:
                 _set(number, handler)
 
     def _note(self, number: int, frame: object) -> None:
-        if number == _INT and number in self.come:
+        if number == _INT and number in self.caught:
             self._hand_over(number)
-        self.come[number] = frame
+        self.caught[number] = frame
         self._wake()
 
     def check(self) -> None:
         """Handle deferred signals now, unless this is nested; may raise."""
-        if self.come and self._depth == 1 and threading.get_ident() == _main_thread:
-            self._hand_over(next(iter(self.come)))
+        if self.caught and self._depth == 1 and threading.get_ident() == _main_thread:
+            self._hand_over(next(iter(self.caught)))
 
     def _hand_over(self, number: int) -> None:
-        self._handlers[number](number, self.come.pop(number))
+        self._handlers[number](number, self.caught.pop(number))
 
     def __exit__(self, *exc: object) -> None:
         if _thread() != _main_thread:
@@ -88,14 +88,14 @@ class DeferredSignals:
                 self._give_back()
                 raise
             finally:
-                if self.come:
+                if self.caught:
                     self._hand_over_all()
 
     def _hand_over_all(self) -> None:
         """Call all waiting handlers, even if one of them raises."""
-        while self.come:
+        while self.caught:
             try:
-                self._hand_over(next(iter(self.come)))
+                self._hand_over(next(iter(self.caught)))
             finally:
                 self._hand_over_all()
 

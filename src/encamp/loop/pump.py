@@ -84,7 +84,7 @@ class Pump:
         self.broken: Callable[[Exception], None] | None = None
         """Called with what an engine or a handler raises; None: the waiting thread raises it."""
         self._ends: list[tuple[Endpoint, Callable[[Arrival], None]]] = []
-        self.come: deque[tuple[Callable[[Any], None], Any]] = deque()
+        self.pending: deque[tuple[Callable[[Any], None], Any]] = deque()
         """Handlers and what arrived for them. A turn within a handler goes on with these."""
         self.signals_deferred = DeferredSignals(self.wake)
         self._wake = Waker()
@@ -156,7 +156,7 @@ class Pump:
 
     def before_others(self, handle: Callable[[Any], None], arguments: Iterable[Any]) -> None:
         """Call a handler for each argument, before anything else that has arrived."""
-        self.come.extendleft(reversed([(handle, argument) for argument in arguments]))
+        self.pending.extendleft(reversed([(handle, argument) for argument in arguments]))
 
     # One turn
 
@@ -176,7 +176,7 @@ class Pump:
         for rest in self.resting:
             rest()
         limit = 0.0
-        if timeout != 0 and not (self.orders or self.come or self._due):
+        if timeout != 0 and not (self.orders or self.pending or self._due):
             limit = self._patience(timeout)
         if limit > 0:
             self._sleeping = True
@@ -200,8 +200,8 @@ class Pump:
                 handler = handlers.get(fd)
                 if handler is not None and fd not in new and handler(event) is not True:
                     all_done = False
-            if self.come:
-                self._handle_come()
+            if self.pending:
+                self._handle_pending()
             if not all_done or self._more_to_do():
                 self._rest_of_turn()
         except Exception as exc:  # noqa: BLE001 - not an error of the thread that waits
@@ -209,7 +209,7 @@ class Pump:
         if self.waiters:
             self.tell_waiters()
 
-    def come_by_descriptors(self) -> bool:
+    def descriptors_ready(self) -> bool:
         """Whether a descriptor has events; handles none. For a thread that holds the lock."""
         return bool(self._poll.poll(0, 1))
 
@@ -247,8 +247,8 @@ class Pump:
             now = time.monotonic()
             while self._timers and self._timers[0][0] <= now:
                 heappop(self._timers)[2]()
-        if self.come:
-            self._handle_come()
+        if self.pending:
+            self._handle_pending()
         self._due = False
         for turned in self.turned:
             turned()
@@ -267,15 +267,15 @@ class Pump:
     def _arrivals(self) -> None:
         again = True
         while again:
-            self._handle_come()
+            self._handle_pending()
             again = False
             for end, handle in self._ends:
                 arrivals = self._receive(end)
                 if arrivals is None:
                     break
                 for arrival in arrivals:
-                    self.come.append((handle, arrival))
-                self._handle_come()
+                    self.pending.append((handle, arrival))
+                self._handle_pending()
                 again = again or (bool(arrivals) and len(self._ends) > 1)
 
     def _receive(self, end: Endpoint) -> Sequence[Arrival] | None:
@@ -288,10 +288,10 @@ class Pump:
             self._break(exc)
             return None
 
-    def _handle_come(self) -> None:
-        come = self.come
-        while come:
-            handle, argument = come.popleft()
+    def _handle_pending(self) -> None:
+        pending = self.pending
+        while pending:
+            handle, argument = pending.popleft()
             handle(argument)
 
     # Who drives
@@ -310,7 +310,7 @@ class Pump:
         deadline = None if timeout is None else time.monotonic() + timeout
         with self.signals_deferred:
             while True:
-                if self.signals_deferred.come:
+                if self.signals_deferred.caught:
                     self.signals_deferred.check()
                 left = None if deadline is None else deadline - time.monotonic()
                 if (left is not None and left <= 0) or self._closed:
@@ -329,7 +329,7 @@ class Pump:
 
     def _drive(self, done: Callable[[], object], deadline: float | None) -> bool:
         while not done():
-            if self.signals_deferred.come:
+            if self.signals_deferred.caught:
                 self.signals_deferred.check()
             left = None if deadline is None else deadline - time.monotonic()
             if self._closed or (left is not None and left <= 0):
@@ -361,10 +361,10 @@ class Pump:
             if arrivals:
                 with self.signals_deferred:
                     for arrival in arrivals:
-                        self.come.append((handle, arrival))
+                        self.pending.append((handle, arrival))
                     self._due = True
                     try:
-                        self._handle_come()
+                        self._handle_pending()
                     except Exception as exc:  # noqa: BLE001 - as in `turn`
                         self._break(exc)
                 return True
@@ -375,7 +375,7 @@ class Pump:
 
         The background thread leaves the driving to this thread for a while.
         """
-        busy = self.rest or self.orders or self.come or self.nudged or self.passed > PASSED
+        busy = self.rest or self.orders or self.pending or self.nudged or self.passed > PASSED
         if busy or len(self._ends) != 1:
             return None
         self.left_at = now = time.monotonic()

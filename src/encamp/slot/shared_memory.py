@@ -141,7 +141,7 @@ class Sockets(Protocol):
     def send(self, parts: Parts, message: Message | None = None) -> None:
         """Send to the agent."""
 
-    def come(self) -> bool:
+    def has_data(self) -> bool:
         """Whether a socket has data to read; for the thread that polls."""
 
     def leave(self) -> None:
@@ -197,7 +197,7 @@ class SlotShortcut:
         self._looks += 1
         if words[_PUT] != words[_TAKEN]:
             return True
-        return not self._looks % _POLL_EVERY and self._sockets.come()
+        return not self._looks % _POLL_EVERY and self._sockets.has_data()
 
     def rest(self) -> bool:
         """Stop polling before this process sleeps; returns whether the cell had a message."""
@@ -294,7 +294,7 @@ class ProgramShortcut:
             if not alone:
                 break
             try:
-                return not (pump.orders or pump.come) and prepared(payload)
+                return not (pump.orders or pump.pending) and prepared(payload)
             finally:
                 self._release()
         return False
@@ -321,7 +321,7 @@ class ProgramShortcut:
         """Whether a message may be received outside a turn of the pump."""
         pump = self._pump
         pump.passed += 1
-        if self._queue or pump.orders or pump.come or pump.nudged or pump.passed > PASSED:
+        if self._queue or pump.orders or pump.pending or pump.nudged or pump.passed > PASSED:
             return False
         return pump.eager and monotonic() - pump.turned_at < TURN_WITHIN
 
@@ -344,7 +344,7 @@ class ProgramShortcut:
             if words[_PUT] != words[_TAKEN]:
                 return True
         self._looks += 1
-        return not self._looks % _POLL_EVERY and self._pump.come_by_descriptors()
+        return not self._looks % _POLL_EVERY and self._pump.descriptors_ready()
 
     def _rest(self) -> None:
         """Stop polling before the pump sleeps, and pass on messages from the cells."""

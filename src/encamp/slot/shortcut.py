@@ -127,7 +127,7 @@ class EngineShortcut:
         """
         pump, messages = self._pump, self._messages
         pump.passed += 1
-        if pump.orders or pump.come or pump.nudged or pump.passed > PASSED or not self._open:
+        if pump.orders or pump.pending or pump.nudged or pump.passed > PASSED or not self._open:
             return None
         caught = None
         try:

@@ -72,7 +72,7 @@ class SlotSockets:
         self._changed = threading.Condition()
         self._others = 0
         """How many threads wait for the one that polls."""
-        self._come = 0
+        self._reads = 0
         """How often something was read."""
         self._links: dict[int, _Link] = {}
         self._numbers: dict[int, int] = {}
@@ -148,28 +148,28 @@ class SlotSockets:
         deadline = None if timeout is None else time.monotonic() + timeout
         over = False
         while True:
-            come = self._come
+            reads = self._reads
             if (got := found()) is not None or over:
                 return got
             if self._cut_off == self.slot.running:
                 raise OSError(errno.EMFILE, _CUT_OFF)
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            self.wait(left, come)
+            self.wait(left, reads)
             over = left == 0
 
-    def wait(self, timeout: float | None, come: int = -1) -> bool:
+    def wait(self, timeout: float | None, reads: int = -1) -> bool:
         """Wait until something arrives or the time is over; False if nothing has arrived.
 
-        ``come`` is an earlier ``_come``: if something was read since, it does not wait.
+        ``reads`` is an earlier ``_reads``: if something was read since, it does not wait.
         """
         with deferred_signals.if_task_has_any():
-            return self._wait(timeout, come)
+            return self._wait(timeout, reads)
 
-    def _wait(self, timeout: float | None, come: int) -> bool:
+    def _wait(self, timeout: float | None, reads: int) -> bool:
         if not self.polling.acquire(wait=False):
             return self._wait_for_another(timeout)
         try:
-            if come not in (-1, self._come):
+            if reads not in (-1, self._reads):
                 return True
             shortcut = self.shortcut
             at_once = shortcut is not None and shortcut.used and shortcut.rest()
@@ -184,8 +184,8 @@ class SlotSockets:
             self.leave()
         return at_once or bool(events)
 
-    def come(self) -> bool:
-        """See `shared_memory.Sockets.come`."""
+    def has_data(self) -> bool:
+        """See `shared_memory.Sockets.has_data`."""
         return bool(self._poll.poll(0))
 
     def _wait_for_another(self, timeout: float | None) -> bool:
@@ -226,7 +226,7 @@ class SlotSockets:
                 self._signals.recv(4096)
             elif fd in self._numbers:  # False if the link was replaced just now
                 self._read_link(self._numbers[fd])
-        self._come += 1
+        self._reads += 1
         if self._others:
             self._tell_others()
 

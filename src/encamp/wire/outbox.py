@@ -29,7 +29,7 @@ class Outbox:
     def __init__(self, end: Network) -> None:
         self._end = end
         self.seal: Seal | None = None
-        self.near: Callable[[Parts], None] | None = None
+        self.to_agent_here: Callable[[Parts], None] | None = None
         """Called with messages to the only agent, if that is in this process."""
         self.waiting: dict[int, list[Parts]] = {}
         """By receiver, messages that were posted and not sent yet."""
@@ -37,8 +37,8 @@ class Outbox:
 
     def post(self, to: int, parts: Parts) -> None:
         """Send a message with the next `flush`."""
-        if self.near is not None:
-            self.near(parts)
+        if self.to_agent_here is not None:
+            self.to_agent_here(parts)
             return
         waiting = self.waiting.get(to)
         size = sum(map(len, parts))
@@ -52,8 +52,8 @@ class Outbox:
 
     def send(self, to: int, parts: Parts) -> None:
         """Send a message now, after those that were posted before."""
-        if self.near is not None:
-            self.near(parts)
+        if self.to_agent_here is not None:
+            self.to_agent_here(parts)
         elif to in self.waiting:
             self.post(to, parts)
             if to in self.waiting:  # `post` may have sent them already
