@@ -302,8 +302,8 @@ def _write() -> None:
 
 KEPT = """
 import os
-from encamp.slot.isolation import put_back
-isolation = put_back("/")
+from encamp.slot.isolation import ProcessRestored
+isolation = ProcessRestored("/")
 os.environ.update(OUTER="of the call", OWN="of the call", SET="by the initializer")
 isolation.keep(besides=["OUTER", "OWN"])
 os.environ.update(OUTER="of a later call", SET="by a later call", LATER="by a later call")
