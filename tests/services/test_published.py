@@ -240,6 +240,15 @@ class Frail(Adder):
         threading.Event().wait()
 
 
+def test_deaths_with_answers_in_between_are_not_too_many() -> None:
+    with Cluster("local", slots=1) as cluster:
+        service = cluster.publish(served.Counter, restarts=1)
+        for _ in range(2):
+            with pytest.raises(ServerLost):
+                service.call("die").get(SOON)
+            assert service.call("same", 1).get(SOON) == 1
+
+
 def test_a_state_that_is_not_on_the_disk_yet_is_there_for_the_successor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -13,7 +13,8 @@ import pytest
 from other_processes import finish, run, start, wait_until
 from placed_inputs import placed
 
-from encamp.errors import BadJob, DiskFull, InputDamaged
+from encamp.errors import BadJob, DiskFull, InputDamaged, SourceChanged
+from encamp.storage.cache import cache as cache_module
 from encamp.storage.cache.cache import INDEX, LIMIT, HostCache, clear_cache
 from encamp.storage.cache.index import opened
 from encamp.storage.cache.locks import KeyLock, exclusive
@@ -514,6 +515,30 @@ def test_room_that_another_process_asked_for_is_kept_while_that_lives(ends: str)
             pass
         with opened(cache.root / INDEX) as index:
             assert index.rooms() == []
+
+
+def test_some_of_the_disk_is_always_left_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 100 << 20
+    monkeypatch.setattr(cache_module, "free_space", lambda _: free)
+    with HostCache() as cache:
+        with cache.room(free - (1 << 20), "nearly all"):
+            pass
+        with pytest.raises(DiskFull), cache.room(free - (1 << 20) + 1, "a byte more"):
+            pass
+
+
+def test_a_tree_that_could_not_be_fetched_is_used_by_nobody(here: Path) -> None:
+    """Its entry may be fetched again, or evicted, while the same cache is still open."""
+    (here / "tree").mkdir()
+    (here / "tree/a").write_text("as planned")
+    item = planned(here / "tree")
+    (here / "tree/a").write_text("changed meanwhile")
+    with HostCache() as cache:
+        with pytest.raises(SourceChanged):
+            cache.get(item)
+        lock = KeyLock(local_storage() / "cache/locks", cache.place_of(item).name)
+        assert lock.take_if_free()
+        lock.close()
 
 
 @pytest.mark.parametrize("harm", [b"this is no database" * 100, b""])
