@@ -64,6 +64,18 @@ def test_in_a_tree_only_what_is_new_is_published(data: Path, mode: str, pattern:
     assert [Path(path).name for path in _below("out")] == ["new.csv"]
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_in_a_tree_that_changes_at_its_source_only_what_is_new_is_published(
+    data: Path, mode: Mode
+) -> None:
+    """The task's files are compared with what it got, which its host may not see any more."""
+    mirror = Mirror("tree", mode=mode)
+    with encamp.sandbox(mirror=mirror, outputs={"tree/**/*.csv": "out"}) as folder:
+        (data / "tree/deep/c.csv").write_text("changed meanwhile")
+        (folder / "tree/new.csv").write_text("new")
+    assert [Path(path).name for path in _below("out")] == ["new.csv"]
+
+
 def test_the_same_holds_for_a_tree_that_has_vanished_from_the_cache(data: Path) -> None:
     """It is compared with its source."""
     mirror = Mirror("tree", mode="copy")

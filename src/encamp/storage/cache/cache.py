@@ -186,7 +186,7 @@ class HostCache:
         else:
             self._hold_tree(item, key, entry, has_room=has_room)
         self._used[key] = _row(item)
-        return entry / "tree" if item.kind == "tree" else entry
+        return _contents(entry, item)
 
     def _hold_tree(self, item: Item, key: str, entry: Path, *, has_room: bool) -> None:
         """Share the tree's lock until this object is closed, and ensure that the tree is here.
@@ -457,6 +457,10 @@ class HostCache:
         """The path of an input's entry, whether or not it exists."""
         return self._entry(_key(item), item.kind)
 
+    def contents_of(self, item: Item) -> Path:
+        """The path of the file or tree in an input's entry, whether or not it exists."""
+        return _contents(self.place_of(item), item)
+
     def forget_damaged(self, item: Item, why: str = "a task wrote to it") -> None:
         """Mark the entry of an input to be fetched again."""
         entry = self._entry(_key(item), item.kind)
@@ -473,6 +477,10 @@ _READONLY = ".ro"
 
 def _key(item: Item) -> str:
     return item.identity + (_READONLY if item.readonly else "")
+
+
+def _contents(entry: Path, item: Item) -> Path:
+    return entry / "tree" if item.kind == "tree" else entry
 
 
 def _fetching(identity: str) -> str:

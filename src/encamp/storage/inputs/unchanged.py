@@ -60,7 +60,7 @@ class Unchanged:
         """By the entry in the cache, or by the source if it still matches the plan."""
         place = f"{self._folder}/{path}"
         with suppress(OSError):
-            return _same(place, f"{self._cache.place_of(item)}{inner}")
+            return _same(place, f"{self._cache.contents_of(item)}{inner}")
         if item.url is not None:
             return False
         with suppress(OSError, UnusableInput):
