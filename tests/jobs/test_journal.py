@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 import random
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from encamp.errors import JobBusy
+from encamp.errors import DiskFull, JobBusy
 from encamp.facts import Published, Span, Where
 from encamp.jobs.journal import Journal, Record
 from encamp.model import AttemptReport, TaskReport
@@ -86,6 +87,27 @@ GARBAGE = [
     b'{"event": "no such event", "task": "a", "time": 1}',
     b"[" * 100_000,
 ]
+
+
+def test_a_record_that_did_not_fit_on_the_disk_does_not_harm_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, real, calls = Journal(tmp_path / "job.job"), os.write, iter(range(9))
+
+    def full(fd: int, data: memoryview) -> int:
+        if next(calls):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(fd, data[:10])
+
+    with journal.writing():
+        journal.write(Record("submitted", "before", 1.0, 1))
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "write", full)
+            with pytest.raises(DiskFull):
+                journal.write(Record("submitted", "too long", 1.0, 1))
+        journal.write(Record("submitted", "after", 1.0, 2))
+        assert journal.attempts == {"before": 1, "after": 2}
+    assert _read(tmp_path / "job.job").attempts == {"before": 1, "after": 2}
 
 
 @pytest.mark.parametrize("line", GARBAGE)
