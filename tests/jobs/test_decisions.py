@@ -75,6 +75,7 @@ ENDS: dict[str, tuple[list[Any], int, int]] = {
     "input": ([NO_INPUT], 2, 1),
     "host lost": ([LOST], 0, 1 + MOST_LOSSES),
     "host lost, retries": ([LOST], 2, 1 + MOST_LOSSES + 2),
+    "its supervisor crashes": ([TaskLost("a", "node1", -9, "")], 1, 2),
     "loses and fails": ([LOST, STEP, LOST, STEP, GOOD], 1, 4),
     "well in the end": ([STEP, LIMIT, GOOD], 2, 3),
     "some error of the executor's": ([RuntimeError("broken")], 1, 2),

@@ -13,6 +13,7 @@ from scripted import GOOD, Scripted
 import encamp
 from encamp.errors import BadJob, StepFailed
 from encamp.jobs.journal import Journal
+from encamp.jobs.submissions import Submissions
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.model import JobFailed
 
@@ -219,6 +220,24 @@ def test_few_tasks_are_handed_over_ahead_where_failures_are_limited(here: Path) 
     report = plain(*"abcdefgh", retries=0).run(pool, max_failures=3, check=False)
     assert len(pool.futures) == 2 + 3
     assert report.count("failed") == 2 + 3
+
+
+def test_fewer_tasks_are_handed_over_ahead_after_a_failure(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = Two(held=1)  # the first one fails at once
+    real = Submissions.arrivals
+
+    def arrivals(self: Submissions, *args: Any) -> Any:
+        for future in pool.futures:  # no more are handed over before one ends
+            if not future.done():
+                future.set_running_or_notify_cancel()
+                future.set_result(BAD)
+        return real(self, *args)
+
+    monkeypatch.setattr(Submissions, "arrivals", arrivals)
+    report = plain(*"abcdefgh", retries=0).run(pool, max_failures=3, check=False)
+    assert len(pool.futures) == report.count("failed") == 1 + (2 + 3 - 1)
 
 
 def test_more_tasks_are_handed_over_when_the_executor_has_grown(here: Path) -> None:

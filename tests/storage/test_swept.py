@@ -78,6 +78,7 @@ def test_in_a_tree_that_changes_at_its_source_only_what_is_new_is_published(
 
 def test_the_same_holds_for_a_tree_that_has_vanished_from_the_cache(data: Path) -> None:
     """It is compared with its source."""
+    (data / "tree/e.csv").write_text("e.csv")
     mirror = Mirror("tree", mode="copy")
     with encamp.sandbox(mirror=mirror, outputs={"tree/**/*.csv": "out"}) as folder:
         shutil.rmtree(local_storage() / "cache/trees")  # as a cleaner of temporary files might
