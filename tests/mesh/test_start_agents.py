@@ -16,6 +16,7 @@ from encamp.errors import EngineFailed
 from encamp.testing import work
 from encamp.testing.conformance.bound import results
 from encamp.testing.waiting import children_with, gone, until
+from encamp.version import __version__
 
 
 def agents() -> list[psutil.Process]:
@@ -76,3 +77,16 @@ def test_the_environment_of_an_agent(here: bool, monkeypatch: pytest.MonkeyPatch
     assert [found.get(name) for name in names] == [None, "3", None, None, "kept"]
     theirs = [found.get(name) for name in said]
     assert theirs == (["the program's", "y", "z"] if here else ["the host's", "y", None])
+
+
+@pytest.mark.parametrize(
+    ("module", "why"),
+    [
+        ("encamp", "its Python has no encamp; install it for the Python of my workers"),
+        ("encamp.other", f"its Python has another version of encamp; install {__version__}, which"),
+        ("encampment", "ModuleNotFoundError: No module named 'encampment'"),
+    ],
+)
+def test_what_a_hosts_python_lacks_is_told(module: str, why: str) -> None:
+    exc = ModuleNotFoundError(f"No module named {module!r}")
+    assert start_agents.why_not(exc, "my workers").startswith(why)

@@ -22,6 +22,7 @@ import msgspec
 
 from encamp.engines.kit.foreign import foreign
 from encamp.engines.kit.interpreter import PACKAGE, START, python_command
+from encamp.version import __version__
 
 _HERE = ("PARALLEL_", "ENCAMP_")
 _ELSEWHERE = ("PARALLEL_",)
@@ -202,6 +203,11 @@ def end(run: str, within: float = 0.0) -> None:
 
 def why_not(exc: Exception | None, whose: str) -> str:
     """Why agents could not be started by the interpreter of ``whose``, with a remedy."""
-    if "No module named 'encamp" in str(exc):
+    if "No module named 'encamp'" in str(exc):
         return f"its Python has no encamp; install it for the Python of {whose}"
+    if "No module named 'encamp." in str(exc):
+        return (
+            f"its Python has another version of encamp; install {__version__}, which the program "
+            f"has, for the Python of {whose}"
+        )
     return f"{type(exc).__name__}: {exc}"
