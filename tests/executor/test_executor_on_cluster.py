@@ -432,7 +432,7 @@ if __name__ == "__main__":
     pool = Executor("local", slots=2)
     calls = [pool.submit(time.sleep, 600) for _ in range(5)]
     while not calls[1].running():
-        pass
+        time.sleep(0.005)
     if sys.argv[1] == "with":
         with pool:
             print("running", flush=True)

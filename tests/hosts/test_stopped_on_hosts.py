@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+from encamp.testing.waiting import until
 from lab import Lab
 
 SCRIPT = """
@@ -33,8 +34,8 @@ def test_a_stopped_run_ends_its_tasks_on_a_host_without_the_share(lab: Lab) -> N
     pipe = subprocess.PIPE
     with controller.popen(command, stdout=pipe, stderr=pipe) as run:
         begun = ["find", afar.storage, "-name", "begun"]
-        while not afar.run(begun, check=False).stdout:
-            assert run.poll() is None, run.communicate()
+        until(lambda: run.poll() is not None or afar.run(begun, check=False).stdout)
+        assert run.poll() is None, run.communicate()
         commands = controller.commands().items()
         python = next(pid for pid, line in commands if "stopped.py" in line)
         subprocess.run(["kill", f"-{signal.SIGINT}", str(python)], check=True)

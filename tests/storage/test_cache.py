@@ -114,8 +114,7 @@ OPENING = """
     from encamp.storage.cache.index import opened
     folder, start = Path(sys.argv[1]), float(sys.argv[2])
     for number in range(150):
-        while time.time() < start + number * 0.02:
-            pass
+        time.sleep(max(0.0, start + number * 0.02 - time.time()))
         with opened(folder / str(number)) as index:
             index.tell("source", "opened", "")
 """
