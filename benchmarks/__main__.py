@@ -13,6 +13,13 @@ import psutil
 from encamp.storage.roots import LOCAL
 
 PLANES = ("storage", "compute", "controller", "jobs", "services", "pvm", "systems")
+ALONE = ("compared", "peers", "steps")
+"""Benchmarks that are programs of their own."""
+
+_REMEDY = (
+    f"choose from {', '.join(PLANES)}, "
+    f"or run one of these by itself: {', '.join(f'python -m benchmarks.{one}' for one in ALONE)}"
+)
 
 
 def _file_system(folder: Path) -> str:
@@ -23,7 +30,11 @@ def _file_system(folder: Path) -> str:
 
 
 def main(names: list[str]) -> int:
-    """Print one line a figure; returns 1 if one does not hold."""
+    """Print one line a figure; returns 1 if one does not hold, 2 for an unknown name."""
+    for name in names:
+        if name not in PLANES:
+            print(f"{name} has no figures here; {_REMEDY}", file=sys.stderr)
+            return 2
     missed = 0
     for name in names or PLANES:
         module = importlib.import_module(f"benchmarks.{name}")

@@ -158,6 +158,17 @@ def test_what_comes_before_and_after_is_not_in_a_time() -> None:
     assert order == ["before", "action", "after"]
 
 
+@pytest.mark.parametrize("name", ["steps", "nothing"])
+def test_a_name_without_figures_is_answered_with_those_that_have_some(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _module("__main__").main(["storage", name]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(f"{name} has no figures here; choose from storage, compute,")
+    assert "python -m benchmarks.steps" in told.err
+
+
 def test_make_bench_ends_with_1_where_a_figure_misses(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
