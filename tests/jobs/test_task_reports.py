@@ -73,7 +73,7 @@ def _both(folder: Path, count: int = 200) -> tuple[Reports, list[TaskReport]]:
             why = "the run was stopped before this task was done"
             listed[n] = TaskReport(task.name, "waiting", why=why)
         else:
-            reports.add(task)
+            reports.add(task, records.line(task.name) or b"")
     return reports, listed
 
 

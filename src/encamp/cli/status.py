@@ -15,7 +15,7 @@ from rich.live import Live
 from encamp.cli.job_states import JobState, job_folders, state_of
 from encamp.errors import NotOurs, shown
 from encamp.jobs.display.status_view import StatusView
-from encamp.jobs.report.json_facts import json_value
+from encamp.jobs.report.json_facts import facts_json
 from encamp.storage.disk.own_files import OwnFolder
 
 _PAUSE = 1.0
@@ -36,8 +36,8 @@ def status_command(
     if follow:
         _follow(folders, as_json=as_json)
     elif as_json:
-        states = json_value([state.status for state in _states(folders)])
-        _say(msgspec.json.format(msgspec.json.encode(states), indent=2).decode())
+        states = facts_json([state.status for state in _states(folders)])
+        _say(msgspec.json.format(states, indent=2).decode())
     if not as_json:
         for state in _states(folders):
             _say(*state.lines)
@@ -94,7 +94,7 @@ def _tell_news(states: list[JobState], told: dict[str, object], *, as_json: bool
             continue
         told[status.folder] = news
         if as_json:
-            _say(msgspec.json.encode(json_value(status)).decode())
+            _say(facts_json(status).decode())
         else:
             _say(*state.lines)
 

@@ -109,7 +109,8 @@ class Records(Mapping[str, Record]):
 
     def line(self, task: str) -> bytes | None:
         """A record as a line of the file; None if the task has none."""
-        return self._line(task) if task in self._extents else None
+        extent = self._extents.get(task)
+        return None if extent is None else self._read(extent)
 
     def outputs(self, task: str) -> list[Published]:
         """The outputs that a task had published when it was done."""
@@ -136,8 +137,8 @@ class Records(Mapping[str, Record]):
     def copy_to(self, file: IO[bytes]) -> array[int]:
         """Write all to another file; returns their positions there, for `moved_to`."""
         extents, end = array("Q"), file.tell()
-        for task in self._extents:
-            line = self._line(task)
+        for extent in self._extents.values():
+            line = self._read(extent)
             extents.append(end << _LENGTH | len(line))
             file.write(line)
             end += len(line)
@@ -159,7 +160,7 @@ class Records(Mapping[str, Record]):
         self.close()
 
     def __getitem__(self, task: str) -> Record:
-        record = decoded(self._line(task))
+        record = decoded(self._read(self._extents[task]))
         if record is None or record.task != task:  # another run has written the file anew
             raise KeyError(task)
         return record
@@ -173,15 +174,12 @@ class Records(Mapping[str, Record]):
     def __len__(self) -> int:
         return len(self._extents)
 
-    def _line(self, task: str) -> bytes:
-        start, length = divmod(self._extents[task], 1 << _LENGTH)
-        return os.pread(self._opened(), length, start)
-
-    def _opened(self) -> int:
+    def _read(self, extent: int) -> bytes:
         if self._fd < 0:
             with self._folder.opened() as files:
                 self._fd = files.open(NAME)
-        return self._fd
+        start, length = divmod(extent, 1 << _LENGTH)
+        return os.pread(self._fd, length, start)
 
 
 class Journal:
@@ -241,7 +239,8 @@ class Journal:
 
     def own(self, task: str) -> set[str]:
         """All final names that have ever belonged to this task."""
-        return {*_own(self.done.outputs(task)), *self.earlier.get(task, ())}
+        now = _own(self.done.outputs(task)) if task in self.done else ()
+        return {*now, *self.earlier.get(task, ())}
 
     def current(self) -> Iterator[str]:
         """The finished tasks that the job still has."""
@@ -347,8 +346,8 @@ class Journal:
 
     def _begin(self, held: ExitStack) -> None:
         """Create the job's folder if it is missing, and keep it open."""
-        with refusals(self.folder), self.own_folder.opened(make=True) as files:
-            held.enter_context(self.own_folder.held(files))
+        with refusals(self.folder):
+            files = held.enter_context(self.own_folder.held())
             _check_is_jobs(files)
             with suppress(FileNotFoundError):
                 os.close(_opened(files))
@@ -357,13 +356,14 @@ class Journal:
             logs.tighten()
             logs.close()
 
-    def write(self, *records: Record) -> None:
-        """Append records. They survive this process at once, and the host's crash after `flush`.
+    def write(self, *records: Record) -> list[bytes]:
+        """Append records; returns their lines.
 
-        Raises `DiskFull`, or OSError from the disk.
+        They survive this process at once, and the host's crash after `flush`. Raises `DiskFull`, or
+        OSError from the disk.
         """
         if not records:
-            return
+            return []
         lines = [encoded(record) + b"\n" for record in records]
         view = memoryview(b"".join(lines))
         try:
@@ -376,6 +376,7 @@ class Journal:
         for record, line in zip(records, lines, strict=True):
             self._take_in(record, (self._end, len(line)))
             self._end += len(line)
+        return lines
 
     @property
     def file(self) -> Path:

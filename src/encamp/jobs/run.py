@@ -284,7 +284,8 @@ class _Run:
             self.monitor.look(self.submissions.futures, self._try_of)
             if self.running:
                 arrivals = self._arrivals(min(SILENCE, self.monitor.pause))
-                self._take_in(arrivals)
+                if arrivals:
+                    self._take_in(arrivals)
                 if self.submissions.look(heard=bool(arrivals)):
                     self.running.clear()
             if not self.enough:
@@ -518,10 +519,10 @@ class _Run:
             kept = replace(report, value=as_json(report.value))
             records.append(Record("done", name, time.time(), current.number, current.key, kept))
             reports.append(report)
-        self.journal.write(*records)
-        for report in reports:
+        lines = self.journal.write(*records)
+        for report, line in zip(reports, lines, strict=True):
             self.orphans.note(report.name, self.publisher.finals)
-            self._end(report)
+            self._end(report, line)
 
     def _failed(self, name: str, outcome: Outcome) -> None:
         current = self.running[name]
@@ -594,8 +595,8 @@ class _Run:
         self.parked[name] = current
         unstage(outcome.rescued)
 
-    def _end(self, report: TaskReport) -> None:
-        self.ended.add(report)
+    def _end(self, report: TaskReport, line: bytes = b"") -> None:
+        self.ended.add(report, line)
         self._note_end(report.name, (*report.outputs, *report.rescued))
         self.monitor.ended(report)
         self.progress.ended(report)
@@ -652,7 +653,7 @@ class _Run:
         so_far = self._so_far(as_list_if_few(self.ended), interrupted=interrupted)
         report = self.job.report = replace(so_far, orphans=self.orphans.count)
         write_manifest(self.journal.own_folder, self.manifest)
-        for_disk = replace(report, tasks=self.ended.for_disk())
+        for_disk = replace(report, tasks=self.ended.for_disk(report.tasks))
         keep_report(for_disk, self.journal.own_folder)
         made_of = None if self.passed_over else facts_of(self.job.tasks, self.ended.done)
         write_table(self._with_values, self.journal.own_folder, made_of)

@@ -16,7 +16,7 @@ from pathlib import Path
 from encamp.errors import EncampError, printable
 from encamp.search_paths import only_ours
 from encamp.storage.process import boot_id
-from encamp.storage.roots import SharedPath, to_abstract, to_actual
+from encamp.storage.roots import SharedPath, shared_roots, to_abstract, to_actual
 
 _SEP = "\0"
 _LIBRARY = Path(os.__file__).parent
@@ -33,8 +33,9 @@ def import_path() -> list[str]:
 
     Without the standard library, which belongs to the interpreter.
     """
+    roots = shared_roots()
     folders = [os.path.abspath(folder or ".") for folder in sys.path]
-    others = [_everywhere(folder) for folder in folders if not _STANDARD.fullmatch(folder)]
+    others = [_everywhere(folder, roots) for folder in folders if not _STANDARD.fullmatch(folder)]
     return [f"{_SEP}{boot_id()}", *others]
 
 
@@ -80,8 +81,8 @@ def _is_for_this_python(folder: str) -> bool:
     return not versions or versions[-1] == "{}.{}".format(*sys.version_info)
 
 
-def _everywhere(folder: str) -> str:
-    shared = to_abstract(folder)
+def _everywhere(folder: str, roots: list[Path]) -> str:
+    shared = to_abstract(folder, roots)
     return folder if shared is None else _SEP.join((folder, str(shared.root), shared.rest))
 
 

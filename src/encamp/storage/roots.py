@@ -62,21 +62,14 @@ def local_storage_path() -> Path:
 
     Raises `BadLocalStorage` if PARALLEL_LOCAL_STORAGE is not an absolute path.
     """
-    base = os.path.expanduser(os.environ.get(LOCAL) or _temporary())
+    if not (given := os.environ.get(LOCAL)):
+        import tempfile  # not loaded in every slot, so that slots start faster
+
+        given = tempfile.gettempdir()
+    base = os.path.expanduser(given)
     if not base.startswith("/"):
         raise BadLocalStorage(base, _not_absolute(base))
     return real_folder(base) / f"encamp-{_user()}"
-
-
-def _temporary() -> str:
-    import tempfile  # not loaded in every slot, so that slots start faster
-
-    return tempfile.gettempdir()
-
-
-def _expanded(name: str) -> Path:
-    """``name`` with ``~`` or ``~user`` replaced by the home folder, if there is such a user."""
-    return Path(os.path.expanduser(name))
 
 
 def real_folder(path: str) -> Path:
@@ -94,9 +87,9 @@ def real_folder(path: str) -> Path:
 _real: dict[str, Path] = {}
 
 
-def _not_absolute(path: Path | str) -> str:
+def _not_absolute(path: str) -> str:
     """The reason for refusing a path: a relative one would depend on each task's current folder."""
-    return "no such user" if str(path).startswith("~") else "it is not an absolute path"
+    return "no such user" if path.startswith("~") else "it is not an absolute path"
 
 
 def _user() -> str:
@@ -161,29 +154,28 @@ def shared_roots() -> list[Path]:
     """
     given = os.environ.get(MIRRORED)
     if not given:
-        home = _expanded("~")
-        return [real_folder(str(home))] if home.is_absolute() else []
+        home = os.path.expanduser("~")
+        return [real_folder(home)] if home.startswith("/") else []
     return [_shared_root(name) for name in given.split(os.pathsep) if name]
 
 
 def _shared_root(name: str) -> Path:
-    path = _expanded(name)
-    if not path.is_absolute():
+    path = os.path.expanduser(name)
+    if not path.startswith("/"):
         raise BadJob(f"{MIRRORED} names {name!r}", _not_absolute(path))
-    return real_folder(str(path))
+    return real_folder(path)
 
 
-def to_abstract(path: Path | str) -> SharedPath | None:
-    """``path`` as a `SharedPath`, or None if it is in no shared root.
+def to_abstract(path: Path | str, roots: list[Path] | None = None) -> SharedPath | None:
+    """``path`` as a `SharedPath`, or None if it is in no shared root; ``roots`` are `shared_roots`.
 
     If several roots contain it, the longest counts. Symlinks are resolved on both sides, and whole
     components are compared, so ``/home2/x`` is not in ``/home``.
     """
-    return _in_root(os.path.realpath(path))
+    return _in_root(os.path.realpath(path), shared_roots() if roots is None else roots)
 
 
-def _in_root(real: str) -> SharedPath | None:
-    roots = shared_roots()
+def _in_root(real: str, roots: list[Path]) -> SharedPath | None:
     holding = [i for i, root in enumerate(roots) if is_below(real, str(root))]
     if not holding:
         return None
@@ -208,12 +200,12 @@ def to_actual(shared: SharedPath) -> Path:
 def portable(path: Path | str) -> Portable:
     """``path`` in the form that is sent to other hosts, with symlinks resolved."""
     real = os.path.realpath(path)
-    return _in_root(real) or real
+    return _in_root(real, shared_roots()) or real
 
 
 def portable_name(path: Path) -> Portable:
     """`portable` without resolving symlinks, whatever is at the path by now."""
-    return _in_root(str(path)) or str(path)
+    return _in_root(str(path), shared_roots()) or str(path)
 
 
 def with_name(path: Portable, name: str) -> Portable:

@@ -110,8 +110,8 @@ class RunMonitor:
         if task.state in ("done", "failed") and task.attempts:
             self._ran += 1
             last = task.attempts[-1]
-            self._busy += sum(phase.seconds for phase in last.phases)
-            self._mirrored += sum(a.bytes_mirrored + a.bytes_shared for a in task.attempts)
+            self._busy += sum([phase.seconds for phase in last.phases])
+            self._mirrored += sum([a.bytes_mirrored + a.bytes_shared for a in task.attempts])
 
     def look(
         self,

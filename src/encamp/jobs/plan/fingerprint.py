@@ -74,24 +74,24 @@ class _Hasher:
         finally:
             del self._enclosing[id(value)]
 
-    def _digest(self, value: object) -> bytes:
-        if isinstance(value, _EXTENDED) and type(value) not in _EXACT:
-            return self._extended(value)
-        return self._plain_or_object(value)
-
     def _extended(self, value: Any) -> bytes:
         """A plain value of another class: its class counts, and what that adds to the value."""
         if isinstance(value, Enum):
             return self._join("enum", map(self.digest, (type(value), value.value)))
         added = (getattr(value, "__dict__", None), getattr(value, "default_factory", None))
-        parts = [self.digest(type(value)), self._plain_or_object(value), self.digest(added)]
+        parts = [self.digest(type(value)), self._digest(value, exact=True), self.digest(added)]
         return self._join("extended", parts)
 
-    def _plain_or_object(self, value: object) -> bytes:
+    def _digest(self, value: object, *, exact: bool = False) -> bytes:
+        """``exact``: as if its class added nothing to the value."""
+        if not exact and isinstance(value, _EXTENDED) and type(value) not in _EXACT:
+            return self._extended(value)
         kind = type(value).__qualname__
         match value:
-            case None | bool() | int() | float() | complex():
-                return self._join(kind, [_text_of(value).encode()])
+            case int():  # Python limits how many decimal digits it writes of a whole number
+                return self._join(kind, [hex(value).encode()])
+            case None | float() | complex():
+                return self._join(kind, [repr(value).encode()])
             case str():
                 return self._join(kind, [value.encode("utf-8", "surrogatepass")])
             case bytes() | bytearray():
@@ -102,13 +102,16 @@ class _Hasher:
                 return self._join(kind, map(self.digest, value))
             case set() | frozenset():
                 return self._join(kind, sorted(map(self._apart, value)))
-            case dict() if all(type(key) is str for key in value):
-                items = sorted(value.items(), key=lambda item: item[0])
-                return self._join(kind, [self.digest(part) for item in items for part in item])
             case dict():
-                return self._join(kind, sorted(map(self._apart, value.items())))
+                return self._join(kind, self._items(value))
             case _:
                 return self._code_or_object(value)
+
+    def _items(self, value: dict[Any, object]) -> list[bytes]:
+        """The digests of a dictionary's items in an order that does not depend on theirs."""
+        if all(type(key) is str for key in value):
+            return [self.digest(part) for key in sorted(value) for part in (key, value[key])]
+        return sorted(map(self._apart, value.items()))
 
     def _apart(self, value: object) -> bytes:
         """The digest of a value whose position is unknown, numbered separately."""
@@ -148,7 +151,7 @@ class _Hasher:
         used = _used_globals(function)
         package = function.__globals__.get("__package__") or ""
         late = [self._file(*found) for found in _imported_files(function.__code__, package)]
-        return self._join("function", [*(self.digest(part) for part in (*parts, used)), *late])
+        return self._join("function", [*map(self.digest, (*parts, used)), *late])
 
     def _file(self, file: str, package: str) -> bytes:
         """A module that is imported only while the function runs; comments do not count."""
@@ -222,11 +225,6 @@ def _reduced(value: Any) -> Any:
 
     reduce = CloudPickler.dispatch_table.get(type(value))
     return value.__reduce_ex__(4) if reduce is None else reduce(value)
-
-
-def _text_of(value: complex | None) -> str:
-    """A number's digits; Python limits how many decimal ones it writes of a whole number."""
-    return hex(value) if isinstance(value, int) else repr(value)
 
 
 def _unwrapped(function: types.FunctionType) -> types.FunctionType:

@@ -84,11 +84,13 @@ class Prepared:
 
     def bound(self, outputs: Iterable[Output]) -> tuple[Output, ...]:
         """Outputs in the form that goes to other hosts."""
+        found = []
         for output in outputs:
             if output.to not in self._places:
                 (self._places[output.to],) = bound([output], self.job.to, shared=self._trust.shared)
-        places = [(output, self._places[output.to]) for output in outputs]
-        return tuple(replace(output, at=one.at, trust=one.trust) for output, one in places)
+            place = self._places[output.to]
+            found.append(replace(output, at=place.at, trust=place.trust))
+        return tuple(found)
 
     def look_again(self, name: str) -> tuple[list[Item], Key]:
         """The present inputs of a task and of the job, and its key. Raises as `inputs.of`."""

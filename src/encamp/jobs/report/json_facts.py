@@ -28,9 +28,17 @@ def _is_short(value: object) -> bool:
     return type(value) is int and value.bit_length() < _LONG
 
 
+def facts_json(value: Any) -> bytes:
+    """The facts of a report as JSON; `json_value` only if they contain something odd."""
+    try:
+        return msgspec.json.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return msgspec.json.encode(json_value(value))
+
+
 def json_value(value: Any, above: tuple[int, ...] = ()) -> Any:
     """``value`` in JSON's own types: dataclasses as objects, undecodable text escaped."""
-    if value is None or isinstance(value, bool):
+    if value is None or isinstance(value, bool | msgspec.Raw):
         return value
     if isinstance(value, str):
         return _escaped(value)

@@ -130,8 +130,8 @@ def times(attempt: AttemptReport) -> tuple[float, float]:
     if not attempt.phases:
         return attempt.submitted, attempt.submitted
     return (
-        min(phase.start for phase in attempt.phases),
-        max(phase.start + phase.seconds for phase in attempt.phases),
+        min([phase.start for phase in attempt.phases]),
+        max([phase.start + phase.seconds for phase in attempt.phases]),
     )
 
 

@@ -13,6 +13,7 @@ import re
 from base64 import b64encode
 from collections import Counter, defaultdict
 from collections.abc import Collection
+from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from urllib.parse import quote
 import msgspec
 
 from encamp.errors import shortened
-from encamp.jobs.report.json_facts import json_value, task_json
+from encamp.jobs.report.json_facts import facts_json, json_value, task_json
 from encamp.jobs.report.lanes import RAN, Lanes
 from encamp.jobs.report.sample import sample_of, went_wrong
 from encamp.model import JobReport, TaskReport
@@ -40,13 +41,11 @@ Facts = dict[str, Any]
 """A report, or a part of it, in JSON's own types."""
 
 
-def page_of(report: JobReport, facts: Facts, lanes: Lanes, folder: Path) -> bytes:
-    """The page; ``facts`` are those of the report without tasks, and are changed here.
-
-    ``folder`` is where the page will be.
-    """
+def page_of(report: JobReport, lanes: Lanes, folder: Path, **more: object) -> bytes:
+    """The page, which will be in ``folder``; ``more`` are facts that are not in the report."""
+    facts: Facts = {**vars(report), **more}
     facts["href"] = _link(os.path.relpath(report.destination, folder))
-    facts["lanes"] = json_value(lanes.lanes)
+    facts["lanes"] = lanes.lanes
     chosen = sample_of(
         range(len(report.tasks)),
         went_wrong(report, lanes),
@@ -57,7 +56,7 @@ def page_of(report: JobReport, facts: Facts, lanes: Lanes, folder: Path) -> byte
     facts["left_out"] = _summed(report, chosen)
     facts["steps"], facts["published"] = _steps_and_published(report)
     template = files("encamp.jobs.report").joinpath("report.html").read_text("utf-8")
-    title, script = html.escape(facts["name"]), _hash_of_script(template)
+    title, script = html.escape(json_value(report.name)), _hash_of_script(template)
     parts = {"TITLE": title, "FACTS": _harmless(facts).decode(), "SCRIPT": script}
     return re.sub(r"@(TITLE|FACTS|SCRIPT)@", lambda match: parts[match[1]], template).encode()
 
@@ -110,13 +109,14 @@ def _steps_and_published(report: JobReport) -> tuple[list[Facts], Facts]:
                 kept[2] = max(kept[2], span.seconds)
     longest = sorted(steps, key=lambda name: -steps[name][1])[:_MOST_STEPS]
     shown = [
-        {"name": json_value(name), "count": count, "total": total, "longest": most}
+        {"name": name, "count": count, "total": total, "longest": most}
         for name, (count, total, most) in steps.items()
         if name in longest
     ]
     return shown, {"files": files, "bytes": size}
 
 
+@lru_cache(maxsize=1000)
 def _step_name(label: str) -> str:
     """The common name of steps that differ in their arguments: the program of a command line."""
     if label in _PHASES:
@@ -164,5 +164,5 @@ def _link(path: str) -> str | None:
 
 def _harmless(facts: Facts) -> bytes:
     """JSON that cannot end the script element that it stands in; ``<`` only occurs in strings."""
-    data = msgspec.json.encode(facts)
+    data = facts_json(facts)
     return data.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from encamp.errors import BadJob
-from encamp.jobs.report.json_facts import json_value, task_json
+from encamp.jobs.report.json_facts import facts_json, task_json
 from encamp.jobs.report.lanes import Lanes
 from encamp.jobs.report.page import page_of
 from encamp.jobs.report.task_reports import Reports
@@ -41,8 +41,7 @@ def written(report: JobReport, files: OwnFiles) -> None:
     _replace(files, NAME, _in_pieces(report))
     lanes = Lanes(report)
     _replace(files, "trace.json", trace(report, lanes))
-    facts = json_value(replace(report, tasks=[]))
-    _replace(files, "report.html", [page_of(report, facts, lanes, folder)])
+    _replace(files, "report.html", [page_of(report, lanes, folder)])
 
 
 def write_page(report: JobReport, folder: OwnFolder, status: JobStatus, pause: float) -> None:
@@ -51,15 +50,14 @@ def write_page(report: JobReport, folder: OwnFolder, status: JobStatus, pause: f
     ``pause`` is the expected number of seconds until the next one.
     """
     lanes = Lanes(report)
-    facts = {**json_value(replace(report, tasks=[])), "live": json_value(status), "pause": pause}
     with folder.opened() as files:
-        page = page_of(report, facts, lanes, files.path)
+        page = page_of(report, lanes, files.path, live=status, pause=pause)
         _replace(files, "report.html", [page], flush=False)
 
 
 def _in_pieces(report: JobReport) -> Iterator[bytes]:
     """The report as readable JSON; one task at a time, as there may be a million."""
-    whole = msgspec.json.encode(json_value(replace(report, tasks=[])))
+    whole = facts_json(replace(report, tasks=[]))
     head, tasks, tail = msgspec.json.format(whole, indent=2).partition(b'"tasks": []')
     yield head + (tasks if not report.tasks else b'"tasks": [')
     kept = report.tasks

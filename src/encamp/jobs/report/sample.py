@@ -39,11 +39,11 @@ def _candidates(places: Sequence[int], wrong: list[int]) -> list[int]:
 
 def _chosen(sizes: dict[int, int], wrong: list[int], largest: int) -> set[int]:
     enough = sum(sizes.values()) <= largest
-    first = (at for at in wrong if at in sizes)
+    first = filter(sizes.__contains__, wrong)
     chosen = set(_fitting(first, sizes, largest if enough else largest * _FOR_FAILURES))
-    left = largest - sum(sizes[at] for at in chosen)
+    left = largest - sum(map(sizes.__getitem__, chosen))
     others = [at for at in sizes if at not in chosen]
-    step = -(-sum(sizes[at] for at in others) // max(1, left))
+    step = -(-sum(map(sizes.__getitem__, others)) // max(1, left))
     spread = others[:: max(1, step)]
     return chosen.union(_fitting(spread, sizes, left))
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 import msgspec
 
 from encamp.errors import NotOurs
-from encamp.jobs.report.json_facts import json_value
+from encamp.jobs.report.json_facts import facts_json
 from encamp.model import JobStatus
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 
@@ -21,7 +21,7 @@ _MOST = 1 << 24
 def write_status(status: JobStatus, folder: OwnFolder) -> None:
     """Write the state of the run. Raises `NotOurs`, or OSError from the disk."""
     with folder.opened() as files, files.replacing(NAME, flush=False) as file:
-        file.write(msgspec.json.encode(json_value(status)))
+        file.write(facts_json(status))
 
 
 def left_by_a_killed_run(files: OwnFiles) -> bool:

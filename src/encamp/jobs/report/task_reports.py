@@ -11,7 +11,8 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any, get_args, overload
+from itertools import compress
+from typing import Any, overload
 
 import msgspec
 
@@ -25,8 +26,6 @@ _BLOCK = 64
 """Lines that are compressed together: as they are similar, to an eighth of their size."""
 _KEPT = 32
 """Blocks that are kept decompressed."""
-_STATES: tuple[State, ...] = get_args(State)
-_NUMBERS = {state: number for number, state in enumerate(_STATES)}
 UNCHANGED = "nothing changed"
 """Why a task that is up to date did not run."""
 _WELL: tuple[State, ...] = ("done", "up to date")
@@ -76,9 +75,9 @@ class Reports(TaskReports):
         """Whether a name is that of a task in this report."""
         self._done = 0
         self._names = tuple(names)
-        self._ended: dict[str, int] = {}
-        """Task → its state and the number of its line, in one number, which saves memory."""
-        self._lines = 0
+        self._ended: dict[str, State] = {}
+        self._lines: dict[str, int] = {}
+        """Task → the number of its line here, for those that are not in the journal."""
         self._blocks: list[bytes] = []
         self._open: list[bytes] = []
         self._values: dict[str, Any] = {}
@@ -87,19 +86,18 @@ class Reports(TaskReports):
         self._made: dict[str, TaskReport] | None = None
         """Reports that were asked for, if they are kept."""
 
-    def add(self, report: TaskReport) -> None:
-        """A task has ended, or would run."""
+    def add(self, report: TaskReport, line: bytes = b"") -> None:
+        """A task has ended, or would run; ``line`` is the journal's record of a finished one."""
         value = report.value
         if value is not None and not (type(value) in _PLAIN and as_json(value) == value):
             self._values[report.name] = value
             report = replace(report, value=as_json(value))
         if report.state == "done":
-            self._well(report.name, "done", self._records.line(report.name) or b"")
+            self._well(report.name, "done", line)
             return
-        line = encoded(Record("ended", "", 0.0, report=report))
-        self._ended[report.name] = self._lines * len(_STATES) + _NUMBERS[report.state]
-        self._lines += 1
-        self._open.append(line)
+        self._ended[report.name] = report.state
+        self._lines[report.name] = len(self._lines)
+        self._open.append(encoded(Record("ended", "", 0.0, report=report)))
         if len(self._open) == _BLOCK:
             self._blocks.append(zlib.compress(b"\n".join(self._open), 1))
             self._open = []
@@ -109,14 +107,20 @@ class Reports(TaskReports):
         self._well(name, "up to date", line)
 
     def _well(self, name: str, state: State, line: bytes) -> None:
-        self._ended[name] = _NUMBERS[state]
+        self._ended[name] = state
         if _NO_VALUE not in line:
             self.has_values = True
             self._done += int.from_bytes(sha256(line).digest())
 
-    def for_disk(self) -> Reports:
-        """The same with values as JSON has them; if there are not very many, each is read once."""
-        return self._with(_values={}, _made={} if len(self) <= _FEW else None)
+    def for_disk(self, known: Iterable[TaskReport] = ()) -> Reports:
+        """The same with values as JSON has them; if there are not very many, each is read once.
+
+        ``known`` are reports of this object that have been read already.
+        """
+        if len(self) > _FEW:
+            return self._with(_values={})
+        made = {report.name: report for report in known if report.name not in self._values}
+        return self._with(_values={}, _made=made)
 
     def kept(self) -> Reports:
         """The same, for use after the run's journal is closed."""
@@ -139,14 +143,14 @@ class Reports(TaskReports):
 
     def state(self, name: str) -> State:
         """The state of a task."""
-        ended = self._ended.get(name)
-        return "waiting" if ended is None else _STATES[ended % len(_STATES)]
+        return self._ended.get(name, "waiting")
 
     def states(self) -> Iterator[State]:
-        return map(self.state, self._names)
+        return iter([self._ended.get(name, "waiting") for name in self._names])
 
     def of_state(self, *states: State) -> Iterator[TaskReport]:
-        return (self._of(name) for name in self._names if self.state(name) in states)
+        chosen = map(states.__contains__, self.states())
+        return map(self._of, compress(self._names, chosen))
 
     def named(self, name: str) -> TaskReport:
         if name not in self._ended and name not in self._names:
@@ -191,11 +195,11 @@ class Reports(TaskReports):
 
     def _line(self, name: str) -> bytes:
         """The record of a task that has ended, empty if there is none."""
-        if self.state(name) in _WELL:
+        if self._ended.get(name) in _WELL:
             return self._records.line(name) or b""
-        if name not in self._ended:
+        if name not in self._lines:
             return b""
-        block, row = divmod(self._ended[name] // len(_STATES), _BLOCK)
+        block, row = divmod(self._lines[name], _BLOCK)
         if block == len(self._blocks):
             return self._open[row]
         lines = self._read.get(block)
@@ -215,7 +219,7 @@ class Reports(TaskReports):
             )
 
     def _in_line(self, name: str, line: bytes) -> bytes:
-        if self.state(name) != "up to date":
+        if self._ended[name] != "up to date":
             return bytes(_REPORT.decode(line).report)
         report = msgspec.json.decode(line)["report"]
         now = {**_UP_TO_DATE, "parameters": self._parameters(name)}

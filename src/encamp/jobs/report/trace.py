@@ -11,9 +11,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
-from encamp.jobs.report.json_facts import json_value
+from encamp.jobs.report.json_facts import facts_json
 from encamp.jobs.report.lanes import Lane, Lanes, times
 from encamp.jobs.report.sample import sample_of, went_wrong
 from encamp.model import AttemptReport, JobReport, TaskReport
@@ -30,12 +28,12 @@ def trace(report: JobReport, lanes: Lanes) -> Iterator[bytes]:
     ran = [at for at, tries in enumerate(lanes.tries) if tries]
     wrong = [at for at in went_wrong(report, lanes) if lanes.tries[at]]
     chosen = sample_of(ran, wrong, lambda at: _of_task(report, lanes, at, places), _LARGEST)
-    pieces = [_encoded(names)[1:-1]] if (names := _names(lanes)) else []
+    pieces = [facts_json(names)[1:-1]] if (names := _names(lanes)) else []
     if len(chosen) < len(ran):
         text = f"{len(chosen)} of {len(ran)} tasks that ran; all are in report.json"
         facts["shown"] = text
-        pieces.append(_encoded([_remark(text)])[1:-1])
-    yield b'{"displayTimeUnit":"ms","otherData":' + msgspec.json.encode(json_value(facts))
+        pieces.append(facts_json([_remark(text)])[1:-1])
+    yield b'{"displayTimeUnit":"ms","otherData":' + facts_json(facts)
     yield b',"traceEvents":['
     for number, piece in enumerate(itertools.chain(pieces, chosen.values())):
         yield b"," * (number > 0) + piece
@@ -50,19 +48,12 @@ def _of_task(report: JobReport, lanes: Lanes, at: int, places: list[tuple[int, i
         for attempt, lane in tries
         for event in _attempt_events(task, attempt, lanes.began, *places[lane])
     ]
-    return _encoded(events)[1:-1]
+    return facts_json(events)[1:-1]
 
 
 def _remark(text: str) -> dict[str, Any]:
     """An event that is drawn across the whole timeline, at its beginning."""
     return {"name": text, "cat": "remark", "ph": "i", "s": "g", "ts": 0, "pid": 0, "tid": 0}
-
-
-def _encoded(events: list[dict[str, Any]]) -> bytes:
-    try:
-        return msgspec.json.encode(events)
-    except (TypeError, ValueError, OverflowError):  # odd names, as of files
-        return msgspec.json.encode(json_value(events))
 
 
 def _hosts(lanes: Lanes) -> dict[str | None, int]:
@@ -97,7 +88,7 @@ def _lane_names(lanes: list[Lane], numbers: list[tuple[int, int]]) -> Iterator[d
 
 def _attempt_events(
     task: TaskReport, attempt: AttemptReport, zero: float, pid: int, tid: int
-) -> Iterator[dict[str, Any]]:
+) -> list[dict[str, Any]]:
     start, end = times(attempt)
     event: dict[str, Any] = {
         "name": task.name,
@@ -114,22 +105,20 @@ def _attempt_events(
         "pid": pid,
         "tid": tid,
     }
+    stretch = _stretch(start - zero, end - zero)
     if not attempt.phases:
-        yield event | {"ph": "i", "s": "t", "ts": _micros(start - zero)}
-        return
-    yield event | _stretch(start - zero, end - zero)
+        return [event | {"ph": "i", "s": "t", "ts": stretch["ts"]}]
+    events = [event | stretch]
     for phase in attempt.phases:
-        stretch = _stretch(phase.start - zero, phase.start + phase.seconds - zero)
         args = {"task": task.name}
         facts = {"name": phase.name, "cat": "phase", "args": args, "pid": pid, "tid": tid}
-        yield facts | stretch
+        events.append(facts | _stretch(phase.start - zero, phase.start + phase.seconds - zero))
+    return events
 
 
 def _stretch(start: float, end: float) -> dict[str, Any]:
     """Start and length in whole microseconds: both ends are rounded, so phases stay in attempts."""
-    ts = _micros(start)
-    return {"ph": "X", "ts": ts, "dur": _micros(end) - ts}
-
-
-def _micros(seconds: float) -> int:
-    return round(seconds * 1e6) if math.isfinite(seconds) else 0
+    if not math.isfinite(start + end):
+        start = end = 0.0
+    ts = round(start * 1e6)
+    return {"ph": "X", "ts": ts, "dur": round(end * 1e6) - ts}

@@ -264,7 +264,7 @@ class _Attempt:
         note(self._standing)
 
     def _note_step(self, label: str | None, time_limit: float | None) -> None:
-        before = tuple((span.name, span.start, span.seconds) for span in self.outcome.phases)
+        before = tuple([(span.name, span.start, span.seconds) for span in self.outcome.phases])
         mirrored = self.placed.bytes, self.placed.files, self.outcome.bytes_shared
         step = StepBegins(label, time_limit, time.monotonic(), before, mirrored)
         self._stand(self._standing.folder, step)
@@ -387,8 +387,9 @@ def _stage(
 
 
 def _cpu_seconds() -> float:
-    uses = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return float(sum(use.ru_utime + use.ru_stime for use in uses))
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return float(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime)
 
 
 def _forget_peak_memory() -> None:

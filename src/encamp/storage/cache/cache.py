@@ -73,10 +73,10 @@ class HostCache:
         self._storage = storage or local_storage()
         self._channel = channel
         self.root = self._storage / "cache"
-        self._locks = self.root / "locks"
         keep_off(self._storage)
         with named_refusals(self._storage):
-            for name in () if (self.root / "partial").is_dir() else ("files", "trees", "partial"):
+            made = os.path.isdir(f"{self.root}/partial")  # noqa: PTH112 - for each task
+            for name in () if made else ("files", "trees", "partial"):
                 (self.root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._used: dict[str, Row] = {}
         self._held: dict[str, KeyLock] = {}
@@ -114,6 +114,10 @@ class HostCache:
 
     def _entry(self, key: str, kind: str) -> Path:
         return self.root / f"{kind}s" / key[:2] / key
+
+    @property
+    def _locks(self) -> Path:
+        return self.root / "locks"
 
     @property
     def may_ship(self) -> bool:

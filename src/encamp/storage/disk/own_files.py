@@ -47,8 +47,8 @@ class OwnFolder:
     """Whether any user may own it, since its contents are only displayed."""
     is_true: bool = False
     """Whether the path is resolved already, so that no links in it are followed."""
-    _held: list[tuple[int, int]] = field(default_factory=list, compare=False, repr=False)
-    """Which folder it must be, by device and inode."""
+    _held: list[OwnFiles] = field(default_factory=list, compare=False, repr=False)
+    """Its files, while no other folder of this name is accepted."""
 
     @contextmanager
     def opened(self, *, make: bool = False) -> Iterator[OwnFiles]:
@@ -56,26 +56,30 @@ class OwnFolder:
 
         Raises `NotOurs`, `BadDestination`, or OSError from the disk.
         """
+        if self._held and self._held[0].is_at(self.path):
+            yield self._held[0]
+            return
         with self._above(make) as folder:
             files = OwnFiles(self.path, folder, shared=self.shared, anybody=self.anybody, make=make)
         try:
-            if self._held and files.made:  # the one that was held has been removed
-                self._held[:] = [files.identity]
-            if self._held and files.identity not in self._held:
+            if self._held and not files.made:
                 why = "another folder has replaced it since the run began"
                 raise NotOurs(str(self.path), f"{why}; put the first one back and run it again")
-            yield files
+            if self._held:  # the one that was held has been removed
+                self._held[0], files = files, self._held[0]
+            yield self._held[0] if self._held else files
         finally:
             files.close()
 
     @contextmanager
-    def held(self, files: OwnFiles) -> Iterator[None]:
-        """Accept no other folder of this name during a block."""
-        self._held[:] = [files.identity]
-        try:
-            yield
-        finally:
-            self._held.clear()
+    def held(self) -> Iterator[OwnFiles]:
+        """Its files, created if it is missing; during a block no other folder may get its name."""
+        with self.opened(make=True) as files:
+            self._held.append(files)
+            try:
+                yield files
+            finally:
+                self._held.pop().close()
 
     def check(self) -> None:
         """Raise `NotOurs` if the name now belongs to another folder than the one that is held.
@@ -132,11 +136,12 @@ class OwnFiles:
             self.close()
             raise
 
-    @property
-    def identity(self) -> tuple[int, int]:
-        """Device and inode of the folder."""
-        status = os.fstat(self._fd)
-        return status.st_dev, status.st_ino
+    def is_at(self, path: Path) -> bool:
+        """Whether the folder has this name now."""
+        try:
+            return os.path.samestat(os.lstat(path), os.fstat(self._fd))
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Close the folder; may be called twice."""
