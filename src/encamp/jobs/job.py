@@ -105,7 +105,7 @@ class Job(JobDefinition):
         run continues from there.
         """
         from encamp.jobs.options import check_spelling, current
-        from encamp.jobs.run import run_job
+        from encamp.jobs.run_job import run_job
 
         check_spelling(engine_options, Job.run)
         if keep not in (None, "never", "failed", "always"):

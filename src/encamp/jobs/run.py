@@ -1,4 +1,4 @@
-"""Running a job: finds the tasks that must run, submits them to an executor, and publishes results.
+"""One run of a job: finds tasks that must run, submits them to an executor, publishes results.
 
 One thread does all of this. Results arrive in a queue, and are published and journaled in the order
 of their arrival; then the tasks that waited for them are submitted.
@@ -6,17 +6,15 @@ of their arrival; then the tasks that waited for them are submitted.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable
 from concurrent.futures import CancelledError, Executor, Future
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import replace
 from socket import gethostname
 from typing import TYPE_CHECKING, TypeVar
 
-from encamp.engines.registry import launched
 from encamp.errors import (
     CommandNotFound,
     DiskFull,
@@ -33,22 +31,16 @@ from encamp.errors import (
     reason_of,
 )
 from encamp.facts import Published
-from encamp.jobs.clock import Clock
 from encamp.jobs.definition import JobDefinition
-from encamp.jobs.display.default import progress_here
 from encamp.jobs.display.monitor import RunMonitor
-from encamp.jobs.display.progress import Progress, Shielded, Silent
-from encamp.jobs.dry_run import dry_run
+from encamp.jobs.display.progress import Shielded
 from encamp.jobs.interrupts import Interrupts, stopped
 from encamp.jobs.journal import Journal, Record, outputs_in, seen
+from encamp.jobs.killed_runs import discard_parts, sweep
 from encamp.jobs.options import Options
 from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared
-from encamp.jobs.plan.selection import NONE_FAILED, Selection
 from encamp.jobs.pools import (
-    check_executor,
-    pool,
-    services_of,
     workers_of,
 )
 from encamp.jobs.publisher import Done, Publisher
@@ -57,40 +49,30 @@ from encamp.jobs.report.builders import (
     Workplaces,
     attempt_report,
     controller_here,
-    job_report,
     task_report,
-    write_manifest,
 )
-from encamp.jobs.report.last_report import keep_report
-from encamp.jobs.report.parameters import parameters_of
-from encamp.jobs.report.report import write_page
-from encamp.jobs.report.table import facts_of, write_table
-from encamp.jobs.report.task_reports import Reports, as_list_if_few, tell_up_to_date
+from encamp.jobs.report.run_report import RunReport
+from encamp.jobs.report.task_reports import tell_up_to_date
 from encamp.jobs.staged_checks import check_staged
 from encamp.jobs.submissions import SILENCE, Arrival, Submissions
 from encamp.jobs.worker.attempt import Abandoned
-from encamp.jobs.worker.lease import Heartbeat, leases, new_lease, token_of
+from encamp.jobs.worker.lease import new_lease
 from encamp.jobs.worker.time_left import TimeLeft
 from encamp.jobs.worker.work import Outcome, Work, log_name
-from encamp.model import JobFailed, JobReport, JobStatus, State, TaskReport
+from encamp.model import JobReport, JobStatus, State, TaskReport
 from encamp.sizes import counted
 from encamp.storage.disk.trusted import trust_in
 from encamp.storage.import_path import import_path
-from encamp.storage.leftovers import reclaim_leftovers
-from encamp.storage.outputs.parts import discard_leftovers, new_token
+from encamp.storage.outputs.parts import new_token
 from encamp.storage.outputs.patterns import Output
-from encamp.storage.outputs.publish import (
-    manifest_lines,
-)
 from encamp.storage.outputs.stage import unstage
 from encamp.storage.outputs.transfer import TaskFiles
-from encamp.storage.roots import local, local_storage, portable_name
-from encamp.storage.urls import is_url
-from encamp.values import Scalar, as_json
+from encamp.storage.roots import local, portable_name
+from encamp.values import as_json
 from encamp.wire.pickling import NotImportable
 
 if TYPE_CHECKING:
-    from encamp.cluster.cluster import Cluster
+    pass
 
 WINDOW = 1000
 """Tasks that are submitted and have not ended, at most; or four for each worker."""
@@ -112,55 +94,7 @@ STOP_WITHIN = 10.0
 Number = TypeVar("Number", int, float | None)
 
 
-def run_job(
-    job: JobDefinition, executor: Executor | Cluster | None, options: Options, *, check: bool
-) -> JobReport:
-    """Run what is missing or has changed of a job; see `Job.run`."""
-    check_executor(executor)
-    if options.debugged is not None:
-        from encamp.jobs.debug import debug  # and pdb, which is for few
-
-        return debug(job, options, options.debugged)
-    if options.dry_run:
-        return dry_run(job, options, options.progress or Silent())
-    progress = options.progress or progress_here()
-    shielded = Shielded(progress)
-    shared = job.shared or options.shared
-    journal = Journal(job.true_folder(shared=shared), shared=shared, is_true=True)
-    prepared = Prepared(job, journal)
-    selection = Selection(job.tasks, prepared.graph, options)
-    local_storage()
-    reclaim_leftovers()
-    with ExitStack() as stack:
-        together = executor is None and launched(options.engine)
-        if together:  # at once, as the other processes wait to become this one's agents
-            run_on, workers = stack.enter_context(pool(executor, options))
-        interrupts = stack.enter_context(Interrupts())
-        stack.enter_context(journal.writing())
-        journal.note_tasks(job.tasks)
-        tasks = selection.tasks(journal)
-        if not tasks:
-            return _nothing_to_run(job, shielded)
-        if not together:
-            run_on, workers = stack.enter_context(pool(executor, options))
-        run = _Run(job, tasks, prepared, journal, run_on, workers, options, shielded, interrupts)
-        with Heartbeat(local(run.lease.file)):
-            report = run.run()
-    if check and not report.ok:
-        raise JobFailed(report)
-    return report
-
-
-def _nothing_to_run(job: JobDefinition, progress: Progress) -> JobReport:
-    """The report of a run without tasks; the last report stays."""
-    progress.began(job.name, 0, None)
-    report = job_report(job, [], Clock(), "none", interrupted=False, warnings=[NONE_FAILED])
-    job.report = report
-    progress.finished(report)
-    return report
-
-
-class _Run:
+class Run:
     """One run: decides which tasks to submit, and what follows from each outcome."""
 
     def __init__(
@@ -191,19 +125,15 @@ class _Run:
         self.orphans.look("the job", prepared.shared)
         self.running: dict[str, SubmittedTask] = {}
         self.parked: dict[str, SubmittedTask] = {}
-        self.ended = Reports(tasks, journal.done, self._parameters_of)
-        self.top = str(job.to)
-        self.manifest: list[bytes] = []
         self.submissions = Submissions(executor, self.token)
-        self.clock = Clock()
+        self.report = RunReport(job, tasks, prepared, journal, self.orphans, executor)
+        self.ended, self.clock = self.report.ended, self.report.clock
         self.time_left = TimeLeft((job.tasks[name] for name in tasks), options.time_limit)
         self.late: list[str] = []
         """Tasks that cannot end before the allocation does."""
         self.workplaces = Workplaces(self.clock)
         self.failures = 0
         self.hopeless = self.stopping = False
-        self.passed_over = False
-        """Whether there are other tasks than those of this run."""
         self.enough = False
         """Whether so many tasks have failed that no more are started."""
         self.untidy = False
@@ -221,7 +151,7 @@ class _Run:
         interrupts.wake = self.submissions.wake
 
     def run(self) -> JobReport:
-        self._sweep()
+        sweep(self.job, self.journal.own_folder)
         self._pass_over()
         self.uid = self.lease.take(shared=self.shared)
         self.prepared.note_job_inputs()
@@ -233,7 +163,7 @@ class _Run:
             if isinstance(exc, OutOfTime):
                 exc.done = self._done_so_far()  # more tasks are done by now
             with suppress(EncampError, OSError):  # the error that stopped the run matters more
-                report = self._report(interrupted=True)
+                report = self._reported(interrupted=True)
                 if isinstance(exc, KeyboardInterrupt):
                     stopped(exc, report.words())
             raise
@@ -241,34 +171,18 @@ class _Run:
             self.lease.end()
             self.submissions.close()
             if self.untidy:
-                self._discard_parts(self.token, self.uid)
-        return self._report(interrupted=self.enough)
+                discard_parts(self.job, self.token, self.uid)
+        return self._reported(interrupted=self.enough)
 
     def _pass_over(self) -> None:
         """The outputs of tasks outside of this run stay theirs."""
         if len(self.tasks) == len(self.job.tasks):
             return
-        self.passed_over = True
         self.prepared.graph.choose(self.tasks)
         for name in self.job.tasks.keys() - self.tasks:
             outputs = self.journal.done.outputs(name)
             self.publisher.keep(name, outputs)
-            self.manifest += manifest_lines(outputs, self.top)
-
-    def _sweep(self) -> None:
-        """Remove what killed runs of this job left at the destination."""
-        for file, _ in leases(self.journal.own_folder):
-            with suppress(OSError):
-                self._discard_parts(token_of(file), file.lstat().st_uid)
-                file.unlink(missing_ok=True)
-
-    def _discard_parts(self, token: str, owner: int) -> None:
-        """Remove temporary files of attempts that can neither remove nor publish them any more."""
-        tasks = self.job.tasks.values()
-        outputs = [output for task in tasks for output in (*task.outputs, *task.on_failure)]
-        own = [output.to for output in outputs if not is_url(output.to)]
-        tops = {self.job.to / os.path.expanduser(to) for to in own}
-        discard_leftovers({*tops, self.job.folder / "logs"}, token, owner)
+            self.report.list_outputs(outputs)
 
     def _loop(self) -> None:
         graph = self.prepared.graph
@@ -368,7 +282,7 @@ class _Run:
 
     def _begin(self, name: str) -> None:
         """Submit a ready task, unless there is a reason not to run it."""
-        failed = [b for b in self.prepared.graph.before[name] if not self._is_done(b)]
+        failed = [b for b in self.prepared.graph.before[name] if not self.ended.is_done(b)]
         if failed:
             self._end(TaskReport(name, "blocked", why=f"it waits for {failed[0]}, which failed"))
             return
@@ -389,9 +303,6 @@ class _Run:
         number = self.journal.attempts.get(name, 0)
         self.running[name] = SubmittedTask(key, why or "", inputs, self.prepared.shared, number)
         self._submit(name)
-
-    def _is_done(self, name: str) -> bool:
-        return self.ended.state(name) in ("done", "up to date")
 
     def _up_to_date(self, name: str, line: bytes, outputs: list[Published]) -> None:
         self.publisher.keep(name, outputs)
@@ -568,9 +479,6 @@ class _Run:
     ) -> TaskReport:
         return task_report(self.job.tasks[name], state, current, outcome)
 
-    def _parameters_of(self, name: str) -> dict[str, Scalar]:
-        return parameters_of(self.job.tasks[name])
-
     def _plan_anew(self, name: str, outcome: Outcome) -> None:
         """Look up a task's inputs again; a finished change does not count as a failed attempt."""
         current = self.running[name]
@@ -618,7 +526,7 @@ class _Run:
         cancel_all(list(self.submissions.futures))
 
     def _note_end(self, name: str, published: Iterable[Published]) -> None:
-        self.manifest += manifest_lines(published, self.top)
+        self.report.list_outputs(published)
         self.prepared.graph.ended(name)
         self.prepared.forget(name)
 
@@ -633,55 +541,15 @@ class _Run:
             self._take_in(self._arrivals(min(left, self.monitor.pause)))
 
     def _draw(self, status: JobStatus, pause: float) -> None:
-        """Write the report's page during the run."""
-        so_far = self._so_far(self.ended.for_disk(), interrupted=False)
-        write_page(so_far, self.journal.own_folder, status, pause)
+        self.report.draw(status, pause, self._warnings())
 
-    def _so_far(self, tasks: Sequence[TaskReport], *, interrupted: bool) -> JobReport:
-        return job_report(
-            self.job,
-            tasks,
-            self.clock,
-            self._executor_name(),
-            interrupted,
-            self._warnings(),
-            services_of(self.submissions.executor),
-            self.prepared.graph.before,
-        )
-
-    def _report(self, *, interrupted: bool) -> JobReport:
-        so_far = self._so_far(as_list_if_few(self.ended), interrupted=interrupted)
-        report = self.job.report = replace(so_far, orphans=self.orphans.count)
-        write_manifest(self.journal.own_folder, self.manifest)
-        for_disk = replace(report, tasks=self.ended.for_disk(report.tasks))
-        keep_report(for_disk, self.journal.own_folder)
-        made_of = None if self.passed_over else facts_of(self.job.tasks, self.ended.done)
-        write_table(self._with_values, self.journal.own_folder, made_of)
+    def _reported(self, *, interrupted: bool) -> JobReport:
+        report = self.report.write(self._warnings(), interrupted=interrupted)
         self.progress.finished(report)
         return report
 
-    def _with_values(self) -> Iterator[TaskReport]:
-        """Tasks that may have a row in the table, including those outside of this run."""
-        chosen = frozenset(self.tasks)
-        for name in self.job.tasks if self.ended.has_values or self.passed_over else ():
-            if name not in chosen:
-                record = self.journal.done.get(name)
-                if record is not None and record.report is not None:
-                    yield replace(record.report, parameters=self._parameters_of(name))
-            elif self._is_done(name):
-                yield self.ended.valued(name)
-
     def _warnings(self) -> list[str]:
-        prepared, journal, orphans = self.prepared, self.journal, self.orphans
-        return [*self._too_many(), *prepared.warnings, *journal.warnings, *orphans.warnings]
-
-    def _too_many(self) -> list[str]:
         if not self.enough:
             return []
         most = counted(self.failures, "task")
         return [f"no more tasks were started after {most} had failed; run again to continue"]
-
-    def _executor_name(self) -> str:
-        executor = self.submissions.executor
-        told = getattr(executor, "cluster", executor)
-        return getattr(told, "_about", None) or type(executor).__name__

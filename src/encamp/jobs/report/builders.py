@@ -7,10 +7,11 @@ import pickle
 import socket
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from encamp.errors import BadDestination, TaskLost, reason_of
+from encamp.errors import BadDestination, NotOurs, TaskLost, reason_of
 from encamp.facts import Span, Where
 from encamp.jobs.clock import Clock
 from encamp.jobs.definition import JobDefinition
@@ -21,12 +22,13 @@ from encamp.jobs.steps import Task
 from encamp.jobs.worker.work import Outcome
 from encamp.model import AttemptReport, JobReport, ServiceStatistics, State, TaskReport
 from encamp.sizes import size_text
-from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.roots import local
 from encamp.values import MOST_KEPT, as_json
 from encamp.version import __version__
 
+_MANIFEST = "MANIFEST"
 _MOST_ORDER = 20_000
 """Pairs of tasks, of which one waits for the other, in a report at most."""
 
@@ -176,12 +178,17 @@ def write_manifest(folder: OwnFolder, lines: Iterable[bytes]) -> None:
     Raises `BadDestination` or `NotOurs`.
     """
     try:
-        # The folder may have been removed meanwhile.
-        with (
-            folder.opened(make=True) as files,
-            files.replacing("MANIFEST") as file,
-        ):
-            file.writelines(sorted(lines))
+        with folder.opened(make=True) as files:  # it may have been removed meanwhile
+            lines = sorted(lines)
+            if not _is_written(files, lines):
+                with files.replacing(_MANIFEST) as file:
+                    file.writelines(lines)
     except OSError as exc:
         why = (exc.strerror or str(exc)).lower()
-        raise BadDestination(str(folder.path / "MANIFEST"), why) from exc
+        raise BadDestination(str(folder.path / _MANIFEST), why) from exc
+
+
+def _is_written(files: OwnFiles, lines: list[bytes]) -> bool:
+    with suppress(OSError, NotOurs), os.fdopen(files.open(_MANIFEST), "rb") as file:
+        return all(file.read(len(line)) == line for line in lines) and not file.read(1)
+    return False

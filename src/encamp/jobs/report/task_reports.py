@@ -145,6 +145,10 @@ class Reports(TaskReports):
         """The state of a task."""
         return self._ended.get(name, "waiting")
 
+    def is_done(self, name: str) -> bool:
+        """Whether the results of a task are there."""
+        return self._ended.get(name) in _WELL
+
     def states(self) -> Iterator[State]:
         return iter([self._ended.get(name, "waiting") for name in self._names])
 

@@ -1,0 +1,99 @@
+"""The report of a run: its page while tasks run, and all its files at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+
+from encamp.facts import Published
+from encamp.jobs.clock import Clock
+from encamp.jobs.definition import JobDefinition
+from encamp.jobs.journal import Journal
+from encamp.jobs.plan.orphans import OrphanWatch
+from encamp.jobs.plan.prepare import Prepared
+from encamp.jobs.pools import services_of
+from encamp.jobs.report.builders import job_report, write_manifest
+from encamp.jobs.report.last_report import keep_report
+from encamp.jobs.report.parameters import parameters_of
+from encamp.jobs.report.report import write_page
+from encamp.jobs.report.table import facts_of, write_table
+from encamp.jobs.report.task_reports import Reports, as_list_if_few
+from encamp.model import JobReport, JobStatus, TaskReport
+from encamp.storage.outputs.publish import manifest_lines
+from encamp.values import Scalar
+
+
+class RunReport:
+    """What a run of ``tasks`` reports; ``ended`` are the reports of its tasks."""
+
+    def __init__(
+        self,
+        job: JobDefinition,
+        tasks: Collection[str],
+        prepared: Prepared,
+        journal: Journal,
+        orphans: OrphanWatch,
+        executor: Executor,
+    ) -> None:
+        self.ended = Reports(tasks, journal.done, self._parameters_of)
+        self.clock = Clock()
+        self._job, self._tasks, self._prepared = job, tasks, prepared
+        self._journal, self._orphans, self._executor = journal, orphans, executor
+        self._is_whole = len(tasks) == len(job.tasks)
+        self._top = str(job.to)
+        self._manifest: list[bytes] = []
+
+    def list_outputs(self, outputs: Iterable[Published]) -> None:
+        """These files are outputs of the job, and are listed in its manifest."""
+        self._manifest += manifest_lines(outputs, self._top)
+
+    def draw(self, status: JobStatus, pause: float, warnings: list[str]) -> None:
+        """Write the page during the run; see `write_page`."""
+        so_far = self._so_far(self.ended.for_disk(), warnings, interrupted=False)
+        write_page(so_far, self._journal.own_folder, status, pause)
+
+    def write(self, warnings: list[str], *, interrupted: bool) -> JobReport:
+        """Write all files at the end; ``warnings`` are the run's own."""
+        folder = self._journal.own_folder
+        so_far = self._so_far(as_list_if_few(self.ended), warnings, interrupted=interrupted)
+        report = self._job.report = replace(so_far, orphans=self._orphans.count)
+        write_manifest(folder, self._manifest)
+        keep_report(replace(report, tasks=self.ended.for_disk(report.tasks)), folder)
+        made_of = facts_of(self._job.tasks, self.ended.done) if self._is_whole else None
+        write_table(self._with_values, folder, made_of)
+        return report
+
+    def _so_far(
+        self, tasks: Sequence[TaskReport], warnings: list[str], *, interrupted: bool
+    ) -> JobReport:
+        prepared, journal, orphans = self._prepared, self._journal, self._orphans
+        return job_report(
+            self._job,
+            tasks,
+            self.clock,
+            _name_of(self._executor),
+            interrupted,
+            [*warnings, *prepared.warnings, *journal.warnings, *orphans.warnings],
+            services_of(self._executor),
+            prepared.graph.before,
+        )
+
+    def _with_values(self) -> Iterator[TaskReport]:
+        """Tasks that may have a row in the table, including those outside of this run."""
+        chosen = frozenset(self._tasks)
+        for name in self._job.tasks if self.ended.has_values or not self._is_whole else ():
+            if name not in chosen:
+                record = self._journal.done.get(name)
+                if record is not None and record.report is not None:
+                    yield replace(record.report, parameters=self._parameters_of(name))
+            elif self.ended.is_done(name):
+                yield self.ended.valued(name)
+
+    def _parameters_of(self, name: str) -> dict[str, Scalar]:
+        return parameters_of(self._job.tasks[name])
+
+
+def _name_of(executor: Executor) -> str:
+    told = getattr(executor, "cluster", executor)
+    return getattr(told, "_about", None) or type(executor).__name__
