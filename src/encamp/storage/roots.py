@@ -176,11 +176,13 @@ def to_abstract(path: Path | str, roots: list[Path] | None = None) -> SharedPath
 
 
 def _in_root(real: str, roots: list[Path]) -> SharedPath | None:
-    holding = [i for i, root in enumerate(roots) if is_below(real, str(root))]
-    if not holding:
+    found = None
+    for number, root in enumerate(map(str, roots)):
+        if is_below(real, root) and (found is None or len(root) > len(str(roots[found]))):
+            found = number
+    if found is None:
         return None
-    best = max(holding, key=lambda i: (len(roots[i].parts), -i))
-    return SharedPath(best, real[len(str(roots[best])) :].lstrip("/") or ".")
+    return SharedPath(found, real[len(str(roots[found])) :].lstrip("/") or ".")
 
 
 def is_below(real: str, root: str) -> bool:

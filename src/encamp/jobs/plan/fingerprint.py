@@ -58,7 +58,7 @@ class _Hasher:
         if isinstance(value, _PLAIN):
             return self._digest(value)
         if isinstance(value, _CONTAINERS):
-            return self._container(value)
+            return self._container(value) if value else self._digest(value)
         if id(value) in self._met:
             return self._join("met", [str(self._met[id(value)][0]).encode()])
         self._met[id(value)] = (len(self._met), value)

@@ -24,11 +24,14 @@ def trace(report: JobReport, lanes: Lanes) -> Iterator[bytes]:
     """The trace as JSON; of very many tasks it has some, and says what it leaves out."""
     about = ("name", "destination", "controller", "executor", "version", "started", "ended")
     facts = {name: str(getattr(report, name)) for name in about}
-    places = _places(lanes)
+    hosts = {host: n for n, host in enumerate(dict.fromkeys([one.host for one in lanes.lanes]), 1)}
+    places = [(hosts[lane.host], n) for n, lane in enumerate(lanes.lanes, len(hosts) + 1)]
+    """The numbers of each lane's host and of itself."""
+    names = [*_host_names(hosts), *_lane_names(lanes.lanes, places)]
     ran = [at for at, tries in enumerate(lanes.tries) if tries]
     wrong = [at for at in went_wrong(report, lanes) if lanes.tries[at]]
     chosen = sample_of(ran, wrong, lambda at: _of_task(report, lanes, at, places), _LARGEST)
-    pieces = [facts_json(names)[1:-1]] if (names := _names(lanes)) else []
+    pieces = [facts_json(names)[1:-1]] if names else []
     if len(chosen) < len(ran):
         text = f"{len(chosen)} of {len(ran)} tasks that ran; all are in report.json"
         facts["shown"] = text
@@ -54,20 +57,6 @@ def _of_task(report: JobReport, lanes: Lanes, at: int, places: list[tuple[int, i
 def _remark(text: str) -> dict[str, Any]:
     """An event that is drawn across the whole timeline, at its beginning."""
     return {"name": text, "cat": "remark", "ph": "i", "s": "g", "ts": 0, "pid": 0, "tid": 0}
-
-
-def _hosts(lanes: Lanes) -> dict[str | None, int]:
-    return {host: n for n, host in enumerate(dict.fromkeys(one.host for one in lanes.lanes), 1)}
-
-
-def _places(lanes: Lanes) -> list[tuple[int, int]]:
-    """The numbers of each lane's host and of itself."""
-    hosts = _hosts(lanes)
-    return [(hosts[lane.host], n) for n, lane in enumerate(lanes.lanes, len(hosts) + 1)]
-
-
-def _names(lanes: Lanes) -> list[dict[str, Any]]:
-    return [*_host_names(_hosts(lanes)), *_lane_names(lanes.lanes, _places(lanes))]
 
 
 def _host_names(hosts: dict[str | None, int]) -> Iterator[dict[str, Any]]:

@@ -124,6 +124,8 @@ class OwnFiles:
         owners: set[int] | None = None,
     ) -> None:
         self.path, self._shared, self._anybody = path, shared, anybody
+        self._mode = 0o664 if shared else 0o644
+        """Of new files."""
         self._owners = {os.geteuid(), 0} if owners is None else set(owners)
         if owners is None and os.geteuid() == 0:
             self._owners.add(os.fstat(folder).st_uid)
@@ -267,10 +269,6 @@ class OwnFiles:
             if _TEMPORARY.fullmatch(name):
                 with suppress(OSError):
                     self.remove(name)
-
-    @property
-    def _mode(self) -> int:
-        return 0o664 if self._shared else 0o644
 
     def _opened(self, above: int, *, make: bool) -> int:
         name = self.path.name
