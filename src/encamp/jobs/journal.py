@@ -122,7 +122,7 @@ class Records(Mapping[str, Record]):
         self._extents = {}
 
     def kept(self) -> Records:
-        """A copy; if a record was read by now, all can be read as long as the copy exists."""
+        """A copy; if the file is open now, all can be read as long as the copy exists."""
         other = Records()
         other._extents, other._folder = self._extents, self._folder
         if self._fd >= 0:
@@ -149,6 +149,11 @@ class Records(Mapping[str, Record]):
         self.close()
         self._extents.update(zip(self._extents, extents, strict=True))
         self._folder = folder
+
+    def read_from(self, fd: int) -> None:
+        """Read them from the file that is open as ``fd``, until `close`."""
+        self.close()
+        self._fd = os.dup(fd)
 
     def close(self) -> None:
         """Close the file until a record is needed; may be called twice."""
@@ -333,7 +338,9 @@ class Journal:
                 with refusals(self.folder), self.own_folder.opened() as files:
                     files.discard_temporary()
                     self._compact(files)
-                    self._fd = files.open(NAME, os.O_WRONLY | os.O_APPEND)
+                    self._fd = files.open(NAME, os.O_RDWR | os.O_APPEND)
+                    self.done.read_from(self._fd)
+                    self.failed.read_from(self._fd)
                     self._end = os.fstat(self._fd).st_size
                 try:
                     yield
