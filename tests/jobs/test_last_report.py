@@ -92,3 +92,26 @@ def test_the_warnings_of_a_report_are_found_at_its_end_or_anywhere(
     (here / "report.json").write_bytes(text[:-3])
     keep_report(report, OwnFolder(here))
     assert read_report(here / "report.json") == report
+
+
+def test_the_manifest_is_written_only_if_it_changed(here: Path) -> None:
+    def run(*names: str) -> int:
+        job = encamp.Job("job", to="out")
+        for name in names:
+            job.add(
+                name, encamp.command(f"echo > {name}.txt", shell=True), outputs={f"{name}.txt": "."}
+            )
+        job.run()
+        return manifest.stat().st_ino
+
+    manifest = FOLDER / "MANIFEST"
+    first = run("a", "b")
+    listed = manifest.read_bytes()
+    assert listed.count(b"\n") == 2
+    assert run("a", "b") == first
+    for damaged in (listed[:-1], listed + b"x", listed.replace(b"a.txt", b"c.txt")):
+        manifest.write_bytes(damaged)
+        run("a", "b")
+        assert manifest.read_bytes() == listed
+    assert run("a", "b", "c") != first
+    assert manifest.read_bytes().count(b"\n") == 3

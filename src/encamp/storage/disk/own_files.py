@@ -133,7 +133,8 @@ class OwnFiles:
         """Whether the folder was created by this object."""
         self._fd = self._opened(folder, make=make)
         try:
-            self._check_folder()
+            self._status = os.fstat(self._fd)
+            self._check_folder(self._status)
         except BaseException:
             self.close()
             raise
@@ -141,7 +142,7 @@ class OwnFiles:
     def is_at(self, path: Path) -> bool:
         """Whether the folder has this name now."""
         try:
-            return os.path.samestat(os.lstat(path), os.fstat(self._fd))
+            return os.path.samestat(os.lstat(path), self._status)
         except OSError:
             return False
 
@@ -288,8 +289,7 @@ class OwnFiles:
             what = "it is a symlink" if is_link else "it is a file, not a folder"
             raise NotOurs(str(self.path), f"{what}; {_REMEDY}") from exc
 
-    def _check_folder(self) -> None:
-        status = os.fstat(self._fd)
+    def _check_folder(self, status: os.stat_result) -> None:
         if self._anybody or status.st_uid in self._owners:
             return
         if self._shared:
