@@ -38,7 +38,8 @@ def _ordered(value: Any, depth: int = 0) -> object:
         if _SINGLE.issuperset(map(type, value)):
             return value
         if depth < _DEEPEST:
-            return kind([_ordered(part, depth + 1) for part in value])
+            deeper = depth + 1
+            return kind([p if type(p) in _SINGLE else _ordered(p, deeper) for p in value])
     elif kind in _SINGLE:
         return value
     elif kind is dict and depth < _DEEPEST and _TEXT.issuperset(map(type, value)):
