@@ -233,12 +233,12 @@ def test_names_that_cannot_be_written_down_wait_for_room(
     refused: list[str] = []
     real = Journal.write
 
-    def write(self: Journal, *records: Record) -> None:
+    def write(self: Journal, *records: Record) -> list[bytes]:
         taken = [record.task for record in records if record.event == "publishing"]
         if taken and not refused:
             refused.extend(taken)
             raise DiskFull("journal", 1, 0)
-        real(self, *records)
+        return real(self, *records)
 
     monkeypatch.setattr(Journal, "write", write)
     job = encamp.Job("job", to="out")
