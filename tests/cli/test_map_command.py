@@ -85,8 +85,9 @@ def test_rows_of_a_table_are_placeholders(data: Path, monkeypatch: pytest.Monkey
     job = job_for("prog {corner} {temp:03d}", csv="t.csv")
     assert list(lines_of(job).values()) == ["prog tt 027", "prog f;f -40"]
     assert next(iter(job.tasks)) == "tt-27"
-    fed(monkeypatch, b"a,b\r\n1,2\r\n")
-    assert lines_of(job_for("prog {a}{b}", csv="-")) == {"1-2": "prog 12"}
+    for mark in (b"", b"\xef\xbb\xbf"):  # as Excel begins it
+        fed(monkeypatch, mark + b"a,b\r\n1,2\r\n")
+        assert lines_of(job_for("prog {a}{b}", csv="-")) == {"1-2": "prog 12"}
 
 
 @pytest.mark.parametrize("separator", ["\n", "\r\n", "\r"])

@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from console_command import ENCAMP, encamp, start, stopped
 
+from encamp.cli.job_states import JobState
+from encamp.cli.status import _tell_news as tell_news
+from encamp.model import JobStatus
 from encamp.testing.waiting import until
 
 JOB = """
@@ -317,3 +320,16 @@ def test_status_follows_a_job_until_it_has_ended(here: Path) -> None:
     assert (last["state"], last["counts"]) == ("ended", {"done": 1})
     [now] = json.loads(encamp("status", "--json", "results").out)
     assert now == last
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_job_that_is_followed_is_told_again_only_when_it_has_changed(
+    capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    told: dict[str, object] = {}
+    for done, now in ((1, 1.0), (1, 2.0), (2, 3.0), (2, 4.0)):
+        status = JobStatus("job", "out/job.job", "running", "here", now, counts={"done": done})
+        tell_news([JobState(status, [f"{done} done"])], told, as_json=as_json)
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["counts"]["done"] for line in lines if as_json] == [1, 2] * as_json
+    assert as_json or lines == ["1 done", "2 done"]
