@@ -131,3 +131,32 @@ def test_the_last_note_is_found_whole_or_not_at_all(
     assert slot.note(b"x" * ledger.LONGEST_NOTE)
     assert not slot.note(b"x" * (ledger.LONGEST_NOTE + 1))
     assert ledger.noted(fd) == b""
+
+
+class Watched:
+    """The words of a ledger, of which the agent looks at the mark after each change."""
+
+    def __init__(self, words: memoryview, fd: int) -> None:
+        self._words, self._fd = words, fd
+        self.seen: list[tuple[int, int]] = []
+
+    def __getitem__(self, at: int) -> int:
+        word: int = self._words[at]
+        return word
+
+    def __setitem__(self, at: int, word: int) -> None:
+        self._words[at] = word
+        self.seen.append(ledger.marked(self._fd))
+
+
+def test_a_mark_is_never_a_mixture_of_two_nor_that_of_an_earlier_call(
+    slot: Ledger, fd: int
+) -> None:
+    watched = Watched(slot._words, fd)
+    slot._words = watched  # type: ignore[assignment]
+    for about, number in ((7, 3), (7, 4), (8, 1), (8, 2)):
+        slot.mark(about, number)
+        assert ledger.marked(fd) == slot.now == (about, number)
+    assert set(watched.seen) <= {(0, 0), (7, 0), (7, 3), (7, 4), (8, 0), (8, 1), (8, 2)}
+    slot.begin_call()
+    assert ledger.marked(fd)[1] == 0  # it has not marked anything yet

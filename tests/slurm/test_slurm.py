@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import need
-from encamp.slurm import counts
+from encamp.slurm import counts, without_step
 from lab import Lab
 from lab import missing as missing_of_lab
 from some_slurm import SomeSlurm, missing, slurm, some_slurm
@@ -66,6 +66,14 @@ def test_texts_with_the_cores_of_many_hosts_are_understood() -> None:
     assert counts("16(x2),4,8(x1)") == [16, 16, 4, 8]
     assert counts("2") == [2]
     assert counts("") == []
+
+
+def test_only_a_step_within_a_step_shares_its_cores() -> None:
+    shell = {"PATH": "/bin", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]"}
+    assert without_step(shell) == shell
+    step = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_CPU_BIND": "mask_cpu:1"}
+    assert without_step({**shell, **step}) == {**shell, "SLURM_OVERLAP": "1"}
+    assert without_step({**step, "PATH": "/bin"}) == {**step, "PATH": "/bin"}
 
 
 def test_cores_and_memory_are_those_of_the_allocation(slurm: SomeSlurm, here: Path) -> None:
