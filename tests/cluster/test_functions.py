@@ -155,3 +155,22 @@ def initializers() -> int:
     assert here is not None
     slot, _ = here
     return len(slot._initialized)
+
+
+def test_functions_that_are_dropped_take_no_room_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(functions, "MOST_BYTES", 100)
+    kept = functions.RecentFunctions()
+    made = [functions.Function(n, len, bytes(40), by_value=True) for n in range(6)]
+    for function in made[:2]:
+        kept.add(function)
+        kept.add(function)  # once more: it counts once
+    assert list(kept.numbers) == [0, 1]
+    kept.drop(made[0])
+    kept.drop(made[0])
+    kept.add(made[2])
+    assert list(kept.numbers) == [1, 2]
+    kept.add(made[3])
+    assert list(kept.numbers) == [2, 3]
+    assert kept.changes == 2

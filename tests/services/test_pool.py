@@ -214,6 +214,18 @@ def test_servers_that_wait_for_each_other_are_found(
     assert not deadlocks.wait_started(7, _waits(server=1, number=1))  # it only waits behind others
 
 
+def test_the_end_of_an_earlier_wait_does_not_end_a_later_one(
+    known: tuple[Deadlocks, list[ServerRecord], set[int]],
+) -> None:
+    deadlocks, _, _ = known
+    later = _waits(server=2, number=2)
+    later.ticket = 2
+    assert not deadlocks.wait_started(101, _waits(server=2, number=1))
+    assert not deadlocks.wait_started(101, later)
+    deadlocks.wait_ended(101, 1)
+    assert deadlocks.wait_started(102, _waits(server=1, number=1))
+
+
 def test_an_answer_that_is_on_its_way_makes_no_deadlock(
     known: tuple[Deadlocks, list[ServerRecord], set[int]],
 ) -> None:
