@@ -104,3 +104,15 @@ def test_a_job_refuses_what_cannot_work(here: Path) -> None:
     assert list(job.tasks) == ["a"]
     with pytest.raises(BadJob, match="has no tasks"):
         encamp.Job("empty", to="out").run()
+
+
+@pytest.mark.timeout(20)
+def test_tasks_that_wait_for_many_by_many_ways_are_looked_at_once() -> None:
+    """Forty layers of two tasks, each of which waits for both of the layer before."""
+    job = encamp.Job("job", to="out")
+    for layer in range(40):
+        before = [f"{layer - 1}-{side}" for side in "ab"] if layer else []
+        for side in "ab":
+            job.add(f"{layer}-{side}", "true", after=before)
+    found = Graph(job.tasks).all_before("39-a")
+    assert found == {f"{layer}-{side}" for layer in range(39) for side in "ab"}
