@@ -151,10 +151,16 @@ def test_a_generator_that_raises_leaves_nothing_behind(system: OpusOS) -> None:
         system.dispatch(jobs())
 
 
-def test_a_job_that_ends_its_process_loses_itself_only(system: OpusOS) -> None:
-    with pytest.raises(TaskLost):
-        system.dispatch((end_at, [number, 200]) for number in range(400))
-    assert system.dispatch((end_at, [number, -1]) for number in range(200)) == [*range(200)]
+def test_a_job_that_ends_its_process_loses_itself_only() -> None:
+    with Cluster("local", slots=SLOTS) as cluster:
+        use_cluster(cluster)
+        try:
+            system = OpusOS(MPI())
+            with pytest.raises(TaskLost):
+                system.dispatch((end_at, [number, 200]) for number in range(400))
+            assert system.dispatch((end_at, [n, -1]) for n in range(200)) == [*range(200)]
+        finally:
+            use_cluster(None)
 
 
 def test_arguments_that_cannot_travel_are_an_error_of_the_dispatch(system: OpusOS) -> None:
