@@ -38,6 +38,7 @@ from encamp.model import AttemptReport, TaskReport
 from encamp.storage.outputs.parts import Written
 from encamp.storage.outputs.stage import Staged
 from encamp.testing.waiting import until
+from encamp.wire.pickling import NotImportable
 
 
 def run(job: encamp.Job, pool: Executor) -> encamp.JobReport:
@@ -105,6 +106,14 @@ def test_attempts_are_counted_on_in_the_next_run_and_anew_after_it_was_done(here
         job.run(pool, check=False, force=True)
         numbers.append(pool.numbers("a"))
     assert numbers == [[1, 2], [3, 4], [1]]
+
+
+def test_a_module_that_a_worker_lacks_is_named_and_what_to_do(here: Path) -> None:
+    lacking = Outcome(error=NotImportable("not_there"), log_tail="tail")
+    report = run(job_of("a"), Scripted({"a": [lacking]}))["a"]
+    assert report.state == "failed"
+    assert "the worker cannot import 'not_there'; install it there" in report.why
+    assert (report.attempts[0].error_type, report.log_tail) == ("StepFailed", "tail")
 
 
 def test_each_attempt_says_all_that_came_of_it(here: Path) -> None:

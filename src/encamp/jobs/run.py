@@ -416,7 +416,8 @@ class Run:
             self._hand_over(name)
             return None
         cause = f"cannot be loaded: the worker cannot import {module!r}; install it there"
-        return replace(outcome, error=StepFailed(name, module, None, cause))
+        outcome.error = StepFailed(name, module, None, cause)
+        return outcome
 
     def _done(self, done: list[Done]) -> None:
         """Record finished tasks, all at once, and release the tasks that wait for them."""
