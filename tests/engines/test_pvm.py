@@ -7,10 +7,10 @@ import random
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
-import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,9 +20,6 @@ import pytest
 from conftest import need
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostDeleted
-from encamp.engines.base import Frame
-from encamp.engines.pvm.endpoint import PVMEndpoint
-from encamp.engines.pvm.membership import PIECE, Connection, Membership
 from encamp.errors import ClusterError, EngineFailed, EngineUnavailable, TaskLost
 from encamp.testing import work
 from encamp.testing.conformance.bound import PATIENCE, results, say
@@ -33,17 +30,7 @@ if shutil.which("pvmd"):
     from encamp.engines.pvm import machine as pvm_machine
     from encamp.engines.pvm.engine import PVMEngine
     from encamp.engines.pvm.machine import OwnMachine
-    from encamp.engines.pvm.membership import (
-        FRAME,
-        MORE_SIZES,
-        PIECE,
-        SIZES,
-        TABLE,
-        TOOK,
-        Connection,
-        Membership,
-        encode,
-    )
+    from encamp.engines.pvm.membership import ENDED, Membership
     from encamp.engines.pvm.opening import open_end
 
 NOTICED = 10.0
@@ -100,10 +87,6 @@ def test_libpvm_carries_bytes_and_says_what_is_wrong() -> None:
         libpvm.send(tid, 77, b"abc\0def")
         assert libpvm.bufinfo(libpvm.recv(tid, 77)) == (7, 77, tid)
         assert (libpvm.unpack(3), libpvm.unpack(4)) == (b"abc", b"\0def")
-        data = memoryview(b"0123456789")[2:]
-        libpvm.send_from(tid, 77, libpvm.address_of(data), 5)
-        assert libpvm.bufinfo(libpvm.recv(tid, 77))[0] == 5
-        assert libpvm.unpack(5) == b"23456"
         with pytest.raises(libpvm.PVMError, match="no more data"):
             libpvm.unpack(1)
         assert libpvm.nrecv(tid, 78) == 0
@@ -154,7 +137,7 @@ def test_an_agent_that_is_killed_is_noticed_and_replaced(how: int) -> None:
         pid = say(cluster, task)
         (agent,) = agents_of(cluster)
         os.kill(agent, how)
-        with pytest.raises(TaskLost, match="PVM task"):
+        with pytest.raises(TaskLost, match="agent on localhost"):
             task.result(NOTICED)
         until(lambda: gone(pid))
         assert results(cluster.spawn_many(work.add, [(1,)] * 20)) == [2] * 20
@@ -286,8 +269,15 @@ def test_root_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
         Cluster("pvm", slots=1)
 
 
+def test_a_missing_extra_is_said_and_leaves_no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(EngineUnavailable, match="its extra 'pvm'"):
+        Cluster("pvm", slots=1, machine="own")
+    assert remains() == (set(), set())
+
+
 def test_an_interpreter_that_is_not_there_is_said() -> None:
-    with pytest.raises(EngineFailed, match="/no/python on localhost: no such file"):
+    with pytest.raises(EngineFailed, match="localhost: /no/python: no such file"):
         Cluster("pvm", slots=1, machine="own", python="/no/python")
 
 
@@ -319,27 +309,6 @@ def member() -> Iterator[Membership]:
     engine.close()
 
 
-def take_in(member: Membership, count: int) -> None:
-    """Have as many messages taken in, however they are."""
-    taken: list[int] = []
-    take = member._take
-
-    def count_and_take(size: int, tag: int, tid: int) -> None:
-        taken.append(tag)
-        take(size, tag, tid)
-
-    def all_taken() -> bool:
-        with member.lock:
-            member.drain()
-        return len(taken) >= count
-
-    member._take = count_and_take  # type: ignore[method-assign]
-    try:
-        until(all_taken)
-    finally:
-        member._take = take  # type: ignore[method-assign]
-
-
 def stranger_sends(member: Membership, messages: list[tuple[int, bytes]]) -> None:
     """Have another task of the machine send the controller something."""
     script = (
@@ -350,80 +319,38 @@ def stranger_sends(member: Membership, messages: list[tuple[int, bytes]]) -> Non
     command = [sys.executable, "-c", script, str(member.tid), repr(messages)]
     with member.machine.known():
         subprocess.run(command, check=True, timeout=PATIENCE)
-    take_in(member, len(messages))
-
-
-def test_messages_of_strangers_that_cannot_be_read_are_dropped(member: Membership) -> None:
-    odd = (b"", b"\xc1", b"\x90", b"\x91\xff", b"\x91\xcf" + b"\xff" * 8, b"\xdd" + b"\xff" * 4)
-    stranger_sends(member, [(tag, data) for tag in (*range(1, 9), 11, 12, 13) for data in odd])
-    assert member.failure == ""
-    assert member.connections == {}
 
 
 class Heard:
-    """An end that keeps what it is brought."""
-
-    number = 1
+    """A member that notes what it is told."""
 
     def __init__(self) -> None:
-        self.frames: list[Frame] = []
+        self.reports: list[tuple[int, list[int], bytes]] = []
 
-    def put(self, frame: Frame) -> None:
-        self.frames.append(frame)
+    def reported(self, tag: int, values: list[int], text: bytes) -> None:
+        self.reports.append((tag, values, text))
 
-    def learn(self, table: dict[int, int]) -> None:
-        raise AssertionError("nobody has sent a table")
-
-
-def arrive(member: Membership, connection: Connection, *messages: tuple[int, bytes]) -> None:
-    """Have messages arrive as if from a connection."""
-    member.connections[member.tid] = connection
-    with member.lock:
-        for tag, data in messages:
-            libpvm.send(member.tid, tag, data)
-        take_in(member, len(messages))
-    del member.connections[member.tid]
+    def wake(self) -> None:
+        """It does not sleep."""
 
 
-def test_messages_of_agents_that_cannot_be_read_are_dropped(member: Membership) -> None:
+def test_messages_of_strangers_that_cannot_be_read_are_dropped(member: Membership) -> None:
+    printed = [struct.pack("=ii", 7, size) + b"ab" for size in (2, -1, 1 << 16)]
+    odd = (b"", b"\xc1", b"\x90", b"\x91\xff", *printed)
     heard = Heard()
-    connection = Connection(member.tid, 1, heard)  # type: ignore[arg-type]
-    odd = (b"", b"\xc1", b"\x90", b"\x91\xff", b"\x91\x01", b"12345678", b"\x81\x01\xff")
-    tags = (TABLE, FRAME, SIZES, PIECE, MORE_SIZES, SIZES, TOOK)
-    arrive(
-        member, connection, *[(tag, data) for data in odd for tag in tags if data != b"\x91\x01"]
-    )
-    arrive(member, connection, (PIECE, b"x"), (SIZES, encode([10_000])), (PIECE, b"x" * 10_001))
-    assert (heard.frames, member.failure) == ([], "")
-    arrive(member, connection, (SIZES, encode([2, 10_000])), (PIECE, b"ab"), (PIECE, b"x" * 10_000))
-    assert [list(map(bytes, frame.parts)) for frame in heard.frames] == [[b"ab", b"x" * 10_000]]
+    member.engines.append(heard)
+    last = (ENDED, struct.pack("=i", 9))
+    messages = [(tag, data) for tag in (*range(1, 9), *range(11, 14)) for data in odd]
+    stranger_sends(member, [*messages, last])
 
+    def all_read() -> bool:
+        member.drain()
+        return (ENDED, [9], b"") in heard.reports
 
-def test_what_is_said_of_sizes_takes_no_memory(member: Membership) -> None:
-    heard = Heard()
-    connection = Connection(member.tid, 1, heard)  # type: ignore[arg-type]
-    tracemalloc.start()
-    try:
-        arrive(member, connection, (SIZES, encode([1 << 40] * 100 + [5_000] * 7_000)))
-        arrive(member, connection, (PIECE, b"x" * 5_000))
-        assert tracemalloc.get_traced_memory()[1] < 1 << 26
-    finally:
-        tracemalloc.stop()
-    arrive(member, connection, *[(MORE_SIZES, b"\0" * 60_000)] * 100)
-    assert len(connection.sizes) < 2 << 20
-    assert (heard.frames, member.failure) == ([], "")
-
-
-def test_a_frame_is_whole_that_takes_more_room_than_was_made_at_first(
-    member: Membership, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("encamp.engines.pvm.pieces._AHEAD", 10_000)
-    heard, some = Heard(), random.Random(1).randbytes(200_001)
-    connection = Connection(member.tid, 1, heard)  # type: ignore[arg-type]
-    pieces = [(PIECE, some[at : at + 7_000]) for at in range(0, len(some), 7_000)]
-    arrive(member, connection, (SIZES, encode([len(some)])), *pieces)
-    (frame,) = heard.frames
-    assert list(map(bytes, frame.parts)) == [some]
+    until(all_read)
+    member.engines.remove(heard)
+    assert member.failure == ""
+    assert {text for _, _, text in heard.reports} == {b"", b"ab"}
 
 
 def test_a_controller_that_finds_no_hosts_keeps_no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -482,19 +409,3 @@ def test_the_controllers_own_host_may_have_another_name_than_its_machine_has_for
         assert cluster.spawn(work.add, 1).result(PATIENCE) == 2
         cluster.add_hosts(f"my_other_name ip={address}")
         assert len(cluster.hosts()) == 1
-
-
-def test_what_is_just_being_sent_counts_as_not_sent() -> None:
-    """Who has sent an array may fill it anew as soon as it is not needed any more."""
-    end = PVMEndpoint.__new__(PVMEndpoint)
-    connection = Connection(1, 1, end)
-    end._connections = {1: connection}
-    connection.open = True
-    connection.waiting.extend((PIECE, memoryview(bytes(100))) for _ in range(3))
-    member = Membership.__new__(Membership)
-    member.held, member.stirred = 1 << 20, False
-    seen: list[bool] = []
-    member.post = lambda tid, tag, data: seen.append(end.sending)  # type: ignore[method-assign]
-    member.flush(connection)
-    assert seen == [True] * 3
-    assert not end.sending

@@ -58,15 +58,32 @@ class TestHosts(PVMOnLab, Hosts):
     def restore(self, cluster: Cluster, host: str) -> None:
         self.host(host).restore()
 
+    def tell_console(self, cluster: Cluster, said: str) -> None:
+        """Have PVM's own console do something."""
+        machine = cluster._engine._member.machine  # type: ignore[attr-defined]
+        environment = {**os.environ, **machine.variables}
+        subprocess.run(["pvm"], input=f"{said}\nquit\n", text=True, env=environment, check=True)
+
     def test_a_host_that_others_add_is_used(self, cluster_of: ClusterOf, tidy: None) -> None:
         with cluster_of(self.SLOTS) as cluster:
             spare = self.lab.hosts[-1].name
-            machine = cluster._engine._member.machine  # type: ignore[attr-defined]
-            console = f'add "{self.name_of(spare)} dx=/usr/lib/pvm3/lib/pvmd"\nquit\n'
-            environment = {**os.environ, **machine.variables}
-            subprocess.run(["pvm"], input=console, text=True, env=environment, check=True)
+            self.tell_console(cluster, f'add "{self.name_of(spare)} dx=/usr/lib/pvm3/lib/pvmd"')
             assert event(cluster, HostAdded).host.name == spare
             assert cluster.spawn(work.whoami, on=spare).result(PATIENCE)[1] == spare
+
+    def test_hosts_that_others_delete_have_left_and_count_as_no_restarts(
+        self, cluster_of: ClusterOf, tidy: None
+    ) -> None:
+        with cluster_of(self.SLOTS, restarts=1) as cluster:
+            stays, *others = (host.name for host in cluster.hosts())
+            for name in others:
+                self.tell_console(cluster, f"delete {name}")
+                assert event(cluster, HostDeleted).host.name == name
+            (agent,) = cluster._controller.agents.by_number.values()
+            assert agent.facts is not None
+            os.kill(self.here(stays, agent.facts.pid), signal.SIGKILL)
+            assert event(cluster, HostAdded).host.name == stays
+            assert cluster.spawn(work.whoami, on=stays).result(PATIENCE)[1] == stays
 
     def test_a_daemon_that_is_killed_is_noticed_and_its_host_comes_again(
         self, cluster_of: ClusterOf, tidy: None

@@ -21,8 +21,8 @@ from encamp.testing.waiting import children_with, until
 from lab import Lab, missing
 
 if shutil.which("pvmd"):
-    from encamp.engines.pvm import engine, libpvm
-    from encamp.engines.pvm.naming import host_names, why_not
+    from encamp.engines.pvm import libpvm
+    from encamp.engines.pvm.naming import addresses_in, host_names, why_not
 
 LOG = """\
 [t80040000] 11/21 19:24:06 ready Sat Nov 21 19:24:06 2026
@@ -93,6 +93,11 @@ def test_hosts_that_are_named_twice_are_taken_once() -> None:
     assert host_names("a") == ["a"]
 
 
+def test_addresses_are_found_in_the_options_of_hosts() -> None:
+    hosts = ["a", "b ip=1.2.3.4", "c lo=me ip=5.6.7.8 dx=/some/pvmd", "dip=9"]
+    assert addresses_in(hosts) == {"b": "1.2.3.4", "c": "5.6.7.8"}
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -138,7 +143,7 @@ def test_a_cluster_does_not_wait_at_its_end_for_hosts_that_it_has_added(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If it did, the end would take longer than a test may."""
-    monkeypatch.setattr(engine, "_ENDS_WITHIN", 1000.0)
+    monkeypatch.setattr("encamp.engines.kit.mesh.engine._ENDS_WITHIN", 1000.0)
     given = options(lab)
     first, second = given.pop("hosts")
     with Cluster("pvm", **given, hosts=first) as cluster:

@@ -27,7 +27,9 @@ class Controller(MeshEngine):
         self.listen("127.0.0.1")
 
     def begin_again(self, agent: Agent) -> None:
-        self.again.append(agent.number)
+        for new in self.expect_again(agent):
+            del self.known[new.number]  # it never starts
+            self.again.append(agent.number)
 
 
 class Net:

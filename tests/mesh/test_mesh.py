@@ -429,12 +429,31 @@ def _open(fd: int) -> bool:
     return True
 
 
+def test_an_end_polls_after_arrivals_only_while_answers_come_at_once(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(mesh_module.time, "monotonic", lambda: now[0])
+    mesh = net.controller
+
+    def polls_after(pause: float) -> bool:
+        """Whether it polls after an arrival so many seconds after the last one."""
+        now[0] += pause
+        mesh._note_arrival()
+        return mesh.patience() == 0
+
+    assert all(polls_after(0.0001) for _ in range(20))
+    now[0] += 0.0003
+    assert mesh.patience() is None
+    assert [polls_after(1.0) for _ in range(5)].count(True) == 3
+    assert not any(polls_after(0.0001) for _ in range(60))
+    assert any(polls_after(0.0001) for _ in range(5))
+
+
 def test_patience_is_over_when_something_has_to_be_looked_at(net: Net) -> None:
     agent = net.join()
-    net.turn()
-    net.turn()
-    assert net.controller.patience() is None
+    net.until(lambda: net.controller.patience() is None)  # it polls for a moment after arrivals
     net.controller.soon(lambda: None)
     assert net.controller.patience() == 0
     net.until(lambda: net.controller.patience() is None)
-    assert agent.patience() is None
+    net.until(lambda: agent.patience() is None)

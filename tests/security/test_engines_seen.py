@@ -34,13 +34,15 @@ ENGINES = {
     "dask": ("dask", {}),
     "ipyparallel": ("ipyparallel", {}),
 }
-ON_THE_MESH = {"dask", "ipyparallel"}
+ON_THE_MESH = {"dask", "ipyparallel", "pvm"}
 """Engines whose ends listen for each other."""
 LAUNCHERS = {"mpiexec", "mpiexec.hydra", "hydra_pmi_proxy", "mpirun", "prterun", "prte", "prted"}
 PVM = {"pvmd", "pvmd3"}
 """Programs of the MPIs and of PVM themselves, which docs/security.md is about."""
 SECRET = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 """How a key of ours would look in hexadecimal."""
+PRIVATE = b"PRIVATE KEY"
+"""What is in every key of a certificate."""
 
 
 def _ours() -> list[psutil.Process]:
@@ -135,6 +137,7 @@ def _check_seen(cluster: Cluster, known: list[Any], before: set[bytes]) -> None:
     environs = b"".join(_read(one.pid, "environ") for one in processes)
     for words in (environs, *(_read(one.pid, "cmdline") for one in processes)):
         assert set(SECRET.findall(words)) <= before
+        assert PRIVATE not in words
     seal = cluster._controller.outbox.seal
     assert seal is None or seal._key.hex().encode() not in environs
     if os.geteuid() == 0:

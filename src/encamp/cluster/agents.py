@@ -35,8 +35,8 @@ from encamp.wire.protocol import (
 
 _log = logging.getLogger("encamp")
 _READABLE = (
-    "anybody who can read the network between the hosts can read this engine's frames, and forge "
-    "them; "
+    "anybody who can read the network between the hosts gets the key of this cluster's frames, and "
+    "can forge them; "
     "where that matters, use a network of your own, or the engines dask or ipyparallel"
 )
 _said: set[str] = set()
@@ -132,13 +132,16 @@ class Agents:
     def joined(self, number: int, frames_by: str) -> None:
         """The engine reports that an agent has joined; its facts will follow."""
         self.by_number.setdefault(number, Agent(number, frames_by))
+        if self._controller.closing:  # the others were told to end before
+            self._outbox.post(number, [encode(End())])
 
     def hello(self, agent: Agent, facts: Hello, parts: Parts) -> None:
         """An agent has sent its facts: use its slots."""
         if agent.facts is not None:
             return
         agent.facts = facts
-        if self._outbox.seal is not None and facts.host != socket.gethostname():
+        readable = self._outbox.seal is not None or self._engine.key_in_clear
+        if readable and facts.host != socket.gethostname():
             self._say_once(_READABLE)
         if facts.left_out:
             self._say_once(left_out_words(facts.left_out, facts.host))
@@ -183,7 +186,8 @@ class Agents:
         return [agent for agent in self.by_number.values() if agent.facts is not None]
 
     def ping(self, agent: Agent) -> None:
-        """Ask an agent whether it is alive."""
+        """Ask an agent whether it is alive; ``heard`` says whether it has answered."""
+        agent.heard = False
         self._outbox.post(agent.number, [encode(Ping(0))])
 
     def listen(self) -> None:
@@ -215,7 +219,6 @@ class Agents:
                 self._engine.give_up(agent.number)
                 self._outbox.post(agent.number, [encode(End())])  # in case it was only cut off
                 continue
-            agent.heard = False
             self.ping(agent)
         self.listen()
 

@@ -144,15 +144,17 @@ class Engine(Endpoint):
     """The controller's end, which also starts and stops the agents.
 
     ``name`` is its name for users. ``private`` says that only encamp's own processes can put frames
-    into the network; otherwise all frames are sealed. ``slots_per_agent`` is 0 if an agent has as
-    many slots as its host has cores. ``agents`` is how many to wait for at the start.
-    ``agent_here`` is the end of the only agent if the controller's own process serves it: the two
-    call each other, and send nothing through the engine. An ``elastic`` engine adapts its number of
-    hosts to the work, about which `needs` informs it, and may have no hosts for a while.
+    into the network; otherwise all frames are sealed. The key of the seals travels unencrypted
+    between hosts, and so does that of a private network if ``key_in_clear``. ``slots_per_agent`` is
+    0 if an agent has as many slots as its host has cores. ``agents`` is how many to wait for at the
+    start. ``agent_here`` is the end of the only agent if the controller's own process serves it:
+    the two call each other, and send nothing through the engine. An ``elastic`` engine adapts its
+    number of hosts to the work, about which `needs` informs it, and may have no hosts for a while.
     """
 
     name: str
     private: bool = False
+    key_in_clear: bool = False
     slots_per_agent: int = 0
     agents: int = 1
     agent_here: Endpoint | None = None

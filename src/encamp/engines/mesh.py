@@ -36,7 +36,7 @@ class BareMesh(MeshEngine):
 
     def begin_again(self, agent: Agent) -> None:
         """See `MeshEngine.begin_again`."""
-        self._begin(self.expect("here", "this host", [agent.slots]))
+        self._begin(self.expect_again(agent))
 
     def _begin(self, agents: Sequence[Agent]) -> None:
         order = self.order([self.listen(_HERE)])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +82,7 @@ class HostTable:
     def own_tid(self) -> int:
         """The spawner's own id."""
         engine = self._engine
-        tid: int = self.dtid(self._here) | 1 if engine is None else engine._member.tid
+        tid: int = self.dtid(self._here) | 1 if engine is None else engine.tid
         return tid
 
     @property
@@ -147,14 +146,12 @@ class HostTable:
             return set()
         if engine is None:
             return {host.name for host in cluster.hosts()}
-        asked, silent = time.monotonic(), dict(self._call(self._ask))
+        silent = dict(self._call(self._ask))
         known = self._controller.agents.by_number
 
         def all_heard() -> bool:
             for number in list(silent):
-                connection = engine._connections.get(number)
-                heard = connection is None or connection.heard >= asked
-                if heard or number not in known:
+                if number not in known or known[number].heard:
                     del silent[number]
             return not silent
 
@@ -171,11 +168,8 @@ class HostTable:
 
 def _aliases(engine: Any, controller: Any) -> dict[int, str]:
     """Ids of hosts with an agent → the cluster's names."""
-    return {
-        engine._agents[agent.number].host.tid: agent.host
-        for agent in controller.agents.here()
-        if agent.number in engine._agents
-    }
+    hosts = ((engine.host_of(agent.number), agent.host) for agent in controller.agents.here())
+    return {host.tid: alias for host, alias in hosts if host is not None}
 
 
 def host_table_of(ours: Spawner) -> HostTable:

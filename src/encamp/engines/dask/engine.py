@@ -316,7 +316,7 @@ class DaskEngine(MeshEngine):
     def begin_again(self, agent: Agent) -> None:
         """See `MeshEngine.begin_again`."""
         if agent.where in self._slots_of:
-            self._start(self.expect(agent.where, agent.label, [agent.slots]))
+            self._start(self.expect_again(agent))
 
     def _begin(self, workers: Mapping[str, int]) -> None:
         self._slots_of.update(workers)

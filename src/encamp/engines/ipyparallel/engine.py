@@ -277,9 +277,9 @@ class IPythonEngine(MeshEngine):
 
     def begin_again(self, agent: Agent) -> None:
         """See `MeshEngine.begin_again`."""
-        engine, here = _engine_of(agent)
-        if engine in self._slots_of:
-            self._expect(engine, [agent.slots], here)
+        engine, _ = _engine_of(agent)
+        if engine in self._slots_of and not self._stopping:
+            self._again += self.expect_again(agent)
 
     def _start(self, agents: list[Agent]) -> None:
         for agent in agents:

@@ -1,7 +1,7 @@
-"""PVM: agents are tasks of the virtual machine; frames are its messages.
+"""PVM: the virtual machine starts agents, and reports which hosts come and go; frames use the mesh.
 
-opening     opens this process's end; engine is the controller's, endpoint what both share
-libpvm      PVM's library; pieces cuts frames into messages that it accepts
+opening     opens the controller's end, which is in engine; agent is what its tasks do first
+libpvm      PVM's library; membership is this process as a task of the machine
 machine     starts and ends a virtual machine; keeper ends it with the program
-membership  the tasks of a cluster; hosts and naming add hosts and report errors
+hosts       adds hosts; naming reads what users call them, and reports errors
 """

@@ -8,8 +8,9 @@ virtual machine, and one thread at a time may use it.
 from __future__ import annotations
 
 import ctypes
+import signal
 from collections.abc import Sequence
-from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_int, c_void_p
 from dataclasses import dataclass
 
 NAME = "libpvm3.so.3"
@@ -18,10 +19,11 @@ TASK_HOST = 1
 """Flag of `spawn`: ``where`` names a host, with a folder after a colon."""
 TASK_EXIT, HOST_ADD = 1, 3
 """The events of `notify`."""
-ROUTE, AUTO_ERR, OUTPUT_TID, OUTPUT_CODE, FRAG_SIZE = 1, 3, 4, 5, 10
+ROUTE, AUTO_ERR, OUTPUT_TID, OUTPUT_CODE = 1, 3, 4, 5
 """The options of `setopt`."""
-ROUTE_DIRECT = 3
-DATA_RAW, DATA_IN_PLACE = 1, 2
+DONT_ROUTE, ROUTE_DIRECT = 1, 3
+"""The values of ``ROUTE``: all messages through the daemons, or over sockets between tasks."""
+DATA_RAW = 1
 ANY = -1
 
 NO_HOST, SYS_ERR, HOST_FAIL, LOOPBACK = -6, -14, -22, -36
@@ -54,8 +56,7 @@ _ERRORS = {
 }
 
 try:
-    _waits = ctypes.CDLL(NAME)
-    _quick = ctypes.PyDLL(NAME)  # keeps the interpreter's lock: for calls that return at once
+    _library = ctypes.CDLL(NAME)
 except OSError as exc:
     raise ImportError(str(exc)) from exc
 
@@ -83,17 +84,6 @@ class _HostInfo(ctypes.Structure):
     ]
 
 
-class _TaskInfo(ctypes.Structure):
-    _fields_ = [
-        ("tid", c_int),
-        ("parent", c_int),
-        ("host", c_int),
-        ("flag", c_int),
-        ("name", c_char_p),
-        ("pid", c_int),
-    ]
-
-
 @dataclass(frozen=True, slots=True)
 class HostInfo:
     """A host of the virtual machine; ``tid`` is its daemon's."""
@@ -104,35 +94,18 @@ class HostInfo:
     speed: int
 
 
-@dataclass(frozen=True, slots=True)
-class TaskInfo:
-    """A task; ``host`` is its daemon's id, ``parent`` is 0 if there is none."""
-
-    tid: int
-    parent: int
-    host: int
-    flag: int
-    name: str
-    pid: int
-
-
 _INTS = POINTER(c_int)
 _SIGNATURES = {
     "mytid": (),
     "parent": (),
     "exit": (),
-    "halt": (),
-    "kill": (c_int,),
+    "sendsig": (c_int, c_int),
     "setopt": (c_int, c_int),
-    "getopt": (c_int,),
     "spawn": (c_char_p, POINTER(c_char_p), c_int, c_char_p, c_int, _INTS),
     "notify": (c_int, c_int, c_int, _INTS),
     "addhosts": (POINTER(c_char_p), c_int, _INTS),
     "delhosts": (POINTER(c_char_p), c_int, _INTS),
     "config": (_INTS, _INTS, POINTER(POINTER(_HostInfo))),
-    "tasks": (c_int, _INTS, POINTER(POINTER(_TaskInfo))),
-    "pstat": (c_int,),
-    "mstat": (c_char_p,),
     "tidtohost": (c_int,),
     "tickle": (c_int, _INTS, _INTS, _INTS),
     "recv": (c_int, c_int),
@@ -145,18 +118,10 @@ _SIGNATURES = {
     "bufinfo": (c_int, _INTS, _INTS, _INTS),
     "getfds": (POINTER(_INTS),),
 }
-_QUICK = ("initsend", "pkbyte", "upkbyte", "upkint", "nrecv", "bufinfo", "getfds")
 for _name, _types in _SIGNATURES.items():
-    _function = getattr(_quick if _name in _QUICK else _waits, f"pvm_{_name}")
+    _function = getattr(_library, f"pvm_{_name}")
     _function.argtypes = _types
     _function.restype = c_int
-
-_bytes_at = ctypes.pythonapi.PyByteArray_AsString
-_bytes_at.argtypes, _bytes_at.restype = (ctypes.py_object,), c_void_p
-_size, _tag, _source, _fds = c_int(), c_int(), c_int(), _INTS()
-_size_at, _tag_at, _source_at, _fds_at = byref(_size), byref(_tag), byref(_source), byref(_fds)
-_initsend, _send, _pkbyte = _quick.pvm_initsend, _waits.pvm_send, _quick.pvm_pkbyte
-_nrecv, _bufinfo, _upkbyte = _quick.pvm_nrecv, _quick.pvm_bufinfo, _quick.pvm_upkbyte
 
 
 def _checked(code: int) -> int:
@@ -170,34 +135,29 @@ def _checked(code: int) -> int:
 
 def mytid() -> int:
     """This task's id; joins the virtual machine that the environment names, the first time."""
-    return _checked(_waits.pvm_mytid())
+    return _checked(_library.pvm_mytid())
 
 
 def parent() -> int | None:
     """The id of the task that spawned this one."""
-    code: int = _waits.pvm_parent()
+    code: int = _library.pvm_parent()
     return code if code > 0 else None
 
 
 def leave() -> None:
     """``pvm_exit``: leave the machine; the process continues, and may join again."""
-    _checked(_waits.pvm_exit())
-
-
-def halt() -> None:
-    """End the virtual machine with all its tasks. Sends SIGTERM to this process, too."""
-    _checked(_waits.pvm_halt())
+    _checked(_library.pvm_exit())
 
 
 def setopt(what: int, value: int) -> int:
     """Set an option; returns its old value."""
-    return _checked(_waits.pvm_setopt(what, value))
+    return _checked(_library.pvm_setopt(what, value))
 
 
 def getfds() -> list[int]:
-    """File descriptors of the daemon and of direct routes; may change with every call."""
-    count = _checked(_quick.pvm_getfds(_fds_at))
-    return _fds[:count]
+    """File descriptors of the daemon, and of direct routes."""
+    fds = _INTS()
+    return fds[: _checked(_library.pvm_getfds(byref(fds)))]
 
 
 # The machine
@@ -206,33 +166,22 @@ def getfds() -> list[int]:
 def config() -> list[HostInfo]:
     """The hosts of the virtual machine."""
     count, archs, found = c_int(), c_int(), POINTER(_HostInfo)()
-    _checked(_waits.pvm_config(byref(count), byref(archs), byref(found)))
+    _checked(_library.pvm_config(byref(count), byref(archs), byref(found)))
     hosts = [found[number] for number in range(count.value)]
     return [HostInfo(h.tid, h.name.decode(), h.arch.decode(), h.speed) for h in hosts]
-
-
-def tasks(where: int = 0) -> list[TaskInfo]:
-    """The tasks of the machine, of a host, or of one id. Blocks for minutes if a host is dead."""
-    count, found = c_int(), POINTER(_TaskInfo)()
-    _checked(_waits.pvm_tasks(where, byref(count), byref(found)))
-    all_of_them = [found[number] for number in range(count.value)]
-    return [
-        TaskInfo(t.tid, max(t.parent, 0), t.host, t.flag, (t.name or b"").decode(), t.pid)
-        for t in all_of_them
-    ]
 
 
 def addhosts(names: Sequence[str]) -> list[int]:
     """Add hosts; returns the daemon's id or an error code for each."""
     infos = (c_int * len(names))()
-    _checked(_waits.pvm_addhosts(_strings(names), len(names), infos))
+    _checked(_library.pvm_addhosts(_strings(names), len(names), infos))
     return list(infos)
 
 
 def delhosts(names: Sequence[str]) -> list[int]:
     """Remove hosts; returns 0 or an error code for each."""
     infos = (c_int * len(names))()
-    _checked(_waits.pvm_delhosts(_strings(names), len(names), infos))
+    _checked(_library.pvm_delhosts(_strings(names), len(names), infos))
     return list(infos)
 
 
@@ -242,13 +191,13 @@ def fail_host(tid: int) -> bool:
     This is ``pvm_tickle`` with 8, which no page of the manual describes.
     """
     count, answer = c_int(), (c_int * 10)()
-    _checked(_waits.pvm_tickle(2, (c_int * 2)(8, tid), byref(count), answer))
+    _checked(_library.pvm_tickle(2, (c_int * 2)(8, tid), byref(count), answer))
     return bool(answer[0])
 
 
 def tidtohost(tid: int) -> int:
     """The id of a task's daemon."""
-    return _checked(_waits.pvm_tidtohost(tid))
+    return _checked(_library.pvm_tidtohost(tid))
 
 
 # Tasks
@@ -258,21 +207,23 @@ def spawn(task: str, arguments: Sequence[str], flag: int, where: str, count: int
     """Start tasks; returns the id or an error code for each."""
     tids = (c_int * count)()
     strings = _strings([*arguments, None])
-    _checked(_waits.pvm_spawn(task.encode(), strings, flag, where.encode(), count, tids))
-    return list(tids)
+    code = _library.pvm_spawn(task.encode(), strings, flag, where.encode(), count, tids)
+    if code == SYS_ERR:
+        raise PVMError(code)
+    return list(tids) if code >= 0 else [code] * count
 
 
 def kill(tid: int) -> None:
-    """End a task by SIGTERM."""
-    _checked(_waits.pvm_kill(tid))
+    """End a task by SIGKILL."""
+    _checked(_library.pvm_sendsig(tid, signal.SIGKILL))
 
 
 def notify(what: int, tag: int, tids: Sequence[int] | None = None, count: int = -1) -> None:
     """Ask for messages with ``tag`` about the ends of tasks or hosts, or ``count`` new hosts."""
     if tids is None:
-        _checked(_waits.pvm_notify(what, tag, count, None))
+        _checked(_library.pvm_notify(what, tag, count, None))
     else:
-        _checked(_waits.pvm_notify(what, tag, len(tids), (c_int * len(tids))(*tids)))
+        _checked(_library.pvm_notify(what, tag, len(tids), (c_int * len(tids))(*tids)))
 
 
 def _strings(texts: Sequence[str | None]) -> ctypes.Array[c_char_p]:
@@ -284,85 +235,38 @@ def _strings(texts: Sequence[str | None]) -> ctypes.Array[c_char_p]:
 
 def send(tid: int, tag: int, data: bytes) -> None:
     """Send one message of raw bytes; ``data`` may be used again when this returns."""
-    _initsend(DATA_RAW)
-    _pkbyte(data, len(data), 1)
-    code = _send(tid, tag)
-    if code < 0:
-        raise PVMError(code)
-
-
-def send_from(tid: int, tag: int, address: int, size: int) -> None:
-    """Send one message of raw bytes at an address in memory, without copying them."""
-    _initsend(DATA_IN_PLACE)
-    _pkbyte(address, size, 1)
-    code = _send(tid, tag)
-    if code < 0:
-        raise PVMError(code)
+    _checked(_library.pvm_initsend(DATA_RAW))
+    _checked(_library.pvm_pkbyte(data, len(data), 1))
+    _checked(_library.pvm_send(tid, tag))
 
 
 def nrecv(tid: int = ANY, tag: int = ANY) -> int:
     """The buffer of a message that has arrived, 0 if none has; its data are unpacked next."""
-    code: int = _nrecv(tid, tag)
-    if code < 0:
-        raise PVMError(code)
-    return code
+    return _checked(_library.pvm_nrecv(tid, tag))
 
 
 def recv(tid: int = ANY, tag: int = ANY) -> int:
     """The buffer of the next message; blocks until it arrives."""
-    return _checked(_waits.pvm_recv(tid, tag))
+    return _checked(_library.pvm_recv(tid, tag))
 
 
 def bufinfo(buffer: int) -> tuple[int, int, int]:
     """A message's size in bytes, its tag and its sender."""
-    _bufinfo(buffer, _size_at, _tag_at, _source_at)
-    return _size.value, _tag.value, _source.value
+    size, tag, source = c_int(), c_int(), c_int()
+    _checked(_library.pvm_bufinfo(buffer, byref(size), byref(tag), byref(source)))
+    return size.value, tag.value, source.value
 
 
-def unpack(size: int) -> bytearray:
+def unpack(size: int) -> bytes:
     """The next ``size`` bytes of the message."""
-    data = bytearray(size)
+    data = ctypes.create_string_buffer(size)
     if size:
-        code = _upkbyte(_bytes_at(data), size, 1)
-        if code < 0:
-            raise PVMError(code)
-    return data
-
-
-def unpack_to(address: int, size: int) -> None:
-    """Copy the next ``size`` bytes of the message to an address in memory."""
-    code = _upkbyte(address, size, 1)
-    if code < 0:
-        raise PVMError(code)
+        _checked(_library.pvm_upkbyte(data, size, 1))
+    return data.raw
 
 
 def unpack_ints(count: int) -> list[int]:
     """The next integers of the message, as in notifications."""
     values = (c_int * count)()
-    _checked(_quick.pvm_upkint(values, count, 1))
+    _checked(_library.pvm_upkint(values, count, 1))
     return list(values)
-
-
-def address_of(view: memoryview) -> int:
-    """The address of a contiguous buffer, also of a read-only one."""
-    holder = _PyBuffer()
-    _get_buffer(view, byref(holder), 0)
-    try:
-        return holder.buf or 0
-    finally:
-        _release_buffer(byref(holder))
-
-
-class _PyBuffer(ctypes.Structure):
-    _fields_ = [
-        ("buf", c_void_p),
-        ("obj", ctypes.py_object),
-        ("len", ctypes.c_ssize_t),
-        ("rest", c_size_t * 16),
-    ]
-
-
-_get_buffer = ctypes.pythonapi.PyObject_GetBuffer
-_get_buffer.argtypes = (ctypes.py_object, POINTER(_PyBuffer), c_int)
-_release_buffer = ctypes.pythonapi.PyBuffer_Release
-_release_buffer.argtypes = (POINTER(_PyBuffer),)

@@ -25,7 +25,6 @@ from encamp.engines.kit.sentinel import Sentinel
 from encamp.engines.pvm import keeper
 from encamp.engines.pvm.naming import why_not
 from encamp.errors import EngineFailed, EngineUnavailable
-from encamp.search_paths import SEARCH_PATHS, whole_search_path
 
 REMEDY = "install PVM (Debian: apt-get install pvm libpvm3)"
 ROOT = "/usr/lib/pvm3"
@@ -37,14 +36,10 @@ _ADD_WITHIN = 240.0
 """Seconds to add hosts; PVM itself waits for dead hosts for a little more than three minutes."""
 _ADD_ENDS_WITHIN = 4.0
 """Seconds for the same if nobody waits for the hosts any more; most have joined by then."""
-_TRAVELS = ("PARALLEL_", *SEARCH_PATHS)
-"""Prefixes of variables that agents on other hosts get from the controller."""
-VARIABLES = "ENCAMP_PVM_ENVIRONMENT"
 _START_WITHIN = 20.0
 _END_WITHIN = 25.0
 """Seconds that the keeper may take to end; it gives the machine less."""
 _DAEMON_ENDS_WITHIN = 3.0
-_LOOK = 0.05
 _LONGEST_FOLDER = 80
 """Longest folder for PVM's sockets, whose paths the kernel limits to 108 bytes."""
 
@@ -279,26 +274,6 @@ def _answers(file: Path) -> bool:
     return False
 
 
-@contextmanager
-def exported(here: bool) -> Iterator[None]:
-    """Give spawned tasks the controller's environment, or a part of it.
-
-    It is not passed in arguments, which everybody can read.
-    """
-    variables = {k: v for k, v in os.environ.items() if k.startswith(_TRAVELS) or here}
-    if not here:
-        paths = [name for name in SEARCH_PATHS if name in variables]
-        variables |= {name: whole_search_path(variables[name]) for name in paths}
-    before = os.environ.get("PVM_EXPORT")
-    os.environ.update({VARIABLES: json.dumps(variables), "PVM_EXPORT": VARIABLES})
-    try:
-        yield
-    finally:
-        del os.environ[VARIABLES], os.environ["PVM_EXPORT"]
-        if before is not None:
-            os.environ["PVM_EXPORT"] = before
-
-
 def _check_programs() -> None:
     missing = [name for name in ("pvmd", "pvm") if shutil.which(name) is None]
     if missing:
@@ -355,11 +330,6 @@ def _end(pid: int) -> None:
             process.kill()
     finally:
         process.close()
-
-
-def runs(sentinel: Sentinel | None) -> bool:
-    """Whether a process is running, and still is a moment later."""
-    return sentinel is not None and not select.select([sentinel], [], [], _LOOK)[0]
 
 
 def _pvmd() -> str:

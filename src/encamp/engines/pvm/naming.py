@@ -53,6 +53,12 @@ def first_words(hosts: Iterable[str]) -> set[str]:
     return {host.split()[0] for host in hosts}
 
 
+def addresses_in(hosts: Iterable[str]) -> dict[str, str]:
+    """The addresses of hosts, by name, as far as their options give them."""
+    found = (re.fullmatch(r"(\S+) (?:.* )?ip=(\S+).*", host) for host in hosts)
+    return {match[1]: match[2] for match in found if match}
+
+
 def _host(given: object) -> str:
     if not isinstance(given, str):
         raise BadJob("hosts", f"must be names of hosts, not {given!r}")

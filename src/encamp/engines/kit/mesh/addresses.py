@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import socket
 import subprocess
 from collections.abc import Sequence
 from contextlib import closing, suppress
+
+import psutil
 
 _ANY = 9
 """The port of a datagram that is never sent."""
@@ -34,3 +37,15 @@ def address_towards_login(name: str, shell: Sequence[str]) -> str:
         if found := re.search(r"^hostname (\S+)$", done.stdout, re.MULTILINE):
             name = found[1]
     return address_towards(name)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this host can reach an address."""
+    return ipaddress.ip_address(address).is_loopback
+
+
+def addresses_here() -> list[str]:
+    """The IPv4 addresses at which others may reach this host."""
+    found = [one for some in psutil.net_if_addrs().values() for one in some]
+    addresses = [one.address for one in found if one.family == socket.AF_INET]
+    return [address for address in addresses if not is_loopback(address)]

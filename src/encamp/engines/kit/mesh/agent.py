@@ -128,6 +128,11 @@ def join() -> MeshAgent:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
+    return join_with(spec)
+
+
+def join_with(spec: Spec) -> MeshAgent:
+    """The endpoint of an agent with these settings. Raises `EngineFailed`."""
     end = MeshAgent(spec.number, Identity(spec.certificate, spec.key), spec.slots, spec.process)
     end.reach(spec.dial, _tunnel(spec.tunnel), spec.hosts)
     return end

@@ -94,7 +94,10 @@ class MeshEngine(Mesh, Engine):
 
     @abstractmethod
     def begin_again(self, agent: Agent) -> None:
-        """Start another agent in place of one that has ended alone, if its host is still there."""
+        """Start another agent in place of one that has ended alone, if its host is still there.
+
+        `expect_again` registers it.
+        """
 
     def freed(self) -> None:
         """Slots were lost, so others may replace them."""
@@ -126,6 +129,17 @@ class MeshEngine(Mesh, Engine):
             self.known[agent.number] = agent
             found.append(agent)
         return found
+
+    def expect_again(self, agent: Agent) -> list[Agent]:
+        """Register an agent that will be started in place of one that has ended.
+
+        It counts as a restart, unless the other was given up; the list is empty if none is left.
+        """
+        if not agent.given_up:
+            if not self._restarts:
+                return []
+            self._restarts -= 1
+        return self.expect(agent.where, agent.label, [agent.slots])
 
     def soon(self, call: Callable[[], None]) -> None:
         """Call a function in the thread that uses the network; from any thread."""
@@ -219,8 +233,7 @@ class MeshEngine(Mesh, Engine):
         self._broken.pop(number, None)
         self._come.append(Left(number, f"the agent on {agent.label} has ended"))
         if not self._stopping:
-            self._restarts -= not agent.given_up
-            if agent.given_up or self._restarts >= 0:
+            if agent.given_up or self._restarts:
                 self.begin_again(agent)
             self.freed()
 

@@ -10,10 +10,12 @@ import hashlib
 import os
 import ssl
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib import import_module
 
 from encamp.engines.kit.start_agents import host_id
 from encamp.errors import EngineUnavailable, extra_text
@@ -73,6 +75,16 @@ def _file(text: str) -> Iterator[str]:
         yield f"/proc/self/fd/{fd}"
     finally:
         os.close(fd)
+
+
+def load_early() -> None:
+    """Load what `new_identity` needs in a separate thread, while the caller waits for others."""
+
+    def load() -> None:
+        with suppress(ImportError):  # `new_identity` reports it
+            import_module("cryptography.x509")
+
+    threading.Thread(target=load, name="encamp-identity", daemon=True).start()
 
 
 def new_identity(engine: str) -> Identity:

@@ -39,6 +39,10 @@ _STRANGERS = 512
 _REST = 0.5
 """Seconds without accepting connections if there are too many, or no descriptor is left."""
 _LEAVE_WITHIN = 5.0
+_SPIN = 0.0002
+"""Seconds after the last arrival for which an end polls without a pause."""
+_OFTEN, _SELDOM = 8, 64
+"""Arrivals after which polling stops if it finds nothing, and is tried again."""
 _EVENTS = 256
 _ALL: weakref.WeakSet[Mesh] = weakref.WeakSet()
 
@@ -141,6 +145,9 @@ class Mesh(Endpoint):
         self._peers: dict[int, Peer] = {}
         self._come: list[Arrival] = []
         self._rests_until = 0.0
+        self._last = 0.0
+        self._worth = _OFTEN
+        """Positive: polling without a pause is worth while, see `_note_arrival`."""
         self._closed = False
         self._process = os.getpid()
         _ALL.add(self)
@@ -413,7 +420,23 @@ class Mesh(Endpoint):
             self._end_silent()
         self._end_rest()
         come, self._come = self._come, []
+        if come:
+            self._note_arrival()
         return come
+
+    def _note_arrival(self) -> None:
+        """Learn whether polling without a pause is worth while, since waking takes longer.
+
+        It is if answers arrive at once, and is not if this process and the other share a core.
+        """
+        now = time.monotonic()
+        if self._worth > 0:
+            self._worth = _OFTEN if now - self._last < _SPIN else self._worth - 2
+            if self._worth <= 0:
+                self._worth = -_SELDOM
+        else:
+            self._worth = self._worth + 1 or _OFTEN // 2
+        self._last = now
 
     def ready(self, fd: int) -> None:
         """A descriptor is readable that a subclass waits for."""
@@ -430,6 +453,8 @@ class Mesh(Endpoint):
     def patience(self) -> float | None:
         """See `Endpoint.patience`."""
         if self._come or self._unread:
+            return 0
+        if self._worth > 0 and time.monotonic() - self._last < _SPIN:
             return 0
         moments = [link.deadline for link in self._strangers]
         if self._rests_until:

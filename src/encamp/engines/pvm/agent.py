@@ -1,0 +1,113 @@
+"""An agent as a task of a virtual machine: PVM gives it its order, the mesh does the rest."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import select
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from encamp.engines.kit.foreign import foreign
+from encamp.engines.kit.mesh.agent import MeshAgent, join_with
+from encamp.engines.kit.start_agents import Spec
+from encamp.engines.pvm import libpvm
+from encamp.engines.pvm.machine import daemon_files
+from encamp.engines.pvm.membership import own_descriptor
+from encamp.errors import EngineFailed
+from encamp.search_paths import SEARCH_PATHS, take_search_paths, whole_search_path
+
+ORDER = 21
+"""The tag of the message with the order."""
+_WITHIN = 60.0
+"""Seconds within which the order has to arrive."""
+_TRAVELS = ("PARALLEL_", *SEARCH_PATHS)
+"""Prefixes of variables that agents on other hosts get from the controller."""
+
+
+class Order(msgspec.Struct):
+    """The settings of one agent. Never print it: it contains the key.
+
+    On the controller's host (``here``) the agent gets the controller's ``variables``, elsewhere
+    only those that the host does not set. If only the controller has added the host to the machine
+    (``ours``), the daemon's files are removed at the end.
+    """
+
+    spec: Spec
+    variables: dict[str, str]
+    here: bool
+    ours: bool
+
+    def __repr__(self) -> str:
+        return f"<Order of agent {self.spec.number}>"
+
+
+def variables_for(here: bool) -> dict[str, str]:
+    """The variables of this process that agents get, on this host or on others."""
+    if here:
+        return dict(os.environ)
+    variables = {name: value for name, value in os.environ.items() if name.startswith(_TRAVELS)}
+    paths = [name for name in SEARCH_PATHS if name in variables]
+    return variables | {name: whole_search_path(variables[name]) for name in paths}
+
+
+def join_by_order() -> MeshAgent:
+    """The endpoint of an agent that `PVMEngine` has spawned. Raises `EngineFailed`."""
+    daemon, files = os.getppid(), daemon_files()
+    order = _order()
+    if order.ours:
+        atexit.register(_remove, files, daemon)
+    _be_no_task(order)
+    left_out = _take(order.variables, here=order.here)
+    order.spec.process = daemon
+    end = join_with(order.spec)
+    end.left_out = left_out
+    return end
+
+
+def _order() -> Order:
+    """Wait for the order of the task that has spawned this one.
+
+    This process stays a task, so that PVM reports its end when it has ended.
+    """
+    libpvm.mytid()
+    fd, parent = own_descriptor(), libpvm.parent()
+    if parent is None:
+        raise EngineFailed("pvm", "it was not started by a controller")
+    deadline = time.monotonic() + _WITHIN
+    while not (buffer := libpvm.nrecv(parent, ORDER)):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise EngineFailed("pvm", "its controller has sent no order")
+        select.select([fd], [], [], left)
+    size, _, _ = libpvm.bufinfo(buffer)
+    return msgspec.msgpack.decode(libpvm.unpack(size), type=Order)
+
+
+def _take(variables: Mapping[str, str], *, here: bool) -> list[str]:
+    """Set the controller's variables; returns the folders of search paths that are left out."""
+    if here:
+        os.environ.update(variables)
+        return []
+    left_out = take_search_paths(variables)
+    new = {k: v for k, v in variables.items() if k not in (*SEARCH_PATHS, *os.environ)}
+    os.environ.update(new)
+    return left_out
+
+
+def _be_no_task(order: Order) -> None:
+    """Remove variables of PVM that are not the host's own from the environment."""
+    ours = ["PVM_EXPORT", "PVM_TMP", "PVM_VMID"] if order.ours else ["PVM_EXPORT"]
+    for name in [name for name in os.environ if name.startswith("PVM")]:
+        if order.here or name in ours or foreign(name):
+            del os.environ[name]
+
+
+def _remove(files: Iterable[Path], daemon: int) -> None:
+    """Remove the files of a daemon if it has ended before this process, its child."""
+    if os.getppid() != daemon:
+        for path in files:
+            path.unlink(missing_ok=True)
