@@ -160,3 +160,9 @@ def test_slots_of_a_worker_that_was_given_up_are_taken_elsewhere(run: Run, clock
     run.engine.give_up(agent.number)
     run.engine._take_in({FIRST: 3, SECOND: 3})
     assert run.begun == {FIRST: 3, SECOND: 3}
+
+
+@three_slots
+def test_workers_that_come_together_share_the_slots_that_are_wanted(run: Run, clock: Clock) -> None:
+    run.engine._take_in({FIRST: 2, SECOND: 2})
+    assert run.begun == {FIRST: 2, SECOND: 1}
