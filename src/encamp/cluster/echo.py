@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-import select
 import sys
+
+from encamp.wire.ready import writable
 
 
 def show_lines_at_once() -> None:
@@ -41,4 +42,4 @@ def _write(fd: int, data: bytes) -> None:
         try:
             data = data[os.write(fd, data) :]
         except BlockingIOError:
-            select.select([], [fd], [])
+            writable(fd, None)

@@ -28,6 +28,7 @@ from encamp.wire.protocol import (
     decode,
     encode,
 )
+from encamp.wire.ready import readable
 
 T = TypeVar("T")
 _CUT_OFF = (
@@ -247,7 +248,7 @@ class SlotSockets:
                 shortcut.take_in()
 
     def _take_link(self, slot: int) -> None:
-        while slot in self._links and select.select([self._links[slot].socket], [], [], 0)[0]:
+        while slot in self._links and readable(self._links[slot].socket, 0):
             self._read_link(slot)  # first the messages of the slot's previous process
         self._drop(slot)
         if not self._reader.received:  # this process has no free descriptor
@@ -297,7 +298,7 @@ class SlotSockets:
         # The main thread may be busy with a call, so data are read here.
         self._read_data()
         while self._runs < order.runs:  # calls that were sent before must be given back, too
-            select.select([self._data], [], [], _FOLLOW)
+            readable(self._data, _FOLLOW)
             self._read_data()
         self._wake.wake()
         tasks, running = self.slot.give_back()

@@ -8,7 +8,6 @@ this process is killed.
 from __future__ import annotations
 
 import os
-import select
 import shlex
 import socket
 import subprocess
@@ -25,6 +24,7 @@ from encamp.engines.kit.interpreter import PACKAGE, START, python_command
 from encamp.engines.kit.logins import LogIns, refused
 from encamp.engines.kit.mesh.addresses import address_towards_login
 from encamp.errors import BadJob, EngineUnavailable, printable
+from encamp.wire.ready import readable
 
 SSH = "ENCAMP_SSH"
 """The environment variable with the command that logs in to hosts; by default ``ssh``."""
@@ -150,7 +150,7 @@ class _Program:
             self.end(_ENDS_WITHIN)
 
     def _becomes_ready(self, until: float) -> bool:
-        while select.select([self._stdout], [], [], max(0.0, until - time.monotonic()))[0]:
+        while readable(self._stdout, until - time.monotonic()):
             line = self._stdout.readline()
             if line == READY:
                 return True

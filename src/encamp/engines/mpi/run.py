@@ -23,6 +23,7 @@ from encamp.engines.base import Arrival, Frame, Joined, Left
 from encamp.engines.mpi.launch import END_WITHIN, KEY_FILE, Job, Plan, ended_by_intruder
 from encamp.errors import BadFrame, EngineUnavailable
 from encamp.wire.frames import Buffer, Parts, Reader, Writer
+from encamp.wire.ready import writable
 from encamp.wire.seal import KEY_BYTES
 
 KEY, READY, FRAME, LEFT, GIVE_UP, END = range(6)
@@ -194,6 +195,6 @@ class Run:
         link = self._link
         with suppress(OSError):
             while link is not None and self.sending and time.monotonic() < deadline:
-                select.select([], [link], [], _DRAIN_WITHIN)
+                writable(link, _DRAIN_WITHIN)
                 self._writer.flush()
                 self._note_writing()

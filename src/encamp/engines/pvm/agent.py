@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import select
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from encamp.engines.pvm.machine import daemon_files
 from encamp.engines.pvm.membership import own_descriptor
 from encamp.errors import EngineFailed
 from encamp.search_paths import SEARCH_PATHS, take_search_paths, whole_search_path
+from encamp.wire.ready import readable
 
 ORDER = 21
 """The tag of the message with the order."""
@@ -82,7 +82,7 @@ def _order() -> Order:
         left = deadline - time.monotonic()
         if left <= 0:
             raise EngineFailed("pvm", "its controller has sent no order")
-        select.select([fd], [], [], left)
+        readable(fd, left)
     size, _, _ = libpvm.bufinfo(buffer)
     return msgspec.msgpack.decode(libpvm.unpack(size), type=Order)
 

@@ -28,6 +28,7 @@ from encamp.engines.pvm.libpvm import HostInfo, PVMError
 from encamp.engines.pvm.membership import ADDED, ENDED, PRINTED, Membership
 from encamp.engines.pvm.naming import addresses_in, first_words, host_names
 from encamp.errors import EngineFailed
+from encamp.wire.ready import readable
 
 _HERE = "127.0.0.1"
 _ENDED_WITHIN = 2.0
@@ -356,7 +357,7 @@ class PVMEngine(MeshEngine):
         """Wait until PVM has reported the ends of all tasks, for some seconds at most."""
         deadline = time.monotonic() + _ENDED_WITHIN
         while not self._member.failure and self._running() and time.monotonic() < deadline:
-            select.select([self._member.fd], [], [], _LOOK)
+            readable(self._member.fd, _LOOK)
             self._member.drain()
 
     def _drop_lost(self) -> None:

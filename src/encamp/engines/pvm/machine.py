@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import shutil
 import socket
 import stat
@@ -25,6 +24,7 @@ from encamp.engines.kit.sentinel import Sentinel
 from encamp.engines.pvm import keeper
 from encamp.engines.pvm.naming import why_not
 from encamp.errors import EngineFailed, EngineUnavailable
+from encamp.wire.ready import readable
 
 REMEDY = "install PVM (Debian: apt-get install pvm libpvm3)"
 ROOT = "/usr/lib/pvm3"
@@ -153,7 +153,7 @@ class OwnMachine(Machine):
     def _started(self) -> int:
         """Start the daemon; returns its process id. Raises `EngineUnavailable`."""
         assert self._keeper.stdout is not None  # noqa: S101
-        ready, _, _ = select.select([self._keeper.stdout], [], [], _START_WITHIN)
+        ready = readable(self._keeper.stdout, _START_WITHIN)
         line = self._keeper.stdout.readline().decode(errors="replace") if ready else ""
         word, _, pid = line.partition(" ")
         if word == "ready":
@@ -326,7 +326,7 @@ def _end(pid: int) -> None:
     """Wait some seconds for the end of a process, and then kill it."""
     process = Sentinel(pid)
     try:
-        if not select.select([process], [], [], _DAEMON_ENDS_WITHIN)[0]:
+        if not readable(process, _DAEMON_ENDS_WITHIN):
             process.kill()
     finally:
         process.close()
