@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Slots are Python processes, which start faster from compiled modules.
 unexport PYTHONDONTWRITEBYTECODE PYTHONHOME PYTHONPATH
-TESTS := -n 4 --dist worksteal
+TESTS := -n 5 --dist worksteal
 
 .PHONY: help demo test ready test-newest test-lowest lint bench chaos docs dist lock format clean
 
