@@ -70,6 +70,7 @@ def test_packages_for_another_version_of_python_are_not_searched(
 ) -> None:
     ours = "python{}.{}".format(*sys.version_info)
     mine = [f"/venv/lib/{ours}/site-packages", "/usr/lib/python3/dist-packages", "/python3.1x/my"]
+    mine += ["/home/me/python3.8/scripts", "/home/me/python3.8"]  # no folders of installed packages
     others = ["/venv/lib/python3.8/site-packages", f"/opt/{ours}/lib/python3.99/site-packages"]
     monkeypatch.setattr(sys, "path", [*others, *mine])
     words = import_path()

@@ -24,8 +24,8 @@ _STANDARD = re.compile(
     rf"{re.escape(str(_LIBRARY))}(/lib-dynload)?|{re.escape(str(_LIBRARY.parent))}/python\d+\.zip"
 )
 """The folders of `sys.path` in which this interpreter has its standard library."""
-_VERSION = re.compile(r"/python(\d+\.\d+)(?=/|$)")
-"""In paths such as ``/usr/lib/python3.11/site-packages``."""
+_VERSION = re.compile(r"/python(\d+\.\d+)/(?:site|dist)-packages(?=/|$)")
+"""In paths such as ``/usr/lib/python3.11/site-packages``; people name other folders like this."""
 
 
 def import_path() -> list[str]:
