@@ -171,6 +171,24 @@ def test_the_lock_and_the_files_are_given_back(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_its_files_are_closed_even_if_the_last_flush_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Journal) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    _written(tmp_path, _done("a"))
+    journal = Journal(tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="Input/output"):
+        patched.setattr(Journal, "flush", broken)
+        with journal.writing():
+            journal.write(_done("b"))
+    assert len(os.listdir("/proc/self/fd")) == before
+    with journal.writing():
+        assert set(journal.done) == {"a", "b"}
+
+
 def _state(journal: Journal) -> tuple[Any, ...]:
     """All that a journal knows."""
     known = (dict(journal.done), journal.attempts, journal.earlier, journal.rescued, journal.left)

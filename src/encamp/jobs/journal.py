@@ -345,11 +345,13 @@ class Journal:
                 try:
                     yield
                 finally:
-                    self.flush()
-                    os.close(self._fd)
-                    self._fd = -1
-                    self.done.close()
-                    self.failed.close()
+                    try:
+                        self.flush()
+                    finally:
+                        os.close(self._fd)
+                        self._fd = -1
+                        self.done.close()
+                        self.failed.close()
 
     def _begin(self, held: ExitStack) -> None:
         """Create the job's folder if it is missing, and keep it open."""
