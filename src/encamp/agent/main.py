@@ -90,7 +90,7 @@ class Agent:
         self.over = False
         self._heard = 0.0
         self.shortcut: EngineShortcut | None = None
-        """Whether frames are not sealed, and the controller's silence does not matter."""
+        """None if frames are sealed, or the controller's silence matters."""
         self.orders: Orders | None = None
         self.cluster = ""
         """See `Orders.cluster`."""

@@ -13,7 +13,7 @@ from concurrent.futures import CancelledError, Executor, Future
 from contextlib import suppress
 from dataclasses import replace
 from socket import gethostname
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from encamp.errors import (
     CommandNotFound,
@@ -40,9 +40,7 @@ from encamp.jobs.killed_runs import discard_parts, sweep
 from encamp.jobs.options import Options
 from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared
-from encamp.jobs.pools import (
-    workers_of,
-)
+from encamp.jobs.pools import workers_of
 from encamp.jobs.publisher import Done, Publisher
 from encamp.jobs.report.builders import (
     SubmittedTask,
@@ -70,9 +68,6 @@ from encamp.storage.outputs.transfer import TaskFiles
 from encamp.storage.roots import local, portable_name
 from encamp.values import as_json
 from encamp.wire.pickling import NotImportable
-
-if TYPE_CHECKING:
-    pass
 
 WINDOW = 1000
 """Tasks that are submitted and have not ended, at most; or four for each worker."""

@@ -92,7 +92,7 @@ class PVMEngine(MeshEngine):
         self._addresses = addresses_in(hosts)
         """Addresses of hosts for which the user has given them."""
         self._before: set[int] = set()
-        """Whether hosts that others add to the machine are used, too."""
+        """The hosts of this process's machine at the start; those that others add are used, too."""
         self._known_hosts: set[int] = set()
         self._shares: dict[str, list[int]] = {}
         """Host → slots of each of its agents; 0 for as many as it has cores."""

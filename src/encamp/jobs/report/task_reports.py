@@ -72,7 +72,7 @@ class Reports(TaskReports):
     ) -> None:
         self._records, self._parameters = done, parameters
         self.has_values = False
-        """Whether a name is that of a task in this report."""
+        """Whether the record of a finished task may have values."""
         self._done = 0
         self._names = tuple(names)
         self._ended: dict[str, State] = {}
@@ -133,7 +133,7 @@ class Reports(TaskReports):
 
     @property
     def done(self) -> bytes:
-        """A digest of the records of finished tasks, whatever their order."""
+        """A digest of the records of finished tasks that may have values, whatever their order."""
         return (self._done % (1 << 8 * _DIGEST)).to_bytes(_DIGEST)
 
     @property

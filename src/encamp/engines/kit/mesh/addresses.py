@@ -1,4 +1,4 @@
-"""The address at which others reach this host."""
+"""The addresses at which others reach this host."""
 
 from __future__ import annotations
 
