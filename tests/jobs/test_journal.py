@@ -180,9 +180,9 @@ def test_its_files_are_closed_even_if_the_last_flush_fails(
     _written(tmp_path, _done("a"))
     journal = Journal(tmp_path)
     before = len(os.listdir("/proc/self/fd"))
-    with monkeypatch.context() as patched, pytest.raises(OSError, match="Input/output"):
+    with monkeypatch.context() as patched:
         patched.setattr(Journal, "flush", broken)
-        with journal.writing():
+        with pytest.raises(OSError, match="Input/output"), journal.writing():
             journal.write(_done("b"))
     assert len(os.listdir("/proc/self/fd")) == before
     with journal.writing():
