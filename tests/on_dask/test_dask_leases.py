@@ -166,3 +166,15 @@ def test_slots_of_a_worker_that_was_given_up_are_taken_elsewhere(run: Run, clock
 def test_workers_that_come_together_share_the_slots_that_are_wanted(run: Run, clock: Clock) -> None:
     run.engine._take_in({FIRST: 2, SECOND: 2})
     assert run.begun == {FIRST: 2, SECOND: 1}
+
+
+@three_slots
+def test_no_slots_are_taken_while_there_are_too_many(run: Run, clock: Clock) -> None:
+    run.engine._take_in({FIRST: 3})
+    (agent,) = run.engine.known.values()
+    run.engine.give_up(agent.number)
+    run.engine._take_in({FIRST: 3, SECOND: 3})
+    run.engine.begin_again(agent)  # its host is back
+    run.begun.clear()
+    run.engine._take_in({FIRST: 3, SECOND: 3, "tcp://10.0.0.3:1": 3})
+    assert run.begun == {}

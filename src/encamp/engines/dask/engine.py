@@ -285,10 +285,18 @@ class DaskEngine(MeshEngine):
         threads = dict(self._client.nthreads())
         self.soon(partial(self._take_in, threads))
 
+    @property
+    def _left(self) -> int | None:
+        """How many more slots are wanted; None for all that there are.
+
+        There may be too many: a host that was given up gets agents again when it is back.
+        """
+        return None if self._slots is None else max(0, self._slots - self.slots_there)
+
     def _take_in(self, threads: Mapping[str, int]) -> None:
         """Start agents on workers without any, as far as slots are wanted."""
         new = {}
-        left = None if self._slots is None else self._slots - self.slots_there
+        left = self._left
         for address, count in threads.items():
             if address not in self._slots_of and address not in new:
                 count = count if left is None else min(count, left)
@@ -407,7 +415,7 @@ class DaskEngine(MeshEngine):
             if (agent := self.known.get(number)) is not None:
                 where = str(agent.where)
                 at_work[where] = at_work.get(where, 0) + count
-        room = None if self._slots is None else max(0, self._slots - self.slots_there)
+        room = self._left
         new = at_work.keys() - self._wanted[0].keys()
         self._wanted = at_work, waiting if room is None else min(waiting, room)
         if new:  # at once, before Dask considers a worker idle
