@@ -176,6 +176,18 @@ def test_engines_of_another_python_are_told_and_stay_as_they_were(
         assert results([cluster.spawn(abs, -4)]) == [4]
 
 
+def test_an_engine_of_another_python_is_not_waited_for(client: Any) -> None:
+    other = client[client.ids[0]]
+    other.execute("import platform; theirs = platform.python_version", block=True)
+    other.execute("platform.python_version = lambda: '3.99.1'", block=True)
+    try:
+        with Cluster(client, start_timeout=PATIENCE) as cluster:
+            assert cluster._engine.agents == cluster.slots == len(client.ids) - 1
+            assert results([cluster.spawn(abs, -4)]) == [4]
+    finally:
+        other.execute("platform.python_version = theirs; del theirs, platform", block=True)
+
+
 def test_a_client_whose_controller_is_dead_is_not_waited_for(tmp_path: Path) -> None:
     cluster = ipyparallel.Cluster(n=1, profile_dir=str(tmp_path / "profile"), log_level=40)
     with pytest.raises(EngineUnavailable, match="its cluster does not run"):

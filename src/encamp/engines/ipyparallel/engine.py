@@ -202,6 +202,8 @@ class IPythonEngine(MeshEngine):
         """The slots of each engine that has, or is to have, agents."""
         self._unusable: set[int] = set()
         """Engines without encamp, or of another version of Python."""
+        self._awaited: dict[int, int] = {}
+        """The agents of each engine for which the start waits."""
         self._tunnels = Relay(client, self.run, self._come_by_tunnel)
         self._ended = threading.Event()
         self._asked: list[_Asked] = []
@@ -218,10 +220,12 @@ class IPythonEngine(MeshEngine):
             raise EngineUnavailable(self.name, why, "start some: ipcluster engines -n 4")
         busy = {engine for engine, said in queues.items() if _busy(said)}
         self._have(ids)
-        idle = sum(
-            count if not self.whole else 1 for p, count in self._slots_of.items() if p not in busy
-        )
-        self.agents = max(1, idle)
+        self._awaited = {
+            engine: 1 if self.whole else count
+            for engine, count in self._slots_of.items()
+            if engine not in busy
+        }
+        self.agents = max(1, sum(self._awaited.values()))
         self._helper.start()
 
     def _queues(self) -> dict[int, Any]:
@@ -314,12 +318,13 @@ class IPythonEngine(MeshEngine):
         """An engine has died, or cannot run encamp's tasks: its agents will not join."""
         self._slots_of.pop(engine, None)
         self._unusable.add(engine)
-        if not self._slots_of:
-            self.soon(partial(self._fail, f"engine {engine}: {why}"))
+        self.soon(partial(self._do_without, engine, why))
 
-    def _fail(self, why: str) -> None:
-        if not self.known:
-            raise EngineFailed(self.name, f"no agent could be started: {why}")
+    def _do_without(self, engine: int, why: str) -> None:
+        """Wait for the agents of an engine no longer. Raises `EngineFailed` if there are none."""
+        self.agents = max(1, self.agents - self._awaited.pop(engine, 0))
+        if not (self.known or self._slots_of):
+            raise EngineFailed(self.name, f"no agent could be started: engine {engine}: {why}")
 
     # The helper thread, for calls of ipyparallel that take time
 
