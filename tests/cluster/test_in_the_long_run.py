@@ -60,6 +60,23 @@ def test_a_host_is_lost_when_five_pings_in_a_row_had_no_answer(
         assert engine.pings == 5
 
 
+def test_a_host_that_is_asked_all_the_time_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by ``updateCoreCount`` of PyOPUS in a loop: each regular look comes before an answer."""
+    monkeypatch.setattr(agents, "_BEAT", 1000.0)
+    with Cluster(SimulatedEngine(1, 1)) as cluster:
+        them = cluster._controller.agents
+        (agent,) = them.here()
+
+        def asked_and_looked_at() -> None:
+            them.ping(agent)
+            them._beat()
+
+        for _ in range(10):
+            cluster._pump.call(asked_and_looked_at)
+            assert cluster._pump.until(lambda: agent.heard, SOON)
+        assert them.here() == [agent]
+
+
 def _say_slowly(texts: list[str], last: str) -> None:
     me = current_task()
     for text in texts:

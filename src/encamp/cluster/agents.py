@@ -61,6 +61,7 @@ class Agent:
         self.facts: Hello | None = None
         self.tickets: list[int] = []
         self.missed = 0
+        """How often in a row it had not answered when all were asked again."""
         self.gone: set[SlotRecord] = set()
         """Its slots that have no process any more."""
         self.refreshing = 0
@@ -187,6 +188,8 @@ class Agents:
 
     def ping(self, agent: Agent) -> None:
         """Ask an agent whether it is alive; ``heard`` says whether it has answered."""
+        if agent.heard:
+            agent.missed = 0
         agent.heard = False
         self._outbox.post(agent.number, [encode(Ping(0))])
 
@@ -210,9 +213,7 @@ class Agents:
         The pings also show the agents that the controller is alive.
         """
         for agent in list(self.by_number.values()):
-            if agent.heard:
-                agent.missed = 0
-            else:
+            if not agent.heard:
                 agent.missed += 1
             if agent.missed >= _MISSED:
                 self.left(agent.number, f"it has not answered for {_BEAT * _MISSED:g} s")
