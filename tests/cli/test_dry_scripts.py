@@ -80,6 +80,29 @@ def test_a_job_in_a_thread_is_run_dry_and_ends_the_script_too(here: Path, wait: 
     assert sorted(path.name for path in here.iterdir()) == ["finally", "jobs.py"]
 
 
+LEFT_BEHIND = """
+import threading
+import encamp
+
+job = encamp.Job("one", to="out")
+job.add("task", "touch x", outputs="x")
+
+def late():
+    threading.main_thread().join()
+    job.run()
+
+threading.Thread(target=late).start()
+"""
+
+
+def test_a_job_in_a_thread_that_outlasts_the_script_is_run_dry_too(here: Path) -> None:
+    (here / "jobs.py").write_text(LEFT_BEHIND)
+    dry = encamp("run", "--dry-run", "jobs.py")
+    assert dry.status == 0
+    assert "one: 1 to do, 0 up to date; nothing was run" in dry.out
+    assert sorted(path.name for path in here.iterdir()) == ["jobs.py"]
+
+
 @pytest.mark.parametrize(
     ("step", "status", "said"), [("false", 1, "exit status 1"), ("touch x", 0, "1 done")]
 )

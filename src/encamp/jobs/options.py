@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -63,12 +64,17 @@ class _Current:
 
     @contextmanager
     def during(self, options: Options) -> Iterator[None]:
-        """Use these in a block."""
+        """Use these in a block.
+
+        They stay in use after it if threads that it has started may still run jobs.
+        """
+        threads = set(threading.enumerate())
         before, self.options = self.options, options
         try:
             yield
         finally:
-            self.options = before
+            if all(one.daemon or one in threads for one in threading.enumerate()):
+                self.options = before
 
 
 current = _Current()
