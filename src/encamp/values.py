@@ -22,7 +22,7 @@ MOST_KEPT = 1 << 20
 def as_json(value: object) -> object:
     """``value`` if JSON can represent it, in `MOST_KEPT` bytes, else None.
 
-    NumPy's numbers become Python's; NaN and infinite numbers become None.
+    NumPy's numbers become Python's; NaN, infinite and masked numbers become None.
     """
     import msgspec
 
@@ -36,9 +36,11 @@ def as_json(value: object) -> object:
 def plain(value: Any) -> object:
     """A number or text of NumPy's, or of a derived class, as one of Python's.
 
-    Raises TypeError for other values.
+    A masked number of NumPy's becomes None. Raises TypeError for other values.
     """
     if getattr(value, "ndim", None) == 0 and callable(getattr(value, "item", None)):
+        if getattr(value, "mask", False):
+            return None
         item: object = value.item()
         if isinstance(item, int | float | str):
             return item

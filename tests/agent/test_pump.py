@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -68,6 +70,21 @@ def test_an_engines_error_is_told_once_and_not_to_who_waits(
     pump.attach(Odd(TypeError), lambda _: None)
     assert not pump.until(lambda: False, 0.05)
     assert [str(error) for error in broken] == ["of the engine"]
+
+
+def test_descriptors_of_an_engine_that_has_failed_wake_nobody(
+    pump: Pump, broken: list[Exception]
+) -> None:
+    """As a connection that has ended, which stays readable."""
+    end = Odd(TypeError)
+    left, right = socket.socketpair()
+    with left, right:
+        right.close()
+        with patch.object(end, "descriptors", lambda: (left.fileno(),)):
+            pump.attach(end, lambda _: None)
+            assert pump.descriptors_ready()
+            pump.until(lambda: broken, SOON)
+            assert not pump.descriptors_ready()
 
 
 def test_a_handlers_error_is_told_and_others_go_on(pump: Pump, broken: list[Exception]) -> None:

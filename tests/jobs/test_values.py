@@ -271,6 +271,11 @@ def test_a_row_has_numbers_of_python() -> None:
         row_of(np.array([1, 2]), "t")
 
 
+def test_a_masked_number_has_no_value() -> None:
+    values = {"mean": np.ma.masked, "one": np.ma.array(2.5, mask=True), "kept": np.ma.array(2.5)}
+    assert row_of(values, "t") == {"mean": None, "one": None, "kept": 2.5}
+
+
 class Corner(str):
     """A text of a class of its own."""
 

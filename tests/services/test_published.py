@@ -275,6 +275,31 @@ def test_a_call_that_ends_two_servers_says_how() -> None:
             assert proxy.add(1).get(SOON) == 2
 
 
+class Adding:
+    def __init__(self, file: Path) -> None:
+        self.file, self.count = file, 0
+
+    def add(self) -> int:
+        self.count += 1
+        self.file.write_text(str(os.getpid()))
+        return self.count
+
+
+def test_a_call_that_has_been_answered_is_not_forgotten_when_two_servers_are_killed_after_it(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "process"
+    with Cluster("local", slots=1) as cluster:
+        service = cluster.publish(Adding, file, checkpoint_every=9, at_least_once=True)
+        with service.acquire(SOON) as proxy:
+            assert proxy.add().get(SOON) == 1
+            first = file.read_text()
+            os.kill(int(first), signal.SIGKILL)
+            until(lambda: file.read_text() not in ("", first))  # the successor has repeated it
+            os.kill(int(file.read_text()), signal.SIGKILL)
+            assert proxy.add().get(SOON) == 2
+
+
 def test_calls_that_a_closed_cluster_interrupts_are_told_that_their_service_has_ended(
     tmp_path: Path,
 ) -> None:

@@ -284,9 +284,15 @@ class Pump:
             return end.receive()
         except Exception as exc:  # noqa: BLE001 - an engine may be somebody else's code
             if not by_signal(exc):  # the engine would fail in each turn
-                self._ends = [(other, handle) for other, handle in self._ends if other is not end]
+                self._detach(end)
             self._break(exc)
             return None
+
+    def _detach(self, end: Endpoint) -> None:
+        """Stop receiving from an endpoint, whose descriptors may stay readable for ever."""
+        self._ends = [(other, handle) for other, handle in self._ends if other is not end]
+        for fd in end.descriptors():
+            self.forget(fd)
 
     def _handle_pending(self) -> None:
         pending = self.pending

@@ -185,11 +185,14 @@ class MemberLost(Letter, tag=17):
 
 
 class Stopping(Letter, tag=18):
-    """A server is asked to stop: client and number of the call that it has begun."""
+    """A server is asked to stop: client of the call that it has begun last, and how far that is.
+
+    ``mark`` is twice the call's number, and one more if the call has ended.
+    """
 
     server: int
     about: int
-    number: int
+    mark: int
 
 
 class Probe(Letter, tag=19):

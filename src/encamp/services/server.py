@@ -221,7 +221,7 @@ class Server:
         if op == GROUP:
             self.groups[lease] = load([payload])
             return
-        self._ledger.mark(client, number)
+        self._ledger.mark(client, 2 * number)  # see `Stopping`
         self.lease = lease
         begun = time.perf_counter()
         try:
@@ -231,6 +231,7 @@ class Server:
             raise
         except BaseException as exc:  # noqa: BLE001 - whose call it is decides what it means
             parts, good = dump_failure(exc), False
+        self._ledger.mark(client, 2 * number + 1)
         now = time.perf_counter()
         took = now - begun
         self._calls += 1
@@ -365,8 +366,8 @@ class Server:
 
     def stopping(self) -> None:
         """It was asked to stop: report which call was running."""
-        words = self._ledger.now
-        self._post(SPAWNER, [encode(Stopping(self.settings.server, *words))])
+        about, mark = self._ledger.now
+        self._post(SPAWNER, [encode(Stopping(self.settings.server, about, mark))])
 
     # For the server's object
 

@@ -253,7 +253,7 @@ class Registry:
     def _dying(self, sender: int, letter: Stopping, parts: Parts) -> None:
         found = self._records.by_task.get(sender)
         if found is not None:
-            found[1].began = letter.about, letter.number
+            found[1].began = letter.about, letter.mark
 
     def _alive(self, sender: int, letter: Alive, parts: Parts) -> None:
         found = self._records.by_task.get(sender)

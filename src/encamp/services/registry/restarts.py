@@ -70,8 +70,10 @@ class Endings:
     ) -> None:
         """Start a server again, which repeats all calls since its predecessor's last state."""
         mark = server.began or task.mark
-        if mark == server.poison and mark != (0, 0):
-            self._give_up(service, server, mark, value)
+        about, progress = mark
+        ended = progress % 2  # see `Stopping`; a server that dies after a call has not died of it
+        if mark == server.poison and mark != (0, 0) and not ended:
+            self._give_up(service, server, (about, progress // 2), value)
         server.poison, server.began = mark, None
         saved = self._states.take(server.number)
         server.given, server.ready = 0, False
@@ -85,11 +87,11 @@ class Endings:
         self._records.pump.soon(start)
 
     def _give_up(
-        self, service: Service, server: ServerRecord, mark: tuple[int, int], value: TaskLost
+        self, service: Service, server: ServerRecord, lost: tuple[int, int], value: TaskLost
     ) -> None:
         """Fail a call during which two servers have died, instead of repeating it."""
         for at, (client, call, _) in enumerate(server.log):
-            if (client, call[0]) == mark:
+            if (client, call[0]) == lost:
                 del server.log[at]
                 facts = service.name, call[3], server.host, True, value.exit_code, _TWICE
                 error = ServerLost(*facts)
@@ -104,12 +106,12 @@ class Endings:
         self, service: Service, server: ServerRecord, task: TaskRecord, good: bool, value: Any
     ) -> None:
         """A server is gone for good: remove it and inform its clients."""
-        about, number = server.began or task.mark
+        about, mark = server.began or task.mark
         untold = isinstance(value, TaskKilled) or getattr(value, "exit_code", 0) is None
         if server.began is None and untold:
             about = _UNKNOWN
         error = self._error_of(service, server, task, good, value)
-        letter = ServerGone(server.number, about, number)
+        letter = ServerGone(server.number, about, mark // 2)
         group, holder = server.group, server.holder
         if group and holder in self._records.held:
             self._records.held[holder].discard(server)
