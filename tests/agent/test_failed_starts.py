@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from encamp.agent.starts import TRIES, Starts
+from encamp.agent.failed_starts import TRIES, Starts
 from encamp.errors import SlotsCannotStart
 from encamp.jobs.worker.slots import Slot, SlotLost, Slots, _NotTaken
 

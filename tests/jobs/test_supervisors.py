@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from encamp.jobs.worker.supervisors import Supervisors
+from encamp.jobs.worker.supervisor_threads import Supervisors
 
 
 @pytest.mark.timeout(60)

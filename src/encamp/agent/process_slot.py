@@ -12,9 +12,9 @@ from typing import Any
 
 from msgspec import DecodeError, Raw
 
+from encamp.agent.failed_starts import Starts
 from encamp.agent.process import REFUSED, STOP_WITHIN, SlotProcess, may_pass
 from encamp.agent.slots import AgentSlot, OwningAgent
-from encamp.agent.starts import Starts
 from encamp.engines.base import CONTROLLER
 from encamp.errors import BadFrame, EncampError, SlotsCannotStart
 from encamp.slot import ledger

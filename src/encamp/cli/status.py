@@ -15,7 +15,7 @@ from rich.live import Live
 from encamp.cli.job_states import JobState, job_folders, state_of
 from encamp.errors import NotOurs, shown
 from encamp.jobs.display.status_view import StatusView
-from encamp.jobs.report.json_facts import facts_json
+from encamp.jobs.report.json_encoding import facts_json
 from encamp.storage.disk.own_files import OwnFolder
 
 _PAUSE = 1.0

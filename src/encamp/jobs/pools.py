@@ -15,7 +15,7 @@ from encamp.engines.local import warn_if_alone
 from encamp.errors import BadJob
 from encamp.jobs.options import Options
 from encamp.jobs.worker.slots import slots_here
-from encamp.jobs.worker.supervisors import Supervisors
+from encamp.jobs.worker.supervisor_threads import Supervisors
 from encamp.model import ServiceStatistics
 from encamp.quantities import whole
 from encamp.slot.launch import check_slots

@@ -22,7 +22,7 @@ from urllib.parse import quote
 import msgspec
 
 from encamp.errors import shortened
-from encamp.jobs.report.json_facts import facts_json, json_value, task_json
+from encamp.jobs.report.json_encoding import facts_json, json_value, task_json
 from encamp.jobs.report.lanes import RAN, Lanes
 from encamp.jobs.report.sample import sample_of, went_wrong
 from encamp.model import JobReport, TaskReport

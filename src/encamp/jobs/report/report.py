@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from encamp.errors import BadJob
-from encamp.jobs.report.json_facts import facts_json, task_json
+from encamp.jobs.report.json_encoding import facts_json, task_json
 from encamp.jobs.report.lanes import Lanes
 from encamp.jobs.report.page import page_of
 from encamp.jobs.report.task_reports import Reports

@@ -10,7 +10,7 @@ from contextlib import suppress
 import msgspec
 
 from encamp.errors import NotOurs
-from encamp.jobs.report.json_facts import facts_json
+from encamp.jobs.report.json_encoding import facts_json
 from encamp.model import JobStatus
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 

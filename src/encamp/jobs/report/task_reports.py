@@ -18,7 +18,7 @@ import msgspec
 
 from encamp.jobs.display.progress import Progress
 from encamp.jobs.journal import Record, Records, decoded, encoded, has_odd
-from encamp.jobs.report.json_facts import task_json
+from encamp.jobs.report.json_encoding import task_json
 from encamp.model import State, TaskReport, TaskReports
 from encamp.values import Scalar, as_json
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from encamp.jobs.report.json_facts import facts_json
+from encamp.jobs.report.json_encoding import facts_json
 from encamp.jobs.report.lanes import Lane, Lanes, times
 from encamp.jobs.report.sample import sample_of, went_wrong
 from encamp.model import AttemptReport, JobReport, TaskReport

@@ -20,8 +20,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from encamp.agent.failed_starts import Starts
 from encamp.agent.process import REFUSED, SlotProcess, may_pass
-from encamp.agent.starts import Starts
 from encamp.errors import SlotsCannotStart
 from encamp.slot.main import SlotSettings
 from encamp.slot.processes import supervised
