@@ -409,3 +409,21 @@ def test_the_controllers_own_host_may_have_another_name_than_its_machine_has_for
         assert cluster.spawn(work.add, 1).result(PATIENCE) == 2
         cluster.add_hosts(f"my_other_name ip={address}")
         assert len(cluster.hosts()) == 1
+
+
+def test_a_forked_process_is_refused_a_cluster_of_its_own_at_once() -> None:
+    reading, writing = os.pipe()
+    with Cluster("pvm", slots=1) as cluster:
+        if not (child := os.fork()):
+            signal.alarm(int(NOTICED))  # if libpvm waits for what its parent reads
+            try:
+                Cluster("pvm", slots=1)
+            except EngineUnavailable as exc:
+                os.write(writing, str(exc).encode())
+            finally:
+                os._exit(0)
+        os.close(writing)
+        with open(reading) as said:  # noqa: PTH123
+            assert "was forked from one that is in a virtual machine" in said.read()
+        os.waitpid(child, 0)
+        assert cluster.spawn(abs, -1).result(PATIENCE) == 1

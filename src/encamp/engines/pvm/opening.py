@@ -22,6 +22,8 @@ from encamp.engines.pvm.naming import host_names
 from encamp.errors import BadJob, EngineUnavailable
 from encamp.quantities import whole
 
+_FORKED = "this process was forked from one that is in a virtual machine"
+_NOT_FORKED = "fork before the first cluster is made, or start the process with subprocess"
 _memberships: list[Membership] = []
 """This process's membership, if it has one."""
 
@@ -76,7 +78,9 @@ def _member(which: str | None, address: str | None, usual: str) -> Membership:
     """This process's membership; there can be one at a time, which all of its clusters share."""
     if _memberships:
         member = _memberships[0]
-        if member.engines and not member.failure and member.process == os.getpid():
+        if member.engines and not member.failure:
+            if member.process != os.getpid():  # libpvm would read from the parent's connection
+                raise EngineUnavailable("pvm", _FORKED, _NOT_FORKED)
             own = member.machine.own
             if which == ("running" if own else "own"):
                 why = f"this process is in {'its own' if own else 'the running'} virtual machine"
