@@ -27,7 +27,7 @@ def each_of(
         return (one(spec),)
     if isinstance(spec, Mapping):
         return tuple(pair(given, to) for given, to in spec.items())
-    if not isinstance(spec, Iterable):
+    if not isinstance(spec, Iterable) or isinstance(spec, bytes | bytearray):
         kinds = f"{kind.__name__}s"
         why = f"must be patterns, a mapping of patterns to folders, or {kinds}, not {spec!r}"
         raise BadJob(what, why)

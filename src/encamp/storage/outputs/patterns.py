@@ -74,7 +74,7 @@ OutputMap = Mapping[str, str] | Iterable[Output | str] | Output | str
 
 def as_outputs(spec: OutputMap) -> tuple[Output, ...]:
     """Any form of an output map as `Output` objects."""
-    return each_of(spec, Output, lambda pattern: Output(str(pattern)), Output, "outputs")
+    return each_of(spec, Output, Output, Output, "outputs")
 
 
 def bound(
