@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -32,6 +31,7 @@ from encamp.slot.processes import GRACE, end_descendants, end_marked
 from encamp.slot.shared_memory import Cells
 from encamp.slot.threads import of_new_slot
 from encamp.wire.frames import Reader, Writer
+from encamp.wire.ready import readable
 
 STOP_WITHIN = GRACE + 1.0
 """Seconds between asking a slot to stop and killing it."""
@@ -168,9 +168,7 @@ class SlotProcess:
     def _wait(self, within: float | None = None) -> bool:
         """Wait for the end; False if the time is over first."""
         if self._process.returncode is None:
-            poll = select.poll()
-            poll.register(self._sentinel, select.POLLIN)
-            poll.poll(None if within is None else within * 1000)
+            readable(self._sentinel, within)
         return self._is_over()
 
     @cached_property

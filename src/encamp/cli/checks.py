@@ -25,7 +25,7 @@ from encamp.storage.inputs.modes import why_no_overlay, why_no_reflink
 from encamp.storage.outputs.beacon import reaches
 from encamp.storage.ownership import OwnedFolder
 from encamp.storage.roots import LOCAL, MIRRORED, Portable, local, local_storage
-from encamp.version import __version__
+from encamp.version import __version__, same_minor
 
 Level = Literal["ok", "note", "fails"]
 """``note``: it works, but more slowly or less safely than it could."""
@@ -119,17 +119,13 @@ def check(facts: ProgramFacts) -> HostReport:
 def _python(facts: ProgramFacts) -> Iterator[CheckResult]:
     here = python_here()
     where = f"{here} ({sys.executable})"
-    if _minor(here) != _minor(facts.python):
+    if not same_minor(here, facts.python):
         remedy = f"use the same Python on all hosts: {facts.python}"
         yield CheckResult(
             "fails", "Python", f"{where}, but the program runs {facts.python}", remedy
         )
     else:
         yield CheckResult("ok", "Python", where)
-
-
-def _minor(version: str) -> list[str]:
-    return version.split(".")[:2]
 
 
 def _libraries(facts: ProgramFacts) -> Iterator[CheckResult]:

@@ -17,6 +17,7 @@ from encamp.storage.signals import ENDING, REAL_TIME, Terminated, exit_on, untak
 
 T = TypeVar("T")
 
+_ENDING = *ENDING, *REAL_TIME
 _IN_A_HURRY = signal.SIGINT, signal.SIGQUIT
 """Signals of keys: a second one is intended."""
 _SENT_AGAIN = signal.SIGHUP, signal.SIGXCPU
@@ -126,7 +127,7 @@ def _end_worker(number: int) -> None:
     """
     if not _Worker.clears_up:
         _die_of(number)
-    for more in (*ENDING, *REAL_TIME):
+    for more in _ENDING:
         signal.signal(more, signal.SIG_IGN)
     raise Terminated(number, worker=True)
 
@@ -140,7 +141,7 @@ def _free() -> list[int]:
     """Signals that end this process, or cleanly end a sandbox."""
     sandboxes = [number for number in ENDING if signal.getsignal(number) is exit_on]
     keyboard = _ends_what_runs(signal.getsignal(signal.SIGINT))
-    return [*untaken((*ENDING, *REAL_TIME)), *sandboxes, *([signal.SIGINT] if keyboard else [])]
+    return [*untaken(_ENDING), *sandboxes, *([signal.SIGINT] if keyboard else [])]
 
 
 def _ends_what_runs(handler: object) -> bool:

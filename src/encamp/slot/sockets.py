@@ -28,7 +28,7 @@ from encamp.wire.protocol import (
     decode,
     encode,
 )
-from encamp.wire.ready import readable
+from encamp.wire.ready import readable, writable
 
 T = TypeVar("T")
 _CUT_OFF = (
@@ -130,7 +130,7 @@ class SlotSockets:
                     finally:
                         self.leave()
                 else:  # another thread polls and reads
-                    _wait_for_room(fd)
+                    writable(fd, _LOOK_AGAIN)
                 writer.flush()
         except BaseException:
             writer.own()  # the task goes on and may change the buffers that are not written yet
@@ -303,9 +303,3 @@ class SlotSockets:
         self._wake.wake()
         tasks, running = self.slot.give_back()
         self.said.send([encode(GivenBack(self.slot.number, order.ticket, tasks, running))])
-
-
-def _wait_for_room(fd: int) -> None:
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    poll.poll(_LOOK_AGAIN * 1000)

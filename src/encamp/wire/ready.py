@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import select
 from typing import Protocol
 
@@ -27,4 +26,4 @@ def writable(file: int | HasFileno, timeout: float | None) -> bool:
 def _ready(file: int | HasFileno, event: int, timeout: float | None) -> bool:
     poll = select.poll()
     poll.register(file, event)
-    return bool(poll.poll(None if timeout is None else math.ceil(max(0.0, timeout) * 1000)))
+    return bool(poll.poll(None if timeout is None else max(0.0, timeout) * 1000))

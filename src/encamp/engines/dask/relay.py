@@ -21,6 +21,7 @@ from distributed.comm.core import connect
 
 from encamp.engines.kit.mesh.tunnel import Tunnel, TunnelData
 from encamp.errors import EngineFailed
+from encamp.version import same_minor
 
 _WITHIN = 10.0
 """Seconds within which the scheduler has to answer."""
@@ -170,7 +171,7 @@ class Relay:
 
     def _check_python(self) -> None:
         theirs, ours = self._client.run_on_scheduler(python_version), python_version()
-        if theirs.split(".")[:2] != ours.split(".")[:2]:
+        if not same_minor(theirs, ours):
             why = (
                 "it cannot connect to this program, and cannot be relayed by Dask's scheduler, "
                 f"which runs Python {theirs} instead of {ours}: use one version everywhere"

@@ -32,6 +32,7 @@ from encamp.engines.kit.ssh import command_on
 from encamp.engines.kit.start_agents import end, ended, host_id, why_not
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable, text_of
 from encamp.quantities import whole
+from encamp.version import same_minor
 
 _LOOK, _SOON = 0.5, 0.02
 """Seconds between looks at engines that come, and while some are asked for something."""
@@ -267,8 +268,9 @@ class IPythonEngine(MeshEngine):
             self._not_started(engine, why_not(exc, _WHOSE))
             return
         python, host = about
-        if python.split(".")[:2] != platform.python_version().split(".")[:2]:
-            self._not_started(engine, _OTHER_PYTHON.format(python, platform.python_version()))
+        ours = platform.python_version()
+        if not same_minor(python, ours):
+            self._not_started(engine, _OTHER_PYTHON.format(python, ours))
             return
         here = host == host_id()
         self.soon(partial(self._expect, engine, [count] if self.whole else [1] * count, here))

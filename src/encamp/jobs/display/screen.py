@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import io
 import os
-import select
 import stat
 import termios
 import threading
 import time
 from contextlib import suppress
 from typing import TextIO
+
+from encamp.wire.ready import writable
 
 _MOST_WAITING = 1 << 20
 """The most bytes that wait for a slow reader; further output is dropped."""
@@ -82,14 +83,14 @@ class Screen(io.TextIOBase):
 
     def _push(self) -> None:
         with suppress(BlockingIOError):
-            while self._waiting and not _stops(self._fd) and _ready(self._fd, 0):
+            while self._waiting and not _stops(self._fd) and writable(self._fd, 0):
                 del self._waiting[: os.write(self._fd, self._waiting[:_PIECE])]
 
     def drain(self) -> None:
         """Wait until all is written, or until nothing could be written for some seconds."""
         deadline = time.monotonic() + _PATIENCE
         while self._fd >= 0 and (before := len(self._waiting)):
-            _ready(self._fd, max(0.0, deadline - time.monotonic()))
+            writable(self._fd, deadline - time.monotonic())
             self.write("")
             if len(self._waiting) < before:
                 deadline = time.monotonic() + _PATIENCE
@@ -127,9 +128,3 @@ def _stops(fd: int) -> bool:
         return behind and bool(termios.tcgetattr(fd)[3] & termios.TOSTOP)
     except (OSError, termios.error):  # it is no terminal, or not this session's
         return False
-
-
-def _ready(fd: int, timeout: float) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    return bool(poll.poll(timeout * 1000))

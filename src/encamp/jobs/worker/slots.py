@@ -11,7 +11,6 @@ import itertools
 import operator
 import os
 import pickle
-import select
 import socket
 import threading
 import time
@@ -47,6 +46,7 @@ from encamp.wire.protocol import (
     encode,
     encode_calls,
 )
+from encamp.wire.ready import readable, writable
 
 IDLE_LIMIT = 60.0
 """Seconds after which an unused slot ends itself."""
@@ -165,12 +165,10 @@ class Slot:
 
     def _send(self, parts: Parts) -> None:
         writer = self._process.writer
-        poll = select.poll()
-        poll.register(self._process.data, select.POLLOUT)
         try:
             writer.send(parts)
             while writer.waiting:
-                poll.poll()
+                writable(self._process.data, None)
                 writer.flush()
         except OSError:
             raise _NotTaken from None
@@ -225,14 +223,11 @@ class Slot:
 
     def _come(self, timeout: float, on_note: Callable[[Any], None]) -> list[Parts]:
         """The next message from the slot within the time; those already received come first."""
-        if not self._arrived:
-            poll = select.poll()
-            poll.register(self._process.data, select.POLLIN)
-            if poll.poll(timeout * 1000):
-                try:
-                    self._arrived = self._process.reader.read()
-                except (EOFError, OSError):
-                    raise self._lost(on_note) from None
+        if not self._arrived and readable(self._process.data, timeout):
+            try:
+                self._arrived = self._process.reader.read()
+            except (EOFError, OSError):
+                raise self._lost(on_note) from None
         arrived, self._arrived = self._arrived, []
         return arrived
 
