@@ -118,6 +118,15 @@ def test_a_job_that_fails_in_a_thread_fails_the_script(
     assert (here / "out/x").exists() == (status == 0)
 
 
+@pytest.mark.parametrize(("code", "status"), [("", 1), ("0", 1), ("3", 3)])
+def test_a_script_that_exits_by_itself_hides_no_failure_of_a_thread(
+    here: Path, code: str, status: int
+) -> None:
+    text = IN_A_THREAD.format(wait="0.001").replace("touch x", "false")
+    (here / "jobs.py").write_text(f"{text}\nraise SystemExit({code})\n")
+    assert encamp("run", "jobs.py").status == status
+
+
 def test_bad_input_in_a_thread_fails_the_script(here: Path) -> None:
     text = IN_A_THREAD.format(wait="0.001").replace("outputs=", 'mirror="none.txt", outputs=')
     (here / "jobs.py").write_text(text)

@@ -199,6 +199,9 @@ def _errors_of_threads() -> Iterator[None]:
         if dry:
             raise dry[0] from None
         raise
+    except SystemExit as exc:
+        if exc.code or not failed:
+            raise
     finally:
         threading.excepthook = usual
     if failed:
