@@ -89,14 +89,14 @@ def test_descriptors_of_an_engine_that_has_failed_wake_nobody(
 
 def test_a_handlers_error_is_told_and_others_go_on(pump: Pump, broken: list[Exception]) -> None:
     called: list[int] = []
-    pump.soon(odd)
-    pump.soon(lambda: called.append(1))
+    pump.call_soon(odd)
+    pump.call_soon(lambda: called.append(1))
     assert pump.until(lambda: called, SOON)
     assert [str(error) for error in broken] == ["of a handler"]
 
 
 def test_without_anybody_to_tell_an_error_is_raised_where_somebody_waits(pump: Pump) -> None:
-    pump.soon(odd)
+    pump.call_soon(odd)
     with pytest.raises(TypeError, match="of a handler"):
         pump.until(lambda: False, SOON)
 

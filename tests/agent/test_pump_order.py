@@ -21,11 +21,11 @@ def test_what_is_quick_stays_behind_what_was_asked_for_while_another_drove() -> 
     other = threading.Thread(target=drive)
     other.start()
     assert driving.wait(30)
-    pump.quick(lambda: done.append(1))
+    pump.order(lambda: done.append(1))
     go_on.set()
     other.join(30)
-    pump.quick(lambda: done.append(2))
-    pump.quick(lambda: done.append(3))
+    pump.order(lambda: done.append(2))
+    pump.order(lambda: done.append(3))
     assert done == [1, 2, 3]
     pump.close()
 
@@ -64,9 +64,9 @@ def test_what_a_turn_found_is_not_told_to_who_has_its_descriptor_since() -> None
 
 def test_a_timer_that_is_late_keeps_nobody_asleep() -> None:
     pump, rung = Pump(), list[int]()
-    pump.later(-1.0, lambda: rung.append(1))
+    pump.call_later(-1.0, lambda: rung.append(1))
     assert pump.until(lambda: rung, 10)
-    pump.later(-1.0, lambda: rung.append(2))
+    pump.call_later(-1.0, lambda: rung.append(2))
     pump.turn(None)
     assert rung == [1, 2]
     pump.close()

@@ -10,8 +10,9 @@ import pytest
 
 from encamp.engines.base import Arrival, Frame
 from encamp.engines.kit.in_process import InProcessEndpoint
-from encamp.loop import pump as module
-from encamp.loop.pump import PASSED, Pump
+from encamp.loop import event_loop as module
+from encamp.loop.event_loop import PASSED
+from encamp.loop.pump import Pump
 
 SOON = 10.0
 
@@ -84,7 +85,7 @@ def test_what_is_to_be_done_is_done_in_the_turn_of_a_message(messages: Messages)
     pump, done = messages.pump, []
 
     def ready(events: int) -> bool:
-        pump.soon(lambda: done.append("order"))
+        pump.call_soon(lambda: done.append("order"))
         return messages._ready(events)
 
     pump.watch(messages.there, ready)

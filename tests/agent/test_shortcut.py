@@ -222,7 +222,7 @@ def test_it_gives_way_to_what_others_asked_for(
     called: list[int] = []
     end.come.append(message("x"))
     prepared = shortcut.prepare(Message(TASK, SENDER, agent=2, slot=0))
-    pump.soon(lambda: called.append(1))
+    pump.call_soon(lambda: called.append(1))
     assert shortcut.receive(TASK, None) is None
     assert not shortcut.send(prepared, b"x")
     assert pump.until(lambda: called, SOON)
@@ -232,7 +232,7 @@ def test_it_gives_way_to_a_turn_now_and_then(
     shortcut: EngineShortcut, pump: Pump, end: ShortEndpoint, handled: list[Parts]
 ) -> None:
     rung: list[int] = []
-    pump.later(0.01, lambda: rung.append(1))
+    pump.call_later(0.01, lambda: rung.append(1))
     end_of_time = time.monotonic() + SOON
     while not rung:
         assert time.monotonic() < end_of_time
@@ -258,7 +258,7 @@ def test_who_drives_is_not_disturbed(
         thread.join(SOON)
 
     end.come.append(message("x"))
-    pump.now(drive)
+    pump.order(drive)
     assert found == [None, False]
     assert len(end.come) == 1
 

@@ -750,7 +750,7 @@ def test_a_task_does_not_get_the_answer_for_one_that_was_killed(
         return f"to {question}"
 
     monkeypatch.setattr(controller.setups, "answer", answer)
-    controller.pump.soon(lambda: controller.disk_thread.run(answers.wait, lambda *_: None))
+    controller.pump.call_soon(lambda: controller.disk_thread.run(answers.wait, lambda *_: None))
     try:
         first = one.spawn(_ask_for, "A", notify=False)
         ready(one, first)

@@ -28,7 +28,7 @@ class Clock:
         self._next: tuple[float, Callable[[], None]] | None = None
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
-    def later(self, seconds: float, call: Callable[[], None]) -> None:
+    def call_later(self, seconds: float, call: Callable[[], None]) -> None:
         self._next = self.now + seconds, call
 
     def go_on(self, seconds: float) -> None:

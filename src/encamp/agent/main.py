@@ -30,7 +30,8 @@ from encamp.agent.slots import AgentSlot
 from encamp.agent.thread_slot import ThreadSlot
 from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
 from encamp.errors import BadFrame, EncampError
-from encamp.loop.pump import MANY, REST, Pump
+from encamp.loop.event_loop import MANY, REST
+from encamp.loop.pump import Pump
 from encamp.search_paths import only_ours
 from encamp.slot.open_files import need_files
 from encamp.slot.shortcut import EngineShortcut
@@ -162,7 +163,7 @@ class Agent:
         if orders.lonely:
             self._heard = time.monotonic()
             pump = self.pump
-            pump.later(orders.lonely, lambda: self._look_for_controller(orders.lonely))
+            pump.call_later(orders.lonely, lambda: self._look_for_controller(orders.lonely))
 
     def _look_for_controller(self, limit: float, *, again: bool = False) -> None:
         """End if the controller has been silent for long, after reading once more."""
@@ -171,7 +172,7 @@ class Agent:
             self.end()
             return
         left = max(limit - silent, _LOOK_AGAIN)
-        self.pump.later(left, lambda: self._look_for_controller(limit, again=silent >= limit))
+        self.pump.call_later(left, lambda: self._look_for_controller(limit, again=silent >= limit))
 
     def _hello(self, count: int, left_out: list[str]) -> None:
         hello = Hello(
@@ -267,7 +268,7 @@ class Agent:
             except Exception as exc:  # noqa: BLE001 - it is reported to the waiting caller
                 value, good = str(exc), False
             done = OrderDone(order.ticket, good, value)
-            self.pump.soon(lambda: self.post(CONTROLLER, [encode(done)]))
+            self.pump.call_soon(lambda: self.post(CONTROLLER, [encode(done)]))
 
         threading.Thread(target=work, name=f"encamp-{order.what}", daemon=True).start()
 

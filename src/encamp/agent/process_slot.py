@@ -258,7 +258,7 @@ class ProcessSlot(AgentSlot):
         """Read the slot's ledger if it sends nothing for a while."""
         self._looks = True
         look = partial(self._look, self._process, self._process.results)
-        self.agent.pump.later(_LOOK_AFTER, look)
+        self.agent.pump.call_later(_LOOK_AFTER, look)
 
     def _look(self, process: SlotProcess, come: int) -> None:
         """Read the ledger of a process if no results have arrived since there were ``come``."""
@@ -328,12 +328,12 @@ class ProcessSlot(AgentSlot):
             if time.monotonic() > kill_at:
                 process.kill()
             if process.alive:
-                self.agent.pump.later(_LOOK, look)
+                self.agent.pump.call_later(_LOOK, look)
             else:
                 self._leaving.remove(process)
                 process.ended()
 
-        self.agent.pump.later(_LOOK, look)
+        self.agent.pump.call_later(_LOOK, look)
 
     def _control(self, process: SlotProcess) -> None:
         try:
@@ -402,7 +402,7 @@ class ProcessSlot(AgentSlot):
             self._down = True
             pause, self._refused = REFUSED[self._refused], self._refused + 1
             again = partial(self._start_again, exit_code, text, began=began)
-            self.agent.pump.later(pause, again)
+            self.agent.pump.call_later(pause, again)
         else:
             self._refused, self._down = 0, False
             self._tell_end(exit_code, text, began=began)
@@ -436,7 +436,7 @@ class ProcessSlot(AgentSlot):
         if life != self._life or (ticket and ticket not in self._tickets):
             return
         if ticket and (left := self._tickets[ticket] + ANSWER_WITHIN - time.monotonic()) > 0:
-            self.agent.pump.later(left, lambda: self.stop(life, ticket))
+            self.agent.pump.call_later(left, lambda: self.stop(life, ticket))
             return
         self._stopping = True
         process.ask_to_stop()
@@ -445,7 +445,7 @@ class ProcessSlot(AgentSlot):
             if process is self._process and process.alive:
                 process.kill()
 
-        self.agent.pump.later(STOP_WITHIN, kill)
+        self.agent.pump.call_later(STOP_WITHIN, kill)
 
     def refresh(self) -> None:
         """See `AgentSlot.refresh`."""
@@ -463,7 +463,7 @@ class ProcessSlot(AgentSlot):
                     self._tell_end(0, b"")
             done.set()
 
-        self.agent.pump.soon(swap)
+        self.agent.pump.call_soon(swap)
         done.wait()
         for process in idle:
             process.stop()

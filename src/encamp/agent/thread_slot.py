@@ -58,7 +58,7 @@ class ThreadSlot(AgentSlot):
     def send(self, parts: Parts, message: Message | None = None) -> None:
         """See `Connection.send`. The agent sends later, so arrays are copied, which may change."""
         parts = own(parts)
-        self.agent.pump.soon(lambda: self.agent.pass_on(decode(parts[0]), parts))
+        self.agent.pump.call_soon(lambda: self.agent.pass_on(decode(parts[0]), parts))
 
     def send_to(self, slot: int, parts: Parts) -> bool:
         """See `Connection.send_to`."""

@@ -195,7 +195,7 @@ class Agents:
 
     def listen(self) -> None:
         """Start to check regularly whether all agents are alive."""
-        self._pump.later(_BEAT, self._beat)
+        self._pump.call_later(_BEAT, self._beat)
 
     def tell_needs(self) -> None:
         """Report the load to an elastic engine, now and regularly."""
@@ -205,7 +205,7 @@ class Agents:
                 busy[agent.number] = count
         waiting = self._scheduler.queued + self._scheduler.ahead
         self._engine.needs(busy, waiting)
-        self._pump.later(_TELL, self.tell_needs)
+        self._pump.call_later(_TELL, self.tell_needs)
 
     def _beat(self) -> None:
         """Ping all agents; those that have not answered for long are lost.
@@ -253,7 +253,7 @@ class Agents:
         if any(agent.facts is None for agent in self.by_number.values()):
             return  # a host is joining, and this is called again
         if not self.by_number:
-            self._pump.later(_NOBODY, self._fail_alone)
+            self._pump.call_later(_NOBODY, self._fail_alone)
         for task in self._scheduler.unmet():
             lost = TaskLost(task.label, "its host", None, "no host is left that could run it")
             self._controller.end(task, False, lost)

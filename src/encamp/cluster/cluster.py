@@ -379,7 +379,7 @@ class Cluster:
             payload = dump_as("the message", message)
         mail = self._controller.mail
         if not changeable(payload):
-            self._pump.quick(lambda: self._controller.send(number, payload))
+            self._pump.order(lambda: self._controller.send(number, payload))
             return
 
         def send_large() -> None:

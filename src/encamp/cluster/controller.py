@@ -48,7 +48,8 @@ from encamp.errors import (
     text_of,
     words_of,
 )
-from encamp.loop.pump import MANY, REST, Pump, by_signal
+from encamp.loop.event_loop import MANY, REST, by_signal
+from encamp.loop.pump import Pump
 from encamp.loop.running_time import NOTICED
 from encamp.slot.program_settings import SettingsSource
 from encamp.wire.frames import Parts, own
@@ -584,7 +585,7 @@ class Controller:
             else:
                 self._time_is_over(number)
 
-        self.pump.later(piece, look)
+        self.pump.call_later(piece, look)
 
     def _time_is_over(self, number: int) -> None:
         task = self.tasks.get(number)

@@ -37,7 +37,7 @@ class DiskThread:
                 value = work()
             except Exception as exc:  # noqa: BLE001 - it is reported to the waiting caller
                 error = exc
-            self._pump.soon(lambda: done(value, error))
+            self._pump.call_soon(lambda: done(value, error))
 
         if self._closed:
             run()

@@ -60,8 +60,7 @@ class Lifetime:
         if self.ended or self.closed or self._dropped or os.getpid() != self.process:
             return False
         self._dropped = True
-        self._pump.last = self._close_dropped
-        self._pump.wake()
+        self._pump.end_with(self._close_dropped)
         return True
 
     def _close_dropped(self) -> None:

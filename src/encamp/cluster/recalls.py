@@ -7,10 +7,10 @@ does not answer, its agent ends it after a while.
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections import deque
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Protocol
 
 from encamp.agent.process_slot import ANSWER_WITHIN
@@ -81,7 +81,7 @@ class Recalls:
         slot = self._closed_for(task, why)
         if slot is not None:
             self.recall(slot)
-            self.pump.later(ANSWER_WITHIN, lambda: self._stop_unasked(task, slot))
+            self.pump.call_later(ANSWER_WITHIN, lambda: self._stop_unasked(task, slot))
 
     def stop_at_once(self, task: TaskRecord, why: Cause) -> None:
         """End a running task that is alone in its slot, without asking the slot."""
@@ -134,7 +134,7 @@ class Recalls:
         if any(task.id == envelope.running for task in targets):
             self._stop(slot)
         elif targets and slot.ahead[0].cause:  # between two calls when it was asked
-            self.pump.later(_AGAIN, lambda: self.recall(slot))
+            self.pump.call_later(_AGAIN, lambda: self.recall(slot))
         elif not agent.refreshing:
             self._scheduler.open(slot)
 
@@ -164,7 +164,7 @@ class Recalls:
         """Check soon whether tasks wait behind long calls, unless this is planned already."""
         if not self._polling:
             self._polling = True
-            self.pump.later(_STUCK, self._unstick)
+            self.pump.call_later(_STUCK, self._unstick)
 
     def _unstick(self) -> None:
         """Move tasks that wait behind long calls to idle slots."""
@@ -207,7 +207,7 @@ class Recalls:
             self.recall(slot)
             if not self._inline:
                 head = slot.ahead[0]
-                self.pump.later(ANSWER_WITHIN, functools.partial(self._stop_unasked, head, slot))
+                self.pump.call_later(ANSWER_WITHIN, partial(self._stop_unasked, head, slot))
         self.cancel(waiting)
         if self._inline and slots:
             raise UnsupportedByEngine(self._inline, "end inline tasks", NOT_INLINE)
@@ -237,9 +237,9 @@ class Recalls:
 
         def take_back() -> None:
             asked = self._cancel_waiting(tasks)
-            self.pump.later(ANSWER_WITHIN, lambda: self._cancel_no_more(asked))
+            self.pump.call_later(ANSWER_WITHIN, lambda: self._cancel_no_more(asked))
 
-        self.pump.soon(take_back)
+        self.pump.call_soon(take_back)
 
     def _cancel_waiting(self, tasks: Iterable[SpawnedTask]) -> list[TaskRecord]:
         """Cancel tasks that wait here, and ask slots for the rest, which are returned."""

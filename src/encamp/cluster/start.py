@@ -36,7 +36,7 @@ def start_agents(
     agent = lifetime.agent = _agent_here(controller)
     engine.start(orders)
     if agent is not None:
-        pump.soon(partial(agent.take, [orders]))
+        pump.call_soon(partial(agent.take, [orders]))
     return agent
 
 

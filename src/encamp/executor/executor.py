@@ -370,7 +370,7 @@ class _Shared:
         if isinstance(error, InitializerFailed):
             self._broken = error
             controller = self.cluster._controller
-            controller.pump.now(lambda: self._fail_waiting(error))
+            controller.pump.order(lambda: self._fail_waiting(error))
 
     def _fail_waiting(self, error: InitializerFailed) -> None:
         for task in self._find():

@@ -105,4 +105,4 @@ class Opener:
         now = time.monotonic()
         at = max(now, self._free)
         self._free = at + windows.delay
-        self._pump.later(at - now, lambda: self._disk_thread.run(start, lambda *_: None))
+        self._pump.call_later(at - now, lambda: self._disk_thread.run(start, lambda *_: None))

@@ -35,9 +35,10 @@ from time import monotonic
 from typing import Any, Protocol
 
 from encamp.engines.base import PreparedSend
+from encamp.loop.event_loop import PASSED, TURN_WITHIN
 from encamp.loop.nonreentrant import NonReentrantLock
 from encamp.loop.polling import Poller
-from encamp.loop.pump import PASSED, TURN_WITHIN, Pump
+from encamp.loop.pump import Pump
 from encamp.slot import ledger
 from encamp.wire.frames import Parts, Writer
 from encamp.wire.protocol import SPAWNER, CheckMemory, Message, encode

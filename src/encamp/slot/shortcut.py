@@ -14,7 +14,8 @@ from time import monotonic
 from typing import Protocol
 
 from encamp.engines.base import Endpoint, PreparedSend, ShortMessages
-from encamp.loop.pump import PASSED, TURN_WITHIN, Pump
+from encamp.loop.event_loop import PASSED, TURN_WITHIN
+from encamp.loop.pump import Pump
 from encamp.wire.frames import MARK, Buffer
 from encamp.wire.outbox import Outbox
 from encamp.wire.protocol import LABEL, Message, label

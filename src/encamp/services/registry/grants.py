@@ -57,7 +57,7 @@ class Grants:
     def _say_soon(self, service: Service, request: Request) -> None:
         """Say shortly why the program waits for servers, if it does; once for a service."""
         if request.waits and not service.said_held:
-            self._records.pump.later(SAY_AFTER, lambda: self._say_why(service, request))
+            self._records.pump.call_later(SAY_AFTER, lambda: self._say_why(service, request))
 
     def _say_why(self, service: Service, request: Request) -> None:
         why = service.pool.in_use()
@@ -95,7 +95,7 @@ class Grants:
             if request.count > most:
                 error = NotEnough(f"servers of {service.name}", request.count, most, together=True)
                 self._refuse(service, request, error)
-                self._records.pump.soon(partial(self.grant, service))
+                self._records.pump.call_soon(partial(self.grant, service))
 
     def lease_ended(self, sender: int, letter: LeaseEnded, parts: Parts) -> None:
         """A client has released a server, which has answered all calls of the lease."""
@@ -118,7 +118,7 @@ class Grants:
             found[1].clients.add(sender)
         elif letter.server in self._records.errors:
             lost, error = self._records.lost[letter.server], self._records.errors[letter.server]
-            self._records.pump.soon(lambda: self._records.tell(sender, lost, dump(error)))
+            self._records.pump.call_soon(lambda: self._records.tell(sender, lost, dump(error)))
 
     def forget(self, sender: int, ticket: int) -> None:
         """A client has withdrawn its request."""
@@ -131,7 +131,7 @@ class Grants:
         for service in self._records.services.values():
             if service.pool.waiting:
                 service.pool.forget(client)
-                self._records.pump.soon(partial(self.grant, service))
+                self._records.pump.call_soon(partial(self.grant, service))
 
     def refuse_all(self, service: Service, error: EncampError) -> None:
         """Refuse all requests, as no server will be free any more."""

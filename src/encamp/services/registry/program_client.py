@@ -62,7 +62,7 @@ class ProgramClient(Client):
     def tell(self, letter: Letter, payload: Parts) -> None:
         """See `Client.tell`."""
         self._check()
-        self._pump.now(lambda: self._registry(SPAWNER, letter, payload))
+        self._pump.order(lambda: self._registry(SPAWNER, letter, payload))
 
     def call(self, outgoing: Outgoing) -> None:
         """See `Client.call`; arguments may be changed afterwards."""
@@ -74,7 +74,7 @@ class ProgramClient(Client):
     def _begin(self, route: Route | None) -> None:
         at_once = route is None or not self._pending.get(route.server)
         if at_once or len(self._outgoing) >= _EAGER:
-            self._pump.quick(self.flush)
+            self._pump.order(self.flush)
 
     def _release_after(self, route: Route, lease: int, last: Result) -> None:
         """See `Client._release_after`: in the program, answers arrive even if nobody waits."""
@@ -90,7 +90,7 @@ class ProgramClient(Client):
 
     def _later(self, call: Callable[[], object]) -> None:
         """See `Client._later`."""
-        self._pump.soon(partial(_call, call))
+        self._pump.call_soon(partial(_call, call))
 
     def _answers(self, letter: Answers, parts: Parts) -> None:
         self._take_answers((letter, iter(letter.answers), iter(parts)))

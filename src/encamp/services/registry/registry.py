@@ -156,7 +156,7 @@ class Registry:
 
     def hosts_changed(self) -> None:
         """See `Tenant.hosts_changed`."""
-        self._records.pump.soon(self._starter.reconcile)
+        self._records.pump.call_soon(self._starter.reconcile)
 
     def wind_up(self) -> None:
         """See `Tenant.wind_up`."""

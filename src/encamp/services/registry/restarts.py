@@ -55,7 +55,7 @@ class Endings:
                 service.states.append(saved)
         elif not service.ended:
             service.withdrawn += 1
-        self._records.pump.soon(lambda: self._after_end(service, value))
+        self._records.pump.call_soon(lambda: self._after_end(service, value))
 
     def _after_end(self, service: Service, value: Any) -> None:
         self._starter.reconcile()
@@ -84,7 +84,7 @@ class Endings:
             except EncampError as exc:
                 self._lose(service, server, task, False, exc)
 
-        self._records.pump.soon(start)
+        self._records.pump.call_soon(start)
 
     def _give_up(
         self, service: Service, server: ServerRecord, lost: tuple[int, int], value: TaskLost

@@ -108,7 +108,7 @@ class Starter:
                 raise
         if missing and not service.said:
             service.said = True
-            self._records.pump.later(SAY_AFTER, lambda: self._say_what_waits(service))
+            self._records.pump.call_later(SAY_AFTER, lambda: self._say_what_waits(service))
 
     def start(self, service: Service, server: ServerRecord, saved: SavedState | None) -> None:
         """Start a server, with the saved state of its predecessor if there is any."""

@@ -43,7 +43,7 @@ class Watch:
         self._look_again()
 
     def _look_again(self) -> None:
-        self._pump.later(self._period, self._look)
+        self._pump.call_later(self._period, self._look)
 
     def _look(self) -> None:
         servers, now = self._servers(), self._time()
