@@ -20,7 +20,7 @@ class ClassWide:
         yield
         now = psutil.Process().children(recursive=True)
         new = [process for process in now if process.pid not in before]
-        _, left = psutil.wait_procs(new, 5)  # another system's processes may just be ending
+        _, left = psutil.wait_procs(new, 20)  # another system's processes may just be ending
         assert left == [], f"left running: {left}"
 
     @pytest.fixture(scope="class", autouse=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +57,44 @@ def test_workers_are_jobs_of_slurm(
         jobs = {task.result(PATIENCE) for task in tasks}
         assert len(jobs) == 2
     until(lambda: slurm.run("squeue", "--noheader").stdout.strip() == "")
+
+
+REFUSED = """
+import signal, sys, threading
+from encamp import Cluster
+from encamp.errors import EncampError
+
+def start():
+    try:
+        Cluster("dask", jobqueue="none", slots=1)
+    except EncampError as exc:
+        print(exc)
+
+if sys.argv[1] == "thread":
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+else:
+    start()
+print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("main", "jobqueue.* must be one of .*slurm"),
+        ("thread", "main thread of the main interpreter; import dask_jobqueue in the main thread"),
+    ],
+)
+def test_ctrl_c_still_interrupts_a_program_that_uses_dask_jobqueue(where: str, said: str) -> None:
+    """dask-jobqueue makes Ctrl-C end the program with status 0 as soon as it is imported."""
+    pytest.importorskip("dask_jobqueue")
+    line = [sys.executable, "-c", REFUSED, where]
+    done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=PATIENCE)
+    told, default = done.stdout.splitlines()
+    assert re.search(said, told)
+    assert default == "True"
 
 
 def test_jobs_that_slurm_refuses_are_told_at_once(options: dict[str, Any]) -> None:

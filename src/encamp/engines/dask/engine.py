@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import signal
 import socket
 import threading
 import time
@@ -119,14 +120,26 @@ def _security(given: Any) -> Any:
         raise BadJob("security", why) from exc
 
 
+def _jobqueue() -> Any:
+    """The package of dask-jobqueue. Importing it must not change what Ctrl-C does."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        return import_module("dask_jobqueue")
+    except ImportError as exc:
+        raise EngineUnavailable("dask", str(exc), "pip install dask-jobqueue") from exc
+    except ValueError as exc:  # it sets a signal handler
+        remedy = "import dask_jobqueue in the main thread first"
+        raise EngineUnavailable("dask", f"dask-jobqueue: {exc}", remedy) from exc
+    finally:
+        if signal.getsignal(signal.SIGINT) is not handler:
+            signal.signal(signal.SIGINT, handler)
+
+
 def _by_jobs(which: str, slots: int | None, options: dict[str, Any]) -> Any:
     """A cluster whose workers are jobs of a batch system, with ``slots`` cores in all."""
     if slots is None:
         raise BadJob("slots", "say how many cores to request from the batch system")
-    try:
-        dask_jobqueue = import_module("dask_jobqueue")
-    except ImportError as exc:
-        raise EngineUnavailable("dask", str(exc), "pip install dask-jobqueue") from exc
+    dask_jobqueue = _jobqueue()
     known = {
         name.removesuffix("Cluster").lower(): name
         for name in dir(dask_jobqueue)
