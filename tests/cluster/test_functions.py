@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 
@@ -77,6 +78,64 @@ def test_a_zero_that_changes_its_sign_is_another_value(script: types.ModuleType)
     assert found.find(function, ())[0] is first
     define(script, "A = -0.0")
     assert found.find(function, ())[0] is not first
+
+
+@pytest.mark.parametrize(
+    ("code", "change"),
+    [
+        pytest.param(
+            "import functools, statistics\n"
+            "SCALE = 1\n"
+            "@functools.wraps(statistics.mean)\n"
+            "def mean(*args): return SCALE * statistics.mean(*args)\n"
+            "def f(): return mean([1])",
+            "SCALE = 2",
+            id="a wrapped function of a library",
+        ),
+        pytest.param(
+            "D = {1: 1}\nget = D.get\ndef f(): return get(1)",
+            "D[1] = 2",
+            id="a built-in method of an object",
+        ),
+        pytest.param(
+            "import types\nM = types.ModuleType('M')\nM.x = 1\ndef f(): return M.x",
+            "M.x = 2",
+            id="a module that is in no file",
+        ),
+        pytest.param(
+            "M = {'__name__': 'M'}\nexec('K = 1\\ndef g(): return K', M)\n"
+            "g = M['g']\ndef f(): return g()",
+            "M['K'] = 2",
+            id="a function of such a module",
+        ),
+        pytest.param(
+            "import cloudpickle, odd_module\n"
+            "cloudpickle.register_pickle_by_value(odd_module)\n"
+            "f = odd_module.outer",
+            "odd_module.K = 2",
+            id="a module that is registered with cloudpickle",
+        ),
+    ],
+)
+def test_what_a_function_uses_is_as_it_is_at_its_spawn(
+    script: types.ModuleType,
+    local_storage_base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+    change: str,
+) -> None:
+    module = types.ModuleType("odd_module")
+    exec("K = 1\ndef inner(): return K\ndef outer(): return inner()", vars(module))
+    monkeypatch.setitem(sys.modules, "odd_module", module)
+    function = define(script, code)
+    try:
+        with Cluster("local", slots=1) as cluster:
+            assert cluster.spawn(function).result(SOON) == 1
+            exec(change, vars(script))
+            assert cluster.spawn(function).result(SOON) == 2
+    finally:
+        if module.__name__ in cloudpickle.list_registry_pickle_by_value():
+            cloudpickle.unregister_pickle_by_value(module)
 
 
 def test_a_function_defined_again_takes_the_place_of_the_old_one(script: types.ModuleType) -> None:

@@ -25,6 +25,7 @@ from encamp.cluster.task import Timing
 from encamp.errors import CannotTravel, text_of
 from encamp.wire.frames import Parts
 from encamp.wire.global_names import global_names
+from encamp.wire.importable import is_importable, is_importable_module, value_of
 from encamp.wire.pickling import ENCLOSED, PLAIN, dump_arguments, enclosed
 from encamp.wire.rng_warnings import RandomNumberWarnings, has_generator, uses_generator
 
@@ -36,8 +37,6 @@ _FIXED = (
     bytes,
     bool,
     type(None),
-    types.ModuleType,
-    types.BuiltinFunctionType,
 )
 
 _SIGNALS_DEFERRED = nullcontext()
@@ -192,7 +191,7 @@ class Functions:
                 self.rng_warnings.of_function(function)
             if found.state is None:
                 self._last = function, found
-            if found.state is None or (found.state == _state(function) and found.state != ()):
+            if found.state is None or (found.state == self._state(function) and found.state != ()):
                 if found is not self.kept.latest:
                     self.kept.add(found)
                 return found, args
@@ -233,12 +232,7 @@ class Functions:
         return found
 
     def _is_importable(self, function: Any) -> bool:
-        name, module = getattr(function, "__qualname__", ""), getattr(function, "__module__", "")
-        if not module or module == "__main__" or "<" in name:
-            return False
-        if sys.modules.get(module) in self._modules:
-            return False
-        return _named(module, name) is function
+        return is_importable(function) and sys.modules[function.__module__] not in self._modules
 
     def _by_reference(self, function: Any) -> Function:
         payload = pickle.dumps(function, 5)
@@ -248,7 +242,7 @@ class Functions:
 
     def _by_value(self, function: Any) -> Function:
         with self._signals_deferred:
-            payload, state = self._dump(function), _state(function)
+            payload, state = self._dump(function), self._state(function)
         old = self._found(function)
         if old is not None and old.by_value and old.payload == payload:
             old.state = state
@@ -266,7 +260,7 @@ class Functions:
     def _redefined(self, function: Any, found: Function) -> Function | None:
         """The previous function of this name, as in a cell that was run again."""
         name = function.__module__, getattr(function, "__qualname__", "")
-        if "<" in name[1] or _named(*name) is not function:
+        if "<" in name[1] or value_of(*name) is not function:
             return None
         before = self._named.get(name)
         self._named[name] = ref(found)
@@ -289,6 +283,42 @@ class Functions:
             for module in modules:
                 cloudpickle.unregister_pickle_by_value(module)
 
+    def _state(self, function: Any, met: frozenset[int] = frozenset()) -> tuple[Any, ...]:
+        """The objects that a function uses, for comparison; empty if they may change in place."""
+        if isinstance(function, _CACHING):
+            function = function.__wrapped__
+        if not isinstance(function, types.FunctionType):
+            return ()
+        code, known, own = function.__code__, function.__globals__, function.__dict__
+        used = [*map(_content, function.__closure__ or ())]
+        used += map(known.__getitem__, filter(known.__contains__, global_names(code)))
+        used += (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+        state: list[Any] = [code, *own]
+        for value in (*used, *own.values()):
+            if isinstance(value, _CACHING):
+                value = value.__wrapped__
+            if isinstance(value, types.FunctionType) and not self._is_importable(value):
+                inner = (0,) if id(value) in met else self._state(value, met | {id(function)})
+                if inner == ():
+                    return ()
+                state.append((value, inner))
+            elif self._is_fixed(value):
+                signed = isinstance(value, float | complex)  # 0.0 and -0.0 are equal
+                state.append((type(value), repr(value) if signed else value))
+            else:
+                return ()
+        return tuple(state)
+
+    def _is_fixed(self, value: Any) -> bool:
+        """Whether a value cannot change, or is sent by its name."""
+        if isinstance(value, types.FunctionType):
+            return True
+        if isinstance(value, types.ModuleType):
+            return is_importable_module(value) and value not in self._modules
+        if isinstance(value, types.BuiltinFunctionType):  # or a method, such as `list.append`
+            return value.__self__ is None or isinstance(value.__self__, types.ModuleType)
+        return type(value) in _FIXED
+
     def again_by_value(self, function: Function, module: str) -> Function | None:
         """The function, with a module that a host could not import; None if that is useless."""
         found = sys.modules.get(module)
@@ -300,44 +330,6 @@ class Functions:
         self._last = apply, self._apply
         self._known.pop(function.function, None)
         return self._pickled(function.function)
-
-
-def _named(module: str, name: str) -> Any:
-    """A module's current value of a name."""
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return found
-
-
-def _state(function: Any, met: frozenset[int] = frozenset()) -> tuple[Any, ...]:
-    """The objects that a function uses, for comparison; empty if they may change in place."""
-    if isinstance(function, _CACHING):
-        function = function.__wrapped__
-    if not isinstance(function, types.FunctionType):
-        return ()
-    code, known, own = function.__code__, function.__globals__, function.__dict__
-    used = [*map(_content, function.__closure__ or ())]
-    used += map(known.__getitem__, filter(known.__contains__, global_names(code)))
-    used += (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
-    state: list[Any] = [code, *own]
-    for value in (*used, *own.values()):
-        if isinstance(value, _CACHING):
-            value = value.__wrapped__
-        if isinstance(value, types.FunctionType):
-            if value.__module__ != "__main__" and "<" not in value.__qualname__:
-                state.append(value)
-                continue
-            inner = (0,) if id(value) in met else _state(value, met | {id(function)})
-            if inner == ():
-                return ()
-            state.append((value, inner))
-        elif type(value) in _FIXED:
-            signed = isinstance(value, float | complex)  # 0.0 and -0.0 are equal
-            state.append((type(value), repr(value) if signed else value))
-        else:
-            return ()
-    return tuple(state)
 
 
 def _content(cell: types.CellType) -> Any:

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import cloudpickle
 
 from encamp.errors import OtherPython
+from encamp.wire.importable import is_importable
 
 _CACHING = type(lru_cache(len))
 
@@ -79,20 +80,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, obj: Any) -> Any:
         """See `pickle.Pickler.reducer_override`."""
-        if type(obj) is _CACHING and not _is_importable(obj):
+        if type(obj) is _CACHING and not is_importable(obj):
             # in two steps, as a function that calls itself is among its own globals
             return _caching, (obj.cache_parameters(),), obj.__wrapped__, None, None, _fill
         return super().reducer_override(obj)
-
-
-def _is_importable(function: Any) -> bool:
-    module, name = function.__module__, getattr(function, "__qualname__", "")
-    if not name or module == "__main__" or module in cloudpickle.list_registry_pickle_by_value():
-        return False
-    found: Any = sys.modules.get(module)
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return found is function
 
 
 def _caching(parameters: dict[str, Any]) -> Any:
