@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextvars
+import ctypes
 import decimal
 import faulthandler
 import gc
+import io
 import locale
 import logging
 import os
@@ -60,7 +62,7 @@ def state() -> dict[str, Any]:
         "folder": str(Path.cwd()),
         "mask": signal.pthread_sigmask(signal.SIG_BLOCK, ()),
         "handlers": [
-            str(signal.getsignal(n)).partition(" at ")[0] for n in range(1, 32) if n not in (9, 19)
+            str(signal.getsignal(n)).partition(" at ")[0] for n in sorted(signal.valid_signals())
         ],
         "timers": [signal.getitimer(timer) for timer in range(3)],
         "users": (os.getresuid(), os.getresgid(), os.getgroups()),
@@ -79,10 +81,13 @@ def state() -> dict[str, Any]:
         "recursion": sys.getrecursionlimit(),
         "switches": sys.getswitchinterval(),
         "streams": [stream.fileno() for stream in (sys.stdin, sys.stdout, sys.stderr)],
+        "encodings": [(one.encoding, one.errors) for one in (sys.stdin, sys.stdout, sys.stderr)],
+        "arguments": (sys.argv, getattr(sys, "tracebacklimit", None), sys.getdlopenflags()),
+        "stack": threading.stack_size(),
         "hooks": (sys.excepthook.__module__, threading.excepthook.__module__),
         "tracing": (sys.gettrace(), sys.getprofile(), threading.gettrace(), threading.getprofile()),
         "digits": sys.get_int_max_str_digits(),
-        "collecting": (gc.isenabled(), gc.get_threshold()),
+        "collecting": (gc.isenabled(), gc.get_threshold(), gc.get_debug()),
         "logging": (len(logging.root.handlers), logging.root.level, logging.root.manager.disable),
         "dumps": faulthandler.is_enabled(),
     }
@@ -183,6 +188,26 @@ def change_policy() -> None:
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
+def handle_realtime_signals() -> None:
+    signal.signal(signal.SIGRTMIN + 1, hook)
+
+
+def change_more_of_python() -> None:
+    sys.stdout.reconfigure(encoding="latin-1", errors="ignore")  # type: ignore[union-attr]
+    sys.argv = ["program", "--option"]
+    sys.tracebacklimit = 0
+    sys.setdlopenflags(os.RTLD_GLOBAL | os.RTLD_NOW)
+    threading.stack_size(1 << 20)
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    sys.setrecursionlimit(30)
+
+
+def replace_objects() -> None:
+    os.environ = {"PATH": "/nowhere"}  # type: ignore[assignment]  # noqa: B003
+    sys.path = ("/nowhere",)  # type: ignore[assignment]
+    del sys.stdout, sys.excepthook
+
+
 DEEDS: list[Callable[[], None]] = [
     change_zone,
     change_zone_and_hide_it,
@@ -198,6 +223,9 @@ DEEDS: list[Callable[[], None]] = [
     change_python,
     change_logging,
     change_policy,
+    handle_realtime_signals,
+    change_more_of_python,
+    replace_objects,
 ]
 
 
@@ -278,6 +306,49 @@ def test_a_call_can_print_after_one_that_has_closed_the_streams(cluster: Cluster
     printed = cluster.spawn(print, "word")
     printed.result(SOON)
     assert printed.output == "word\n"
+
+
+def detach_output() -> None:
+    sys.stdout = io.TextIOWrapper(sys.stdout.detach(), "utf-8")
+
+
+def break_warnings_and_logging() -> None:
+    warnings.filters = None  # type: ignore[assignment]
+    logging.root.handlers = None  # type: ignore[assignment]
+
+
+def read_another_file() -> None:
+    os.dup2(os.open("/etc/passwd", os.O_RDONLY), 0)
+    input()
+
+
+def give_up_privileges() -> None:
+    assert ctypes.CDLL(None).prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [detach_output, break_warnings_and_logging, read_another_file, give_up_privileges],
+)
+def test_what_cannot_be_undone_is_no_failure_of_this_call_or_the_next(
+    cluster: Cluster, deed: Callable[[], None]
+) -> None:
+    before = cluster.spawn(os.getpid).result(SOON)
+    cluster.spawn(deed).result(SOON)
+    after = cluster.spawn(os.getpid)
+    assert after.result(SOON) != before
+    assert cluster.spawn(eval, "__import__('sys').stdin.read()").result(SOON) == ""
+
+
+def dump_when_asked_to_end() -> None:
+    faulthandler.register(signal.SIGTERM)
+
+
+def test_a_slot_ends_when_it_is_asked_to_whatever_a_call_had_registered(cluster: Cluster) -> None:
+    cluster.spawn(dump_when_asked_to_end).result(SOON)
+    pid = cluster.spawn(os.getpid).result(SOON)
+    os.kill(pid, signal.SIGTERM)
+    assert cluster.spawn(os.getpid).result(SOON) != pid
 
 
 def test_steps_of_a_job_are_undone_before_outputs_are_collected(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -171,3 +172,46 @@ def test_a_host_without_bash_is_named(here: Path) -> None:
     assert "no command 'bash' on " in _run(step=step)["step"].why
     with pytest.raises(BadJob, match="shell='zsh': is not known; use True for /bin/sh, or 'bash'"):
         encamp.command("true", shell="zsh")  # type: ignore[arg-type]
+
+
+class _Refusing:
+    """A stream that ends the program when it is used."""
+
+    def write(self, text: str) -> None:
+        raise SystemExit(3)
+
+    def flush(self) -> None:
+        raise SystemExit(3)
+
+
+def _without_streams() -> None:
+    sys.stdout = sys.stderr = None  # type: ignore[assignment]
+    raise ValueError("word")
+
+
+def _with_deleted_streams() -> None:
+    del sys.stdout, sys.stderr
+    raise ValueError("word")
+
+
+def _with_refusing_streams() -> None:
+    sys.stdout = sys.stderr = _Refusing()  # type: ignore[assignment]
+    raise ValueError("word")
+
+
+def _leave_refusing_streams() -> int:
+    sys.stdout = sys.stderr = _Refusing()  # type: ignore[assignment]
+    return 7
+
+
+def test_the_log_tells_a_steps_error_whatever_it_has_made_of_the_streams(here: Path) -> None:
+    report = _run(
+        none=_without_streams,
+        deleted=_with_deleted_streams,
+        refusing=_with_refusing_streams,
+        good=_leave_refusing_streams,
+    )
+    for name in ("none", "deleted", "refusing"):
+        assert report[name].why.endswith("raised ValueError: word")
+        assert "ValueError: word\n" in report[name].log_tail
+    assert report["good"].value == 7

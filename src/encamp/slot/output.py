@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from encamp.errors import Stopped
+
 _libc = ctypes.CDLL(None)
 
 
@@ -36,8 +38,23 @@ def output_to(log: Path) -> Iterator[None]:
 
 def flush() -> None:
     """Write out what Python and the C library have buffered for standard output and error."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(Exception):
-            stream.flush()
-    with suppress(OSError, AttributeError):
-        _libc.fflush(None)
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except Stopped:
+            raise
+        except BaseException:  # noqa: BLE001, S112 - a call may have put any object there
+            continue
+    _libc.fflush(None)
+
+
+def complain(text: str) -> None:
+    """Write to standard error, whatever a call has done to ``sys.stderr``."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except Stopped:
+        raise
+    except BaseException:  # noqa: BLE001 - see `flush`
+        with suppress(OSError):
+            os.write(2, text.encode("utf-8", "backslashreplace"))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 import threading
 
 from encamp.slot.bounded_files import ends_of, free_middle
+from encamp.slot.output import flush
 from encamp.slot.sockets import SlotSockets
 from encamp.wire.protocol import (
     OutputText,
@@ -26,18 +25,12 @@ class Printed:
         self._told = 0
         self._fd = os.dup(1)
         """The file, even if a call closes or redirects its descriptors."""
-        self._flush = ctypes.CDLL(None).fflush
         self._always = follow
         sockets.look, sockets.follow = self._look, self._follow if follow else None
 
     def ended(self, task: int) -> None:
         """Send the rest of a task's output, and empty the file."""
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        except Exception:  # noqa: S110, BLE001 - a call may have replaced them by any object
-            pass
-        self._flush(None)
+        flush()
         for fd in (1, 2):  # a call may have redirected them
             os.dup2(self._fd, fd)
         size = os.lseek(self._fd, 0, os.SEEK_END)

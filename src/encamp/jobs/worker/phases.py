@@ -12,7 +12,6 @@ import os
 import pickle
 import re
 import socket
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -32,7 +31,7 @@ from encamp.jobs.worker.work import Outcome, Work, log_name, unpack
 from encamp.slot.bounded_files import cut
 from encamp.slot.calling import called
 from encamp.slot.isolation import FolderRestored, resource_unseen
-from encamp.slot.output import flush, output_to
+from encamp.slot.output import complain, flush, output_to
 from encamp.slot.processes import end_descendants, helpers
 from encamp.slot.slot import SpawnersFiles
 from encamp.slot.this_process import (
@@ -233,8 +232,7 @@ class _Attempt:
         except Stopped:
             raise
         except BaseException as exc:  # noqa: BLE001 - a step may raise what it likes
-            with suppress(Exception):  # the step may have closed standard error
-                self._tail = max(TAIL, min(_print_from_step(exc), _LONGEST_TRACEBACK))
+            self._tail = max(TAIL, min(_print_from_step(exc), _LONGEST_TRACEBACK))
             cause = f"raised {reason(exc)}"
             error = StepFailed(self.work.task, step.label, None, cause)
             raise error from portable_error(exc)
@@ -318,7 +316,7 @@ def _pickled(value: object) -> bytes | None:
     except BaseException as exc:  # noqa: BLE001 - pickling runs the value's own code
         kind = type(value).__name__
         why = f"the returned {kind} cannot be sent back ({words_of(exc)}); the value is None"
-        sys.stderr.write(f"encamp: {why}\n")
+        complain(f"encamp: {why}\n")
         return None
 
 
@@ -328,7 +326,7 @@ def _print_from_step(exc: BaseException) -> int:
     while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_OUR_OWN):
         inner = inner.tb_next
     text = traceback_of(BaseException.with_traceback(exc, inner) if inner else exc)
-    sys.stderr.write(text)
+    complain(text)
     return len(text.encode("utf-8", "replace"))
 
 
