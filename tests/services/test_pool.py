@@ -144,6 +144,19 @@ def test_a_group_is_granted_no_server_that_has_gone_meanwhile() -> None:
     assert _granted(pool) == [(2, [1, 3])]
 
 
+def test_all_servers_are_those_that_are_left_when_the_last_one_in_use_is_gone() -> None:
+    pool, servers = _pool("a", "a", "a")
+    pool.ask(1, 1, 1, 0)
+    assert _granted(pool) == [(1, [1])]
+    pool.ask(2, 1, 0, 0)
+    pool.ask(3, 1, 1, 0)
+    assert _granted(pool) == []
+    pool.removed(servers[0])
+    assert _granted(pool) == [(2, [2, 3])]
+    pool.freed(servers[2])
+    assert _granted(pool) == [(3, [3])]
+
+
 def test_a_client_that_has_ended_has_no_requests_any_more() -> None:
     pool, servers = _pool("a")
     pool.ask(1, 1, 1, 0)

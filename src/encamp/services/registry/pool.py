@@ -160,7 +160,7 @@ class Pool:
 
     def grants(self) -> Iterator[tuple[Request, list[ServerRecord]]]:
         """Grant waiting requests as long as servers are free."""
-        while self.free:
+        while self.free or self._is_gathered():
             pinned = self._pinned()
             head = self.queue[0] if self.queue else None
             if pinned is not None and (head is None or pinned[1].order < head.order):
@@ -172,13 +172,23 @@ class Pool:
             elif head.count == 1:
                 self.queue.popleft()
                 yield self._given(head, [self._least_loaded()])
+            elif self._is_gathered():
+                self.queue.popleft()
+                yield self._given(head, sorted(head.gathered, key=lambda one: one.number))
             else:
                 server = self._least_loaded()
                 del self.free[server]
                 head.gathered.append(server)
-                if len(head.gathered) >= (head.count or len(self.servers)):
-                    self.queue.popleft()
-                    yield self._given(head, sorted(head.gathered, key=lambda one: one.number))
+
+    def _is_gathered(self) -> bool:
+        """Whether the first request has gathered several servers, as many as it wants.
+
+        For all servers this may be so because the last one that was in use is gone.
+        """
+        head = self.queue[0] if self.queue else None
+        if head is None or not head.gathered:
+            return False
+        return len(head.gathered) >= (head.count or len(self.servers))
 
     def _pinned(self) -> tuple[ServerRecord, Request] | None:
         found = [(server, server.pinned[0]) for server in self.free if server.pinned]
