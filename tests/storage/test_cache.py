@@ -249,6 +249,17 @@ def test_the_cache_stays_below_its_limit(
         assert sum(entry.stat().st_size for entry in entries()) <= 5000
 
 
+def test_no_more_is_evicted_than_the_limit_asks_for(
+    here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LIMIT, "3000")
+    for name in "abcd":
+        (here / name).write_bytes(os.urandom(1000))
+        fetched(here / name, folder / name)
+        (folder / name).unlink()
+    assert {name: fetched(here / name, folder / name) for name in "bcd"} == {"b": 0, "c": 0, "d": 0}
+
+
 def test_what_a_task_has_a_link_to_is_not_evicted(
     here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -516,6 +527,28 @@ def test_room_that_another_process_asked_for_is_kept_while_that_lives(ends: str)
             assert index.rooms() == []
 
 
+def rooms() -> list[tuple[str, int]]:
+    with opened(local_storage() / "cache" / INDEX) as index:
+        return index.rooms()
+
+
+def test_room_is_given_back_when_the_work_with_it_fails() -> None:
+    with HostCache() as cache:
+        with pytest.raises(KeyError), cache.room(1000, "something"):
+            assert [size for _, size in rooms()] == [1000]
+            raise KeyError
+        assert rooms() == []
+
+
+@pytest.mark.parametrize("owner", ["nobody", "{}", '{"pid": 0}'])
+def test_room_of_an_owner_that_cannot_be_read_is_not_kept(owner: str) -> None:
+    with HostCache() as cache:
+        with opened(cache.root / INDEX) as index:
+            index.ask_room(owner, 1 << 60)
+        with cache.room(1000, "something"):
+            assert [size for _, size in rooms()] == [1000]
+
+
 def test_some_of_the_disk_is_always_left_free(monkeypatch: pytest.MonkeyPatch) -> None:
     free = 100 << 20
     monkeypatch.setattr(cache_module, "free_space", lambda _: free)
@@ -553,6 +586,29 @@ def test_a_damaged_or_lost_index_costs_nothing_but_itself(
     assert fetched(here / "b", folder / "b") == 1
     with HostCache() as cache:
         assert len(cache.rows()) == 2
+
+
+def test_what_was_there_before_an_index_was_lost_counts_for_the_limit(
+    here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        (here / name).write_bytes(os.urandom(1000))
+    fetched(here / "a", folder / "a")
+    (folder / "a").unlink()
+    (local_storage() / "cache" / INDEX).unlink()
+    monkeypatch.setenv(LIMIT, "1500")
+    fetched(here / "b", folder / "b")
+    assert [entry.stat().st_size for entry in entries()] == [1000]
+
+
+def test_a_change_is_told_from_the_state_that_was_fetched_last(here: Path, folder: Path) -> None:
+    for text in ("a", "bb", "ccc"):
+        (here / "a").write_text(text)
+        fetched(here / "a", folder / text)
+    with HostCache() as cache:
+        why = cache.events(str(here / "a"))[-1].why
+    assert why.startswith("it changed: 2 bytes")
+    assert "now 3 bytes" in why
 
 
 def test_clearing_says_how_much_it_frees_and_leaves_links_alone(here: Path, folder: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -16,6 +18,7 @@ from placed_inputs import placed
 import encamp
 from encamp.errors import BadJob, InputDamaged, ModeRefused
 from encamp.storage.cache import integrity
+from encamp.storage.folder import Sandbox
 from encamp.storage.inputs import modes, overlay
 from encamp.storage.inputs.mirror import Item, Mirror, Mode, plan
 from encamp.storage.inputs.modes import mode_of, needs_own_mounts
@@ -319,6 +322,24 @@ KILLED = """
 """
 
 
+@pytest.mark.usefixtures("no_mounts")
+def test_a_tree_whose_links_run_out_comes_whole_as_copies(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [item_of(tree(here, 40, 100), readonly=True)]
+    real, left = os.link, iter(range(3))
+
+    def link(*args: Any, **kwargs: Any) -> None:
+        if next(left, None) is None:
+            raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(os, "link", link)
+    with placed(items) as sandbox:
+        assert seen(sandbox.folder) == seen(here)
+        assert {p.stat().st_nlink for p in sandbox.folder.rglob("*") if p.is_file()} == {1}
+
+
 def test_damage_to_a_linked_tree_by_a_task_that_was_killed_does_not_last(here: Path) -> None:
     items = [item_of(tree(here, 40, 100), mode="link")]
     sources = seen(here)
@@ -356,6 +377,24 @@ def test_a_large_tree_is_looked_through_again_only_where_there_is_doubt(
         assert len(looked) == 3, "it was asked now"
     with placed(items):
         assert len(looked) == 3
+
+
+def test_a_large_tree_is_looked_through_again_after_a_folder_that_was_kept(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its task failed before it was asked, and the links in the kept folder still lead there."""
+    monkeypatch.setattr(integrity, "_ALWAYS", 10)
+    monkeypatch.setattr(integrity, "_PAUSE", 1e9)
+    items = [item_of(tree(here, 40, 100), mode="link")]
+    sources = seen(here)
+    with placed(items) as sandbox:
+        sandbox.check_inputs("task")
+    sandbox = Sandbox("test")
+    sandbox.place(items)
+    write_in_place(sandbox.folder / "tree/deep/007")
+    sandbox.keep()
+    with placed(items) as sandbox:
+        assert seen(sandbox.folder) == sources
 
 
 @pytest.mark.usefixtures("no_mounts")

@@ -253,6 +253,20 @@ def test_deep_changes_of_a_mount_that_is_gone_become_plain_files(here: Path) -> 
         remove_tree(folder, here)
 
 
+def test_mounts_that_are_gone_are_applied_in_the_order_in_which_they_were_made(here: Path) -> None:
+    """The eleventh was made over the third."""
+    lower, seen = here / "lower", here / "sandbox/task/tree"
+    for folder in (lower, seen):
+        folder.mkdir(parents=True)
+    for number in (2, 10):
+        scratch = here / f"sandbox/over-{number}"
+        (scratch / "upper").mkdir(parents=True)
+        (scratch / "upper/last").write_text(f"by mount {number}")
+        (scratch / "what").write_bytes(b"\0".join(map(os.fsencode, (lower, seen))))
+    overlay.recover(here / "sandbox")
+    assert (seen / "last").read_text() == "by mount 10"
+
+
 def test_keeping_frees_the_disk_of_what_the_mounts_needed(sources: Path) -> None:
     """What was only for the mounts is not what a person looks for."""
     with encamp.sandbox(MAP, keep=True):
@@ -296,7 +310,9 @@ def test_outputs_of_overlays_come_back_whole(sources: Path) -> None:
     assert (sources / "to/new").read_text() == "new"
 
 
-@pytest.mark.parametrize("name", ["with blank", "tab\there", "back\\slash", "a,b", "a:b", "ü"])
+@pytest.mark.parametrize(
+    "name", ["with blank", "tab\there", "new\nline", "back\\slash", "a,b", "a:b", "ü"]
+)
 def test_local_storage_with_any_name_works(
     name: str, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,3 +492,16 @@ def test_links_come_as_read_only_beside_an_overlay_too(sources: Path) -> None:
             assert (sandbox.folder / name).stat().st_mode & 0o222 == 0
         assert sandbox.placed.bytes == 0
         sandbox.check_inputs("task")
+
+
+def test_an_overlay_that_is_insisted_on_stays_one_beside_links(
+    sources: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where folders of an overlay cannot be renamed, one of a big file would hide the links."""
+    monkeypatch.setattr(overlay, "why_not_whole", lambda _: "only root may")
+    (sources / "small").write_text("small")
+    mirrors = [Mirror("big"), Mirror("small", mode="link"), Mirror("tree", mode="overlay")]
+    with placed(plan(mirrors, sources)) as sandbox:
+        assert mounts() == [str(sandbox.folder / "tree")]
+        assert (sandbox.folder / "small").stat().st_nlink > 1
+        assert (sandbox.folder / "big").read_bytes() == (sources / "big").read_bytes()

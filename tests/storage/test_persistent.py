@@ -14,7 +14,8 @@ from other_processes import run, start
 
 import encamp
 from encamp.errors import InputDamaged
-from encamp.storage.inputs.mirror import Mirror, MirrorMap
+from encamp.storage.folder import Sandbox
+from encamp.storage.inputs.mirror import Mirror, MirrorMap, plan
 from encamp.storage.ownership import sandboxes
 from encamp.storage.persistent import remove_idle
 from encamp.storage.roots import local_storage
@@ -203,6 +204,19 @@ def test_one_whose_shared_input_was_damaged_is_not_used_again(
         assert folder != folders[0]
         assert (folder / "a").read_text() == "a"
         assert (folder / "tree/b").read_text() == "b"
+
+
+def test_one_whose_input_was_damaged_stays_damaged(data: Path) -> None:
+    """The first look has the entry fetched again; a second one must not find all well."""
+    sandbox = Sandbox("one")
+    sandbox.place(plan([Mirror("a", mode="link")], data))
+    (sandbox.folder / "a").chmod(0o600)
+    (sandbox.folder / "a").write_text("damaged")
+    for task in ("first", "second"):
+        with pytest.raises(InputDamaged, match=task):
+            sandbox.check_inputs(task)
+        (sandbox.folder / "a").unlink(missing_ok=True)
+    sandbox.remove()
 
 
 def test_one_that_somebody_removed_is_made_anew(data: Path) -> None:

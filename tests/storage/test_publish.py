@@ -6,10 +6,12 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from msgspec.structs import replace
 
 import encamp
 from encamp.errors import BadDestination, BadJob, OutputExists
@@ -55,6 +57,57 @@ def test_what_is_new_is_published_under_every_policy(
     assert there(to) == {"a": "new"}
     assert published.digest == digest_of(to / "a")
     assert published.mtime_ns == (to / "a").stat().st_mtime_ns
+
+
+class NetworkDisk:
+    """Shows files of other hosts with another inode; ``owners``: with the same owners."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *, owners: bool) -> None:
+        patch.setattr(publishing, "is_network_device", lambda _: True)
+        patch.setattr(publishing, "keeps_owners", lambda _: owners)
+
+    @staticmethod
+    def staged(folder: Path, to: Path, uid: int) -> list[Staged]:
+        """As another host has staged it for a user who has this number there."""
+        (one,) = staged(folder, to, "replace")
+        assert one.written is not None
+        return [replace(one, written=replace(one.written, inode=1, mtime_ns=2, uid=uid))]
+
+
+@pytest.mark.parametrize("owners", [False, True])
+def test_a_network_disk_may_show_a_file_with_another_inode_and_our_own_owner(
+    owners: bool, folder: Path, to: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = NetworkDisk(monkeypatch, owners=owners)
+    publish(disk.staged(folder, to, os.geteuid() + 1))
+    assert there(to) == {"a": "new"}
+
+
+@pytest.mark.parametrize("same_size", [False, True])
+def test_a_file_on_a_network_disk_has_the_bytes_that_were_staged(
+    same_size: bool, folder: Path, to: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = NetworkDisk(monkeypatch, owners=False)
+    made = disk.staged(folder, to, os.geteuid())
+    (part,) = to.iterdir()
+    part.write_text("odd" if same_size else "other")
+    with pytest.raises(BadDestination, match="was changed"):
+        publish(made)
+    part.unlink()
+    assert there(to) == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+@pytest.mark.parametrize("owners", [False, True])
+def test_a_file_of_another_owner_on_a_network_disk_is_refused_if_that_shows_owners(
+    owners: bool, folder: Path, to: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = NetworkDisk(monkeypatch, owners=owners)
+    made = disk.staged(folder, to, os.geteuid())
+    (part,) = to.iterdir()
+    os.chown(part, 12345, -1)
+    with pytest.raises(BadDestination, match="was changed") if owners else nullcontext():
+        publish(made)
 
 
 def test_what_is_there_is_replaced_or_kept_or_an_error(folder: Path, to: Path) -> None:

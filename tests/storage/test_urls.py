@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -33,7 +34,8 @@ from encamp.storage import urls
 from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import Mirror, Mode, plan
 from encamp.storage.outputs.patterns import Existing, Output
-from encamp.storage.outputs.publish import intact
+from encamp.storage.outputs.publish import intact, publish
+from encamp.storage.outputs.stage import stage
 from encamp.storage.roots import local_storage
 from encamp.storage.urls import find_remote
 
@@ -410,6 +412,21 @@ def test_what_is_at_a_url_is_an_error_on_request_and_no_other_output_is_publishe
         block()
     assert caught.value.path == f"{destination[0]}/a.txt"
     assert destination[1]() == {"a.txt": "old"}
+
+
+@pytest.mark.parametrize("existing", ["keep", "error"])
+def test_a_file_that_is_not_published_beside_another_is_removed(
+    existing: Existing, memory: Any, here: Path
+) -> None:
+    (here / "a.txt").write_text("new")
+    to = "memory://bucket"
+    outputs = [Output("a.txt", to, existing=existing)]
+    staged = stage(here, outputs, here, token="token", task="task")
+    memory.pipe("/bucket/a.txt", b"old")
+    with nullcontext() if existing == "keep" else pytest.raises(OutputExists):
+        publish(staged, checked=True)
+    assert memory.find("/bucket") == ["/bucket/a.txt"]
+    assert memory.cat("/bucket/a.txt") == b"old"
 
 
 @pytest.mark.parametrize("existing", ["keep", "error"])
