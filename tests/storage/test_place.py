@@ -295,6 +295,20 @@ def test_a_disk_that_fills_up_at_stage_in_is_named_with_need_and_free_space(
             assert [p for p in disk.rglob("*") if p.stat().st_size > 1 << 19] == []
 
 
+def test_the_cache_makes_room_for_inputs_that_bypass_it(
+    tmp_path: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("shared", "own"):
+        (here / name).write_bytes(os.urandom(5 << 20))
+    (own,) = plan([Mirror("own")], here)
+    with small_disk(tmp_path / "disk", "9m") as disk:
+        monkeypatch.setenv(LOCAL, str(disk))
+        with mirrored("shared", here):
+            pass
+        with placed([replace(own, cached=False)]) as sandbox:
+            assert (sandbox.folder / "own").read_bytes() == (here / "own").read_bytes()
+
+
 def test_a_disk_with_next_to_no_room_gives_no_other_error(
     tmp_path: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

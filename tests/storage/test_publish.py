@@ -17,6 +17,7 @@ import encamp
 from encamp.errors import BadDestination, BadJob, OutputExists
 from encamp.facts import Published
 from encamp.storage.outputs import publish as publishing
+from encamp.storage.outputs import stage as staging
 from encamp.storage.outputs.parts import PART
 from encamp.storage.outputs.patterns import Existing, Output, as_outputs
 from encamp.storage.outputs.publish import digest_of, manifest_lines, publish
@@ -57,6 +58,17 @@ def test_what_is_new_is_published_under_every_policy(
     assert there(to) == {"a": "new"}
     assert published.digest == digest_of(to / "a")
     assert published.mtime_ns == (to / "a").stat().st_mtime_ns
+
+
+@pytest.mark.parametrize("kept", [0, 2, 4])
+def test_a_copy_that_the_disk_changed_before_it_was_whole_is_refused(
+    kept: int, folder: Path, to: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As some network disks do, which tell of it only when a file is flushed or closed."""
+    monkeypatch.setattr(staging, "flushed", lambda fd, _: os.ftruncate(fd, kept))
+    with pytest.raises(BadDestination, match="kept fewer bytes"):
+        staged(folder, to, "replace")
+    assert there(to) == {}
 
 
 class NetworkDisk:

@@ -269,6 +269,19 @@ def test_what_a_killed_owner_left_goes_when_the_next_one_comes(left_by_the_dead:
     reclaim()  # the note of it
 
 
+@pytest.mark.parametrize("text", [b"", b'{"owner":', b"{}"])
+def test_a_beacon_that_cannot_be_read_may_be_of_somebody_who_is_just_writing_it(
+    text: bytes, there: Path
+) -> None:
+    beacon, part = (there / f".encamp-{DEAD}{end}" for end in ("-beacon", "-1.x-0"))
+    beacon.write_bytes(text)
+    part.write_text("part")
+    with closing(Beacons(NEW)) as beacons:
+        beacons.light({there: NAMED})
+    assert beacon.exists()
+    assert part.exists()
+
+
 def test_what_a_killed_owner_left_goes_when_its_local_storage_is_cleaned(
     left_by_the_dead: Path,
 ) -> None:
