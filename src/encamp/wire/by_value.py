@@ -38,7 +38,7 @@ def _reduce_code(code: CodeType) -> tuple[Any, ...]:
     if is_file and not file.startswith("/"):
         file = str(Path(file).absolute())
     told = (_NOWHERE, code.co_filename)  # the latter by cloudpickle 3.0
-    args = tuple(file if arg in told else arg for arg in args)
+    args = tuple([file if arg in told else arg for arg in args])
     lines = [] if is_file else _lines_of(code)
     return _made_code, (_PYTHON, args, file, code.co_firstlineno, lines)
 
@@ -71,19 +71,22 @@ def dump_by_value(value: object, buffer_callback: Callable[[Any], object] | None
         return file.getvalue()
 
 
+def _reduce_caching(function: Any) -> str | tuple[Any, ...]:
+    """The name of a function with a cache, or what it is made from.
+
+    In two steps, as a function that calls itself is among its own globals.
+    """
+    if is_importable(function):
+        return str(function.__qualname__)
+    return _caching, (function.cache_parameters(),), function.__wrapped__, None, None, _fill
+
+
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle's, which also pickles functions with a cache by value."""
 
     dispatch_table: ClassVar[Any] = ChainMap(
-        {CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table
+        {CodeType: _reduce_code, _CACHING: _reduce_caching}, cloudpickle.Pickler.dispatch_table
     )
-
-    def reducer_override(self, obj: Any) -> Any:
-        """See `pickle.Pickler.reducer_override`."""
-        if type(obj) is _CACHING and not is_importable(obj):
-            # in two steps, as a function that calls itself is among its own globals
-            return _caching, (obj.cache_parameters(),), obj.__wrapped__, None, None, _fill
-        return super().reducer_override(obj)
 
 
 def _caching(parameters: dict[str, Any]) -> Any:

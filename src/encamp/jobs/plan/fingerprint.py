@@ -21,12 +21,12 @@ import sys
 import sysconfig
 import types
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from enum import Enum
-from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
-from encamp.jobs.plan.quick_digest import NotPlainError, quick_digest
+from encamp.jobs.plan.quick_digest import SINGLE, NotPlainError, digest_of_plain, quick_digest
 from encamp.wire.global_names import global_names
 
 _INSTALLED = tuple(
@@ -41,7 +41,7 @@ _INSTALLED = tuple(
 def fingerprint(value: object) -> str:
     """A digest of ``value`` (blake2b-128, hexadecimal), the same in every process."""
     try:
-        return quick_digest(value)
+        return quick_digest(value).hex()
     except NotPlainError:
         return _Hasher().digest(value).hex()
 
@@ -52,9 +52,11 @@ class _Hasher:
         self._met: dict[object, tuple[int, object]] = {} if met is None else dict(met)
         self._enclosing: dict[int, int] = {}
 
-    def digest(self, value: object) -> bytes:
-        if type(value) is str and len(value) < _SHORT:
-            return _digest_of_text(value)
+    def digest(self, value: Any) -> bytes:
+        kind = type(value)
+        if kind in SINGLE or (kind in _LISTS and SINGLE.issuperset(map(type, value))):
+            with suppress(NotPlainError):
+                return digest_of_plain(value)
         if isinstance(value, _PLAIN):
             return self._digest(value)
         if isinstance(value, _CONTAINERS):
@@ -213,12 +215,6 @@ class _Hasher:
 _SHORT = 100
 
 
-@lru_cache(maxsize=4096)
-def _digest_of_text(text: str) -> bytes:
-    """The digest of a short text, cached: many values share texts such as field names."""
-    return _Hasher()._digest(text)
-
-
 def _reduced(value: Any) -> Any:
     """What a pickle would hold of an object; some types have no method that tells it."""
     from cloudpickle import CloudPickler
@@ -253,6 +249,7 @@ _EXTENDED = (int, float, complex, str, bytes, bytearray, tuple, list, set, froze
 _EXACT = frozenset(
     {bool, int, float, complex, str, bytes, bytearray, tuple, list, set, frozenset, dict}
 )
+_LISTS = (tuple, list)
 _CONTAINERS = (tuple, list, set, frozenset, dict, types.CodeType)
 _NOT_CODE = {
     "__dict__",

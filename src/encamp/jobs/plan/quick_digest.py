@@ -14,7 +14,7 @@ SIZE = 16
 _DEEPEST = 50
 """Lists in lists: what is deeper, as a list that holds itself, is not plain."""
 _TEXT = frozenset({str})
-_SINGLE = frozenset({str, int, float, complex, bool, type(None)})
+SINGLE = frozenset({str, int, float, complex, bool, type(None)})
 """Without bytes: their text would take four times their memory."""
 
 
@@ -22,25 +22,30 @@ class NotPlainError(Exception):
     """A value is of a kind that only `fingerprint` supports."""
 
 
-def quick_digest(value: object) -> str:
+def quick_digest(value: object) -> bytes:
     """The digest of a value of Python's plain types; raises `NotPlainError`."""
+    return digest_of_plain(_ordered(value))
+
+
+def digest_of_plain(value: object) -> bytes:
+    """The digest of a value without dictionaries; raises `NotPlainError` for a very long number."""
     try:
-        text = f"plain {_ordered(value)!a}"  # no other digest is of a text that begins so
-    except ValueError:  # a number with more digits than Python writes
+        text = f"plain {value!a}"  # no other digest is of a text that begins so
+    except ValueError:  # more digits than Python writes
         raise NotPlainError from None
-    return blake2b(text.encode(), digest_size=SIZE).hexdigest()
+    return blake2b(text.encode(), digest_size=SIZE).digest()
 
 
 def _ordered(value: Any, depth: int = 0) -> object:
     """The value, with dictionaries in the order of their keys."""
     kind = type(value)
     if kind is tuple or kind is list:
-        if _SINGLE.issuperset(map(type, value)):
+        if SINGLE.issuperset(map(type, value)):
             return value
         if depth < _DEEPEST:
             deeper = depth + 1
-            return kind([p if type(p) in _SINGLE else _ordered(p, deeper) for p in value])
-    elif kind in _SINGLE:
+            return kind([p if type(p) in SINGLE else _ordered(p, deeper) for p in value])
+    elif kind in SINGLE:
         return value
     elif kind is dict and depth < _DEEPEST and _TEXT.issuperset(map(type, value)):
         return {key: _ordered(value[key], depth + 1) for key in sorted(value)} if value else value

@@ -85,7 +85,7 @@ def pack(task: str, steps: tuple[Call | Command, ...], by_value: set[types.Modul
 
     Raises `CannotTravel`.
     """
-    if all(isinstance(step, Command) for step in steps):
+    if Call not in map(type, steps):
         return pickle.dumps(steps, pickle.HIGHEST_PROTOCOL)
     import cloudpickle
 
