@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Literal
 
 from encamp.errors import BadValues, EncampError, NotInstalled, printable, shown
@@ -474,13 +475,13 @@ class JobReport:
         """The state of each task."""
         if isinstance(self.tasks, TaskReports):
             return self.tasks.states()
-        return (task.state for task in self.tasks)
+        return map(attrgetter("state"), self.tasks)
 
     def of_state(self, *states: State) -> Iterator[TaskReport]:
         """The tasks that are in one of these states."""
         if isinstance(self.tasks, TaskReports):
             return self.tasks.of_state(*states)
-        return (task for task in self.tasks if task.state in states)
+        return iter([task for task in self.tasks if task.state in states])
 
     def values(self, tasks: str | Iterable[str] = "*") -> list[dict[str, Scalar]]:
         """A row for each task that has a value: its name, its parameters and its values.
@@ -509,7 +510,7 @@ class JobReport:
     @property
     def ok(self) -> bool:
         """True if every task is done or was up to date."""
-        return all(state in ("done", "up to date") for state in self.states())
+        return {"done", "up to date"}.issuperset(self.states())
 
     def __getitem__(self, name: str) -> TaskReport:
         """The task called ``name``; KeyError if there is none."""

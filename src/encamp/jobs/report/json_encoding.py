@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import msgspec
@@ -15,17 +14,12 @@ _LONG = 4096
 """Bits of a number that Python may refuse to write in decimal."""
 
 
-def task_json(task: TaskReport) -> bytes:
-    """A task as JSON; converts values that msgspec rejects or encodes differently."""
-    with suppress(TypeError, ValueError, OverflowError):
-        if task.value is None or type(task.value) in (str, float, bool) or _is_short(task.value):
-            return msgspec.json.encode(task)
-    return msgspec.json.encode(json_value(task))
+def with_json_value(task: TaskReport) -> TaskReport:
+    """A task with its value in JSON's own types, also what msgspec rejects or encodes differently.
 
-
-def _is_short(value: object) -> bool:
-    """Whether a value is a number that is written as it is."""
-    return type(value) is int and value.bit_length() < _LONG
+    Reports of a run have such values already.
+    """
+    return task if task.value is None else replace(task, value=json_value(task.value))
 
 
 def facts_json(value: Any) -> bytes:

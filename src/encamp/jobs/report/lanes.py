@@ -6,11 +6,11 @@ lanes are kept.
 
 from __future__ import annotations
 
+import math
 import re
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -45,14 +45,17 @@ class Lanes:
 
     def __init__(self, report: JobReport) -> None:
         self.lanes: list[Lane] = []
+        self.states: list[State] = list(report.states())
         self.tries = array("L")
         """The number of attempts of each task in this run."""
+        self.wrong: list[int] = []
+        """The positions of the tasks that failed or needed several attempts."""
         self.began = report.started
         """The start of the first attempt, or of the run."""
-        self._report = report
-        self._numbers = array("L")
+        workers = self._attempts(report)
+        self._numbers = array("L", bytes(self.tries.itemsize * sum(self.tries)))
         """The lane of each attempt, in the order of tasks and attempts."""
-        self._place(_grouped(self._spans()))
+        self._place(workers if len(workers) <= MOST_LANES else _by_host(workers))
 
     def of(self, task: int) -> list[int]:
         """The lanes of the attempts of task number ``at`` in the report."""
@@ -60,84 +63,86 @@ class Lanes:
             self._starts = array("L", accumulate(self.tries, initial=0))
         return list(self._numbers[self._starts[task] : self._starts[task + 1]])
 
-    def _spans(self) -> Iterator[tuple[Lane, float, float]]:
-        tasks = self._report.of_state(*RAN)
-        for state in self._report.states():
-            attempts = () if state == "up to date" else next(tasks).attempts
+    def _attempts(self, report: JobReport) -> dict[_Worker, _Attempts]:
+        """The attempts of each worker; notes what the tasks were like."""
+        workers: dict[_Worker, _Attempts] = defaultdict(_Attempts)
+        ran, count = report.of_state(*RAN), 0
+        for at, state in enumerate(self.states):
+            attempts = () if state == "up to date" else next(ran).attempts
             self.tries.append(len(attempts))
-            for attempt in attempts:
+            if state == "failed" or len(attempts) > 1:
+                self.wrong.append(at)
+            for number, attempt in enumerate(attempts, count):
                 start, end = times(attempt)
                 self.began = min(self.began, start)
-                yield _lane(attempt), start, end
+                where = attempt.where
+                own = workers[(None, None) if where is None else (where.host, where.worker)]
+                own.numbers.append(number)
+                own.starts.append(start)
+                own.ends.append(end)
+            count += len(attempts)
+        return workers
 
-    def _place(self, groups: dict[Lane, _Group]) -> None:
-        self._numbers = array("L", bytes(self._numbers.itemsize * sum(self.tries)))
-        for lane, group in sorted(groups.items(), key=lambda item: _natural(item[0])):
-            first, count = len(self.lanes), 0
-            for at, row in group.rows():
-                self._numbers[at] = first + row
-                count = max(count, row + 1)
-            several = [replace(lane, slot=row) for row in range(1, count + 1)]
-            self.lanes += several if count > 1 else [lane]
+    def _place(self, workers: dict[_Worker, _Attempts]) -> None:
+        for host, worker in sorted(workers, key=_natural):
+            first = len(self.lanes)
+            free: list[float] = []
+            for start, end, number in workers[host, worker].in_order():
+                row = _first_free(free, start)
+                free[row : row + 1] = [end]
+                self._numbers[number] = first + row
+            slots = range(1, len(free) + 1) if len(free) > 1 else [None]
+            self.lanes += [Lane(host, worker, slot) for slot in slots]
 
 
-class _Group:
+_Worker = tuple[str | None, str | None]
+"""Host and name of a worker; the name is None for all workers of a host."""
+
+
+class _Attempts:
     """The attempts of one worker: their numbers, and when they were."""
 
     def __init__(self) -> None:
-        self.at, self.starts, self.ends = array("L"), array("d"), array("d")
+        self.numbers, self.starts, self.ends = array("L"), array("d"), array("d")
 
-    def add(self, at: int, start: float, end: float) -> None:
-        self.at.append(at)
-        self.starts.append(start)
-        self.ends.append(end)
-
-    def rows(self) -> Iterator[tuple[int, int]]:
-        """Each attempt's number, and the first row that is free when it starts."""
-        free: list[float] = []
-        for n in sorted(range(len(self.at)), key=lambda n: (self.starts[n], self.ends[n])):
-            start, end = self.starts[n], self.ends[n]
-            row = next(
-                (k for k, busy in enumerate(free) if busy <= start + _CLOCK_NOISE), len(free)
-            )
-            free[row : row + 1] = [end]
-            yield self.at[n], row
+    def in_order(self) -> list[tuple[float, float, int]]:
+        """Start, end and number of each, in the order in which they started."""
+        return sorted(zip(self.starts, self.ends, self.numbers, strict=True))
 
 
-def _grouped(spans: Iterator[tuple[Lane, float, float]]) -> dict[Lane, _Group]:
-    """The attempts by worker; by host where that would be too many lanes."""
-    groups: dict[Lane, _Group] = defaultdict(_Group)
-    for at, (lane, start, end) in enumerate(spans):
-        groups[lane].add(at, start, end)
-    if len(groups) <= MOST_LANES:
-        return groups
-    hosts: dict[Lane, _Group] = defaultdict(_Group)
-    for lane, group in groups.items():
-        host = hosts[replace(lane, worker=None)]
-        for at, start, end in zip(group.at, group.starts, group.ends, strict=True):
-            host.add(at, start, end)
+def _by_host(workers: dict[_Worker, _Attempts]) -> dict[_Worker, _Attempts]:
+    """The attempts of each host."""
+    hosts: dict[_Worker, _Attempts] = defaultdict(_Attempts)
+    for (name, _), attempts in workers.items():
+        host = hosts[name, None]
+        host.numbers += attempts.numbers
+        host.starts += attempts.starts
+        host.ends += attempts.ends
     return hosts
 
 
-def _lane(attempt: AttemptReport) -> Lane:
-    if (where := attempt.where) is None:
-        return Lane(None, None)
-    return Lane(where.host, where.worker)
+def _first_free(free: list[float], start: float) -> int:
+    """The first row that is free at a time; ``free`` says from when on each one is."""
+    row = 0
+    while row < len(free) and free[row] > start + _CLOCK_NOISE:
+        row += 1
+    return row
 
 
 def times(attempt: AttemptReport) -> tuple[float, float]:
     """Start and end of an attempt; both the time of its submission if it has no phases."""
     if not attempt.phases:
         return attempt.submitted, attempt.submitted
-    return (
-        min([phase.start for phase in attempt.phases]),
-        max([phase.start + phase.seconds for phase in attempt.phases]),
-    )
+    start, end = math.inf, -math.inf
+    for phase in attempt.phases:
+        start, end = min(start, phase.start), max(end, phase.start + phase.seconds)
+    return start, end
 
 
-def _natural(lane: Lane) -> tuple[Any, ...]:
+def _natural(worker: _Worker) -> tuple[Any, ...]:
     """Sort key: ``node-2`` before ``node-10``; attempts without a host last."""
-    return (lane.host is None, *(_in_parts(text) for text in (lane.host, lane.worker)))
+    host, name = worker
+    return host is None, _in_parts(host), _in_parts(name)
 
 
 def _in_parts(text: str | None) -> list[tuple[int, str]]:

@@ -37,7 +37,7 @@ def keep_report(report: JobReport, folder: OwnFolder) -> None:
 
     Raises the errors of `write_report`, and of `read_report` for the earlier one.
     """
-    idle = not report.interrupted and all(state == "up to date" for state in report.states())
+    idle = not report.interrupted and {"up to date"}.issuperset(report.states())
     with folder.opened(make=True) as files:
         idle = idle and not left_by_a_killed_run(files)
         earlier = _earlier(files) if idle else None

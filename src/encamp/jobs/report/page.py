@@ -13,7 +13,7 @@ import re
 from base64 import b64encode
 from collections import Counter, defaultdict
 from collections.abc import Collection
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from urllib.parse import quote
 import msgspec
 
 from encamp.errors import shortened
-from encamp.jobs.report.json_encoding import facts_json, json_value, task_json
-from encamp.jobs.report.lanes import RAN, Lanes
-from encamp.jobs.report.sample import sample_of, went_wrong
+from encamp.jobs.report.json_encoding import facts_json, json_value
+from encamp.jobs.report.lanes import Lanes
+from encamp.jobs.report.sample import sample_of
 from encamp.model import JobReport, TaskReport
 from encamp.values import rounded
 
@@ -48,44 +48,46 @@ def page_of(report: JobReport, lanes: Lanes, folder: Path, **more: object) -> by
     facts["lanes"] = lanes.lanes
     chosen = sample_of(
         range(len(report.tasks)),
-        went_wrong(report, lanes),
+        lanes.wrong,
         lambda at: _for_page(report.tasks[at], lanes.of(at), report, folder),
         _LARGEST,
     )
     facts["tasks"] = [msgspec.Raw(text) for text in chosen.values()]
-    facts["left_out"] = _summed(report, chosen)
+    facts["left_out"] = _summed(report, lanes, chosen)
     facts["steps"], facts["published"] = _steps_and_published(report)
-    template = files("encamp.jobs.report").joinpath("report.html").read_text("utf-8")
-    title, script = html.escape(json_value(report.name)), _hash_of_script(template)
-    parts = {"TITLE": title, "FACTS": _harmless(facts).decode(), "SCRIPT": script}
-    return re.sub(r"@(TITLE|FACTS|SCRIPT)@", lambda match: parts[match[1]], template).encode()
+    before, between, after = _template()
+    title = html.escape(json_value(report.name)).encode()
+    return b"".join((before, title, between, _harmless(facts), after))
 
 
-def _hash_of_script(template: str) -> str:
-    """The hash by which browsers accept only the page's own script; see CSP Level 3."""
-    script = template.partition("<script>")[2].partition("</script>")[0]
-    return b64encode(hashlib.sha256(script.encode()).digest()).decode()
+@cache
+def _template() -> tuple[bytes, bytes, bytes]:
+    """The page before its title, from there to its facts, and after these.
+
+    It has the hash by which browsers accept only the page's own script; see CSP Level 3.
+    """
+    text = files("encamp.jobs.report").joinpath("report.html").read_bytes()
+    script = text.partition(b"<script>")[2].partition(b"</script>")[0]
+    own_hash = b64encode(hashlib.sha256(script).digest())
+    before, between, after = re.split(b"@TITLE@|@FACTS@", text.replace(b"@SCRIPT@", own_hash))
+    return before, between, after
 
 
-def _summed(report: JobReport, chosen: Collection[int]) -> Facts:
+def _summed(report: JobReport, lanes: Lanes, chosen: Collection[int]) -> Facts:
     """Sums over the tasks that the page does not show."""
     states: Counter[str] = Counter()
     busy: dict[str, float] = defaultdict(float)
     sums = dict.fromkeys(_SUMMED, 0.0)
     found, again, peak = 0, 0, 0
-    ran = report.of_state(*RAN)
-    for at, state in enumerate(report.states()):
-        task = None if state == "up to date" else next(ran)
+    for at, state in enumerate(lanes.states):
         if at in chosen:
             continue
         states[state] += 1
-        if task is None:
-            continue
-        again += len(task.attempts) > 1
-        for attempt in task.attempts:
+        again += lanes.tries[at] > 1
+        for attempt in report.tasks[at].attempts if lanes.tries[at] else ():
             found += 1
             host = attempt.where.host if attempt.where is not None else ""
-            busy[host] += sum(phase.seconds for phase in attempt.phases)
+            busy[host] += sum([phase.seconds for phase in attempt.phases])
             peak = max(peak, attempt.peak_memory)
             for name in _SUMMED:
                 sums[name] += getattr(attempt, name)
@@ -98,9 +100,9 @@ def _steps_and_published(report: JobReport) -> tuple[list[Facts], Facts]:
     steps: dict[str, list[float]] = {}
     files, size = 0, 0
     for task in report.of_state("done", "failed"):
-        own = [output for output in (*task.outputs, *task.rescued) if not output.kept]
-        files += len(own)
-        size += sum(output.size for output in own)
+        for output in (*task.outputs, *task.rescued):
+            if not output.kept:
+                files, size = files + 1, size + output.size
         for attempt in task.attempts:
             for span in attempt.phases:
                 kept = steps.setdefault(_step_name(span.name), [0, 0.0, 0.0])
@@ -133,7 +135,7 @@ _SUMMED = ("cpu_seconds", "bytes_mirrored", "files_mirrored", "bytes_shared")
 
 def _for_page(task: TaskReport, lanes: list[int], report: JobReport, folder: Path) -> bytes:
     """One task's facts for the page: with lanes and links, and long texts cut."""
-    shown: Facts = msgspec.json.decode(task_json(task))
+    shown: Facts = msgspec.json.decode(facts_json(task))
     shown["href"] = None if task.log is None else _link(task.log)
     shown["log_tail"] = shown["log_tail"][-_LONGEST_LOG:]
     shown["why"] = shortened(shown["why"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from encamp.errors import BadJob
-from encamp.jobs.report.json_encoding import facts_json, task_json
+from encamp.jobs.report.json_encoding import facts_json, with_json_value
 from encamp.jobs.report.lanes import Lanes
 from encamp.jobs.report.page import page_of
 from encamp.jobs.report.task_reports import Reports
@@ -30,13 +30,15 @@ def write_report(report: JobReport, folder: Path, *, shared: bool = False) -> Pa
     Each file replaces an older one in one step. Odd names and values are escaped if JSON cannot
     represent them. Raises `NotOurs`, `DiskFull`, or OSError if the folder cannot be written.
     """
+    if not isinstance(report.tasks, Reports):
+        report = replace(report, tasks=[with_json_value(task) for task in report.tasks])
     with OwnFolder(folder, shared).opened(make=True) as files:
         written(report, files)
     return folder / "report.html"
 
 
 def written(report: JobReport, files: OwnFiles) -> None:
-    """The same, in a folder that is open."""
+    """The same of a run's report, in a folder that is open; values are as JSON has them."""
     folder = files.path
     _replace(files, NAME, _in_pieces(report))
     lanes = Lanes(report)
@@ -61,7 +63,7 @@ def _in_pieces(report: JobReport) -> Iterator[bytes]:
     head, tasks, tail = msgspec.json.format(whole, indent=2).partition(b'"tasks": []')
     yield head + (tasks if not report.tasks else b'"tasks": [')
     kept = report.tasks
-    texts = kept.as_json() if isinstance(kept, Reports) else map(task_json, kept)
+    texts = kept.as_json() if isinstance(kept, Reports) else map(facts_json, kept)
     for number, task in enumerate(texts):
         text = msgspec.json.format(task, indent=2).replace(b"\n", b"\n    ")
         yield (b",\n    " if number else b"\n    ") + text

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from encamp.jobs.report.lanes import Lanes
-from encamp.model import JobReport
-
 _FOR_FAILURES = 0.6
 """The part of the room for tasks that failed or were tried again."""
 _LOOKED_AT = 10_000
 """The number of tasks of each kind, failed and others, from which those that fit are chosen."""
-
-
-def went_wrong(report: JobReport, lanes: Lanes) -> list[int]:
-    """The positions of the tasks that failed or needed several attempts."""
-    each = enumerate(zip(report.states(), lanes.tries, strict=True))
-    return [at for at, (state, tries) in each if state == "failed" or tries > 1]
 
 
 def sample_of(
@@ -27,6 +18,8 @@ def sample_of(
     ``wrong`` are those of ``places`` that failed or needed several attempts.
     """
     texts = {at: shown(at) for at in _candidates(places, wrong)}
+    if sum(map(len, texts.values())) <= largest:
+        return texts
     chosen = _chosen({at: len(text) for at, text in texts.items()}, wrong, largest)
     return {at: text for at, text in texts.items() if at in chosen}
 
@@ -38,9 +31,8 @@ def _candidates(places: Sequence[int], wrong: list[int]) -> list[int]:
 
 
 def _chosen(sizes: dict[int, int], wrong: list[int], largest: int) -> set[int]:
-    enough = sum(sizes.values()) <= largest
     first = filter(sizes.__contains__, wrong)
-    chosen = set(_fitting(first, sizes, largest if enough else largest * _FOR_FAILURES))
+    chosen = set(_fitting(first, sizes, largest * _FOR_FAILURES))
     left = largest - sum(map(sizes.__getitem__, chosen))
     others = [at for at in sizes if at not in chosen]
     step = -(-sum(map(sizes.__getitem__, others)) // max(1, left))

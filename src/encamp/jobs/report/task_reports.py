@@ -18,7 +18,7 @@ import msgspec
 
 from encamp.jobs.display.progress import Progress
 from encamp.jobs.journal import Record, Records, decoded, encoded, has_odd
-from encamp.jobs.report.json_encoding import task_json
+from encamp.jobs.report.json_encoding import facts_json
 from encamp.model import State, TaskReport, TaskReports
 from encamp.values import Scalar, as_json
 
@@ -83,8 +83,6 @@ class Reports(TaskReports):
         self._values: dict[str, Any] = {}
         self._read: dict[int, list[bytes]] = {}
         """The lines of the blocks that were read last, since tasks do not end in order."""
-        self._made: dict[str, TaskReport] | None = None
-        """Reports that were asked for, if they are kept."""
 
     def add(self, report: TaskReport, line: bytes = b"") -> None:
         """A task has ended, or would run; ``line`` is the journal's record of a finished one."""
@@ -112,15 +110,20 @@ class Reports(TaskReports):
             self.has_values = True
             self._done += int.from_bytes(sha256(line).digest())
 
-    def for_disk(self, known: Iterable[TaskReport] = ()) -> Reports:
-        """The same with values as JSON has them; if there are not very many, each is read once.
+    def for_disk(self, known: Sequence[TaskReport] | None = None) -> Sequence[TaskReport]:
+        """The same with values as JSON has them; a list if there are few.
 
-        ``known`` are reports of this object that have been read already.
+        ``known`` are the reports of this object, if they have been read already.
         """
-        if len(self) > _FEW:
+        if len(self._names) > _FEW:
             return self._with(_values={})
-        made = {report.name: report for report in known if report.name not in self._values}
-        return self._with(_values={}, _made=made)
+        reports = list(self if known is None else known)
+        if not self._values:
+            return reports
+        return [
+            replace(report, value=as_json(report.value)) if report.name in self._values else report
+            for report in reports
+        ]
 
     def kept(self) -> Reports:
         """The same, for use after the run's journal is closed."""
@@ -163,13 +166,6 @@ class Reports(TaskReports):
 
     def _of(self, name: str) -> TaskReport:
         """The report of a task that is known to be one of them."""
-        if self._made is None:
-            return self._read_of(name)
-        if name not in self._made:
-            self._made[name] = self._read_of(name)
-        return self._made[name]
-
-    def _read_of(self, name: str) -> TaskReport:
         if name not in self._ended:
             return replace(_WAITING, name=name)
         record = decoded(self._line(name))
@@ -213,11 +209,11 @@ class Reports(TaskReports):
         return lines[row]
 
     def as_json(self) -> Iterator[bytes]:
-        """Each report as report.json has it, with its value as JSON has it."""
+        """Each report of those `for_disk` as report.json has it."""
         for name in self._names:
             line = self._line(name)
             yield (
-                task_json(self._of(name))
+                facts_json(self._of(name))
                 if not line or has_odd(line)
                 else self._in_line(name, line)
             )

@@ -13,11 +13,12 @@ from typing import Any
 
 from encamp.jobs.report.json_encoding import facts_json
 from encamp.jobs.report.lanes import Lane, Lanes, times
-from encamp.jobs.report.sample import sample_of, went_wrong
+from encamp.jobs.report.sample import sample_of
 from encamp.model import AttemptReport, JobReport, TaskReport
 
 _LARGEST = 20_000_000
 """Bytes of the events of all attempts, at most: viewers open that many quickly."""
+_NO_HOST = "no host known"
 
 
 def trace(report: JobReport, lanes: Lanes) -> Iterator[bytes]:
@@ -27,9 +28,10 @@ def trace(report: JobReport, lanes: Lanes) -> Iterator[bytes]:
     hosts = {host: n for n, host in enumerate(dict.fromkeys([one.host for one in lanes.lanes]), 1)}
     places = [(hosts[lane.host], n) for n, lane in enumerate(lanes.lanes, len(hosts) + 1)]
     """The numbers of each lane's host and of itself."""
-    names = [*_host_names(hosts), *_lane_names(lanes.lanes, places)]
+    names = [_named("process_name", n, 0, name=host or _NO_HOST) for host, n in hosts.items()]
+    names += _lane_names(lanes.lanes, places)
     ran = [at for at, tries in enumerate(lanes.tries) if tries]
-    wrong = [at for at in went_wrong(report, lanes) if lanes.tries[at]]
+    wrong = [at for at in lanes.wrong if lanes.tries[at]]
     chosen = sample_of(ran, wrong, lambda at: _of_task(report, lanes, at, places), _LARGEST)
     pieces = [facts_json(names)[1:-1]] if names else []
     if len(chosen) < len(ran):
@@ -59,20 +61,19 @@ def _remark(text: str) -> dict[str, Any]:
     return {"name": text, "cat": "remark", "ph": "i", "s": "g", "ts": 0, "pid": 0, "tid": 0}
 
 
-def _host_names(hosts: dict[str | None, int]) -> Iterator[dict[str, Any]]:
-    for host, pid in hosts.items():
-        name = {"name": host or "no host known"}
-        yield {"ph": "M", "name": "process_name", "pid": pid, "tid": 0, "args": name}
+def _named(kind: str, pid: int, tid: int, **args: object) -> dict[str, Any]:
+    """An event that says something about a host or a lane."""
+    return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": args}
 
 
-def _lane_names(lanes: list[Lane], numbers: list[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+def _lane_names(lanes: list[Lane], numbers: list[tuple[int, int]]) -> list[dict[str, Any]]:
+    events = []
     for order, (lane, (pid, tid)) in enumerate(zip(lanes, numbers, strict=True)):
-        name = " / ".join(str(part) for part in (lane.worker, lane.slot) if part is not None)
-        for kind, args in (
-            ("thread_name", {"name": name or "all workers"}),
-            ("thread_sort_index", {"sort_index": order}),
-        ):
-            yield {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": args}
+        name = lane.worker or "all workers"
+        name = name if lane.slot is None else f"{name} / {lane.slot}"
+        events.append(_named("thread_name", pid, tid, name=name))
+        events.append(_named("thread_sort_index", pid, tid, sort_index=order))
+    return events
 
 
 def _attempt_events(
