@@ -74,6 +74,11 @@ def test_a_report_that_is_not_there_is_written(here: Path, lost: str) -> None:
     assert (FOLDER / "report.html").exists()
 
 
+def _keep(report: JobReport, folder: Path) -> None:
+    with OwnFolder(folder).opened() as files:
+        keep_report(report, files)
+
+
 @pytest.mark.parametrize("most", [0, 60, 1 << 20])
 def test_the_warnings_of_a_report_are_found_at_its_end_or_anywhere(
     most: int, here: Path, monkeypatch: pytest.MonkeyPatch
@@ -82,15 +87,15 @@ def test_the_warnings_of_a_report_are_found_at_its_end_or_anywhere(
     odd = ['a "warnings": [', 'b\n  "warnings": [']
     tasks = [TaskReport("t", "up to date", log_tail=odd[1])]
     report = JobReport("job", "/out", "/o", 1.0, 2.0, "", "", "", False, tasks, odd)
-    keep_report(report, OwnFolder(here))
+    _keep(report, here)
     before = (here / "report.json").stat().st_ino
-    keep_report(report, OwnFolder(here))
+    _keep(report, here)
     assert (here / "report.json").stat().st_ino == before
-    keep_report(replace(report, warnings=odd[1:]), OwnFolder(here))
+    _keep(replace(report, warnings=odd[1:]), here)
     assert read_report(here / "report.json").warnings == odd[1:]
     text = (here / "report.json").read_bytes()
     (here / "report.json").write_bytes(text[:-3])
-    keep_report(report, OwnFolder(here))
+    _keep(report, here)
     assert read_report(here / "report.json") == report
 
 

@@ -362,8 +362,11 @@ def test_a_disk_without_room_for_the_table_is_told_by_name(
     report = sweep().run(slots=2)
     before = TABLE.read_bytes()
     monkeypatch.setattr("encamp.jobs.report.table._lines", full)
-    with pytest.raises(DiskFull, match=r"results\.csv"):
-        write_table(lambda: report.tasks, OwnFolder(TABLE.parent))
+    with (
+        pytest.raises(DiskFull, match=r"results\.csv"),
+        OwnFolder(TABLE.parent).opened() as files,
+    ):
+        write_table(lambda: report.tasks, files)
     assert TABLE.read_bytes() == before
 
 
@@ -376,8 +379,11 @@ def test_a_table_larger_than_files_may_be_is_told_by_name(
 
     report = sweep().run(slots=2)
     monkeypatch.setattr("encamp.jobs.report.table._lines", large)
-    with pytest.raises(OSError, match=r"File too large: '.*results\.csv'"):
-        write_table(lambda: report.tasks, OwnFolder(TABLE.parent))
+    with (
+        pytest.raises(OSError, match=r"File too large: '.*results\.csv'"),
+        OwnFolder(TABLE.parent).opened() as files,
+    ):
+        write_table(lambda: report.tasks, files)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ def refusals(folder: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         why = (exc.strerror or str(exc)).lower()
-        raise (disk_full(exc, folder, 1) or BadDestination(str(folder), why)) from exc
+        place = folder / exc.filename if isinstance(exc.filename, str) else folder
+        raise (disk_full(exc, place, 1) or BadDestination(str(place), why)) from exc
 
 
 @contextmanager

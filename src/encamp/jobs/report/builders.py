@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from encamp.errors import BadDestination, NotOurs, TaskLost, reason_of
+from encamp.errors import NotOurs, TaskLost, reason_of
 from encamp.facts import Span, Where
 from encamp.jobs.clock import Clock
 from encamp.jobs.definition import JobDefinition
@@ -22,7 +22,7 @@ from encamp.jobs.steps import Task
 from encamp.jobs.worker.work import Outcome
 from encamp.model import AttemptReport, JobReport, ServiceStatistics, State, TaskReport
 from encamp.sizes import size_text
-from encamp.storage.disk.own_files import OwnFiles, OwnFolder
+from encamp.storage.disk.own_files import OwnFiles
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.roots import local
 from encamp.values import MOST_KEPT, as_json
@@ -94,6 +94,7 @@ def job_report(
     warnings: Sequence[str] = (),
     services: Sequence[ServiceStatistics] = (),
     after: Mapping[str, list[str]] | None = None,
+    orphans: int = 0,
 ) -> JobReport:
     """The report of a run that ends now."""
     return JobReport(
@@ -111,6 +112,7 @@ def job_report(
         services=list(services),
         not_selected=len(job.tasks) - len(tasks),
         after=_order_of(after or {}),
+        orphans=orphans,
     )
 
 
@@ -172,20 +174,12 @@ def _unpickled(value: bytes | None) -> object:
         return None
 
 
-def write_manifest(folder: OwnFolder, lines: Iterable[bytes]) -> None:
-    """List all published files with their digests in ``MANIFEST``.
-
-    Raises `BadDestination` or `NotOurs`.
-    """
-    try:
-        with folder.opened(make=True) as files:  # it may have been removed meanwhile
-            lines = sorted(lines)
-            if not _is_written(files, lines):
-                with files.replacing(_MANIFEST) as file:
-                    file.writelines(lines)
-    except OSError as exc:
-        why = (exc.strerror or str(exc)).lower()
-        raise BadDestination(str(folder.path / _MANIFEST), why) from exc
+def write_manifest(files: OwnFiles, lines: Iterable[bytes]) -> None:
+    """List all published files with their digests in ``MANIFEST``; raises OSError."""
+    lines = sorted(lines)
+    if not _is_written(files, lines):
+        with files.replacing(_MANIFEST) as file:
+            file.writelines(lines)
 
 
 def _is_written(files: OwnFiles, lines: list[bytes]) -> bool:

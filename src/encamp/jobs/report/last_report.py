@@ -32,25 +32,24 @@ class Checked(msgspec.Struct, frozen=True):
     tasks: int
 
 
-def keep_report(report: JobReport, folder: OwnFolder) -> None:
+def keep_report(report: JobReport, files: OwnFiles) -> None:
     """Write the report of a run; if all tasks were up to date, only what is new in it.
 
-    Raises the errors of `write_report`, and of `read_report` for the earlier one.
+    Raises the errors of `written`, and of `report_in` for the earlier one.
     """
     idle = not report.interrupted and {"up to date"}.issuperset(report.states())
-    with folder.opened(make=True) as files:
-        idle = idle and not left_by_a_killed_run(files)
-        earlier = _earlier(files) if idle else None
-        if earlier is None:
-            files.remove(_NOTE)
-            written(report, files)
-            files.remove(STATUS)
-            return
-        if earlier != _Earlier(report.warnings, report.orphans):
-            news = replace(report_in(files), warnings=report.warnings, orphans=report.orphans)
-            written(news, files)
-        with files.replacing(_NOTE) as file:
-            file.write(msgspec.json.encode(Checked(report.ended, len(report.tasks))))
+    idle = idle and not left_by_a_killed_run(files)
+    earlier = _earlier(files) if idle else None
+    if earlier is None:
+        files.remove(_NOTE)
+        written(report, files)
+        files.remove(STATUS)
+        return
+    if earlier != _Earlier(report.warnings, report.orphans):
+        news = replace(report_in(files), warnings=report.warnings, orphans=report.orphans)
+        written(news, files)
+    with files.replacing(_NOTE) as file:
+        file.write(msgspec.json.encode(Checked(report.ended, len(report.tasks))))
 
 
 class _Earlier(msgspec.Struct):

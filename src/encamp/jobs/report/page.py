@@ -109,11 +109,12 @@ def _steps_and_published(report: JobReport) -> tuple[list[Facts], Facts]:
                 kept[0] += 1
                 kept[1] += span.seconds
                 kept[2] = max(kept[2], span.seconds)
-    longest = sorted(steps, key=lambda name: -steps[name][1])[:_MOST_STEPS]
+    if len(steps) > _MOST_STEPS:
+        longest = sorted(steps, key=lambda name: -steps[name][1])[:_MOST_STEPS]
+        steps = {name: kept for name, kept in steps.items() if name in longest}
     shown = [
         {"name": name, "count": count, "total": total, "longest": most}
         for name, (count, total, most) in steps.items()
-        if name in longest
     ]
     return shown, {"files": files, "bytes": size}
 

@@ -19,6 +19,7 @@ from encamp.jobs.report.parameters import parameters_of
 from encamp.jobs.report.report import write_page
 from encamp.jobs.report.table import facts_of, write_table
 from encamp.jobs.report.task_reports import Reports, as_list_if_few
+from encamp.jobs.run_lock import refusals
 from encamp.model import JobReport, JobStatus, TaskReport
 from encamp.storage.outputs.publish import manifest_lines
 from encamp.values import Scalar
@@ -55,28 +56,36 @@ class RunReport:
 
     def write(self, warnings: list[str], *, interrupted: bool) -> JobReport:
         """Write all files at the end; ``warnings`` are the run's own."""
-        folder = self._journal.own_folder
-        so_far = self._so_far(as_list_if_few(self.ended), warnings, interrupted=interrupted)
-        report = self._job.report = replace(so_far, orphans=self._orphans.count)
-        write_manifest(folder, self._manifest)
-        keep_report(replace(report, tasks=self.ended.for_disk(report.tasks)), folder)
-        made_of = facts_of(self._job.tasks, self.ended.done) if self._is_whole else None
-        write_table(self._with_values, folder, made_of)
+        tasks, orphans = as_list_if_few(self.ended), self._orphans.count
+        report = self._so_far(tasks, warnings, interrupted=interrupted, orphans=orphans)
+        self._job.report = report
+        folder, kept = self._journal.own_folder, self.ended.for_disk(tasks)
+        with refusals(folder.path), folder.opened(make=True) as files:
+            write_manifest(files, self._manifest)
+            keep_report(report if kept is tasks else replace(report, tasks=kept), files)
+            made_of = facts_of(self._job.tasks, self.ended.done) if self._is_whole else None
+            write_table(self._with_values, files, made_of)
         return report
 
     def _so_far(
-        self, tasks: Sequence[TaskReport], warnings: list[str], *, interrupted: bool
+        self,
+        tasks: Sequence[TaskReport],
+        warnings: list[str],
+        *,
+        interrupted: bool,
+        orphans: int = 0,
     ) -> JobReport:
-        prepared, journal, orphans = self._prepared, self._journal, self._orphans
+        prepared, journal = self._prepared, self._journal
         return job_report(
             self._job,
             tasks,
             self.clock,
             _name_of(self._executor),
             interrupted,
-            [*warnings, *prepared.warnings, *journal.warnings, *orphans.warnings],
+            [*warnings, *prepared.warnings, *journal.warnings, *self._orphans.warnings],
             services_of(self._executor),
             prepared.graph.before,
+            orphans,
         )
 
     def _with_values(self) -> Iterator[TaskReport]:

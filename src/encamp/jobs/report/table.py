@@ -16,7 +16,7 @@ from encamp.jobs.report.parameters import parameters_but_values
 from encamp.jobs.steps import Task
 from encamp.model import TaskReport
 from encamp.storage.disk.disk import not_written
-from encamp.storage.disk.own_files import OwnFiles, OwnFolder
+from encamp.storage.disk.own_files import OwnFiles
 from encamp.values import Scalar
 from encamp.version import __version__
 
@@ -47,28 +47,27 @@ def facts_of(tasks: Mapping[str, Task], done: bytes) -> str:
 
 
 def write_table(
-    reports: Callable[[], Iterable[TaskReport]], folder: OwnFolder, made_of: str | None = None
+    reports: Callable[[], Iterable[TaskReport]], files: OwnFiles, made_of: str | None = None
 ) -> None:
     """Write the rows of tasks; there may be a million, so none is kept in memory.
 
     ``made_of`` is the digest of their facts, see `facts_of`: an existing table with the same digest
     stays. None: unknown.
     """
-    with folder.opened(make=True) as files:
-        if made_of is not None and _is_there(files, made_of):
-            return
-        files.remove(_NOTE)
-        first = next(_rows(reports()), None)
-        if first is None:
-            files.remove(NAME)
-            return
-        try:
-            with files.replacing(NAME) as file:
-                _write(file, list(first), reports)
-            if made_of is not None:
-                _note(files, made_of)
-        except OSError as exc:
-            raise not_written(exc, files.path / NAME, 0) from exc
+    if made_of is not None and _is_there(files, made_of):
+        return
+    files.remove(_NOTE)
+    first = next(_rows(reports()), None)
+    if first is None:
+        files.remove(NAME)
+        return
+    try:
+        with files.replacing(NAME) as file:
+            _write(file, list(first), reports)
+        if made_of is not None:
+            _note(files, made_of)
+    except OSError as exc:
+        raise not_written(exc, files.path / NAME, 0) from exc
 
 
 def _is_there(files: OwnFiles, made_of: str) -> bool:

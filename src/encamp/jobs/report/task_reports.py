@@ -117,7 +117,7 @@ class Reports(TaskReports):
         """
         if len(self._names) > _FEW:
             return self._with(_values={})
-        reports = list(self if known is None else known)
+        reports = list(self) if known is None else known
         if not self._values:
             return reports
         return [
@@ -187,10 +187,9 @@ class Reports(TaskReports):
         return TaskReport(name, "done", value=value, parameters=parameters, not_kept=lost)
 
     def _completed(self, name: str, report: TaskReport) -> TaskReport:
-        state = self.state(name)
-        if state == "up to date":
-            parameters = self._parameters(name)
-            return replace(report, state=state, why=UNCHANGED, parameters=parameters)
+        if self._ended.get(name) == "up to date":
+            now = self._parameters(name)
+            return replace(report, state="up to date", why=UNCHANGED, parameters=now)
         return replace(report, value=self._values[name]) if name in self._values else report
 
     def _line(self, name: str) -> bytes:

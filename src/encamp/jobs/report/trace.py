@@ -6,9 +6,7 @@ It follows the Trace Event Format
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator
 from typing import Any
 
 from encamp.jobs.report.json_encoding import facts_json
@@ -21,7 +19,7 @@ _LARGEST = 20_000_000
 _NO_HOST = "no host known"
 
 
-def trace(report: JobReport, lanes: Lanes) -> Iterator[bytes]:
+def trace(report: JobReport, lanes: Lanes) -> list[bytes]:
     """The trace as JSON; of very many tasks it has some, and says what it leaves out."""
     about = ("name", "destination", "controller", "executor", "version", "started", "ended")
     facts = {name: str(getattr(report, name)) for name in about}
@@ -38,11 +36,9 @@ def trace(report: JobReport, lanes: Lanes) -> Iterator[bytes]:
         text = f"{len(chosen)} of {len(ran)} tasks that ran; all are in report.json"
         facts["shown"] = text
         pieces.append(facts_json([_remark(text)])[1:-1])
-    yield b'{"displayTimeUnit":"ms","otherData":' + facts_json(facts)
-    yield b',"traceEvents":['
-    for number, piece in enumerate(itertools.chain(pieces, chosen.values())):
-        yield b"," * (number > 0) + piece
-    yield b"]}"
+    head = b'{"displayTimeUnit":"ms","otherData":' + facts_json(facts)
+    events = b",".join([*pieces, *chosen.values()])
+    return [head, b',"traceEvents":[', events, b"]}"]
 
 
 def _of_task(report: JobReport, lanes: Lanes, at: int, places: list[tuple[int, int]]) -> bytes:
@@ -95,20 +91,28 @@ def _attempt_events(
         "pid": pid,
         "tid": tid,
     }
-    stretch = _stretch(start - zero, end - zero)
-    if not attempt.phases:
-        return [event | {"ph": "i", "s": "t", "ts": stretch["ts"]}]
-    events = [event | stretch]
+    stretches = [(event, start, end)]
     for phase in attempt.phases:
         args = {"task": task.name}
         facts = {"name": phase.name, "cat": "phase", "args": args, "pid": pid, "tid": tid}
-        events.append(facts | _stretch(phase.start - zero, phase.start + phase.seconds - zero))
+        stretches.append((facts, phase.start, phase.start + phase.seconds))
+    events = _stretched(stretches, zero)
+    if not attempt.phases:
+        event |= {"ph": "i", "s": "t"}
+        del event["dur"]
     return events
 
 
-def _stretch(start: float, end: float) -> dict[str, Any]:
-    """Start and length in whole microseconds: both ends are rounded, so phases stay in attempts."""
-    if not math.isfinite(start + end):
-        start = end = 0.0
-    ts = round(start * 1e6)
-    return {"ph": "X", "ts": ts, "dur": round(end * 1e6) - ts}
+def _stretched(
+    stretches: list[tuple[dict[str, Any], float, float]], zero: float
+) -> list[dict[str, Any]]:
+    """Events with start and length in whole microseconds.
+
+    Start and end of each are rounded, so phases stay in their attempts.
+    """
+    for event, start, end in stretches:
+        known = math.isfinite(start + end)
+        first = round((start - zero) * 1e6) if known else 0
+        last = round((end - zero) * 1e6) if known else 0
+        event |= {"ph": "X", "ts": first, "dur": last - first}
+    return [event for event, _, _ in stretches]
