@@ -42,7 +42,7 @@ class Sluggish(SimulatedEngine):
 def test_a_host_that_answers_late_again_and_again_is_not_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(agents, "_BEAT", 0.02)
+    monkeypatch.setattr(agents, "BEAT", 0.02)
     engine = Sluggish(every=3)
     with Cluster(engine) as cluster:
         until(lambda: cluster.receive(0.02, source=10**9) or engine.pings >= 30)
@@ -53,7 +53,7 @@ def test_a_host_that_answers_late_again_and_again_is_not_lost(
 def test_a_host_is_lost_when_five_pings_in_a_row_had_no_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(agents, "_BEAT", 0.02)
+    monkeypatch.setattr(agents, "BEAT", 0.02)
     engine = Sluggish(every=10**9)
     with Cluster(engine) as cluster:
         assert isinstance(cluster.receive(SOON).message, HostDeleted)  # type: ignore[union-attr]
@@ -62,7 +62,7 @@ def test_a_host_is_lost_when_five_pings_in_a_row_had_no_answer(
 
 def test_a_host_that_is_asked_all_the_time_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """As by ``updateCoreCount`` of PyOPUS in a loop: each regular look comes before an answer."""
-    monkeypatch.setattr(agents, "_BEAT", 1000.0)
+    monkeypatch.setattr(agents, "BEAT", 1000.0)
     with Cluster(SimulatedEngine(1, 1)) as cluster:
         them = cluster._controller.agents
         (agent,) = them.here()
@@ -111,7 +111,7 @@ def test_output_that_is_followed_comes_once_and_in_order(
 def test_a_host_that_comes_soon_after_the_last_has_gone_saves_the_cluster(
     local_storage_base: Path, no_slots_left: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agents, "_NOBODY", 0.5)
+    monkeypatch.setattr(agents, "REPLACED", 0.5)
     engine = FakeEngine(1, 1)
     with Cluster(engine) as cluster:
         cluster.spawn(int, notify=False).result(SOON)
@@ -129,8 +129,8 @@ def test_an_agent_ends_when_it_hears_nothing_for_long_and_not_while_it_does(
 ) -> None:
     monkeypatch.setattr(clusters, "LONELY", 1.0)
     monkeypatch.setattr(agent_main, "_LOOK_AGAIN", 0.2)
-    monkeypatch.setattr(agents, "_BEAT", 0.1)
-    monkeypatch.setattr(agents, "_MISSED", 10**9)
+    monkeypatch.setattr(agents, "BEAT", 0.1)
+    monkeypatch.setattr(agents, "MISSED", 10**9)
     engine = FakeEngine(1, 1)
     with Cluster(engine) as cluster:
         pid = cluster.spawn(work.pid, notify=False).result(SOON)

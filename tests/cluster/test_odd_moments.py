@@ -118,7 +118,7 @@ def test_closing_waits_for_all_stuck_slots_at_once(
         given.append(within)
         end(self, within)
 
-    monkeypatch.setattr(agent, "STOP_WITHIN", 0.5)
+    monkeypatch.setattr(agent, "ENDS", 0.5)
     monkeypatch.setattr(ProcessSlot, "end", end)
     with Cluster("local", slots=3) as cluster:
         for task in cluster.spawn_many(_stuck, [()] * 3, notify=False):
@@ -335,7 +335,7 @@ class _SlowToPickle:
 def test_a_task_that_is_pickled_while_the_cluster_fails_ends_too(
     local_storage_base: Path, no_slots_left: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agents, "_NOBODY", 0.3)
+    monkeypatch.setattr(agents, "REPLACED", 0.3)
     engine = FakeEngine(1, 1)
     with suppress(EncampError), Cluster(engine) as cluster:
         cluster.spawn(int).result(SOON)

@@ -38,8 +38,8 @@ class Evil:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """Three hosts with a slot each; one that is silent for a second is lost."""
-    monkeypatch.setattr(agents, "_BEAT", 0.2)
-    monkeypatch.setattr(agents, "_MISSED", 5)
+    monkeypatch.setattr(agents, "BEAT", 0.2)
+    monkeypatch.setattr(agents, "MISSED", 5)
     with Cluster(FakeEngine(hosts=3, slots=1)) as found:
         yield found
 
@@ -165,7 +165,7 @@ def test_when_every_host_is_gone_what_waits_is_told(
     for task in running:
         say(cluster, task)
     waiting = cluster.spawn_many(work.add, [(1,)] * 20)
-    monkeypatch.setattr(agents, "_NOBODY", 0.5)
+    monkeypatch.setattr(agents, "REPLACED", 0.5)
     for host in ALL:
         engine_of(cluster).kill_host(host)
     for task in (*running, *waiting):

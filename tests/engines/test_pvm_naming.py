@@ -143,7 +143,7 @@ def test_a_cluster_does_not_wait_at_its_end_for_hosts_that_it_has_added(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If it did, the end would take longer than a test may."""
-    monkeypatch.setattr("encamp.engines.kit.mesh.engine._ENDS_WITHIN", 1000.0)
+    monkeypatch.setattr("encamp.engines.kit.mesh.engine.ALL_END", 1000.0)
     given = options(lab)
     first, second = given.pop("hosts")
     with Cluster("pvm", **given, hosts=first) as cluster:

@@ -33,7 +33,7 @@ def survey(here: Path) -> encamp.Job:
 def test_it_stops_with_one_sentence_and_goes_on_when_run_again(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agents, "_NOBODY", 0.3)
+    monkeypatch.setattr(agents, "REPLACED", 0.3)
     engine = FakeEngine(hosts=2, slots=1)
 
     def kill_all() -> None:

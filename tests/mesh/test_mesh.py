@@ -229,7 +229,7 @@ def test_the_end_of_the_controller_is_told_to_its_agents(net: Net) -> None:
 
 
 def test_an_agent_that_another_has_lost_is_lost(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("encamp.engines.kit.mesh.engine._KNOWN_WITHIN", 0.1)
+    monkeypatch.setattr("encamp.engines.kit.mesh.engine.LOST_BY_OTHERS", 0.1)
     first, second = net.join(), net.join()
     first.send(second.number, [b"hello"])
     net.until(lambda: len(net.frames(second.number)) == 2)
@@ -334,7 +334,7 @@ def test_strangers_are_hung_up_on_and_nothing_of_theirs_is_read(
 
 
 def test_who_says_nothing_is_hung_up_on(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mesh_module, "GREET_WITHIN", 0.2)
+    monkeypatch.setattr(mesh_module, "GREETS", 0.2)
     with socket.create_connection(net.controller.listens[0]) as stranger:
         net.until(lambda: net.controller._strangers)
         patience = net.controller.patience()
@@ -347,7 +347,7 @@ def test_who_says_nothing_is_hung_up_on(net: Net, monkeypatch: pytest.MonkeyPatc
 def test_many_who_say_nothing_keep_nobody_out_for_long(
     net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mesh_module, "GREET_WITHIN", 1.0)
+    monkeypatch.setattr(mesh_module, "GREETS", 1.0)
     monkeypatch.setattr(mesh_module, "_STRANGERS", 5)
     silent = [socket.create_connection(net.controller.listens[0]) for _ in range(20)]
     net.until(lambda: len(net.controller._strangers) == 5)

@@ -354,7 +354,7 @@ def test_folders_of_daemons_are_removed_unless_those_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(mpi_leftovers, "_GONE_WITHIN", 0.2)
+    monkeypatch.setattr(mpi_leftovers, "MARGIN", 0.2)
     shell = tmp_path / "prted"
     shell.symlink_to("/bin/sh")
     daemon = subprocess.Popen([shell, "-c", "read x"], stdin=subprocess.PIPE)

@@ -276,7 +276,7 @@ def test_a_display_that_does_not_answer_is_refused(
     cluster: encamp.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("xterm", shutil.which("xterm") is not None)
-    monkeypatch.setattr(windows, "_ANSWERS_WITHIN", 0.5)
+    monkeypatch.setattr(windows, "GREETS", 0.5)
     with x_display() as (name, server):
         server.send_signal(signal.SIGSTOP)
         with pytest.raises(BadJob, match=f"display '{name}' has not answered within 0.5 s"):

@@ -24,7 +24,6 @@ from typing import Any
 from encamp import capacity
 from encamp.agent.gpus import gpus_here
 from encamp.agent.inline_slot import InlineSlot
-from encamp.agent.process import STOP_WITHIN
 from encamp.agent.process_slot import ProcessSlot, reclaim_in_background, reclaim_quietly
 from encamp.agent.slots import AgentSlot
 from encamp.agent.thread_slot import ThreadSlot
@@ -41,6 +40,7 @@ from encamp.storage.import_path import extend_import_path, is_far
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.persistent import remove_idle
 from encamp.storage.roots import Portable, SharedPath, local
+from encamp.timeouts import ENDS
 from encamp.version import __version__
 from encamp.wire.frames import Parts
 from encamp.wire.outbox import Outbox
@@ -280,7 +280,7 @@ class Agent:
                 self.shortcut.close()
             for slot in self.slots:
                 slot.begin_end()
-            deadline = time.monotonic() + STOP_WITHIN  # for all together
+            deadline = time.monotonic() + ENDS  # for all together
             for slot in self.slots:
                 slot.end(max(0.0, deadline - time.monotonic()))
             if any(slot.killed for slot in self.slots):

@@ -9,6 +9,7 @@ import sys
 from functools import lru_cache
 
 from encamp.errors import BadJob
+from encamp.timeouts import STARTS
 from encamp.version import __version__
 
 _ASKED = """\
@@ -20,8 +21,6 @@ import encamp.slot.main
 print(sys.implementation.name, *sys.version_info[:2], __version__)
 """
 _LONGEST = 200
-_WITHIN = 60.0
-"""Seconds within which the interpreter has to answer."""
 
 
 def found(interpreter: str, environment: dict[str, str]) -> str:
@@ -49,7 +48,7 @@ def _found(
             check=False,
             env=variables,
             stdin=subprocess.DEVNULL,
-            timeout=_WITHIN,
+            timeout=STARTS,
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise BadJob(_named(interpreter), f"it cannot be started: {exc}") from exc

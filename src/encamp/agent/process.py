@@ -27,14 +27,13 @@ from encamp.slot.launch import slot_command
 from encamp.slot.main import SlotSettings
 from encamp.slot.open_files import files_of_others, need_files
 from encamp.slot.printed import OUTPUT_HINT
-from encamp.slot.processes import GRACE, end_descendants, end_marked
+from encamp.slot.processes import end_descendants, end_marked
 from encamp.slot.shared_memory import Cells
 from encamp.slot.threads import of_new_slot
+from encamp.timeouts import ENDS
 from encamp.wire.frames import Reader, Writer
 from encamp.wire.ready import readable
 
-STOP_WITHIN = GRACE + 1.0
-"""Seconds between asking a slot to stop and killing it."""
 _MAY_PASS = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 REFUSED = (0.05, 0.2, 0.8, 2.0)
 """Seconds between retries while the system refuses to start a process."""
@@ -230,7 +229,7 @@ class SlotProcess:
             self._process.kill()
         self._wait()
 
-    def stop(self, within: float = STOP_WITHIN) -> bool:
+    def stop(self, within: float = ENDS) -> bool:
         """End the process and all its descendants; returns when they have ended.
 
         True if it has ended by itself, with its cleanup. The running call is interrupted by

@@ -13,7 +13,7 @@ from typing import Any
 from msgspec import DecodeError, Raw
 
 from encamp.agent.failed_starts import Starts
-from encamp.agent.process import REFUSED, STOP_WITHIN, SlotProcess, may_pass
+from encamp.agent.process import REFUSED, SlotProcess, may_pass
 from encamp.agent.slots import AgentSlot, OwningAgent
 from encamp.engines.base import CONTROLLER
 from encamp.errors import BadFrame, EncampError, SlotsCannotStart
@@ -21,6 +21,7 @@ from encamp.slot import ledger
 from encamp.slot.main import SlotSettings
 from encamp.slot.shared_memory import USABLE
 from encamp.storage.ownership import reclaim
+from encamp.timeouts import ANSWERS, ENDS
 from encamp.wire.frames import Parts
 from encamp.wire.protocol import (
     RESULTS,
@@ -43,8 +44,6 @@ from encamp.wire.protocol import (
     of_host,
 )
 
-ANSWER_WITHIN = 1.0
-"""Seconds that a slot has to answer a `Recall`, before it is ended without an answer."""
 _LOOK_AFTER = 4 * ledger.HOLD
 """Seconds without a message of a slot, after which its ledger is read."""
 _LOOK = 0.02
@@ -320,7 +319,7 @@ class ProcessSlot(AgentSlot):
         self._forget(process)
         self._leaving.append(process)
         process.ask_to_stop()
-        kill_at = time.monotonic() + STOP_WITHIN
+        kill_at = time.monotonic() + ENDS
 
         def look() -> None:
             if process not in self._leaving:
@@ -431,11 +430,11 @@ class ProcessSlot(AgentSlot):
             self._process.control_writer.send([encode(asked)])
 
     def stop(self, life: int, ticket: int) -> None:
-        """See `AgentSlot.stop`. The process gets `STOP_WITHIN` seconds to clear up."""
+        """See `AgentSlot.stop`. The process gets `ENDS` seconds to clear up."""
         process = self._process
         if life != self._life or (ticket and ticket not in self._tickets):
             return
-        if ticket and (left := self._tickets[ticket] + ANSWER_WITHIN - time.monotonic()) > 0:
+        if ticket and (left := self._tickets[ticket] + ANSWERS - time.monotonic()) > 0:
             self.agent.pump.call_later(left, lambda: self.stop(life, ticket))
             return
         self._stopping = True
@@ -445,7 +444,7 @@ class ProcessSlot(AgentSlot):
             if process is self._process and process.alive:
                 process.kill()
 
-        self.agent.pump.call_later(STOP_WITHIN, kill)
+        self.agent.pump.call_later(ENDS, kill)
 
     def refresh(self) -> None:
         """See `AgentSlot.refresh`."""

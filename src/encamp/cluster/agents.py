@@ -19,6 +19,7 @@ from encamp.engines.base import Engine
 from encamp.errors import EngineFailed, TaskLost
 from encamp.loop.pump import Pump
 from encamp.storage.import_path import left_out_words
+from encamp.timeouts import BEAT, MISSED, REPLACED
 from encamp.wire.frames import Parts
 from encamp.wire.outbox import Outbox
 from encamp.wire.protocol import (
@@ -41,14 +42,8 @@ _READABLE = (
 )
 _said: set[str] = set()
 """Warnings that this process has issued."""
-_NOBODY = 20.0
-"""Seconds within which other hosts may join after the last one has left."""
-_BEAT = 1.5
-"""Seconds between two pings."""
 _TELL = 0.5
 """Seconds between two reports of the load to an elastic engine."""
-_MISSED = 5
-"""Pings without an answer after which an agent counts as lost."""
 
 
 class Agent:
@@ -195,7 +190,7 @@ class Agents:
 
     def listen(self) -> None:
         """Start to check regularly whether all agents are alive."""
-        self._pump.call_later(_BEAT, self._beat)
+        self._pump.call_later(BEAT, self._beat)
 
     def tell_needs(self) -> None:
         """Report the load to an elastic engine, now and regularly."""
@@ -215,8 +210,8 @@ class Agents:
         for agent in list(self.by_number.values()):
             if not agent.heard:
                 agent.missed += 1
-            if agent.missed >= _MISSED:
-                self.left(agent.number, f"it has not answered for {_BEAT * _MISSED:g} s")
+            if agent.missed >= MISSED:
+                self.left(agent.number, f"it has not answered for {BEAT * MISSED:g} s")
                 self._engine.give_up(agent.number)
                 self._outbox.post(agent.number, [encode(End())])  # in case it was only cut off
                 continue
@@ -253,7 +248,7 @@ class Agents:
         if any(agent.facts is None for agent in self.by_number.values()):
             return  # a host is joining, and this is called again
         if not self.by_number:
-            self._pump.call_later(_NOBODY, self._fail_alone)
+            self._pump.call_later(REPLACED, self._fail_alone)
         for task in self._scheduler.unmet():
             lost = TaskLost(task.label, "its host", None, "no host is left that could run it")
             self._controller.end(task, False, lost)

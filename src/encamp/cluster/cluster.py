@@ -42,6 +42,7 @@ from encamp.slot.shortcut import Shortcut
 from encamp.slot.slot import BRIEF, task_number
 from encamp.storage.inputs.mirror import MirrorMap
 from encamp.storage.outputs.patterns import OutputMap
+from encamp.timeouts import LONELY
 from encamp.wire.frames import changeable, own
 from encamp.wire.pickling import dump_as, dump_small, load_small
 from encamp.wire.protocol import Received
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
 SPAWNER = 0
 """The id to send messages to the program that has spawned the tasks."""
 _ALL: weakref.WeakSet[Cluster] = weakref.WeakSet()
-LONELY = 600.0
-"""Seconds of the controller's silence after which remote agents end themselves."""
 _EAGER = 64
 """New tasks after which the spawning thread sends them, at the latest."""
 _PATIENCE = 0.002

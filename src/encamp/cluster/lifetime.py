@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from encamp.cluster.records import WAITING, Cause
 from encamp.errors import ClusterError
+from encamp.timeouts import ALL_END, KILLED
 from encamp.wire.protocol import End, encode
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from encamp.cluster.controller import Controller
 
 _OPEN: set[Lifetime] = set()
-_AGENT_WITHIN = 30.0
-"""Seconds within which the agent in this process has to end its slots."""
 
 
 class Lifetime:
@@ -129,7 +128,7 @@ class Lifetime:
             self._pump.call(end)
             if self.agent is not None:
                 agent = self.agent
-                self._pump.until(lambda: agent.over, _AGENT_WITHIN)
+                self._pump.until(lambda: agent.over, ALL_END + KILLED)
             controller.disk_thread.close()
             self._pump.call(lambda: None)  # a turn, which settles the tasks
             self._pump.close()

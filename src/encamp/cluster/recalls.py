@@ -13,13 +13,13 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, Protocol
 
-from encamp.agent.process_slot import ANSWER_WITHIN
 from encamp.cluster.agents import Agent
 from encamp.cluster.records import SENT, WAITING, Cause, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
 from encamp.cluster.task import SpawnedTask
 from encamp.errors import UnsupportedByEngine
 from encamp.loop.pump import Pump
+from encamp.timeouts import ANSWERS
 from encamp.wire.frames import Parts
 from encamp.wire.outbox import Outbox
 from encamp.wire.protocol import GivenBack, Recall, Stop, encode
@@ -81,7 +81,7 @@ class Recalls:
         slot = self._closed_for(task, why)
         if slot is not None:
             self.recall(slot)
-            self.pump.call_later(ANSWER_WITHIN, lambda: self._stop_unasked(task, slot))
+            self.pump.call_later(ANSWERS, lambda: self._stop_unasked(task, slot))
 
     def stop_at_once(self, task: TaskRecord, why: Cause) -> None:
         """End a running task that is alone in its slot, without asking the slot."""
@@ -207,7 +207,7 @@ class Recalls:
             self.recall(slot)
             if not self._inline:
                 head = slot.ahead[0]
-                self.pump.call_later(ANSWER_WITHIN, partial(self._stop_unasked, head, slot))
+                self.pump.call_later(ANSWERS, partial(self._stop_unasked, head, slot))
         self.cancel(waiting)
         if self._inline and slots:
             raise UnsupportedByEngine(self._inline, "end inline tasks", NOT_INLINE)
@@ -229,7 +229,7 @@ class Recalls:
 
         if left:
             asked = list(left)
-            self.pump.until(answered, ANSWER_WITHIN)
+            self.pump.until(answered, ANSWERS)
             self.pump.call(lambda: self._cancel_no_more(asked))
 
     def take_back_soon(self, tasks: Iterable[SpawnedTask]) -> None:
@@ -237,7 +237,7 @@ class Recalls:
 
         def take_back() -> None:
             asked = self._cancel_waiting(tasks)
-            self.pump.call_later(ANSWER_WITHIN, lambda: self._cancel_no_more(asked))
+            self.pump.call_later(ANSWERS, lambda: self._cancel_no_more(asked))
 
         self.pump.call_soon(take_back)
 

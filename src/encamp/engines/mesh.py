@@ -14,10 +14,9 @@ from encamp.engines.kit.mesh.agent import join as _join
 from encamp.engines.kit.mesh.engine import Agent, MeshEngine, shares
 from encamp.engines.kit.start_agents import begin, end
 from encamp.quantities import whole
+from encamp.timeouts import ENDS
 
 _HERE = "127.0.0.1"
-_EXIT_WITHIN = 3.0
-"""Seconds within which an agent without a connection exits."""
 
 
 class BareMesh(MeshEngine):
@@ -53,7 +52,7 @@ class BareMesh(MeshEngine):
 
     def let_go(self) -> None:
         """See `MeshEngine.let_go`."""
-        end(self.run, _EXIT_WITHIN)
+        end(self.run, ENDS)
 
 
 def open_end(

@@ -20,13 +20,12 @@ from encamp.model import ServiceStatistics
 from encamp.quantities import whole
 from encamp.slot.launch import check_slots
 from encamp.storage.ownership import reclaim
+from encamp.timeouts import CONNECTS
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
 
 _OF_CLUSTERS = ("init_command", "inline", "interpreter", "niceness")
-_ANSWER_WITHIN = 5.0
-"""Seconds within which a server has to accept a connection."""
 
 
 def check_executor(executor: object) -> None:
@@ -178,7 +177,7 @@ def _answers(url: str) -> bool:
     host, _, port = place.rpartition(":")
     try:
         if kind == "tcp" and port.isdecimal():
-            socket.create_connection((host, int(port)), _ANSWER_WITHIN).close()
+            socket.create_connection((host, int(port)), CONNECTS).close()
         elif kind == "ipc":
             with socket.socket(socket.AF_UNIX) as local:
                 local.connect(place)

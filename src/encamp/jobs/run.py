@@ -66,6 +66,7 @@ from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.stage import unstage
 from encamp.storage.outputs.transfer import TaskFiles
 from encamp.storage.roots import local, portable_name
+from encamp.timeouts import JOB_ENDS
 from encamp.values import as_json
 from encamp.wire.pickling import NotImportable
 
@@ -82,8 +83,6 @@ _SHORTEST = 0.001
 """Seconds that a worker needs for any task, to estimate how long its submitted tasks last."""
 _PLENTY = 10
 """Submitted tasks per worker from which on results are collected."""
-STOP_WITHIN = 10.0
-"""Seconds that running tasks may take to stop after Ctrl-C."""
 
 
 Number = TypeVar("Number", int, float | None)
@@ -531,7 +530,7 @@ class Run:
         self.stopping = self.untidy = True
         self.submissions.stop()
         self.lease.end()
-        deadline = time.monotonic() + STOP_WITHIN
+        deadline = time.monotonic() + JOB_ENDS
         while self.running and (left := deadline - time.monotonic()) > 0:
             self.monitor.look(self.submissions.futures, self._try_of, stopping=True)
             self._take_in(self._arrivals(min(left, self.monitor.pause)))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from encamp.engines.kit.interpreter import python_command
 from encamp.errors import BadJob
+from encamp.timeouts import GREETS
 
 if TYPE_CHECKING:
     from encamp.cluster.disk_thread import DiskThread
@@ -33,8 +34,6 @@ except OSError:
 x.XOpenDisplay.restype = ctypes.c_void_p
 sys.exit(not x.XOpenDisplay(sys.argv[1].encode()))
 """
-_ANSWERS_WITHIN = 10.0
-"""Seconds that an X display may take to accept a client."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,10 @@ def _check_opens(display: str) -> None:
     """Raise `BadJob` if an X display accepts no client of this user."""
     command = [*python_command(), "-c", _OPENS, display]
     try:
-        tried = subprocess.run(command, capture_output=True, timeout=_ANSWERS_WITHIN, check=False)
+        tried = subprocess.run(command, capture_output=True, timeout=GREETS, check=False)
         why = "cannot be opened" if tried.returncode else ""
     except subprocess.TimeoutExpired:
-        why = f"has not answered within {_ANSWERS_WITHIN:g} s"
+        why = f"has not answered within {GREETS:g} s"
     if why:
         raise BadJob(
             "display",

@@ -47,6 +47,7 @@ from encamp.slot.sockets import SlotSockets
 from encamp.slot.this_process import ThisProcess, spoil
 from encamp.storage.import_path import extend_import_path
 from encamp.storage.inputs.overlay import enter_namespace
+from encamp.timeouts import GRACE
 from encamp.wire.protocol import (
     Exiting,
     encode,
@@ -54,9 +55,6 @@ from encamp.wire.protocol import (
 
 if TYPE_CHECKING:
     from psutil import Process
-
-_LEAVE_WITHIN = 2.0
-"""Seconds for the end of the process (threads, `atexit`), after which it is ended."""
 
 
 class SlotSettings(msgspec.Struct, array_like=True):
@@ -175,7 +173,7 @@ def _end_all(pid: int) -> None:
 
 def _end_late() -> None:
     """End this process after some seconds, even if a thread or a library prevents its exit."""
-    time.sleep(_LEAVE_WITHIN)
+    time.sleep(GRACE)
     os._exit(1)
 
 

@@ -12,18 +12,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from encamp.timeouts import KILLED
+
 if TYPE_CHECKING:
     import psutil
 
-GRACE = 2.0
-"""Seconds within which a command has to end when it is asked to."""
 _PR_SET_CHILD_SUBREAPER = 36
 _ROUNDS = 100
 """How often to look for more processes at most: a fork bomb starts some while others are ended."""
 _ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 _waitid = ctypes.PyDLL(None).waitid
-_KILLED_WITHIN = 5.0
-"""Seconds to wait for killed processes; one that hangs in the kernel may take for ever."""
 
 
 def adopt_orphans() -> None:
@@ -222,7 +220,7 @@ def _end(processes: list[psutil.Process], grace: float) -> None:
     for process in processes:
         with suppress(psutil.Error):
             process.kill()
-    _wait(processes, _KILLED_WITHIN)
+    _wait(processes, KILLED)
 
 
 def _wait(processes: list[psutil.Process], timeout: float) -> list[psutil.Process]:

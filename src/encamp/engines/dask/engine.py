@@ -33,12 +33,12 @@ from encamp.engines.kit.mesh.mesh import Address
 from encamp.engines.kit.start_agents import Order
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable, text_of
 from encamp.quantities import whole
+from encamp.timeouts import ENDS
 
 _LOOK = 1.0
 """Seconds between checks of agents that have not joined."""
 _CALM = 2.0
 """Seconds for which a lease is kept after its need, so that short pauses cost Dask nothing."""
-_ENDS_WITHIN = 3.0
 _OF_JOBQUEUE = "see the options of dask-jobqueue"
 
 
@@ -467,7 +467,7 @@ class DaskEngine(MeshEngine):
         """See `MeshEngine.let_go`."""
         self._asked.put(None)
         if self._helper.is_alive():
-            self._helper.join(_ENDS_WITHIN)
+            self._helper.join(ENDS)
         self._briefly(self._leave)
         self._briefly(self._client.close)
         if self._own is not None:
@@ -483,7 +483,7 @@ class DaskEngine(MeshEngine):
 
     def _briefly(self, call: Callable[[], Any]) -> None:
         """Make a call that may wait for a lost scheduler, for some seconds at most."""
-        self._beside(call).join(_ENDS_WITHIN)
+        self._beside(call).join(ENDS)
 
     @staticmethod
     def _beside(call: Callable[[], Any]) -> threading.Thread:

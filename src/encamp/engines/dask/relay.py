@@ -21,10 +21,9 @@ from distributed.comm.core import connect
 
 from encamp.engines.kit.mesh.tunnel import Tunnel, TunnelData
 from encamp.errors import EngineFailed
+from encamp.timeouts import GREETS
 from encamp.version import same_minor
 
-_WITHIN = 10.0
-"""Seconds within which the scheduler has to answer."""
 _waiting: dict[tuple[str, int], socket.socket] = {}
 """In a worker, by run and number of the agent: tunnels whose agents have begun to use them."""
 _carried: set[asyncio.Task[None]] = set()
@@ -167,7 +166,7 @@ class Relay:
             self._client.run_on_scheduler(_ByValue(open_relay), self.name)
             loop = self._client.loop.asyncio_loop
             self._serving = asyncio.run_coroutine_threadsafe(self._serve(), loop)
-        return self._ready.wait(_WITHIN)
+        return self._ready.wait(GREETS)
 
     def _check_python(self) -> None:
         theirs, ours = self._client.run_on_scheduler(python_version), python_version()

@@ -32,11 +32,11 @@ from encamp.engines.kit.ssh import command_on
 from encamp.engines.kit.start_agents import end, ended, host_id, why_not
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable, text_of
 from encamp.quantities import whole
+from encamp.timeouts import ENDS
 from encamp.version import same_minor
 
 _LOOK, _SOON = 0.5, 0.02
 """Seconds between looks at engines that come, and while some are asked for something."""
-_ENDS_WITHIN = 3.0
 _OUTWARDS = "192.0.2.1"
 """An address that nobody has (RFC 5737): packets for it would leave by the default route."""
 _WHOSE = "ipyparallel's engines"
@@ -382,7 +382,7 @@ class IPythonEngine(MeshEngine):
         """See `MeshEngine.let_go`; agents that busy engines have not started are never started."""
         self._ended.set()
         if self._helper.is_alive():
-            self._helper.join(_ENDS_WITHIN)
+            self._helper.join(ENDS)
         with contextlib.suppress(Exception):
             for one in self._asked:
                 self._client.abort(one.result, targets=one.engine, block=False)
@@ -395,7 +395,7 @@ class IPythonEngine(MeshEngine):
     def _end_all(self, engines: Iterable[int], within: float) -> None:
         with contextlib.suppress(Exception):
             asked = [self._client[engine].apply_async(end, self.run, within) for engine in engines]
-            self._client.wait(asked, timeout=_ENDS_WITHIN)
+            self._client.wait(asked, timeout=ENDS)
             self._client.purge_local_results(asked)
 
 

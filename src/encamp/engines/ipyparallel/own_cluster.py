@@ -25,8 +25,8 @@ import psutil
 from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.interpreter import python_command
 from encamp.engines.kit.ssh import READY, RemotePrograms, address_towards_hosts
+from encamp.timeouts import AGENT_ENDS
 
-_ENDS_WITHIN = 5.0
 _HERE = HostLine("localhost", 1)
 _PREFIX = "encamp-ipyparallel-"
 _FILES, _FOR_ENGINES = "security", "ipcontroller-engine.json"
@@ -137,7 +137,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     below: list[psutil.Process] = []
     with suppress(psutil.Error):  # it has ended
         program = psutil.Process(process.pid)
-        until = time.monotonic() + _ENDS_WITHIN
+        until = time.monotonic() + AGENT_ENDS
         while program.status() not in _STOPPED and time.monotonic() < until:
             time.sleep(0.001)
         below = program.children(recursive=True)

@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 from encamp.engines.kit.mesh.addresses import address_towards
 from encamp.engines.kit.mesh.tunnel import Tunnel, TunnelData
 from encamp.engines.kit.start_agents import Order, Tunnels, begin
+from encamp.timeouts import ENDS
 
 _TYPE = "encamp_tunnel"
-_WITHIN = 3.0
 _AGAIN, _SILENCE = 5.0, 30.0
 """Seconds after which a program repeats its greeting to engines with tunnels in use, and seconds
 without any message of a program after which an engine takes it as ended."""
@@ -181,7 +181,7 @@ class Relay:
 
     def close(self) -> None:
         """End all tunnels, here and in the engines. Blocks for at most three seconds."""
-        wait([ending for engine in list(self._engines) if (ending := self.end(engine))], _WITHIN)
+        wait([ending for engine in list(self._engines) if (ending := self.end(engine))], ENDS)
 
 
 class _ProgramSide:

@@ -12,9 +12,9 @@ from encamp import capacity
 from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.interpreter import PACKAGE, START, python_command
 from encamp.engines.kit.logins import LogIns, refused
+from encamp.timeouts import LOGS_IN
 
 _AT_ONCE = 64
-_ANSWER_WITHIN = 10.0
 
 
 def with_cores(
@@ -28,7 +28,7 @@ def with_cores(
     most ``within`` seconds. A host that does not answer gets one slot; the engine reports the
     reason when it starts there.
     """
-    within = min(within, _ANSWER_WITHIN)
+    within = min(within, LOGS_IN)
     log_ins = LogIns(within)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return list(pool.map(lambda host: _with_cores(host, command, log_ins, within), hosts))

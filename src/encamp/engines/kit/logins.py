@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from encamp.timeouts import LOGS_IN_AGAIN
+
 T = TypeVar("T")
 
 AT_ONCE = 8
 """Logins that start together."""
 _APART = 0.05
 """Seconds between two logins after that: most are authenticated by then."""
-_WITHIN = 30.0
-"""Seconds for which a refused login is tried again."""
 _PAUSE, _LONGEST = 0.3, 5.0
 """Seconds before the second try, and at most before later ones."""
 _FAILED = 255
@@ -45,7 +45,7 @@ def shut_out(said: str) -> bool:
 class LogIns:
     """Starts logins to many hosts one after the other. For any thread."""
 
-    def __init__(self, within: float = _WITHIN) -> None:
+    def __init__(self, within: float = LOGS_IN_AGAIN) -> None:
         self._lock = threading.Lock()
         self._next = time.monotonic() - AT_ONCE * _APART
         self._until = time.monotonic() + within

@@ -24,15 +24,15 @@ from encamp.engines.kit.interpreter import PACKAGE, START, python_command
 from encamp.engines.kit.logins import LogIns, refused
 from encamp.engines.kit.mesh.addresses import address_towards_login
 from encamp.errors import BadJob, EngineUnavailable, printable
+from encamp.timeouts import LOGS_IN
 from encamp.wire.ready import readable
 
 SSH = "ENCAMP_SSH"
 """The environment variable with the command that logs in to hosts; by default ``ssh``."""
-QUIET = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
+QUIET = ("-o", "BatchMode=yes", "-o", f"ConnectTimeout={LOGS_IN:g}")
 """Options that keep ssh from asking for anything."""
 READY = b"ready\n"
 _AT_ONCE = 64
-_ENDS_WITHIN = 10.0
 
 
 def remote_command() -> list[str]:
@@ -106,7 +106,7 @@ class RemotePrograms:
         """End them; blocks until they have ended, or have been killed. May be called twice."""
         for program in self._programs:
             program.ask_to_end()
-        until = time.monotonic() + _ENDS_WITHIN
+        until = time.monotonic() + LOGS_IN
         for program in self._programs:
             program.end(max(0.0, until - time.monotonic()))
         self._programs = []
@@ -147,7 +147,7 @@ class _Program:
             self.why = self._last_words() or "it does not answer"
             self.refused = refused(self._process.poll(), self.why)
             self.ask_to_end()
-            self.end(_ENDS_WITHIN)
+            self.end(LOGS_IN)
 
     def _becomes_ready(self, until: float) -> bool:
         while readable(self._stdout, until - time.monotonic()):

@@ -22,6 +22,7 @@ import msgspec
 
 from encamp.engines.kit.foreign import foreign
 from encamp.engines.kit.interpreter import PACKAGE, START, python_command
+from encamp.timeouts import KILLED
 from encamp.version import __version__
 
 _HERE = ("PARALLEL_", "ENCAMP_")
@@ -30,7 +31,6 @@ _ELSEWHERE = ("PARALLEL_",)
 _SECRET = ("IPP_CONNECTION_INFO", "JUPYTER_TOKEN", "__DASK_PARENT_PID")
 """Variables of other systems that are for their own processes only."""
 _TAIL = 2000
-_KILLED_WITHIN = 5.0
 _running: dict[tuple[str, int], tuple[subprocess.Popen[bytes], IO[bytes], threading.Thread]] = {}
 """By run and number: agents, with their logs and the threads that wait for their ends."""
 _ended: dict[str, dict[int, str]] = {}
@@ -197,7 +197,7 @@ def end(run: str, within: float = 0.0) -> None:
             wait.join(max(0.0, deadline - time.monotonic()))
             if wait.is_alive():
                 process.kill()
-                wait.join(_KILLED_WITHIN)
+                wait.join(KILLED)
     _ended.pop(run, None)
 
 

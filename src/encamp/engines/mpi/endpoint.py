@@ -26,6 +26,7 @@ from encamp.engines.mpi.inbox import FRAME, FRAMED, HEAD, Inbox, MPIShortMessage
 from encamp.engines.mpi.leftovers import remove
 from encamp.engines.mpi.processes import Processes
 from encamp.errors import EngineFailed
+from encamp.timeouts import LEAVES, STARTS
 from encamp.wire.frames import MARK, Buffer, Parts, flat
 
 if TYPE_CHECKING:
@@ -47,8 +48,6 @@ IDLE_LONG = 0.01, 0.02
 """The same, when nothing has arrived for ``LONG`` seconds, and for a second."""
 UNDER_WAY = 0.0002
 """Seconds between two polls after that, while a message is in transit."""
-LEAVE_WITHIN, LEAVE_AT_MOST = 5.0, 60.0
-"""Seconds that leaving may take while nothing arrives, and in all."""
 
 _SMALL = 1 << 16
 """Parts up to this size are sent together."""
@@ -464,9 +463,9 @@ class MPIEndpoint(Endpoint):
         if self._rank and 0 not in self._gone:
             return False
         now = time.monotonic()
-        self._last = self._last or now + LEAVE_AT_MOST
+        self._last = self._last or now + STARTS
         if came or not self._deadline:
-            self._deadline = min(self._last, now + LEAVE_WITHIN)
+            self._deadline = min(self._last, now + LEAVES)
         return now > self._deadline or (self._hasty and self._rank > 0)
 
 

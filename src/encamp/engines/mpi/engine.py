@@ -41,6 +41,7 @@ from encamp.engines.mpi.libraries import take_left_out
 from encamp.engines.mpi.one_host import OneHostMPIEngine, cores_of_ranks_here
 from encamp.errors import EngineFailed, EngineUnavailable
 from encamp.search_paths import SEARCH_PATHS, take_search_paths
+from encamp.timeouts import ALL_START
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -55,8 +56,6 @@ _SIZES_HERE = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")
 """Environment variables in which some launchers give the number of ranks on this host."""
 _OF_RANKS = ("PMI", "PMIX_", "HYDI_", "MPI_LOCAL", "MPIR_", "OMPI_", "OPAL_", "PRTE_")
 """Prefixes of variables that would make other programs believe that they are ranks."""
-_COME_WITHIN = 120.0
-"""Seconds within which all ranks must have opened their endpoints."""
 _FINALIZE_WITHIN = 10
 _LIBRARY = (
     "set MPI4PY_LIBMPI to the library that belongs to this mpirun: in packages from PyPI "
@@ -135,7 +134,7 @@ def join(arguments: Sequence[str]) -> MPIEndpoint | None:
     for the ranks only (``unset=NAME,NAME``).
     """
     base, names = int(arguments[0]), arguments[1].removeprefix("unset=").split(",")
-    signal.alarm(int(_COME_WITHIN))  # a rank without the others waits inside of MPI
+    signal.alarm(int(ALL_START))  # a rank without the others waits inside of MPI
     link = call_home()
     left_out = [*take_left_out(), *_take_defaults()]
     with _interface():
@@ -316,9 +315,9 @@ def _communicator(mpi: ModuleType) -> Intracomm:
         library = mpi.Get_library_version().strip()[:40]
         why = f"mpi4py uses {library}, but the launcher belongs to another MPI"
         raise EngineUnavailable("mpi", why, "set MPI4PY_LIBMPI, or use the launcher of that MPI")
-    if not _poll(request.Test, _COME_WITHIN):
+    if not _poll(request.Test, ALL_START):
         why = (
-            f"not all ranks have opened a cluster within {_COME_WITHIN:g} s; all ranks must "
+            f"not all ranks have opened a cluster within {ALL_START:g} s; all ranks must "
             "run the same script"
         )
         raise EngineFailed("mpi", why)

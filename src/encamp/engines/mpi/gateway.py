@@ -39,18 +39,13 @@ from encamp.engines.mpi.leftovers import clear
 from encamp.engines.mpi.run import END, FRAME, GIVE_UP, HEAD, KEY, LEFT, READY, Run
 from encamp.errors import BadFrame, BadJob, EngineFailed, EngineUnavailable
 from encamp.quantities import duration, whole
+from encamp.timeouts import CONNECTS, ENDS, GRACE
 from encamp.wire.frames import Buffer, Parts, Reader, Writer
 
-_GONE_WITHIN = 2.0
-"""Seconds that a launcher may take to end when its job is lost."""
 _SLOW = 2.5
 """Seconds after which the hosts are checked if a job has not started."""
 _LOOK = 0.1
 """Seconds between two checks whether they have answered."""
-_ASKED_WITHIN = 5.0
-"""Seconds within which a host has to answer."""
-_ASKED_AGAIN_WITHIN = 3.0
-_CLEARED_WITHIN = 4.0
 _REFUSALS = 5
 """How often a job is started again if sshd has refused logins because there were too many."""
 
@@ -205,7 +200,7 @@ class LaunchedMPI(Engine):
                 self._poll.poll(max(0.0, min(look, self._deadline) - time.monotonic()))
                 self._news += self.receive()
                 if questions is None and time.monotonic() > look and self._run is not None:
-                    questions = self._run.plan.ask(_ASKED_WITHIN)
+                    questions = self._run.plan.ask(CONNECTS)
                 if questions is not None:
                     look = math.inf if questions.answered else time.monotonic() + _LOOK
                     self._heed(self._run, questions)
@@ -224,7 +219,7 @@ class LaunchedMPI(Engine):
                 self._run = None
                 self._failure = EngineFailed(self.name, _sentence(faults))
                 good = tuple(host for host in run.plan.hosts if host.name not in faults)
-                replace(run.plan, hosts=good).ask(_CLEARED_WITHIN).faults()  # cleans these hosts
+                replace(run.plan, hosts=good).ask(CONNECTS).faults()  # cleans these hosts
                 clear()
 
     def _launch(self) -> None:
@@ -276,13 +271,13 @@ class LaunchedMPI(Engine):
     def _lost(self, run: Run, arrivals: list[Arrival]) -> None:
         """Report the end of a job, and start the next one unless that would be in vain."""
         lost = sorted(run.agents)
-        why = run.end(_GONE_WITHIN)
+        why = run.end(GRACE)
         self._run = None  # not earlier, so that `stop` ends it if this is interrupted
         arrivals += [Left(agent, why) for agent in lost]
         if not run.ready:
             clear()
         late = not run.ready and time.monotonic() > self._deadline
-        faults = run.plan.ask(_ASKED_AGAIN_WITHIN if run.ready else _ASKED_WITHIN).faults()
+        faults = run.plan.ask(ENDS if run.ready else CONNECTS).faults()
         intruded = self._intrusions > 0 and ended_by_intruder(why, ready=run.ready)
         if run.ready and (intruded or self._restarts > 0) and self._go_without(faults):
             self._intrusions -= intruded
@@ -325,7 +320,7 @@ class LaunchedMPI(Engine):
             if run is not None:
                 run.end()
                 if not run.ready:  # interrupted while it started
-                    run.plan.ask(_CLEARED_WITHIN).faults()
+                    run.plan.ask(CONNECTS).faults()
                     clear()
             self._poll.close()
 

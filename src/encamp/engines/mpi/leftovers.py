@@ -14,16 +14,13 @@ from pathlib import Path
 
 import psutil
 
+from encamp.timeouts import ALL_START, GRACE, MARGIN
+
 _SEGMENT = re.compile(r" /dev/shm/(mpich_shm_|sm_segment\.|vader_segment\.)\S+$", re.MULTILINE)
 _TOPOLOGY = "/tmp/hydra_hwloc_xmlfile_"  # noqa: S108
 _PROXY = "hydra_pmi_proxy"
 _DAEMON = "prted"
 """Open MPI's process on each host; its folder is called by this name and its process id."""
-_ANSWER_WITHIN = 2.0
-_NEW = 120.0
-"""Seconds after which a file is too old to belong to a job that is starting."""
-_GONE_WITHIN = 1.0
-"""Seconds that a daemon may take to end when its launcher has gone."""
 _LOOK = 0.05
 _MAPPED_WITHIN = 0.2
 """Seconds within which the creator of a segment has mapped it."""
@@ -78,7 +75,7 @@ def _asked(fd: int, line: str) -> dict[str, str]:
     """The process manager's answer to a line of the protocol PMI 1."""
     os.write(fd, f"{line}\n".encode())
     answer = b""
-    while not answer.endswith(b"\n") and select.select([fd], [], [], _ANSWER_WITHIN)[0]:
+    while not answer.endswith(b"\n") and select.select([fd], [], [], GRACE)[0]:
         answer += os.read(fd, 4096) or b"\n"
     return dict(word.split("=", 1) for word in answer.decode().split() if "=" in word)
 
@@ -95,7 +92,7 @@ def clear() -> None:
         remove(segments.intersection(_unused_segments()))
     if not any(process.info["name"] == _PROXY for process in psutil.process_iter(["name"])):
         remove(_own(Path(_TOPOLOGY)))
-    deadline = time.monotonic() + _GONE_WITHIN
+    deadline = time.monotonic() + MARGIN
     while daemons := dict(_daemons()):
         remove(folder for folder, runs in daemons.items() if not runs)
         if not any(daemons.values()) or time.monotonic() > deadline:
@@ -128,5 +125,5 @@ def _own(beginning: Path) -> Iterator[str]:
     for path in beginning.parent.glob(f"{beginning.name}*"):
         with suppress(OSError):
             status = path.stat()
-            if status.st_uid == os.getuid() and time.time() - status.st_mtime < _NEW:
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime < ALL_START:
                 yield str(path)

@@ -20,8 +20,9 @@ from secrets import token_bytes
 import msgspec
 
 from encamp.engines.base import Arrival, Frame, Joined, Left
-from encamp.engines.mpi.launch import END_WITHIN, KEY_FILE, Job, Plan, ended_by_intruder
+from encamp.engines.mpi.launch import KEY_FILE, Job, Plan, ended_by_intruder
 from encamp.errors import BadFrame, EngineUnavailable
+from encamp.timeouts import ALL_END, GRACE
 from encamp.wire.frames import Buffer, Parts, Reader, Writer
 from encamp.wire.ready import writable
 from encamp.wire.seal import KEY_BYTES
@@ -29,7 +30,6 @@ from encamp.wire.seal import KEY_BYTES
 KEY, READY, FRAME, LEFT, GIVE_UP, END = range(6)
 HEAD = struct.Struct("<Bq")
 """First part of every message on the socket: its kind, and a number, such as an agent's."""
-_DRAIN_WITHIN = 2.0
 _SILENT_WITHIN = 2.0, 0.5
 """Seconds that a job may take to end if it has lost agents, so that it cannot end properly."""
 _LONGEST_PATH = 100
@@ -166,7 +166,7 @@ class Run:
             self.agents = {self._base + rank for rank in range(1, number + 1)}
             arrivals += [Joined(agent) for agent in sorted(self.agents)]
 
-    def end(self, within: float = END_WITHIN) -> str:
+    def end(self, within: float = ALL_END) -> str:
         """End the job, and return how it ended; nothing of it is left afterwards."""
         self.send([HEAD.pack(END, 0)])
         self._drain()
@@ -191,10 +191,10 @@ class Run:
         return why
 
     def _drain(self) -> None:
-        deadline = time.monotonic() + _DRAIN_WITHIN
+        deadline = time.monotonic() + GRACE
         link = self._link
         with suppress(OSError):
             while link is not None and self.sending and time.monotonic() < deadline:
-                writable(link, _DRAIN_WITHIN)
+                writable(link, GRACE)
                 self._writer.flush()
                 self._note_writing()

@@ -18,12 +18,11 @@ from encamp.engines.pvm.machine import daemon_files
 from encamp.engines.pvm.membership import own_descriptor
 from encamp.errors import EngineFailed
 from encamp.search_paths import SEARCH_PATHS, take_search_paths, whole_search_path
+from encamp.timeouts import STARTS
 from encamp.wire.ready import readable
 
 ORDER = 21
 """The tag of the message with the order."""
-_WITHIN = 60.0
-"""Seconds within which the order has to arrive."""
 _TRAVELS = ("PARALLEL_", *SEARCH_PATHS)
 """Prefixes of variables that agents on other hosts get from the controller."""
 
@@ -77,7 +76,7 @@ def _order() -> Order:
     fd, parent = own_descriptor(), libpvm.parent()
     if parent is None:
         raise EngineFailed("pvm", "it was not started by a controller")
-    deadline = time.monotonic() + _WITHIN
+    deadline = time.monotonic() + STARTS
     while not (buffer := libpvm.nrecv(parent, ORDER)):
         left = deadline - time.monotonic()
         if left <= 0:

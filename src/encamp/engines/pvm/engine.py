@@ -28,11 +28,10 @@ from encamp.engines.pvm.libpvm import HostInfo, PVMError
 from encamp.engines.pvm.membership import ADDED, ENDED, PRINTED, Membership
 from encamp.engines.pvm.naming import addresses_in, first_words, host_names
 from encamp.errors import EngineFailed
+from encamp.timeouts import GRACE
 from encamp.wire.ready import readable
 
 _HERE = "127.0.0.1"
-_ENDED_WITHIN = 2.0
-"""Seconds for the end of processes that have closed their connections, or were killed."""
 _LOOK = 0.05
 _TAIL = 2000
 _ALL_ADDED = 1 << 20
@@ -184,7 +183,7 @@ class PVMEngine(MeshEngine):
 
         Blocks for seconds at most: PVM reports the ends of tasks on hosts that are there at once.
         """
-        deadline = time.monotonic() + _ENDED_WITHIN
+        deadline = time.monotonic() + GRACE
         while True:
             self._member.drain()
             agents = ((task, task.agent) for task in list(self._tasks.values()))
@@ -355,7 +354,7 @@ class PVMEngine(MeshEngine):
 
     def _wait(self) -> None:
         """Wait until PVM has reported the ends of all tasks, for some seconds at most."""
-        deadline = time.monotonic() + _ENDED_WITHIN
+        deadline = time.monotonic() + GRACE
         while not self._member.failure and self._running() and time.monotonic() < deadline:
             readable(self._member.fd, _LOOK)
             self._member.drain()

@@ -19,11 +19,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-_LEAVE_WITHIN = 6.0
-"""Seconds within which tasks end whose spawner is gone."""
-_HALT_WITHIN = 3.0
-"""Seconds within which the machine has to halt; it does not while it waits for a dead host."""
-_ENDED_WITHIN = 1.0
+from encamp.timeouts import AGENT_ENDS, ENDS, MARGIN
+
 _LOOK = 0.2
 """Seconds between checks whether the daemon has ended."""
 
@@ -75,7 +72,7 @@ def _told(daemon: subprocess.Popen[bytes]) -> bool:
 
 def _wait_for_tasks(daemon: subprocess.Popen[bytes]) -> None:
     """The other process has died: wait for its tasks, which notice that and end."""
-    deadline = time.monotonic() + _LEAVE_WITHIN
+    deadline = time.monotonic() + AGENT_ENDS
     while _children(daemon.pid) and time.monotonic() < deadline:
         time.sleep(0.02)
 
@@ -85,11 +82,11 @@ def _finish(daemon: subprocess.Popen[bytes]) -> None:
     if daemon.poll() is None:
         with suppress(subprocess.TimeoutExpired):
             halt()
-            daemon.wait(_HALT_WITHIN)
+            daemon.wait(ENDS)
     left = _children(daemon.pid)
     for deed in (daemon.terminate, daemon.kill):
         with suppress(subprocess.TimeoutExpired):
-            daemon.wait(_ENDED_WITHIN)
+            daemon.wait(MARGIN)
             break
         deed()
     daemon.wait()
@@ -104,7 +101,7 @@ def halt() -> None:
     A call of libpvm, or a signal to the daemon, would also end this process as one of its tasks.
     """
     with suppress(OSError, subprocess.TimeoutExpired):
-        subprocess.run(["pvm"], input=b"halt\n", capture_output=True, timeout=_HALT_WITHIN)
+        subprocess.run(["pvm"], input=b"halt\n", capture_output=True, timeout=ENDS)
 
 
 def _children(pid: int) -> list[int]:

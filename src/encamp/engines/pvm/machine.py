@@ -24,6 +24,7 @@ from encamp.engines.kit.sentinel import Sentinel
 from encamp.engines.pvm import keeper
 from encamp.engines.pvm.naming import why_not
 from encamp.errors import EngineFailed, EngineUnavailable
+from encamp.timeouts import ENDS, GREETED
 from encamp.wire.ready import readable
 
 REMEDY = "install PVM (Debian: apt-get install pvm libpvm3)"
@@ -36,10 +37,8 @@ _ADD_WITHIN = 240.0
 """Seconds to add hosts; PVM itself waits for dead hosts for a little more than three minutes."""
 _ADD_ENDS_WITHIN = 4.0
 """Seconds for the same if nobody waits for the hosts any more; most have joined by then."""
-_START_WITHIN = 20.0
 _END_WITHIN = 25.0
 """Seconds that the keeper may take to end; it gives the machine less."""
-_DAEMON_ENDS_WITHIN = 3.0
 _LONGEST_FOLDER = 80
 """Longest folder for PVM's sockets, whose paths the kernel limits to 108 bytes."""
 
@@ -153,7 +152,7 @@ class OwnMachine(Machine):
     def _started(self) -> int:
         """Start the daemon; returns its process id. Raises `EngineUnavailable`."""
         assert self._keeper.stdout is not None  # noqa: S101
-        ready = readable(self._keeper.stdout, _START_WITHIN)
+        ready = readable(self._keeper.stdout, GREETED)
         line = self._keeper.stdout.readline().decode(errors="replace") if ready else ""
         word, _, pid = line.partition(" ")
         if word == "ready":
@@ -326,7 +325,7 @@ def _end(pid: int) -> None:
     """Wait some seconds for the end of a process, and then kill it."""
     process = Sentinel(pid)
     try:
-        if not readable(process, _DAEMON_ENDS_WITHIN):
+        if not readable(process, ENDS):
             process.kill()
     finally:
         process.close()

@@ -14,9 +14,10 @@ from typing import IO, TYPE_CHECKING
 
 from encamp.errors import CommandNotFound, StepFailed, ending_text, printable, text_of
 from encamp.jobs.steps import Command
-from encamp.slot.processes import GRACE, end_descendants
+from encamp.slot.processes import end_descendants
 from encamp.slot.threads import with_chosen
 from encamp.storage.inputs.mirror import safe_target
+from encamp.timeouts import GRACE
 
 if TYPE_CHECKING:
     from resource import struct_rusage

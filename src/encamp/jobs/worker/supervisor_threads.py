@@ -15,10 +15,10 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, ParamSpec, TypeVar
 
-from encamp.agent.process import STOP_WITHIN
 from encamp.engines.kit.streams import open_standard_streams
 from encamp.sizes import counted
 from encamp.slot.open_files import need_files
+from encamp.timeouts import ENDS
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,6 +64,6 @@ class Supervisors(Executor):
                     order[0].cancel()
         for _ in self._threads:
             self._orders.put(None)
-        deadline = time.monotonic() + STOP_WITHIN
+        deadline = time.monotonic() + ENDS
         for thread in self._threads if wait else ():
             thread.join(max(0.0, deadline - time.monotonic()))

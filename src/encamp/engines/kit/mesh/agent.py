@@ -20,11 +20,7 @@ from encamp.engines.kit.mesh.mesh import Address, Greeting, Mesh, addresses
 from encamp.engines.kit.sentinel import Sentinel
 from encamp.engines.kit.start_agents import Spec
 from encamp.errors import EngineFailed
-
-_REACH_WITHIN = 60.0
-"""Seconds within which the controller has to answer: it may be busy."""
-_ANSWER_WITHIN = 20.0
-"""Seconds within which the end that accepts a connection has to authenticate itself."""
+from encamp.timeouts import GREETED, STARTS
 
 
 class MeshAgent(Mesh):
@@ -78,7 +74,7 @@ class MeshAgent(Mesh):
         while link.fileno() >= 0 and not self._reached:
             self._poll.poll(max(0.0, min(link.deadline - time.monotonic(), 1.0)))
             if link.connected:
-                within = _REACH_WITHIN if link.shaken else _ANSWER_WITHIN
+                within = STARTS if link.shaken else GREETED
                 link.deadline = max(link.deadline, began + within)
             self._look()
         return self._reached

@@ -30,12 +30,8 @@ from encamp.engines.kit.mesh.mesh import (
 )
 from encamp.engines.kit.start_agents import Order, host_id, variables_to_send
 from encamp.errors import EngineFailed
+from encamp.timeouts import ALL_END, LOST_BY_OTHERS
 from encamp.wire.frames import Buffer, Parts
-
-_ENDS_WITHIN = 7.0
-"""Seconds that agents may take to end by themselves, since their slots have to end first."""
-_KNOWN_WITHIN = 3.0
-"""Seconds after which an agent that another has lost counts as lost, unless its end is known."""
 
 
 @dataclass
@@ -218,7 +214,7 @@ class MeshEngine(Mesh, Engine):
             if to is not None and to.link is not None and link.number is not None:
                 self.send(said.to, [control(Relay(link.number, said.to)), *parts[1:]])
         elif isinstance(said, ConnectionLost) and said.number in self.known:
-            self._broken.setdefault(said.number, time.monotonic() + _KNOWN_WITHIN)
+            self._broken.setdefault(said.number, time.monotonic() + LOST_BY_OTHERS)
 
     def lost(self, number: int, link: Link, why: Exception) -> None:
         """An agent has left, and nothing more arrives from it."""
@@ -287,7 +283,7 @@ class MeshEngine(Mesh, Engine):
         if self._process != os.getpid() or self._closed:
             return
         self._stopping = True
-        deadline = time.monotonic() + _ENDS_WITHIN
+        deadline = time.monotonic() + ALL_END
         self._wait_until(lambda: not self._there(), deadline)
         if left := self._there():
             self.end_by_force(left)

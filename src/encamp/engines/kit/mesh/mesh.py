@@ -28,17 +28,13 @@ from encamp.engines.kit.mesh.identity import Identity
 from encamp.engines.kit.mesh.link import Link, dial, prepared
 from encamp.engines.kit.waker import Waker
 from encamp.errors import BadFrame
+from encamp.timeouts import CONNECTS, GREETS, LEAVES
 from encamp.wire.frames import MARK, Buffer, Parts
 
-GREET_WITHIN = 10.0
-"""Seconds within which an end that connects has to authenticate itself and send its number."""
-_DIAL_WITHIN = 5.0
-"""Seconds to connect to another agent, before frames go through the controller."""
 _STRANGERS = 512
 """Connections that are accepted before they have sent their greeting."""
 _REST = 0.5
 """Seconds without accepting connections if there are too many, or no descriptor is left."""
-_LEAVE_WITHIN = 5.0
 _SPIN = 0.0002
 """Seconds after the last arrival for which an end polls without a pause."""
 _OFTEN, _SELDOM = 8, 64
@@ -208,7 +204,7 @@ class Mesh(Endpoint):
         return link
 
     def _add(self, link: Link) -> None:
-        link.deadline = time.monotonic() + (GREET_WITHIN if link.server else _DIAL_WITHIN)
+        link.deadline = time.monotonic() + (GREETS if link.server else CONNECTS)
         self._links[link.fileno()] = link
         self._strangers.add(link)
         link.watched = select.EPOLLIN | (select.EPOLLOUT if link.wants_room else 0)
@@ -474,7 +470,7 @@ class Mesh(Endpoint):
 
         Closing a socket with unread data discards what it has sent (RFC 2525, 2.17).
         """
-        deadline = time.monotonic() + _LEAVE_WITHIN
+        deadline = time.monotonic() + LEAVES
         self._wait_until(lambda: not self._busy(), deadline)
         for link in list(self._links.values()):
             link.finish()
