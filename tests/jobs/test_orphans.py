@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from job_steps import write
 import encamp
 from encamp.cli.job_states import state_of
 from encamp.cli.prune import prune_command
-from encamp.errors import BadJob, JobBusy
+from encamp.errors import BadDestination, BadJob, CannotRemove, JobBusy
 from encamp.facts import Published
 from encamp.jobs.journal import Journal, Record, outputs_in
 from encamp.jobs.plan.orphans import _NAMED, OrphanWatch, orphans
@@ -43,7 +45,7 @@ def _run(job: encamp.Job, **options: Any) -> JobReport:
 
 
 def _files() -> list[str]:
-    files = (path for path in Path("out").rglob("*") if "job.job" not in path.parts)
+    files = (path for path in Path("out").rglob("*") if ".job" not in str(path))
     return sorted(str(path.relative_to("out")) for path in files)
 
 
@@ -303,6 +305,79 @@ def test_prune_waits_for_no_running_job(here: Path) -> None:
             prune_command(Path("out"), dry_run=False)
     with pytest.raises(BadJob, match="there is no such folder"):
         prune_command(Path("nowhere"), dry_run=True)
+
+
+def test_prune_removes_what_it_can_and_names_what_stays(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("models").mkdir()
+    _run(_job([1, 2, 3, 4], name="{}.txt", mirror="models"))
+    _run(_job([1], name="{}.txt", mirror="models"))
+    unlink = os.unlink
+
+    def refusing(path: str, *, dir_fd: int | None = None) -> None:
+        if path == "3.txt":
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
+        unlink(path, dir_fd=dir_fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refusing)
+        with pytest.raises(CannotRemove) as stayed:
+            prune_command(Path("out"), dry_run=False)
+    assert str(stayed.value) == f"cannot remove {here}/out/m/3/3.txt: operation not permitted"
+    gone = [f"removed {here}/out/m/{name}" for name in ("2/2.txt", "4/4.txt", "2", "4")]
+    assert sorted(capsys.readouterr().out.splitlines()) == sorted(gone)
+    prune_command(Path("out"), dry_run=False)
+    assert _files() == ["m", "m/1", "m/1/1.txt", "sum.txt"]
+
+
+def test_a_folder_that_cannot_be_entered_keeps_its_orphans(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("models").mkdir()
+    _run(_job([1, 2], mirror="models"))
+    _run(_job([1], mirror="models"))
+    hidden = Path("out/m/2/m2.txt").absolute()
+    lstat = os.lstat
+
+    def refusing(path: str) -> os.stat_result:
+        if path == str(hidden):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return lstat(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "lstat", refusing)
+        patch.setattr("encamp.jobs.plan.orphans.intact", lambda *_: False)
+        prune_command(Path("out"), dry_run=False)
+    assert f"kept {hidden}: it has changed" in capsys.readouterr().out
+    prune_command(Path("out"), dry_run=False)
+    assert not hidden.exists()
+
+
+def test_a_job_that_cannot_be_pruned_does_not_keep_the_others_from_it(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("busy", "free", "fixed"):
+        for tasks in ([1, 2], [1]):
+            job = encamp.Job(name, to="out")
+            for n in tasks:
+                job.add(f"m{n}", f"touch {name}{n}", outputs=f"{name}{n}")
+            _run(job)
+    written = Journal.writing
+
+    def refusing(journal: Journal) -> AbstractContextManager[None]:
+        if journal.folder.name == "fixed.job":
+            raise BadDestination("out/fixed.job", "read-only file system")
+        return written(journal)
+
+    monkeypatch.setattr(Journal, "writing", refusing)
+    with Journal(Path("out/busy.job")).writing(), pytest.raises(JobBusy):
+        prune_command(Path("out"), dry_run=False)
+    why = "out/fixed.job: it cannot be written, so nothing is removed: read-only file system"
+    assert capsys.readouterr().out.splitlines() == [f"removed {here}/out/free2", why]
+    assert _files() == ["busy1", "busy2", "fixed1", "fixed2", "free1"]
+    with pytest.raises(BadJob, match=why):
+        prune_command(Path("out/fixed.job"), dry_run=False)
 
 
 def test_a_run_and_the_status_count_them_until_they_are_gone(

@@ -7,7 +7,16 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from encamp.cli.job_states import job_folders
-from encamp.errors import NotOurs, printable, shown
+from encamp.errors import (
+    BadDestination,
+    BadJob,
+    CannotRemove,
+    InputError,
+    JobBusy,
+    NotOurs,
+    printable,
+    shown,
+)
 from encamp.jobs.journal import Journal
 from encamp.jobs.plan.orphans import Pruned, prune
 
@@ -15,10 +24,13 @@ from encamp.jobs.plan.orphans import Pruned, prune
 def prune_command(destination: Path, *, dry_run: bool, shared: bool = False) -> None:
     """Remove the orphans of every job with a folder in ``destination``, or list them.
 
-    Raises `NotOurs` if there is one job, and it may belong to another user.
+    A job that cannot be pruned does not keep the others from it. Raises `NotOurs` if there is one
+    job, and it may belong to another user, `JobBusy`, `BadJob` if a job's folder cannot be
+    written, and `CannotRemove` with the files that could not be removed.
     """
     folders = job_folders(destination)
     pruned: list[Pruned] = []
+    refused: list[InputError] = []
     for folder in folders:
         try:
             pruned.append(_pruned(folder, shared, dry_run=dry_run))
@@ -26,16 +38,34 @@ def prune_command(destination: Path, *, dry_run: bool, shared: bool = False) -> 
             if len(folders) == 1:
                 raise
             _say(str(exc))
-    verb = "would remove" if dry_run else "removed"
-    for one in pruned:
-        for path in (*one.removed, *one.folders):
-            _say(f"{verb} {printable(path)}")
-        not_below = f"it is not below {destination}"
-        kept = dict.fromkeys(one.kept, "it has changed since the job published it")
-        for path, why in {**kept, **dict.fromkeys(one.elsewhere, not_below)}.items():
-            _say(f"kept {printable(path)}: {why}; remove it yourself if nobody needs it")
-    if not any(one.removed or one.folders or one.kept or one.elsewhere for one in pruned):
+            continue
+        except JobBusy as exc:
+            refused.append(exc)
+            continue
+        except BadDestination as exc:
+            why = f"it cannot be written, so nothing is removed: {exc.why}"
+            refused.append(BadJob(exc.path, why))
+            continue
+        _tell(pruned[-1], destination, "would remove" if dry_run else "removed")
+    if not refused and not any(
+        one.removed or one.folders or one.kept or one.elsewhere or one.stayed for one in pruned
+    ):
         _say(f"nothing to remove in {printable(destination)}")
+    if stayed := {path: why for one in pruned for path, why in one.stayed.items()}:
+        raise CannotRemove(stayed)
+    for exc in refused[1:]:
+        _say(str(exc))
+    if refused:
+        raise refused[0]
+
+
+def _tell(pruned: Pruned, destination: Path, verb: str) -> None:
+    for path in (*pruned.removed, *pruned.folders):
+        _say(f"{verb} {printable(path)}")
+    kept = dict.fromkeys(pruned.kept, "it has changed since the job published it")
+    not_below = dict.fromkeys(pruned.elsewhere, f"it is not below {destination}")
+    for path, why in {**kept, **not_below}.items():
+        _say(f"kept {printable(path)}: {why}; remove it yourself if nobody needs it")
 
 
 def _pruned(folder: Path, shared: bool, *, dry_run: bool) -> Pruned:

@@ -46,7 +46,13 @@ class Orphan:
         """Whether it was removed meanwhile."""
         if is_url(self.path):
             return urls.size_of(self.path) is None
-        return not os.path.lexists(self.path)
+        try:
+            os.lstat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:  # in a folder that cannot be entered now
+            return False
+        return False
 
     @property
     def is_folder(self) -> bool:
@@ -203,20 +209,22 @@ class OrphanWatch:
 class Pruned:
     """The result of pruning: orphans that were removed, or kept because they have changed.
 
-    ``elsewhere`` are those that are not below the destination.
+    ``elsewhere`` are those that are not below the destination, ``stayed`` those that could not be
+    removed, and why.
     """
 
     removed: list[str]
     kept: list[str]
     folders: list[str]
     elsewhere: list[str]
+    stayed: dict[str, str]
 
 
 def prune(journal: Journal, to: Path, others: Iterable[str], *, dry_run: bool) -> Pruned:
     """Remove the unchanged orphans, and folders below ``to`` that this leaves empty.
 
     ``others`` are files of other jobs there, which stay. The journal must be open for writing,
-    unless this is a dry run. Raises OSError for a file that cannot be removed.
+    unless this is a dry run.
     """
     found = {path: orphan for path, orphan in orphans(journal).items() if not orphan.gone}
     files = _Remover(to, journal.own_folder.shared)
@@ -227,16 +235,30 @@ def prune(journal: Journal, to: Path, others: Iterable[str], *, dry_run: bool) -
         empty.discard(path)
     unchanged = {path: orphan for path, orphan in found.items() if files.unchanged(orphan)}
     kept = sorted(found.keys() - unchanged.keys())
-    folders = _emptied(unchanged, empty, to)
+    stayed = {} if dry_run else _removed(unchanged, files)
+    removed = sorted(unchanged.keys() - stayed.keys())
+    folders = _emptied(removed, empty, to)
     if not dry_run:
-        for path in unchanged:
-            urls.remove(path) if is_url(path) else files.remove(path)
-        for folder in folders:
-            with suppress(OSError, BadDestination):  # it may not be empty any more
-                files.remove(folder, is_folder=True)
-        flush_folders(_still_there((*unchanged, *folders)))
-        _forget(journal, kept)
-    return Pruned(sorted(unchanged), kept, folders, elsewhere(journal))
+        folders = [folder for folder in folders if not _removed([folder], files, are_folders=True)]
+        flush_folders(_still_there((*removed, *folders)))
+        _forget(journal, (*kept, *stayed))
+    return Pruned(removed, kept, folders, elsewhere(journal), stayed)
+
+
+def _removed(paths: Iterable[str], files: _Remover, *, are_folders: bool = False) -> dict[str, str]:
+    """Remove files, or empty folders; returns those that could not be removed, and why."""
+    stayed = {}
+    for path in paths:
+        try:
+            if is_url(path):
+                urls.remove(path)
+            else:
+                files.remove(path, is_folder=are_folders)
+        except BadDestination as exc:
+            stayed[path] = exc.why
+        except OSError as exc:
+            stayed[path] = (exc.strerror or str(exc)).lower()
+    return stayed
 
 
 class _Remover:
@@ -285,9 +307,10 @@ def _emptied(removed: Iterable[str], empty: set[str], to: Path) -> list[str]:
     folders = sorted((f for f in above | empty if f.startswith(f"{top}/")), key=len, reverse=True)
     emptied = []
     for folder in folders:
-        if all(f"{folder}/{name}" in gone for name in os.listdir(folder)):
-            gone.add(folder)
-            emptied.append(folder)
+        with suppress(OSError):  # a folder that cannot be listed stays
+            if all(f"{folder}/{name}" in gone for name in os.listdir(folder)):
+                gone.add(folder)
+                emptied.append(folder)
     return emptied
 
 
