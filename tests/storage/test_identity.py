@@ -152,6 +152,21 @@ def test_a_disk_that_is_mounted_over_another_holds_other_inputs(here: Path) -> N
     assert found[0][1] != found[1][1]
 
 
+@pytest.mark.parametrize("pattern", ["disk/a", "disk"])
+def test_a_disk_that_is_mounted_in_place_of_another_is_fetched_into_the_cache(
+    here: Path, pattern: str
+) -> None:
+    """The kernel gives the second one the device number of the first."""
+    for text in ("one", "two"):
+        with small_disk(here / "disk", "1m") as mounted:
+            (mounted / "a").write_text(text)
+            os.utime(mounted / "a", ns=(WHEN, WHEN))
+            os.utime(mounted, ns=(WHEN, WHEN))
+            with encamp.sandbox(mirror=encamp.Mirror(pattern, readonly=True)) as folder:
+                assert next(folder.rglob("a")).read_text() == text
+        (here / "disk").rmdir()
+
+
 def test_a_folder_that_is_bound_over_another_holds_other_inputs(here: Path) -> None:
     version(here / "v1", "one")
     version(here / "v2", "two")

@@ -407,7 +407,8 @@ def _executable(permissions: int) -> int:
 
 def _identity(source: Portable, status: os.stat_result, state: TreeState, permissions: int) -> str:
     tree = stat.S_ISDIR(status.st_mode)
-    facts = repr((source, tree, state.identity, permissions, status.st_ino, status.st_dev))
+    numbers = (status.st_ino, status.st_dev)
+    facts = repr((source, tree, state.identity, state.version, permissions, *numbers))
     return hashlib.blake2b(os.fsencode(facts), digest_size=20).hexdigest()
 
 
