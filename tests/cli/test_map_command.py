@@ -72,6 +72,15 @@ def test_each_file_is_a_task_whether_it_is_named_or_matched(data: Path) -> None:
     assert job.tasks["c[1]"].mirror[0].literal
 
 
+def test_a_quoted_pattern_that_is_also_a_file_is_refused(data: Path) -> None:
+    (data / "data/*.txt").write_text("a stray file\n")
+    why = refused("cat {input}", "data/*.txt", no_outputs=True)
+    assert why.startswith("the pattern 'data/*.txt': is the name of a file, but matches data/a.txt")
+    listed = [f"data/{name}" for name in ("*.txt", "a.txt", "b.txt", "c[1].txt")]
+    assert list(job_for("cat {input}", *listed).tasks) == ["*", "a", "b", "c[1]"]
+    assert list(job_for("cat {input}", "data/[*].txt").tasks) == ["*"]
+
+
 def test_names_come_from_standard_input(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fed(monkeypatch, b"data/c[1].txt\n\ndata/d.dat\n")
     assert list(job_for("prog {input}", "-", "data/a.txt").tasks) == ["c[1]", "d", "a"]

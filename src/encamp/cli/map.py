@@ -27,6 +27,7 @@ from encamp.jobs.map_files import job_name
 from encamp.jobs.rows import Rows, lines_in, read_bounded, read_text, rows_in
 from encamp.jobs.steps import command as as_command
 from encamp.jobs.templates.template import parse
+from encamp.storage.inputs.mirror import other_matches
 from encamp.storage.roots import current_folder
 
 _STDIN = "-"
@@ -42,6 +43,8 @@ _ONE_NAME = (
     "would both be published under one name; use a placeholder in it, such as {stem}, or "
     "--into {task}"
 )
+_MOST_PATTERNS = 100
+"""Nobody writes more patterns than these: the shell or a program has listed files."""
 _OPTIONS = {
     "env": "--env",
     "foreach": "--foreach",
@@ -174,17 +177,29 @@ def _foreach(mapped: Mapped, folder: Path) -> list[str | Path] | dict[str, Any]:
         raise BadJob(mapped.files[0], "give files or values, not both; see --mirror for files")
     if not (values or mapped.files):
         raise BadJob("no files", _NOTHING)
-    return values or _files(mapped)
+    return values or _files(mapped, folder)
 
 
-def _files(mapped: Mapped) -> list[str | Path]:
+def _files(mapped: Mapped, folder: Path) -> list[str | Path]:
     found: list[str | Path] = []
+    paths = {folder / name for name in mapped.files}
     for name in mapped.files:
         if name == _STDIN:
             found += _names(null=mapped.null)
         else:
-            found.append(Path(name) if os.path.lexists(name) else name)
+            found.append(Path(name) if _is_path(name, folder, paths) else name)
     return found
+
+
+def _is_path(name: str, folder: Path, paths: set[Path]) -> bool:
+    """Whether a name is that of a file, not a pattern that was quoted and matches others, too.
+
+    For a pattern without quotes the shell has listed all matches in ``paths``.
+    """
+    if not os.path.lexists(name):
+        return False
+    listed = len(paths) > _MOST_PATTERNS
+    return listed or paths.issuperset(other_matches(name, folder / name, folder))
 
 
 def _names(*, null: bool) -> Sequence[Path]:

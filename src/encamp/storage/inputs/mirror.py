@@ -152,7 +152,7 @@ def find(pattern: str, base: Path, *, literal: bool = False) -> list[Path]:
     if not os.path.lexists(name):
         return _globbed(pattern, base)
     path = Path(name)
-    if is_glob(pattern) and not literal:
+    if not literal:
         _check_only_match(pattern, path, base)
     return [path]
 
@@ -204,9 +204,13 @@ def _listed(pattern: str, folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
+def other_matches(pattern: str, literal: Path, base: Path) -> list[Path]:
+    """What a pattern matches besides the file that it is the name of."""
+    return [path for path in _globbed(pattern, base) if path != literal] if is_glob(pattern) else []
+
+
 def _check_only_match(pattern: str, literal: Path, base: Path) -> None:
-    others = [path for path in _globbed(pattern, base) if path != literal]
-    if others:
+    if others := other_matches(pattern, literal, base):
         also = printable(os.path.relpath(others[0], base))
         raise BadJob(
             f"the pattern {pattern!r}",
