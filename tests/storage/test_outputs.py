@@ -139,6 +139,16 @@ def test_a_missing_output_is_named_also_beside_special_files(folder: Path, to: P
     assert caught.value.made == ("a",)
 
 
+@pytest.mark.parametrize("pattern", [".", "./", "./."])
+def test_the_folder_itself_is_an_output_only_under_another_name(
+    pattern: str, folder: Path, to: Path
+) -> None:
+    with pytest.raises(BadJob, match=r"is the task's folder; write '\*\*' for everything in it"):
+        check_outputs(as_outputs(pattern), to)
+    write(folder, "a")
+    assert brought(Output(pattern, rename="all"), folder, to) == ["all/a"]
+
+
 @pytest.mark.parametrize("pattern", ["../x", "/etc/passwd", "a/../../x", "~/x"])
 def test_a_pattern_that_leaves_the_folder_is_refused(pattern: str, to: Path) -> None:
     with pytest.raises(UnsafeTarget):

@@ -126,6 +126,23 @@ def test_what_failed_may_leave_them_to_be_looked_at(data: Path) -> None:
     assert _below("failed") == ["a.csv", "b.csv", "trace.log"]
 
 
+def test_what_failed_replaces_no_source_of_an_input(data: Path) -> None:
+    Path("data/link.csv").symlink_to("a.csv")
+    sources = {path: path.lstat() for path in Path("data").glob("*.csv")}
+
+    def fail() -> None:
+        with encamp.sandbox(mirror="data/*.csv", on_failure={"*.csv": "data"}) as folder:
+            (folder / "a.csv").write_text("half")
+            (folder / "new.csv").write_text("here")
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fail()
+    assert Path("data/new.csv").read_text() == "here"
+    for path, before in sources.items():
+        assert path.lstat() == before
+
+
 def _in_place(step: str) -> encamp.Job:
     job = encamp.Job("job", to="data")
     line = encamp.command(step, shell=True)

@@ -126,7 +126,7 @@ def check_outputs(
     whether a group shares the destination. Raises `UnsafeTarget` for a pattern that leaves the
     task's folder, `BadDestination` for a destination in the local storage, one that cannot be
     written to, a folder beside it, or one that another user has put there, `OutputConflict` for two
-    outputs with one final name.
+    outputs with one final name, `BadJob` for the task's folder itself without a new name.
     """
     known: dict[str, str] = {}
     folders = {} if folders is None else folders
@@ -138,6 +138,9 @@ def check_outputs(
             folders[output.to, output.at] = _checked_folder(output, destination, shared)
         if not any(c in output.pattern for c in "*?["):
             name = output.pattern if plain else PurePosixPath(output.pattern).name
+            if not (name or output.rename):
+                why = "is the task's folder; write '**' for everything in it"
+                raise BadJob(f"the output {output.pattern!r}", why)
             final = folders[output.to, output.at] + renamed(output.rename, name)
             if final in known:
                 raise OutputConflict(final, known[final], output.pattern)

@@ -77,6 +77,11 @@ class Publishable:
     def _real(self) -> str:
         return os.path.realpath(self._folder)
 
+    @property
+    def takes_inputs(self) -> bool:
+        """Whether patterns match unchanged inputs, too."""
+        return self._unchanged is None
+
     def add(self, output: Output) -> bool:
         """Add what a pattern matches; returns whether it matches anything.
 

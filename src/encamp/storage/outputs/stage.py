@@ -101,10 +101,11 @@ def stage(
     the temporary names before the files exist. ``unchanged`` returns whether a path in the folder
     is an unchanged input, which patterns do not match. ``is_from`` is for inputs that may be
     changed in place: it returns whether an input came from a final name, where an unchanged one is
-    not published again. Blocks until the copies are flushed; without ``flush``, another process of
-    this host has to flush them, many at once (`publish.flush_copies`). Raises `MissingOutput`,
-    `UnusableOutput` (if ``lenient``, such files are left out), `OutputConflict`, `BadDestination`
-    or `DiskFull`; then no temporary file is left here.
+    not published again, nor any one without ``unchanged``, as after a failure. Blocks until the
+    copies are flushed; without ``flush``, another process of this host has to flush them, many at
+    once (`publish.flush_copies`). Raises `MissingOutput`, `UnusableOutput` (if ``lenient``, such
+    files are left out), `OutputConflict`, `BadDestination` or `DiskFull`; then no temporary file is
+    left here.
     """
     staged: list[Staged] = []
     token = f"{token}.{token_hex(4)}"  # an executor may run the same attempt twice
@@ -236,6 +237,8 @@ def _wanted(
     wanted: dict[Final, OutputFile] = {}
     for made in found.all():
         final = finals_of(made.output)(made.inner)
+        if found.takes_inputs and is_from and _goes_to_source(made, finals_of, is_from):
+            continue
         before = wanted.setdefault(final, made)
         if before.path != made.path and not before.kind == made.kind == "folder":
             raise OutputConflict(str(final), before.path, made.path)
@@ -247,7 +250,7 @@ def _goes_to_source(
     place: Callable[[Output], Callable[[PurePosixPath], Final]],
     is_from: Callable[[str, Path], bool],
 ) -> bool:
-    """Whether an unchanged input came from the name that it would get."""
+    """Whether an input came from the name that it would get."""
     final = place(made.output)(made.inner)
     return isinstance(final, Path) and is_from(made.path, final)
 
