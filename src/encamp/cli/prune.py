@@ -53,8 +53,8 @@ def prune_command(destination: Path, *, dry_run: bool, shared: bool = False) -> 
         _say(f"nothing to remove in {printable(destination)}")
     if stayed := {path: why for one in pruned for path, why in one.stayed.items()}:
         raise CannotRemove(stayed)
-    for exc in refused[1:]:
-        _say(str(exc))
+    for other in refused[1:]:
+        _say(str(other))
     if refused:
         raise refused[0]
 
