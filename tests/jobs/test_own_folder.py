@@ -81,6 +81,7 @@ def test_a_name_that_is_known_only_at_the_end_is_refused_then(here: Path) -> Non
 def _list(name: str) -> None:
     found = sorted(str(path) for path in Path().rglob("*") if path.is_file())
     Path(name).write_text("\n".join(found))
+    Path(f"link-{name}").symlink_to(name)
 
 
 @pytest.mark.parametrize(
@@ -105,10 +106,11 @@ def test_who_mirrors_all_gets_no_results(
         for number in range(tasks):
             name = f"list{number}.csv"
             mirror = () if shared else pattern
-            job.add(f"t{number}", encamp.call(_list, name), mirror=mirror, outputs=name)
+            job.add(f"t{number}", encamp.call(_list, name), mirror=mirror, outputs=[name, f"link-{name}"])
         return job
 
     assert _run(job(1)).count("done") == 1
+    assert Path("results/link-list0.csv").is_symlink()
     report = _run(job(2))
     assert [task.state for task in report.tasks] == ["up to date", "done"]
     assert Path("results/list1.csv").read_text().split("\n") == wanted

@@ -272,7 +272,8 @@ class _Check:
     def _matches(self, mirror: Mirror) -> list[Path]:
         """The symlinks and folders that a pattern matches now; ``**`` matches no folders."""
         found = self._found(mirror.pattern, self._job.base)
-        matches = [path for path in found if not _is_plain(str(path))]
+        skipped = self._planner.skipped(mirror)
+        matches = [path for path in found if not (_is_plain(str(path)) or skipped.holds(path))]
         deep = BELOW in split(mirror.pattern, self._job.base)[1]
         return [path for path in matches if not path.is_dir()] if deep else matches
 

@@ -269,7 +269,7 @@ class Planner:
             yield from _remote_items(mirror, folder)
             return
         depth = globstar_depth(mirror.pattern, self._base)
-        skipped = self._skipped(mirror) if is_glob(mirror.pattern) else None
+        skipped = self.skipped(mirror) if is_glob(mirror.pattern) else None
         found = False
         for path in find(mirror.pattern, self._base, literal=mirror.literal):
             inner = PurePosixPath(*path.parts[depth:]) if depth else PurePosixPath(path.name)
@@ -305,7 +305,8 @@ class Planner:
         state = _file_state(path, status, self._disks)
         return _file_item(below(self._folders(folder or "/"), name), target, mirror, status, state)
 
-    def _skipped(self, mirror: Mirror) -> SkippedFolders:
+    def skipped(self, mirror: Mirror) -> SkippedFolders:
+        """The folders that a pattern does not search."""
         return SkippedFolders.of(mirror.pattern, self._base, self._left_out)
 
     def item(
@@ -352,7 +353,7 @@ class Planner:
     def _exclude(
         self, tree: Path, mirror: Mirror, skipped: SkippedFolders | None
     ) -> tuple[str, ...]:
-        return (*mirror.exclude, *(skipped or self._skipped(mirror)).below(tree))
+        return (*mirror.exclude, *(skipped or self.skipped(mirror)).below(tree))
 
     def _tree(self, path: Path, exclude: tuple[str, ...]) -> TreeState:
         if (path, exclude) not in self._trees:

@@ -31,8 +31,8 @@ class SkippedFolders(msgspec.Struct, frozen=True):
         return SkippedFolders(start, skipped, left_out)
 
     def holds(self, path: Path) -> bool:
-        """Whether a match is in a skipped folder."""
-        if not self.folders or path == self.start or path.is_symlink():
+        """Whether a match is in a skipped folder; a symlink counts where it is itself."""
+        if not self.folders or path == self.start:
             return False
         above, name = os.path.split(path)
         real = os.path.join(real_folder(above), name, "")  # noqa: PTH118 - of a million files
