@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,52 @@ def test_files_that_are_gone_are_named_and_the_others_flushed(
     assert list(failed) == [gone]
     assert isinstance(failed[gone], FileNotFoundError)
     assert calls == ["0", "1"]
+
+
+@pytest.mark.parametrize(("count", "together"), [(3, False), (4, True)])
+def test_from_four_files_on_their_disk_is_flushed(
+    count: int, together: bool, tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flush, "_kilobytes_waiting", lambda: 0)
+    flush.flush_files(made(tmp_path, count))
+    assert calls == (["disk"] if together else list(map(str, range(count))))
+
+
+class RefusingLibrary:
+    """A C library whose syncfs fails."""
+
+    def __init__(self, _: None) -> None:
+        pass
+
+    def syncfs(self, _: int) -> int:
+        return -1
+
+
+def test_files_of_a_disk_that_could_not_be_flushed_are_flushed_one_by_one(
+    tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of them has failed is known only so."""
+    monkeypatch.setattr(flush, "_kilobytes_waiting", lambda: 0)
+    monkeypatch.setattr(flush.ctypes, "CDLL", RefusingLibrary)
+    assert flush.flush_files(made(tmp_path, 4)) == {}
+    assert calls == ["disk", "0", "1", "2", "3"]
+
+
+def test_all_files_are_flushed_though_some_cannot_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+
+    def flush_one(_: int, path: Path) -> None:
+        if path.name == "0":
+            raise OSError(errno.EIO, "input/output error")
+        flushed.append(path.name)
+
+    monkeypatch.setattr(flush, "flushed", flush_one)
+    (bad, *_) = paths = made(tmp_path, 3)
+    failed = flush.flush_files(paths)
+    assert [(path, exc.errno) for path, exc in failed.items()] == [(bad, errno.EIO)]
+    assert flushed == ["1", "2"]
 
 
 def test_what_the_kernel_says_is_waiting_to_be_written_is_read() -> None:

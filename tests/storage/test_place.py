@@ -224,6 +224,23 @@ def test_a_call_that_says_it_wrote_and_did_not_never_makes_a_wrong_copy(
     assert (here / "copy").read_bytes() == (here / "file").read_bytes()
 
 
+def test_a_copy_that_lost_its_end_on_the_disk_is_none(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "a").write_bytes(b"0123456789")
+    real = copy._copy_parts
+
+    def lossy(reader: int, writer: int, status: os.stat_result) -> bool:
+        copied = real(reader, writer, status)
+        os.ftruncate(writer, 9)
+        return copied
+
+    monkeypatch.setattr(copy, "_copy_parts", lossy)
+    with pytest.raises(OSError, match="kept fewer bytes"):
+        copy_file(here / "a", here / "b", None)
+    assert not (here / "b").exists()
+
+
 def test_an_empty_file_is_an_input_like_any_other(here: Path) -> None:
     (here / "file").touch()
     with mirrored("file", here) as folder:

@@ -15,7 +15,7 @@ import encamp
 from encamp.errors import DiskFull
 from encamp.storage.cache.cache import HostCache
 from encamp.storage.disk.copy import copy_file
-from encamp.storage.disk.holes import allocated
+from encamp.storage.disk.holes import allocated, data_parts
 from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.inputs.transfer import Chunk, Sender, ShippedEntry, receive_file
 from encamp.storage.outputs.patterns import as_outputs, bound
@@ -170,3 +170,14 @@ def test_a_plan_knows_how_much_room_is_needed(here: Path) -> None:
     assert sizes["plain"] == (100_000, 100_000)
     assert sizes["sparse"][0] == SIZE
     assert sizes["sparse"][1] < MIB
+
+
+def test_bytes_that_were_written_behind_the_end_meanwhile_are_no_part(here: Path) -> None:
+    (here / "file").write_bytes(b"0123456789")
+    fd = os.open(here / "file", os.O_RDONLY)
+    try:
+        assert list(data_parts(fd, 4)) == [(0, 4)]
+        assert list(data_parts(fd, 4, 1)) == [(1, 4)]
+        assert list(data_parts(fd, 4, 4)) == []
+    finally:
+        os.close(fd)

@@ -475,6 +475,35 @@ def test_an_upload_that_breaks_is_named_and_leaves_what_was_there(
     assert destination[1]() == {"a.txt": "old"}
 
 
+def test_what_was_at_a_url_is_back_if_the_new_file_cannot_have_its_name(
+    memory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.pipe("/bucket/a.txt", b"old")
+    memory.pipe("/bucket/part", b"new")
+    real = type(memory).mv
+
+    def mv(self: Any, old: str, new: str) -> None:
+        if old.endswith("part") and new.endswith("a.txt"):
+            raise OSError("not now")
+        real(self, old, new)
+
+    monkeypatch.setattr(type(memory), "mv", mv)
+    with pytest.raises(BadDestination, match="not now"):
+        urls.move("memory://bucket/part", "memory://bucket/a.txt")
+    assert memory.cat("/bucket/a.txt") == b"old"
+    assert memory.find("/bucket") == ["/bucket/a.txt", "/bucket/part"]
+
+
+@pytest.mark.parametrize(("told", "good"), [(None, True), (5, True), (4, False), (0, False)])
+def test_the_size_that_arrived_is_compared_if_the_service_tells_it(
+    told: int | None, good: bool, memory: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "a.txt").write_text("bytes")
+    monkeypatch.setattr(type(memory), "size", lambda *_: told)
+    with nullcontext() if good else pytest.raises(BadDestination, match="fewer bytes"):
+        assert urls.upload(here / "a.txt", "memory://bucket/a.txt")[0] == 5
+
+
 def test_two_outputs_for_one_url_are_refused_before_anything_runs(memory: Any) -> None:
     outputs = [Output("a", "memory://to"), Output("b", "memory://to/", rename="a")]
     with pytest.raises(OutputConflict, match=r"memory://to/a"), encamp.sandbox((), outputs):
