@@ -106,7 +106,12 @@ def test_who_mirrors_all_gets_no_results(
         for number in range(tasks):
             name = f"list{number}.csv"
             mirror = () if shared else pattern
-            job.add(f"t{number}", encamp.call(_list, name), mirror=mirror, outputs=[name, f"link-{name}"])
+            job.add(
+                f"t{number}",
+                encamp.call(_list, name),
+                mirror=mirror,
+                outputs=[name, f"link-{name}"],
+            )
         return job
 
     assert _run(job(1)).count("done") == 1
