@@ -16,6 +16,7 @@ from pathlib import Path
 from encamp.errors import BadDestination, UnusableInput
 from encamp.jobs.definition import SUFFIX, JobDefinition
 from encamp.jobs.journal import NAME
+from encamp.storage.disk.one_name import one_name
 from encamp.storage.inputs.globs import escape, is_glob, may_meet
 from encamp.storage.inputs.reach import BELOW, Reach, folders_below, published_by, read_by
 from encamp.storage.outputs.patterns import Output
@@ -31,14 +32,14 @@ _FOR_INPUTS = (
 
 def check_own_folder(job: JobDefinition) -> None:
     """Raise `BadDestination` or `UnusableInput` for a path that names the job's own folder."""
-    own = Path(os.path.realpath(job.folder)).parts
+    own = Path(one_name(job.folder)).parts
     folder = folders_below(job.to)
     for output in _outputs(job):
         if _leads_into(published_by(output, folder), own):
             place = output.to if is_url(output.to) else str(job.to / output.to)
             raise BadDestination(place, _FOR_OUTPUTS)
     near = (os.path.join(*own), os.path.join(*own[:-1]))  # noqa: PTH118 - to compare with text
-    real = lru_cache(maxsize=1024)(os.path.realpath)
+    real = lru_cache(maxsize=1024)(one_name)
     for mirrors in (job.mirror, *(task.mirror for task in job.tasks.values())):
         for mirror in mirrors:
             if job.name in mirror.pattern and not _is_elsewhere(mirror.pattern, job, near, real):
@@ -87,11 +88,14 @@ class OwnFolder:
     """Checks that no output gets a name in the folder of this job, or of another one."""
 
     def __init__(self, folder: Path) -> None:
-        self._real = os.path.realpath(folder)
+        self._real = one_name(folder)
+        self._name = lru_cache(maxsize=1024)(one_name)
 
     def check(self, final: str) -> None:
         """Raise `BadDestination` for such a final name."""
-        if final == self._real or final.startswith(f"{self._real}/"):
+        above, name = os.path.split(final)
+        real = final if is_url(final) else os.path.join(self._name(above), name)  # noqa: PTH118
+        if real == self._real or real.startswith(f"{self._real}/"):
             raise BadDestination(final, _FOR_OUTPUTS)
         if f"{SUFFIX}/" in final and any(map(_is_jobs, Path(final).parents)):
             raise BadDestination(final, _FOR_ANOTHERS)

@@ -20,6 +20,7 @@ from encamp.errors import BadJob, InputError, printable
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.plan.graph import Graph
 from encamp.jobs.steps import Task
+from encamp.storage.disk.one_name import one_name
 from encamp.storage.inputs.globs import escape, fixed_start, is_glob, may_meet, names_may_meet
 from encamp.storage.inputs.mirror import Mirror, Planner, find
 from encamp.storage.inputs.reach import (
@@ -124,7 +125,7 @@ class _Published:
     def __init__(self, job: JobDefinition, *, failed: bool) -> None:
         self._failed = failed
         self._top = _Folder(failed=failed)
-        self._destination = Path(os.path.realpath(job.to)).parts
+        self._destination = Path(one_name(job.to)).parts
         self._near: dict[str, bool | _Folder] = {}
         folder = folders_below(job.to)
         for task in job.tasks.values():
@@ -224,7 +225,7 @@ class _Check:
         if any(task.on_failure for task in job.tasks.values()):
             self._published.append(_Published(job, failed=True))
         self._base = str(job.base)
-        self._to = Path(os.path.realpath(job.to))
+        self._to = Path(one_name(job.to))
         self._way = lru_cache(maxsize=1024)(_way_to)
         self._found = lru_cache(maxsize=1024)(partial(find, literal=True))
         self._task = ""
@@ -297,17 +298,22 @@ class _Check:
         for depth in range(1, len(rest)):
             if rest[depth - 1] != BELOW:
                 yield from self._below_folders(start, rest[:depth], rest[depth:])
-        yield from (read_at(path) for path in matches if rest and path.is_symlink())
+        yield from (read_at(path) for path in matches if rest and self._is_elsewhere(path))
+
+    def _is_elsewhere(self, path: Path) -> bool:
+        """Whether a match is a symlink, or another folder is mounted there."""
+        above, _ = self._way(str(path.parent))
+        return path.is_symlink() or one_name(path) != os.path.join(above, path.name)  # noqa: PTH118
 
     def _below_folders(
         self, start: Path, above: tuple[str, ...], names: tuple[str, ...]
     ) -> Iterator[Reach]:
-        """The real paths of a pattern that goes through symlinks to folders."""
+        """The real paths of a pattern that goes through symlinks or mounted folders."""
         below = () if BELOW in names else (BELOW,)
-        hidden = not Path(os.path.realpath(start)).is_relative_to(self._to)
+        hidden = not Path(one_name(start)).is_relative_to(self._to)
         for folder in self._found(f"{escape(str(start))}/{'/'.join(above)}", start):
-            real = Path(os.path.realpath(folder))
-            if folder.is_symlink() and not (hidden and real.is_relative_to(self._to)):
+            real = Path(one_name(folder))
+            if self._is_elsewhere(folder) and not (hidden and real.is_relative_to(self._to)):
                 yield Reach(real.parts, (*names, *below))
 
     def _by_symlinks(self, mirror: Mirror, matches: list[Path]) -> Iterator[Reach]:
@@ -359,7 +365,7 @@ def _is_plain(path: str) -> bool:
 
 def _way_to(path: str) -> tuple[str, list[Path]]:
     """The real path, and the symlinks in the path."""
-    return os.path.realpath(path), list(symlinks_to(Path(path)))
+    return one_name(path), list(symlinks_to(Path(path)))
 
 
 def check_readers(job: JobDefinition, graph: Graph, planner: Planner) -> set[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
+from encamp.storage.disk.one_name import one_name
 from encamp.storage.inputs.globs import escape, is_glob, may_meet
 from encamp.storage.inputs.mirror import Mirror, renamed
 from encamp.storage.inputs.skipped_folders import split
@@ -56,7 +57,7 @@ def folders_below(to: Path) -> Callable[[str], tuple[str, ...]]:
 def _names(base: Path, folder: str) -> tuple[str, ...]:
     if is_url(folder):
         return url_parts(folder)
-    return Path(os.path.realpath(base / os.path.expanduser(folder))).parts
+    return Path(one_name(base / os.path.expanduser(folder))).parts
 
 
 def _new_name(template: str | None, name: str) -> str:
@@ -84,12 +85,12 @@ def read_by(mirror: Mirror, base: Path) -> Reach:
     if not rest:
         return read_at(start)
     below = () if BELOW in rest else (BELOW,)
-    return Reach(Path(os.path.realpath(start)).parts, (*rest, *below))
+    return Reach(Path(one_name(start)).parts, (*rest, *below))
 
 
 def read_at(path: Path) -> Reach:
     """The paths that the name of one file or folder may read."""
-    real = Path(os.path.realpath(path))
+    real = Path(one_name(path))
     return Reach(real.parts, () if real.is_file() else (BELOW,))
 
 
