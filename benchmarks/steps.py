@@ -24,7 +24,7 @@ from typing import Any
 
 import encamp
 from encamp import Cluster, Job
-from encamp.jobs.display.progress import Silent
+from encamp.jobs.display.progress_interface import Silent
 
 TRIES = 15
 

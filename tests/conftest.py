@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from encamp.jobs.worker.slots import slots_here
-from encamp.slot.processes import descendants
+from encamp.slot.process_tree import descendants
 from encamp.storage.roots import LOCAL, MIRRORED
 from lab import Lab, missing
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from encamp.facts import Published, Span, Where
+from encamp.attempt_facts import Published, Span, Where
 from encamp.jobs.steps import Command
 from encamp.model import AttemptReport, TaskReport
-from encamp.storage.disk.trusted import Trust
+from encamp.storage.disk.safe_destination import Trust
 from encamp.storage.outputs.patterns import Output
 
 FACTS = [

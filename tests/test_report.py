@@ -21,11 +21,11 @@ from typing import Any
 
 import pytest
 
+from encamp.attempt_facts import Published, Span, Where
 from encamp.errors import BadJob, DiskFull, NotOurs
-from encamp.facts import Published, Span, Where
 from encamp.jobs.report import page
 from encamp.jobs.report import trace as trace_module
-from encamp.jobs.report.report import read_report, write_page, write_report
+from encamp.jobs.report.report_files import read_report, write_page, write_report
 from encamp.model import (
     AttemptReport,
     InputFile,

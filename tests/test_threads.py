@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from encamp.cluster.mail import Mail
+from encamp.cluster.messages import Mail
 from encamp.cluster.task import SpawnedTask, Timing
 from encamp.errors import JobBusy
-from encamp.jobs import run_lock as locks
 from encamp.jobs.journal import Journal
+from encamp.jobs.run import run_lock as locks
 from encamp.slot.slot import Slot
 from encamp.storage.cache.locks import exclusive
 from encamp.storage.persistent import give_back, persistent_sandbox, remove_idle

@@ -13,6 +13,7 @@ from encamp.version import __version__
 
 _HOMES = {
     "Call": "encamp.jobs.steps",
+    "Progress": "encamp.jobs.display.progress_interface",
     "Command": "encamp.jobs.steps",
     "Job": "encamp.jobs.job",
     "Task": "encamp.jobs.steps",
@@ -51,6 +52,7 @@ _HOMES = {
     "sandboxed": "encamp.storage.sandbox",
     "AttemptReport": "encamp.model",
     "JobReport": "encamp.model",
+    "JobStatus": "encamp.model",
     "TaskReport": "encamp.model",
     "EncampError": "encamp.errors",
     "InputError": "encamp.errors",
@@ -77,9 +79,11 @@ __all__ = [
     "Job",
     "JobFailed",
     "JobReport",
+    "JobStatus",
     "Mirror",
     "Output",
     "Parameters",
+    "Progress",
     "Proxy",
     "Received",
     "Result",
@@ -121,11 +125,19 @@ if TYPE_CHECKING:
         TaskError,
     )
     from encamp.executor import Executor
+    from encamp.jobs.display.progress_interface import Progress
     from encamp.jobs.job import Job
     from encamp.jobs.map_files import map_files
     from encamp.jobs.outputs_of import outputs_of
     from encamp.jobs.steps import Call, Command, Task, call, command
-    from encamp.model import AttemptReport, JobFailed, JobReport, ServiceStatistics, TaskReport
+    from encamp.model import (
+        AttemptReport,
+        JobFailed,
+        JobReport,
+        JobStatus,
+        ServiceStatistics,
+        TaskReport,
+    )
     from encamp.services.copy_files import copy_files
     from encamp.services.parameters import Parameters
     from encamp.services.proxy import Proxy

@@ -80,7 +80,7 @@ from inspect import Parameter, Signature
 from pickle import PicklingError
 from typing import Any, ClassVar, Self, dataclass_transform
 
-from encamp.sizes import size_text
+from encamp.units import size_text
 
 
 def _rebuild(cls: type[EncampError], facts: dict[str, Any]) -> EncampError:

@@ -14,9 +14,9 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any, Literal
 
+from encamp.attempt_facts import Published, Span, Where, quickly_pickled
 from encamp.errors import BadValues, EncampError, NotInstalled, printable, shown
-from encamp.facts import Published, Span, Where, quickly_pickled
-from encamp.sizes import time_text
+from encamp.units import time_text
 from encamp.values import Scalar, rounded, row_of
 
 State = Literal["waiting", "running", "done", "failed", "blocked", "up to date", "to do"]
@@ -135,7 +135,7 @@ class TaskReport:
         return sum(phase.seconds for phase in self.attempts[-1].phases) if self.attempts else 0.0
 
     def _repr_html_(self) -> str:
-        from encamp.markup import box, heading, printed, table
+        from encamp.notebook_html import box, heading, printed, table
         from encamp.short_tracebacks import brief_log
 
         last = self.attempts[-1] if self.attempts else None
@@ -237,7 +237,7 @@ class ServiceStatistics:
         return sum(server.calls for server in (*self.servers, *self.former))
 
     def _repr_html_(self) -> str:
-        from encamp.markup import box, heading, table
+        from encamp.notebook_html import box, heading, table
 
         head, (heads, *rows) = self._rows()
         name, _, words = head.partition(": ")
@@ -404,7 +404,7 @@ class JobReport:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        from encamp.markup import bar, box, heading, line, table
+        from encamp.notebook_html import bar, box, heading, line, table
 
         parts = [
             heading(self.name, self.words()),
@@ -450,7 +450,7 @@ class JobReport:
 
     def _values_as_html(self) -> str:
         from encamp.errors import BadValues
-        from encamp.markup import table
+        from encamp.notebook_html import table
 
         try:
             rows = self.values()

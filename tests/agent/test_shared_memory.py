@@ -16,7 +16,7 @@ from encamp.cluster.cluster import SPAWNER, Cluster
 from encamp.cluster.events import TaskExit, TaskResult
 from encamp.loop import polling
 from encamp.loop.event_loop import PASSED
-from encamp.loop.nonreentrant import NonReentrantLock
+from encamp.loop.signal_safe_lock import NonReentrantLock
 from encamp.slot import ledger, shared_memory
 from encamp.slot.shared_memory import ROOM, Cells, ProgramShortcut, SlotShortcut
 from encamp.slot.slot import current_task

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import slot_work as work
 
-from encamp.agent.process import MARK
+from encamp.agent.child_process import MARK
 from encamp.errors import SlotsCannotStart
 from encamp.jobs.worker.slots import Done, Raised, Slot, SlotLost, Slots, slots_here
 from encamp.slot import this_process
@@ -69,7 +69,7 @@ def test_what_only_the_program_needs_is_not_loaded_by_a_jobs_slot(slots: Slots) 
     loaded = run(slots, work.loaded_with, "encamp.jobs.worker.phases")
     assert "encamp.jobs.worker.phases" in loaded
     assert loaded.isdisjoint(
-        {"asyncio", "encamp.agent.process", "encamp.model", "importlib.metadata", "psutil"}
+        {"asyncio", "encamp.agent.child_process", "encamp.model", "importlib.metadata", "psutil"}
     )
 
 

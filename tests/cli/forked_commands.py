@@ -19,7 +19,7 @@ from pathlib import Path
 for name in (
     "cli.attach", "cli.cache", "cli.clean", "cli.debug", "cli.doctor", "cli.main", "cli.map",
     "cli.prune", "cli.run", "cli.show", "cli.status", "cluster.cluster", "executor.executor",
-    "jobs.file.jobfile", "jobs.run_job",
+    "jobs.file.jobfile", "jobs.run.run_job",
 ):  # fmt: skip
     importlib.import_module(f"encamp.{name}")
 

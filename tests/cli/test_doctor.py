@@ -9,11 +9,18 @@ import pytest
 from console_command import Ended, encamp, with_small_disk, works
 
 from conftest import need
-from encamp.capacity import processes_left
-from encamp.cli import checks
-from encamp.cli.checks import HostReport, Level, ProgramFacts, check, libraries_here, python_here
+from encamp.cli import doctor_checks
 from encamp.cli.doctor import _clock, _login
+from encamp.cli.doctor_checks import (
+    HostReport,
+    Level,
+    ProgramFacts,
+    check,
+    libraries_here,
+    python_here,
+)
 from encamp.cli.remote import HostOutput
+from encamp.cores_and_memory import processes_left
 from encamp.storage.roots import LOCAL
 
 
@@ -136,14 +143,14 @@ def test_a_cleaner_that_heeds_no_locks_is_told_of(
     (tmp_path / "tmpreaper").write_text("#!/bin/sh\n")
     (tmp_path / "tmpreaper").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(checks, "_TMP", [checks.local_storage().parent])
+    monkeypatch.setattr(doctor_checks, "_TMP", [doctor_checks.local_storage().parent])
     assert level_of(check(facts()), "cleaners") == "note"
 
 
 def test_a_lock_that_others_do_not_see_is_noted(tmp_path: Path) -> None:
-    from encamp.storage.disk.trusted import NAMED
-    from encamp.storage.outputs.beacon import Beacons
-    from encamp.storage.outputs.parts import new_token
+    from encamp.storage.disk.safe_destination import NAMED
+    from encamp.storage.outputs.sees_destination import Beacons
+    from encamp.storage.outputs.temporary_names import new_token
 
     beacons = Beacons(new_token())
     beacons.light({tmp_path: NAMED})

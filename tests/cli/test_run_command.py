@@ -20,7 +20,7 @@ import psutil
 import pytest
 from console_command import ENCAMP, encamp, results, start, stopped
 
-from encamp.jobs.display.console import kept_text
+from encamp.jobs.display.terminal import kept_text
 from encamp.testing.waiting import until
 
 UPPER = """

@@ -19,14 +19,14 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from encamp.agent.process import SlotProcess
+from encamp.agent.child_process import SlotProcess
 from encamp.agent.process_slot import ProcessSlot
 from encamp.cluster import disk_thread
 from encamp.cluster.cluster import Cluster
-from encamp.cluster.functions import Function
-from encamp.cluster.options import SpawnOptions
 from encamp.cluster.records import HostRecord, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
+from encamp.cluster.sent_functions import Function
+from encamp.cluster.spawn_options import SpawnOptions
 from encamp.cluster.task import Canceller, SpawnedTask
 from encamp.engines.base import Frame
 from encamp.errors import BadJob, ClusterClosed, Stopped, TaskKilled, TaskLost

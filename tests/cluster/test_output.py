@@ -10,7 +10,7 @@ import pytest
 
 from encamp.cluster.cluster import Cluster
 from encamp.errors import BadJob, TaskLost
-from encamp.slot.bounded_files import ends_of
+from encamp.slot.output_limit import ends_of
 from encamp.slot.slot import current_task
 from encamp.testing.waiting import until
 

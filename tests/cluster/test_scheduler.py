@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from encamp.cluster.functions import Function
-from encamp.cluster.options import SpawnOptions
 from encamp.cluster.records import HostRecord, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import HORIZON, Scheduler
+from encamp.cluster.sent_functions import Function
+from encamp.cluster.spawn_options import SpawnOptions
 
 
 class Bench:

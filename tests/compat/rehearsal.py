@@ -11,7 +11,7 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from encamp.cluster.events import Host
-from encamp.cluster.options import SpawnOptions
+from encamp.cluster.spawn_options import SpawnOptions
 from encamp.compat.pyopus.base import MsgTaskExit, MsgTaskResult, VirtualMachine
 from encamp.compat.pyopus.mpi import MPIHostID, MPITaskID
 from encamp.compat.pyopus.spawner import Finish

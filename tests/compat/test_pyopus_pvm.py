@@ -21,7 +21,7 @@ from rehearsal import RehearsedCluster, RehearsedTask
 
 from conftest import need
 from encamp.cluster.events import Host, HostAdded, HostDeleted, TaskExit, TaskResult
-from encamp.cluster.options import SpawnOptions
+from encamp.cluster.spawn_options import SpawnOptions
 from encamp.compat.pyopus import PyOpusError, use_cluster
 from encamp.compat.pyopus.base import MsgHostAdd, MsgHostDelete, MsgTaskExit, MsgTaskResult
 from encamp.compat.pyopus.pvm import PVM, PVMHostID, PVMTaskID, use_machine

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from conftest import need
-from encamp import capacity
+from encamp import cores_and_memory
 from encamp.engines.mpi.launch import Launcher, find_launcher
 from encamp.errors import EngineUnavailable
 
-HOST, CORES = socket.gethostname(), capacity.cores()
+HOST, CORES = socket.gethostname(), cores_and_memory.cores()
 SCRIPTS = Path(__file__).parent / "scripts"
 OVERSUBSCRIBED = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",

@@ -31,7 +31,7 @@ if shutil.which("pvmd"):
     from encamp.engines.pvm.engine import PVMEngine
     from encamp.engines.pvm.machine import OwnMachine
     from encamp.engines.pvm.membership import ENDED, Membership
-    from encamp.engines.pvm.opening import open_end
+    from encamp.engines.pvm.start_engine import open_end
 
 NOTICED = 10.0
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from encamp.cluster.options import SpawnOptions
 from encamp.cluster.records import HostRecord, SlotRecord
+from encamp.cluster.spawn_options import SpawnOptions
 from encamp.executor.executor import _room
 from encamp.executor.mapping import CHUNKS_PER_SLOT, LARGEST_CHUNK, chunked, good_size
 

@@ -27,10 +27,10 @@ from sealed import files_below, is_whole, seal
 import encamp
 import encamp.storage.sandbox
 from encamp.errors import EncampError, SourceChanged
-from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import Item, Mirror, plan
 from encamp.storage.inputs.tree import tree_state
 from encamp.storage.leftovers import reclaim_leftovers
+from encamp.storage.sandbox_folder import Sandbox
 
 KINDS = ("small", "large", "shut", "forest", "twigs")
 """Inputs that go by the cache: copied, by overlay, by link, a tree by overlay, one by links."""

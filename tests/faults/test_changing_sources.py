@@ -14,9 +14,9 @@ from msgspec.structs import replace
 from sealed import files_below, is_whole
 
 from encamp.errors import SourceChanged
-from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import Item, Mirror, Mode, plan
 from encamp.storage.inputs.tree import tree_state
+from encamp.storage.sandbox_folder import Sandbox
 
 pytestmark = pytest.mark.chaos
 

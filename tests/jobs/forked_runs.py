@@ -21,9 +21,9 @@ from typing import Any
 import cloudpickle  # noqa: F401 - loaded before the forks
 from killable import kill_at, small_job
 
-import encamp.jobs.report.report  # noqa: F401
-from encamp.facts import Where
-from encamp.jobs import run
+import encamp.jobs.report.report_files  # noqa: F401
+from encamp.attempt_facts import Where
+from encamp.jobs.run import run
 from encamp.jobs.worker.phases import run_phases
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import encamp
-from encamp.jobs.report.report import read_report
+from encamp.jobs.report.report_files import read_report
 from encamp.model import JobReport, TaskReport
 
 

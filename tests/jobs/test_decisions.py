@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from scripted import GOOD, Scripted
 
 import encamp
+from encamp.attempt_facts import Span, Where
 from encamp.errors import (
     BadDestination,
     CommandNotFound,
@@ -28,15 +29,14 @@ from encamp.errors import (
     TimeLimitExceeded,
     UnusableInput,
 )
-from encamp.facts import Span, Where
-from encamp.jobs import publisher as publisher_module
-from encamp.jobs.display.progress import Silent
+from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal import Journal
-from encamp.jobs.run import MOST_LOSSES, WINDOW
+from encamp.jobs.run import publisher as publisher_module
+from encamp.jobs.run.run import MOST_LOSSES, WINDOW
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.model import AttemptReport, TaskReport
-from encamp.storage.outputs.parts import Written
 from encamp.storage.outputs.stage import Staged
+from encamp.storage.outputs.temporary_names import Written
 from encamp.testing.waiting import until
 from encamp.wire.pickling import NotImportable
 

@@ -23,7 +23,7 @@ import pytest
 from conftest import need
 from encamp import Job, Output, call, command
 from encamp.errors import BadJob
-from encamp.jobs.display.progress import Silent
+from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.worker.slots import slots_here
 from encamp.model import JobReport, TaskReport
 from encamp.storage.roots import LOCAL

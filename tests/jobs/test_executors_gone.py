@@ -24,9 +24,9 @@ from scripted import Scripted
 from conftest import need
 from encamp import Job, command
 from encamp.errors import EngineFailed
-from encamp.jobs import pools, run, submissions
-from encamp.jobs.display.progress import Silent
-from encamp.jobs.report.report import read_report
+from encamp.jobs.display.progress_interface import Silent
+from encamp.jobs.report.report_files import read_report
+from encamp.jobs.run import executors, run, submitted_attempts
 from encamp.model import JobFailed
 from encamp.storage.roots import LOCAL
 from encamp.testing.waiting import until
@@ -104,7 +104,7 @@ def test_a_dead_ipyparallel_controller_is_told(
                 _job(here).run(client[:].executor if client.ids else _balanced(client))
         finally:
             client.close()
-        assert pools.why_gone(_balanced(client)) == "its client is closed"
+        assert executors.why_gone(_balanced(client)) == "its client is closed"
 
 
 def _balanced(client: Any) -> Any:
@@ -164,9 +164,9 @@ def test_an_executor_has_gone_if_it_was_not_there_twice_in_a_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = iter(["gone", None, "gone", "gone", "gone"])
-    monkeypatch.setattr(submissions, "why_gone", lambda _: next(found))
-    monkeypatch.setattr(submissions, "SILENCE", 0.0)
-    submitted = submissions.Submissions(Scripted(), "0123456789ab")
+    monkeypatch.setattr(submitted_attempts, "why_gone", lambda _: next(found))
+    monkeypatch.setattr(submitted_attempts, "SILENCE", 0.0)
+    submitted = submitted_attempts.Submissions(Scripted(), "0123456789ab")
     looks = [submitted.look(heard=heard) for heard in (False, False, False, True, False)]
     assert looks == [False] * 5  # it has answered, or a result has come, in between
     assert submitted.over is None
@@ -179,13 +179,13 @@ def test_it_is_known_whether_somebody_listens_at_an_address(tmp_path: Path) -> N
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         url = f"tcp://127.0.0.1:{listening.getsockname()[1]}"
-        assert pools._answers(url)
-    assert not pools._answers(url)
+        assert executors._answers(url)
+    assert not executors._answers(url)
     path = os.path.relpath(tmp_path / "socket")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)
         listening.listen()
-        assert pools._answers(f"ipc://{path}")
-    assert not pools._answers(f"ipc://{path}")
-    assert pools._answers("")
-    assert pools._answers("epgm://eth0;239.192.1.1:5555")
+        assert executors._answers(f"ipc://{path}")
+    assert not executors._answers(f"ipc://{path}")
+    assert executors._answers("")
+    assert executors._answers("epgm://eth0;239.192.1.1:5555")

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from encamp.attempt_facts import Published, Span, Where
 from encamp.errors import DiskFull, JobBusy
-from encamp.facts import Published, Span, Where
 from encamp.jobs.journal import Journal, Record
 from encamp.model import AttemptReport, TaskReport
 

@@ -16,13 +16,13 @@ import pytest
 
 import encamp
 from encamp.errors import TaskLost
-from encamp.jobs.clock import Clock
-from encamp.jobs.display.console import _line
-from encamp.jobs.display.progress import Silent
-from encamp.jobs.report.lanes import Lanes
+from encamp.jobs.display.progress_interface import Silent
+from encamp.jobs.display.terminal import _line
+from encamp.jobs.report.timeline import Lanes
+from encamp.jobs.run_clock import Clock
 from encamp.jobs.worker.resource_usage import ResourceUsage
-from encamp.loop import running_time
-from encamp.loop.running_time import RunningTime
+from encamp.loop import time_limit_clock
+from encamp.loop.time_limit_clock import RunningTime
 from encamp.model import AttemptReport
 from encamp.testing.waiting import until
 
@@ -168,8 +168,8 @@ def test_time_in_which_this_process_was_stopped_does_not_count(
     began = ran()
     for passed, counted in (
         (0.5, 0.5),
-        (13.0, 0.5 + running_time.NOTICED),
-        (0.2, 0.7 + running_time.NOTICED),
+        (13.0, 0.5 + time_limit_clock.NOTICED),
+        (0.2, 0.7 + time_limit_clock.NOTICED),
     ):
         now += passed
         assert ran() - began == pytest.approx(counted)

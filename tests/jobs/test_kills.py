@@ -21,7 +21,7 @@ import pytest
 from job_steps import counted
 
 import encamp
-from encamp.jobs.display.progress import Silent
+from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal import Journal
 from encamp.model import TaskReport
 from encamp.storage.roots import LOCAL

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from encamp.jobs.worker.lease import Lease, Watch, leases, new_lease
 from encamp.storage.disk.own_files import OwnFolder
-from encamp.storage.process import start_of
+from encamp.storage.process_identity import start_of
 
 TOKEN, DAMAGED = "0123456789ab", "ba9876543210"
 

@@ -12,7 +12,7 @@ import encamp
 from encamp.errors import BadJob, BadJobFile
 from encamp.jobs.definition import LOG_LIMIT
 from encamp.jobs.file.jobfile import load_job
-from encamp.slot.bounded_files import cut, free_middle_of
+from encamp.slot.output_limit import cut, free_middle_of
 from encamp.testing.waiting import until
 
 MARK = rb"\n\[encamp: (\d+) of (\d+) bytes are left out here; .*log_limit = (\d+) bytes .*\]\n"

@@ -15,10 +15,10 @@ import pytest
 from job_steps import write
 
 import encamp
+from encamp.attempt_facts import Published
 from encamp.cli.job_states import state_of
 from encamp.cli.prune import prune_command
 from encamp.errors import BadDestination, BadJob, CannotRemove, JobBusy
-from encamp.facts import Published
 from encamp.jobs.journal import Journal, Record, outputs_in
 from encamp.jobs.plan.orphans import _NAMED, OrphanWatch, orphans
 from encamp.model import JobReport, TaskReport

@@ -13,8 +13,8 @@ import pytest
 from job_steps import count, counted, write
 
 import encamp
+from encamp.attempt_facts import Published
 from encamp.errors import BadJob, BadJobFile, NoMatch, TargetConflict
-from encamp.facts import Published
 from encamp.jobs.file.jobfile import load_job
 from encamp.jobs.outputs_of import InputMap, OutputsOf, PublishedOutputs, chosen
 from encamp.jobs.plan.graph import Graph

@@ -14,7 +14,7 @@ from job_steps import count, counted, fail, join
 
 import encamp
 from encamp.errors import JobBusy
-from encamp.jobs.display.progress import Silent
+from encamp.jobs.display.progress_interface import Silent
 from encamp.model import JobReport
 
 SOURCE = """\

@@ -18,11 +18,11 @@ from scripted import Scripted
 
 import encamp
 from encamp.errors import JobBusy
-from encamp.jobs import run_lock as module
-from encamp.jobs.run_lock import OWNER, run_lock
+from encamp.jobs.run import run_lock as module
+from encamp.jobs.run.run_lock import OWNER, run_lock
 from encamp.jobs.worker.lease import PREFIX, Heartbeat
 from encamp.storage.disk.own_files import OwnFolder
-from encamp.storage.process import ProcessFacts, start_of, this_process
+from encamp.storage.process_identity import ProcessFacts, start_of, this_process
 
 TOKEN = "0123456789ab"
 FAR = replace(this_process(), host="far-away", boot="another")
@@ -46,7 +46,7 @@ def _write(file: Path, facts: ProcessFacts) -> None:
 def _other() -> subprocess.Popen[str]:
     """A process, which lives until its input ends, and has said its facts."""
     code = (
-        "import json; from encamp.storage.process import this_process;"
+        "import json; from encamp.storage.process_identity import this_process;"
         "print(json.dumps(this_process().as_dict()), flush=True); input()"
     )
     return subprocess.Popen(

@@ -13,7 +13,7 @@ from scripted import GOOD, Scripted
 import encamp
 from encamp.errors import BadJob, StepFailed
 from encamp.jobs.journal import Journal
-from encamp.jobs.submissions import Submissions
+from encamp.jobs.run.submitted_attempts import Submissions
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.model import JobFailed
 

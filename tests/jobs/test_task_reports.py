@@ -18,13 +18,13 @@ import pytest
 from scripted import Scripted
 
 import encamp
+from encamp.attempt_facts import Published, Span, Where
 from encamp.errors import StepFailed
-from encamp.facts import Published, Span, Where
-from encamp.jobs.display.progress import Silent
+from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal import Journal, Record, Records, decoded
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.report import task_reports as kept
-from encamp.jobs.report.report import read_report, write_report
+from encamp.jobs.report.report_files import read_report, write_report
 from encamp.jobs.report.task_reports import Reports
 from encamp.jobs.worker.work import Outcome
 from encamp.model import AttemptReport, InputFile, JobReport, TaskReport, TaskReports

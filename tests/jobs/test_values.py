@@ -17,10 +17,10 @@ import pytest
 
 import encamp
 from encamp.errors import BadJob, BadValues, DiskFull, NotInstalled
-from encamp.jobs.display.console import console_progress
+from encamp.jobs.display.terminal import console_progress
 from encamp.jobs.file.jobfile import load_job
-from encamp.jobs.report.report import read_report
-from encamp.jobs.report.table import write_table
+from encamp.jobs.report.report_files import read_report
+from encamp.jobs.report.results_csv import write_table
 from encamp.jobs.worker.values_file import read_values
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.values import row_of, scalar_in
@@ -361,7 +361,7 @@ def test_a_disk_without_room_for_the_table_is_told_by_name(
 
     report = sweep().run(slots=2)
     before = TABLE.read_bytes()
-    monkeypatch.setattr("encamp.jobs.report.table._lines", full)
+    monkeypatch.setattr("encamp.jobs.report.results_csv._lines", full)
     with (
         pytest.raises(DiskFull, match=r"results\.csv"),
         OwnFolder(TABLE.parent).opened() as files,
@@ -378,7 +378,7 @@ def test_a_table_larger_than_files_may_be_is_told_by_name(
         raise OSError(errno.EFBIG, "File too large")
 
     report = sweep().run(slots=2)
-    monkeypatch.setattr("encamp.jobs.report.table._lines", large)
+    monkeypatch.setattr("encamp.jobs.report.results_csv._lines", large)
     with (
         pytest.raises(OSError, match=r"File too large: '.*results\.csv'"),
         OwnFolder(TABLE.parent).opened() as files,

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from conftest import need
-from encamp.storage.process import boot_id
+from encamp.storage.process_identity import boot_id
 from encamp.storage.roots import LOCAL, MIRRORED
 from encamp.testing.waiting import until
 from lab import Host, Lab, LabError, clean, missing
@@ -138,7 +138,7 @@ def said(host: Host, *command: str | Path) -> str:
 
 def boot_id_there(host: Host) -> str:
     """What encamp there takes for the boot id."""
-    code = "from encamp.storage.process import boot_id; print(boot_id())"
+    code = "from encamp.storage.process_identity import boot_id; print(boot_id())"
     return said(host, sys.executable, "-c", code)
 
 

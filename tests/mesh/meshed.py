@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame
 from encamp.engines.kit.mesh.agent import MeshAgent
+from encamp.engines.kit.mesh.certificate import Identity
 from encamp.engines.kit.mesh.engine import Agent, MeshEngine
-from encamp.engines.kit.mesh.identity import Identity
 from encamp.errors import EngineFailed
 from encamp.testing.waiting import PATIENCE, until
 

@@ -16,10 +16,10 @@ import pytest
 from meshed import ORDERS, Controller, Net
 
 from encamp.engines.base import CONTROLLER, Frame, Joined, Left
-from encamp.engines.kit.mesh import identity as identity_module
-from encamp.engines.kit.mesh import link as link_module
-from encamp.engines.kit.mesh import mesh as mesh_module
-from encamp.engines.kit.mesh.identity import Identity, new_identity
+from encamp.engines.kit.mesh import certificate as identity_module
+from encamp.engines.kit.mesh import endpoint as mesh_module
+from encamp.engines.kit.mesh import tls_connection as link_module
+from encamp.engines.kit.mesh.certificate import Identity, new_identity
 from encamp.errors import EngineFailed
 from encamp.testing.waiting import PATIENCE, until
 

@@ -16,10 +16,10 @@ import pytest
 from mpis import MPIS, launcher_of
 
 from conftest import need
-from encamp import capacity
+from encamp import cores_and_memory
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostAdded, HostDeleted
-from encamp.engines.mpi.gateway import LaunchedMPI
+from encamp.engines.mpi.launched_engine import LaunchedMPI
 from encamp.errors import EngineFailed, TaskLost
 from encamp.storage.roots import LOCAL, MIRRORED
 from encamp.testing import work
@@ -102,7 +102,7 @@ def test_hosts_say_their_storages_themselves_and_have_the_rest_from_the_controll
     monkeypatch.setattr("encamp.cluster.agents._said", set())
     hosts = ["lab1", "lab2:1", "lab3"]
     with Cluster("mpi", mpi=mpi, hosts=hosts, rsh_agent=lab.ssh_command) as cluster:
-        slots = {"lab1": capacity.cores(), "lab2": 1, "lab3": capacity.cores()}
+        slots = {"lab1": cores_and_memory.cores(), "lab2": 1, "lab3": cores_and_memory.cores()}
         assert {host.name: host.slots for host in cluster.hosts()} == slots
         for host in lab.hosts:
             found = {

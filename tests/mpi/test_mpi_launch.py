@@ -21,13 +21,13 @@ from mpis import FOLDER, MPIS, launcher_of
 from conftest import need
 from encamp.engines.base import Joined
 from encamp.engines.kit.hostfile import HostLine, hosts_in, hosts_of, spread
-from encamp.engines.mpi import gateway as mpi_gateway
 from encamp.engines.mpi import launch as mpi_launch
+from encamp.engines.mpi import launched_engine as mpi_gateway
 from encamp.engines.mpi import leftovers as mpi_leftovers
 from encamp.engines.mpi.engine import launched
-from encamp.engines.mpi.gateway import LaunchedMPI, _ctrl_c_deferred
 from encamp.engines.mpi.hosts import Questions
 from encamp.engines.mpi.launch import Launcher, Plan, ended_by_intruder, find_launcher
+from encamp.engines.mpi.launched_engine import LaunchedMPI, _ctrl_c_deferred
 from encamp.errors import BadHostfile, BadJob, EngineFailed, EngineUnavailable
 from encamp.testing.waiting import until
 
@@ -103,7 +103,7 @@ def test_without_a_launcher_the_error_says_how_to_get_one(nothing_found: Path) -
 
 
 def test_without_mpi4py_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("encamp.engines.mpi.gateway.find_spec", lambda name: None)
+    monkeypatch.setattr("encamp.engines.mpi.launched_engine.find_spec", lambda name: None)
     with pytest.raises(EngineUnavailable, match=r"pip install '\.\[mpi\]'"):
         LaunchedMPI(slots=1)
 

@@ -21,8 +21,8 @@ from mpis import FOLDER, MPIS, launcher_of
 
 from encamp.engines.base import Frame, Joined, Left
 from encamp.engines.mpi.endpoint import IDLE, SPIN
-from encamp.engines.mpi.gateway import LaunchedMPI
 from encamp.engines.mpi.launch import HOME
+from encamp.engines.mpi.launched_engine import LaunchedMPI
 from encamp.errors import EngineFailed
 from encamp.testing.waiting import gone, until
 
@@ -243,7 +243,7 @@ def test_an_agent_that_leaves_is_told_of_and_the_others_go_on(start: Start) -> N
 
 def test_ranks_end_when_their_controller_is_killed(mpi: str) -> None:
     code = (
-        "from encamp.engines.mpi.gateway import LaunchedMPI\n"
+        "from encamp.engines.mpi.launched_engine import LaunchedMPI\n"
         "import time, json\n"
         f"engine = LaunchedMPI(slots=2, mpi={mpi!r}, module='mpi_agent')\n"
         "engine.start(b'orders')\n"
@@ -265,7 +265,7 @@ def test_ranks_end_when_their_controller_is_killed(mpi: str) -> None:
 
 def test_ranks_that_wait_for_others_end_when_their_controller_is_killed(mpi: str) -> None:
     code = (
-        "from encamp.engines.mpi.gateway import LaunchedMPI\n"
+        "from encamp.engines.mpi.launched_engine import LaunchedMPI\n"
         f"LaunchedMPI(slots=2, mpi={mpi!r}, module='mpi_late').start(b'orders')\n"
     )
     environment = {**os.environ, "PYTHONPATH": FOLDER}

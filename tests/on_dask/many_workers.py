@@ -19,7 +19,7 @@ from typing import Any
 from encamp.agent.main import serve
 from encamp.engines.dask import worker
 from encamp.engines.kit.mesh.agent import MeshAgent
-from encamp.engines.kit.mesh.identity import Identity
+from encamp.engines.kit.mesh.certificate import Identity
 from encamp.engines.kit.start_agents import Order
 
 _ends: dict[str, list[MeshAgent]] = {}

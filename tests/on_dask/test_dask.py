@@ -21,7 +21,7 @@ import pytest
 
 import encamp
 from encamp.cluster.cluster import Cluster
-from encamp.engines.dask.relay import Relay
+from encamp.engines.dask.tunnels import Relay
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable, TaskLost
 from encamp.testing import work
 from encamp.testing.conformance.bound import PATIENCE, results, say

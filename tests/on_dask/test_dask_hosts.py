@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from encamp import Cluster, capacity
+from encamp import Cluster, cores_and_memory
 from encamp.errors import BadJob, EngineUnavailable, TaskLost
 from encamp.testing import work
 from encamp.testing.conformance.bound import PATIENCE
@@ -31,7 +31,7 @@ __all__ = ["lab", "reached"]
 
 def test_hosts_have_as_many_slots_as_they_are_to_have(lab: Lab) -> None:
     with Cluster("dask", hosts=["lab1", "lab2:1"]) as cluster:
-        slots = {"lab1": capacity.cores(), "lab2": 1}
+        slots = {"lab1": cores_and_memory.cores(), "lab2": 1}
         assert {host.name: host.slots for host in cluster.hosts()} == slots
         tasks = [cluster.spawn(socket.gethostname, on=name) for name in ("lab1", "lab2")]
         assert [task.result(PATIENCE) for task in tasks] == ["lab1", "lab2"]

@@ -18,7 +18,7 @@ import ipyparallel
 import psutil
 import pytest
 
-from encamp import Cluster, capacity
+from encamp import Cluster, cores_and_memory
 from encamp.errors import EngineUnavailable
 from encamp.testing.conformance.bound import PATIENCE
 from encamp.testing.waiting import gone, until
@@ -30,7 +30,7 @@ __all__ = ["lab", "reached"]
 
 def test_hosts_have_as_many_slots_as_they_are_to_have(lab: Lab) -> None:
     with Cluster("ipyparallel", hosts=["lab1", "lab2:2"]) as cluster:
-        slots = {"lab1": capacity.cores(), "lab2": 2}
+        slots = {"lab1": cores_and_memory.cores(), "lab2": 2}
         assert {host.name: host.slots for host in cluster.hosts()} == slots
         tasks = [cluster.spawn(socket.gethostname, on=name) for name in ("lab1", "lab2")]
         assert [task.result(PATIENCE) for task in tasks] == ["lab1", "lab2"]

@@ -19,20 +19,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from encamp.attempt_facts import Published
 from encamp.errors import EncampError
-from encamp.facts import Published
 from encamp.jobs.journal import NAME, Journal
 from encamp.jobs.plan.orphans import orphans
 from encamp.jobs.report.last_report import last_check
-from encamp.jobs.report.report import read_report
+from encamp.jobs.report.report_files import read_report
 from encamp.jobs.worker.lease import PREFIX, leases
 from encamp.model import JobReport, TaskReport
 from encamp.storage.disk.own_files import OwnFolder
-from encamp.storage.outputs.beacon import Beacons, _remove_dead, reaches
-from encamp.storage.outputs.parts import Written, discard_leftovers, discard_noted, is_token
 from encamp.storage.outputs.publish import intact, publish, staged_by
+from encamp.storage.outputs.sees_destination import Beacons, _remove_dead, reaches
 from encamp.storage.outputs.stage import Staged
-from encamp.storage.process import facts_in, this_process
+from encamp.storage.outputs.temporary_names import (
+    Written,
+    discard_leftovers,
+    discard_noted,
+    is_token,
+)
+from encamp.storage.process_identity import facts_in, this_process
 
 TOKEN = "0123456789ab"
 ROUNDS, EACH = 40, 50

@@ -15,25 +15,25 @@ import pytest
 from strangers import STRANGER, as_root, scratch, stranger
 
 import encamp
+from encamp.attempt_facts import Published
 from encamp.cli.main import cli
 from encamp.errors import BadDestination, EncampError, NotOurs
-from encamp.facts import Published
-from encamp.jobs.display.progress import Silent
+from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal import Journal, Record
 from encamp.jobs.plan.orphans import prune
-from encamp.jobs.report.report import read_report
-from encamp.jobs.run_lock import run_lock
+from encamp.jobs.report.report_files import read_report
+from encamp.jobs.run.run_lock import run_lock
 from encamp.jobs.worker.lease import leases, new_lease
 from encamp.model import TaskReport
 from encamp.storage.disk.own_files import OwnFolder
-from encamp.storage.disk.trusted import NAMED, Trust, named, opened
+from encamp.storage.disk.safe_destination import NAMED, Trust, named, opened
 from encamp.storage.inputs.transfer import digest_of_piece
-from encamp.storage.outputs.beacon import Beacons, reaches
-from encamp.storage.outputs.declared import DeclaredNames
-from encamp.storage.outputs.parts import discard_leftovers
+from encamp.storage.outputs.accepted_names import DeclaredNames
 from encamp.storage.outputs.patterns import Output, bound, folders_of
 from encamp.storage.outputs.publish import intact, publish
+from encamp.storage.outputs.sees_destination import Beacons, reaches
 from encamp.storage.outputs.stage import stage, unstage
+from encamp.storage.outputs.temporary_names import discard_leftovers
 from encamp.storage.outputs.transfer import Piece, TaskFiles
 from encamp.storage.roots import local, local_storage
 

@@ -14,7 +14,7 @@ import pytest
 import encamp
 from conftest import need
 from encamp.errors import BadJob, InputError, NoMatch, NoSuchHost, NotEnough, WrongLength
-from encamp.services import windows
+from encamp.services import xterm_windows
 from encamp.services.service import Service
 from encamp.testing.waiting import until
 from some_display import x_display
@@ -276,7 +276,7 @@ def test_a_display_that_does_not_answer_is_refused(
     cluster: encamp.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("xterm", shutil.which("xterm") is not None)
-    monkeypatch.setattr(windows, "GREETS", 0.5)
+    monkeypatch.setattr(xterm_windows, "GREETS", 0.5)
     with x_display() as (name, server):
         server.send_signal(signal.SIGSTOP)
         with pytest.raises(BadJob, match=f"display '{name}' has not answered within 0.5 s"):

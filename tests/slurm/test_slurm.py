@@ -36,7 +36,7 @@ outputs = ["host-{i}.txt", "env-{i}.txt"]
 """
 SLEEPERS = """
 import sys, time
-import encamp, encamp.jobs.worker.time_left as module
+import encamp, encamp.jobs.run.allocation_end as module
 
 module.STOP_BEFORE = 52.0
 job = encamp.Job("sleepers", to="out")
@@ -77,8 +77,8 @@ def test_only_a_step_within_a_step_shares_its_cores() -> None:
 
 
 def test_cores_and_memory_are_those_of_the_allocation(slurm: SomeSlurm, here: Path) -> None:
-    code = "from encamp import capacity, slurm; "
-    code += "print(capacity.cores(), capacity.memory() >> 20, slurm.hosts())"
+    code = "from encamp import cores_and_memory, slurm; "
+    code += "print(cores_and_memory.cores(), cores_and_memory.memory() >> 20, slurm.hosts())"
     batch = slurm.submit(f'{sys.executable} -c "{code}"', "-n1", "--mem=300", cwd=here)
     assert batch.ended() == "1 300 []\n"
 

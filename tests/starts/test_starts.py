@@ -380,12 +380,12 @@ def test_a_task_that_has_no_descriptors_left_is_told_that_it_gets_no_messages(he
 
 
 def test_a_start_that_fails_half_way_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from encamp.agent import process
+    from encamp.agent import child_process
     from encamp.cluster.cluster import Cluster
     from encamp.errors import EngineFailed
 
     begun: list[int] = []
-    sentinel = process.Sentinel
+    sentinel = child_process.Sentinel
 
     def third_fails(pid: int) -> Any:
         begun.append(pid)
@@ -396,7 +396,7 @@ def test_a_start_that_fails_half_way_leaves_nothing(monkeypatch: pytest.MonkeyPa
     with Cluster("local", slots=1) as cluster:  # what is opened once is open then
         cluster.spawn(abs, -1).result()
     before = sorted(os.listdir("/proc/self/fd"))
-    monkeypatch.setattr(process, "Sentinel", third_fails)
+    monkeypatch.setattr(child_process, "Sentinel", third_fails)
     with pytest.raises(EngineFailed, match="Too many open files"):
         Cluster("local", slots=4)
     assert sorted(os.listdir("/proc/self/fd")) == before

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import Item, MirrorMap, as_mirrors, plan
+from encamp.storage.sandbox_folder import Sandbox
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from pathlib import Path, PurePosixPath
 from encamp.storage.outputs import transfer
 from encamp.storage.outputs.transfer import RemoteTarget, Receiver, send_file
 from encamp.storage.roots import portable
-from encamp.storage.disk.trusted import NAMED
+from encamp.storage.disk.safe_destination import NAMED
 transfer.CHUNK = 1000
 Path("source").write_bytes(bytes(2500))
 to = Path("out").absolute()

@@ -16,7 +16,6 @@ from msgspec.structs import replace
 from other_processes import DEADLINE, finish, start
 
 from encamp.errors import ShippingFailed, SourceChanged, UnusableInput
-from encamp.storage.folder import Sandbox
 from encamp.storage.inputs import transfer
 from encamp.storage.inputs.mirror import Item, Mirror, plan
 from encamp.storage.inputs.transfer import (
@@ -29,6 +28,7 @@ from encamp.storage.inputs.transfer import (
 )
 from encamp.storage.inputs.tree import tree_state
 from encamp.storage.roots import MIRRORED, Portable, SharedPath, local_storage
+from encamp.storage.sandbox_folder import Sandbox
 
 SERVE = """
     import pickle, sys
@@ -518,7 +518,7 @@ def test_a_tree_that_changes_while_it_is_shipped_is_named_and_not_cached(
 PLACING = """
     import socket, sys
     from msgspec.structs import replace
-    from encamp.storage.folder import Sandbox
+    from encamp.storage.sandbox_folder import Sandbox
     from encamp.storage.inputs.mirror import Mirror, plan
     from encamp.storage.inputs.transfer import Sender
     from pathlib import Path

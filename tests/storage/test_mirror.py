@@ -13,9 +13,9 @@ import pytest
 from other_processes import open_folder, unprivileged
 
 from encamp.errors import BadJob, NoMatch, TargetConflict, UnsafeTarget, UnusableInput
-from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import Mirror, MirrorMap, as_mirrors, plan
 from encamp.storage.roots import local_storage
+from encamp.storage.sandbox_folder import Sandbox
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from other_processes import open_folder, small_disk, start, unprivileged
 
+from encamp.attempt_facts import Published
 from encamp.errors import (
     BadDestination,
     BadJob,
@@ -21,11 +22,10 @@ from encamp.errors import (
     OutputConflict,
     UnsafeTarget,
 )
-from encamp.facts import Published
-from encamp.storage.outputs.parts import PART, discard_leftovers
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, check_outputs
 from encamp.storage.outputs.publish import digest_of, intact, publish
 from encamp.storage.outputs.stage import stage, unstage
+from encamp.storage.outputs.temporary_names import PART, discard_leftovers
 from encamp.storage.roots import MIRRORED, local, local_storage
 
 RUN, OTHER = "0123456789ab", "ba9876543210"

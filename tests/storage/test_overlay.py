@@ -15,11 +15,11 @@ from placed_inputs import placed
 import encamp
 from encamp.errors import ModeRefused, SourceChanged, TargetConflict, UnsafeTarget
 from encamp.storage.disk.removal import remove_tree
-from encamp.storage.folder import Sandbox
 from encamp.storage.inputs import modes, overlay
 from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.ownership import keep_dead, reclaim, sandboxes
 from encamp.storage.roots import LOCAL, local_storage
+from encamp.storage.sandbox_folder import Sandbox
 
 
 @pytest.fixture(autouse=True)

@@ -14,14 +14,14 @@ import pytest
 from msgspec.structs import replace
 
 import encamp
+from encamp.attempt_facts import Published
 from encamp.errors import BadDestination, BadJob, OutputExists
-from encamp.facts import Published
 from encamp.storage.outputs import publish as publishing
 from encamp.storage.outputs import stage as staging
-from encamp.storage.outputs.parts import PART
 from encamp.storage.outputs.patterns import Existing, Output, as_outputs
 from encamp.storage.outputs.publish import digest_of, manifest_lines, publish
 from encamp.storage.outputs.stage import Staged, stage
+from encamp.storage.outputs.temporary_names import PART
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ from encamp.errors import (
     UnsafeTarget,
     UnusableInput,
 )
-from encamp.storage.disk.trusted import NAMED
+from encamp.storage.disk.safe_destination import NAMED
 from encamp.storage.inputs.transfer import CHUNK, digest_of_piece
-from encamp.storage.outputs.beacon import Beacons, reaches
 from encamp.storage.outputs.patterns import Output, as_outputs, bound
 from encamp.storage.outputs.publish import publish
+from encamp.storage.outputs.sees_destination import Beacons, reaches
 from encamp.storage.outputs.stage import Staged, stage
 from encamp.storage.outputs.transfer import (
     OutputPaths,
@@ -235,8 +235,8 @@ def left_by_the_dead(tmp_path: Path) -> Path:
     there = tmp_path / "there"
     code = (
         "import os, signal; from pathlib import Path; "
-        "from encamp.storage.outputs.beacon import Beacons; "
-        "from encamp.storage.disk.trusted import NAMED; "
+        "from encamp.storage.outputs.sees_destination import Beacons; "
+        "from encamp.storage.disk.safe_destination import NAMED; "
         f"Beacons('{DEAD}').light({{Path({str(there)!r}): NAMED}}); "
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

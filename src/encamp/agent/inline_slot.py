@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from encamp.agent.slots import AgentSlot, OwningAgent
+from encamp.agent.slot_interface import AgentSlot, OwningAgent
 from encamp.engines.base import CONTROLLER
 from encamp.slot.isolation import ProcessRestored
 from encamp.slot.slot import INLINE_THREADS, Slot

@@ -21,20 +21,20 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from encamp import capacity
+from encamp import cores_and_memory
 from encamp.agent.gpus import gpus_here
 from encamp.agent.inline_slot import InlineSlot
 from encamp.agent.process_slot import ProcessSlot, reclaim_in_background, reclaim_quietly
-from encamp.agent.slots import AgentSlot
+from encamp.agent.slot_interface import AgentSlot
 from encamp.agent.thread_slot import ThreadSlot
 from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
 from encamp.errors import BadFrame, EncampError
 from encamp.loop.event_loop import MANY, REST
 from encamp.loop.pump import Pump
 from encamp.search_paths import only_ours
-from encamp.slot.open_files import need_files
-from encamp.slot.shortcut import EngineShortcut
+from encamp.slot.open_files_limit import need_files
 from encamp.slot.slot import in_a_call
+from encamp.slot.small_messages import EngineShortcut
 from encamp.storage.cache.cache import clear_cache
 from encamp.storage.import_path import extend_import_path, is_far
 from encamp.storage.leftovers import reclaim_leftovers
@@ -139,7 +139,7 @@ class Agent:
             self.outbox.seal = Seal(orders.key, self.number)
         left_out = extend_import_path(orders.sys_path)
         left_out += [folder for folder in self.endpoint.left_out if folder not in left_out]
-        count = self.endpoint.slots or orders.slots or capacity.cores()
+        count = self.endpoint.slots or orders.slots or cores_and_memory.cores()
         folder = _folder(orders.folder, far=is_far(orders.sys_path))
         label = max(0, self.number - 1)  # for an agent's only slot, as in an MPI job
         kinds: dict[str, Callable[[int], AgentSlot]] = {
@@ -179,8 +179,8 @@ class Agent:
             host=self.host,
             pid=os.getpid(),
             slots=count,
-            cores=capacity.cores(),
-            memory=capacity.memory(),
+            cores=cores_and_memory.cores(),
+            memory=cores_and_memory.memory(),
             gpus=gpus_here(),
             python=".".join(map(str, sys.version_info[:3])),
             version=__version__,

@@ -12,9 +12,9 @@ from typing import Any
 
 from msgspec import DecodeError, Raw
 
+from encamp.agent.child_process import REFUSED, SlotProcess, may_pass
 from encamp.agent.failed_starts import Starts
-from encamp.agent.process import REFUSED, SlotProcess, may_pass
-from encamp.agent.slots import AgentSlot, OwningAgent
+from encamp.agent.slot_interface import AgentSlot, OwningAgent
 from encamp.engines.base import CONTROLLER
 from encamp.errors import BadFrame, EncampError, SlotsCannotStart
 from encamp.slot import ledger

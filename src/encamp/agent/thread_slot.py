@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from encamp.agent.slots import AgentSlot, OwningAgent
+from encamp.agent.slot_interface import AgentSlot, OwningAgent
 from encamp.slot.isolation import FolderRestored, own_folder
 from encamp.slot.slot import Slot
 from encamp.wire.frames import Parts, own

@@ -8,11 +8,11 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from encamp.errors import UnusableInput, printable, shown
-from encamp.sizes import counted, size_text
 from encamp.storage.cache.cache import HostCache, cache_limit, clear_cache
 from encamp.storage.inputs.mirror import Item, Mirror, plan
 from encamp.storage.inputs.modes import mode_of
 from encamp.storage.roots import current_folder, local_storage
+from encamp.units import counted, size_text
 
 
 def list_command() -> None:

@@ -8,11 +8,11 @@ from encamp.cli.remote import encamp_on
 from encamp.cli.run import names_in
 from encamp.engines.kit.hostfile import host_in
 from encamp.errors import BadJob, CannotRemove, HostsNotReached, printable, shown
-from encamp.sizes import counted
 from encamp.storage.cache.cache import clear_cache
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.ownership import clean_kept, kept
 from encamp.storage.roots import local_storage_path
+from encamp.units import counted
 
 
 def clean_command(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from encamp.cli.run import run_job_file, run_script, running
 from encamp.jobs.debug import not_found
-from encamp.jobs.options import Debugged, Options
+from encamp.jobs.run_options import Debugged, Options
 
 
 def debug_command(

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from encamp import slurm
-from encamp.cli.checks import (
+from encamp.cli.doctor_checks import (
     CheckResult,
     HostReport,
     ProgramFacts,
@@ -22,7 +22,7 @@ from encamp.cli.checks import (
     python_here,
     why_of,
 )
-from encamp.cli.ports import ports
+from encamp.cli.doctor_ports import ports
 from encamp.cli.remote import HostOutput, log_in
 from encamp.cli.run import engine_options
 from encamp.cluster.cluster import Cluster
@@ -30,11 +30,11 @@ from encamp.cluster.events import Host
 from encamp.engines.kit.hostfile import host_in
 from encamp.engines.registry import engine_module
 from encamp.errors import EncampError, InputError, printable, shown
-from encamp.sizes import counted
-from encamp.storage.disk.trusted import NAMED
-from encamp.storage.outputs.beacon import Beacons
-from encamp.storage.outputs.parts import PART, new_token
+from encamp.storage.disk.safe_destination import NAMED
+from encamp.storage.outputs.sees_destination import Beacons
+from encamp.storage.outputs.temporary_names import PART, new_token
 from encamp.storage.roots import current_folder, portable
+from encamp.units import counted
 
 _BY_SSH = ("mpi", "pvm", "dask", "ipyparallel")
 """Engines that use ssh to start their agents."""

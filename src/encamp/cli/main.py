@@ -16,10 +16,10 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from encamp.cli.completion import SHELLS, engines, files, folders, script_for
+from encamp.engines.kit.closed_streams import name_standard_streams
 from encamp.engines.kit.interpreter import command_signals
-from encamp.engines.kit.streams import name_standard_streams
 from encamp.errors import EncampError, InputError, OutOfTime, printable, shown, signal_name
-from encamp.jobs.display.screen import Screen
+from encamp.jobs.display.nonblocking_stderr import Screen
 from encamp.model import JobFailed
 from encamp.storage.signals import Terminated
 from encamp.version import __version__

@@ -24,7 +24,7 @@ from encamp.jobs.file.positions import Problem, at
 from encamp.jobs.file.schema import JobTable, MirrorItem, Numbers, OutputItem, StepTable, TaskTable
 from encamp.jobs.job import Job
 from encamp.jobs.map_files import job_name
-from encamp.jobs.rows import Rows, lines_in, read_bounded, read_text, rows_in
+from encamp.jobs.parameter_files import Rows, lines_in, read_bounded, read_text, rows_in
 from encamp.jobs.steps import command as as_command
 from encamp.jobs.templates.template import parse
 from encamp.storage.inputs.mirror import other_matches

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from encamp.engines.kit.interpreter import python_here
-from encamp.engines.kit.logins import LogIns, refused
 from encamp.engines.kit.ssh import SSH, remote_command
+from encamp.engines.kit.ssh_logins import LogIns, refused
 
 _WITHIN = 600.0
 _AT_ONCE = 64

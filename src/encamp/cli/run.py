@@ -19,12 +19,12 @@ from typing import Any
 from encamp.engines.registry import engine_module
 from encamp.errors import BadJob, EncampError, printable
 from encamp.jobs.definition import SUFFIX
-from encamp.jobs.display.console import console_progress
-from encamp.jobs.dry_run import DryRunEnds
-from encamp.jobs.options import Options, current
+from encamp.jobs.display.terminal import console_progress
+from encamp.jobs.run.dry_run import DryRunEnds
+from encamp.jobs.run_options import Options, current
 from encamp.jobs.worker.work import Keep
 from encamp.model import JobFailed
-from encamp.quantities import TIMES, seconds_in
+from encamp.number_checks import TIMES, seconds_in
 from encamp.storage.roots import current_folder
 
 _OURS = {"self", "cluster", "engine", "slots", "initializer", "initargs", "inline", "follow",

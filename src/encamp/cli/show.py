@@ -8,17 +8,17 @@ from pathlib import Path
 
 from encamp.cli.job_states import is_run, job_folders, moment_text
 from encamp.errors import BadJob, InputError, NotOurs, printable, shown
-from encamp.jobs.display.console import kept_text
+from encamp.jobs.display.terminal import kept_text
 from encamp.jobs.file.jobfile import load_job
 from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal, Line
 from encamp.jobs.plan.selection import no_task_named
-from encamp.jobs.report.report import NAME as REPORT
-from encamp.jobs.report.report import read_outline, read_task
+from encamp.jobs.report.report_files import NAME as REPORT
+from encamp.jobs.report.report_files import read_outline, read_task
 from encamp.jobs.steps import lines_of
 from encamp.model import AttemptReport, TaskReport
-from encamp.sizes import counted, size_text, time_text
 from encamp.storage.disk.own_files import OwnFolder
+from encamp.units import counted, size_text, time_text
 from encamp.values import rounded
 
 _MOST_LOG = 1 << 30

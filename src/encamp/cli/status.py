@@ -14,7 +14,7 @@ from rich.live import Live
 
 from encamp.cli.job_states import JobState, job_folders, state_of
 from encamp.errors import NotOurs, shown
-from encamp.jobs.display.status_view import StatusView
+from encamp.jobs.display.progress_bar import StatusView
 from encamp.jobs.report.json_encoding import facts_json
 from encamp.storage.disk.own_files import OwnFolder
 

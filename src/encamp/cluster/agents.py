@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Protocol
 
-from encamp.agent.process import last_words
+from encamp.agent.child_process import last_words
 from encamp.cluster.events import Host, HostAdded, HostDeleted
-from encamp.cluster.mail import Mail
+from encamp.cluster.messages import Mail
 from encamp.cluster.records import HostRecord, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
 from encamp.engines.base import Engine

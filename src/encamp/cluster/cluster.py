@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 from warnings import warn
 
 from encamp.agent.main import Agent, serve
+from encamp.cluster.closing import Lifetime
+from encamp.cluster.cluster_options import ClusterSettings, kind_of_slots
 from encamp.cluster.controller import Controller
 from encamp.cluster.events import Host
-from encamp.cluster.lifetime import Lifetime
-from encamp.cluster.options import SpawnOptions
-from encamp.cluster.recalls import NOT_INLINE
+from encamp.cluster.kill_and_cancel import NOT_INLINE
 from encamp.cluster.records import SlotRecord
-from encamp.cluster.settings import ClusterSettings, kind_of_slots
+from encamp.cluster.spawn_options import SpawnOptions
 from encamp.cluster.start import await_hosts, shortcut_of, start_agents
 from encamp.cluster.table import rows_of, table
 from encamp.cluster.task import SpawnedTask
 from encamp.engines.base import Endpoint, Engine
-from encamp.engines.kit.streams import open_standard_streams
+from encamp.engines.kit.closed_streams import open_standard_streams
 from encamp.engines.registry import open_end
 from encamp.errors import (
     BadJob,
@@ -34,15 +34,15 @@ from encamp.errors import (
     NotInTime,
     UnsupportedByEngine,
 )
-from encamp.markup import box, heading
-from encamp.markup import table as markup_table
-from encamp.quantities import duration, patience, slot_count
-from encamp.sizes import counted
-from encamp.slot.shortcut import Shortcut
+from encamp.notebook_html import box, heading
+from encamp.notebook_html import table as markup_table
+from encamp.number_checks import duration, patience, slot_count
 from encamp.slot.slot import BRIEF, task_number
+from encamp.slot.small_messages import Shortcut
 from encamp.storage.inputs.mirror import MirrorMap
 from encamp.storage.outputs.patterns import OutputMap
 from encamp.timeouts import LONELY
+from encamp.units import counted
 from encamp.wire.frames import changeable, own
 from encamp.wire.pickling import dump_as, dump_small, load_small
 from encamp.wire.protocol import Received

@@ -19,20 +19,20 @@ from functools import partial
 from itertools import repeat
 from typing import Any, Protocol
 
-from encamp import capacity
+from encamp import cores_and_memory
 from encamp.cluster.agents import Agent, Agents
+from encamp.cluster.call_setup import Setups
 from encamp.cluster.disk_thread import DiskThread
 from encamp.cluster.events import TaskExit, TaskResult
-from encamp.cluster.functions import Functions, name_of_called
-from encamp.cluster.mail import Mail
-from encamp.cluster.options import PLAIN, Options, SpawnOptions
-from encamp.cluster.recalls import NOT_INLINE, Recalls
+from encamp.cluster.kill_and_cancel import NOT_INLINE, Recalls
+from encamp.cluster.messages import Mail
 from encamp.cluster.records import SENT, WAITING, Cause, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
-from encamp.cluster.setups import Setups
+from encamp.cluster.sent_functions import Functions, name_of_called
+from encamp.cluster.service_interface import Tenant
+from encamp.cluster.spawn_options import PLAIN, Options, SpawnOptions
 from encamp.cluster.task import FORKED, SpawnedTask
 from encamp.cluster.task_output import TaskOutputs
-from encamp.cluster.tenant import Tenant
 from encamp.engines.base import Arrival, Engine, Frame, Joined, Left
 from encamp.errors import (
     BadFrame,
@@ -50,7 +50,7 @@ from encamp.errors import (
 )
 from encamp.loop.event_loop import MANY, REST, by_signal
 from encamp.loop.pump import Pump
-from encamp.loop.running_time import NOTICED
+from encamp.loop.time_limit_clock import NOTICED
 from encamp.slot.program_settings import SettingsSource
 from encamp.wire.frames import Parts, own
 from encamp.wire.outbox import Outbox
@@ -136,7 +136,7 @@ class Controller:
         """Whether it accepts no new tasks."""
         self.closing = False
         """Whether its agents were told to end."""
-        self._has_slots_here, self._cores = engine.agent_here is not None, capacity.cores()
+        self._has_slots_here, self._cores = engine.agent_here is not None, cores_and_memory.cores()
         self._shares_memory = self.inline and engine.agent_here is not None
         """Whether tasks run in this process."""
         self._handlers: dict[type, Callable[[Agent, Any, Parts], None]] = {

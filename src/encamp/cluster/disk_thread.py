@@ -10,7 +10,7 @@ from typing import Any
 
 from encamp.cluster.records import TaskRecord
 from encamp.loop.pump import Pump
-from encamp.slot.folder import FolderResult
+from encamp.slot.call_folder import FolderResult
 from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.stage import unstage
 

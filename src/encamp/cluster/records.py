@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Any
 
-from encamp.cluster.functions import Function
-from encamp.cluster.options import Need, Options
+from encamp.cluster.sent_functions import Function
+from encamp.cluster.spawn_options import Need, Options
 from encamp.cluster.task import Canceller, SpawnedTask
 from encamp.errors import EncampError, TaskKilled, TaskLost, TimeLimitExceeded
 from encamp.wire.frames import Parts

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from encamp.cluster.options import PLAIN, Need
 from encamp.cluster.records import WAITING, HostRecord, SlotRecord, TaskRecord
+from encamp.cluster.spawn_options import PLAIN, Need
 from encamp.errors import MEMORY, NoSuchHost, NotEnough
 
 HORIZON = 0.02

@@ -6,14 +6,14 @@ import secrets
 from functools import partial
 
 from encamp.agent.main import Agent
+from encamp.cluster.closing import Lifetime
+from encamp.cluster.cluster_options import ClusterSettings
 from encamp.cluster.controller import Controller
-from encamp.cluster.lifetime import Lifetime
-from encamp.cluster.settings import ClusterSettings
 from encamp.errors import EngineFailed, NoSuchHost
 from encamp.slot.launch import check_slots
+from encamp.slot.numerical_threads import chosen_here
 from encamp.slot.shared_memory import USABLE, ProgramShortcut
-from encamp.slot.shortcut import EngineShortcut, Shortcut
-from encamp.slot.threads import chosen_here
+from encamp.slot.small_messages import EngineShortcut, Shortcut
 from encamp.storage.import_path import import_path
 from encamp.wire.protocol import ANY, Orders, encode
 from encamp.wire.seal import KEY_BYTES, Seal

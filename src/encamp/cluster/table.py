@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from encamp.cluster.events import Host
 from encamp.cluster.scheduler import Scheduler
 from encamp.cluster.task import SpawnedTask
-from encamp.sizes import counted, size_text
+from encamp.units import counted, size_text
 
 _HEADS = ("host", "slots", "free", "cores", "memory", "gpus", "running")
 

@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any, Protocol
 
 from encamp.errors import ClusterClosed, NotInTime, shortened
-from encamp.quantities import patience
+from encamp.number_checks import patience
 
 FORKED = "in a forked process, its parent's cluster"
 """The name of the closed cluster in errors of a forked process."""
@@ -293,7 +293,7 @@ class SpawnedTask(LightFuture):
         return f"{state} on {self.host}" if self.host else state
 
     def _repr_html_(self) -> str:
-        from encamp.markup import box, heading, printed
+        from encamp.notebook_html import box, heading, printed
 
         where = f" on {self.host}, slot {self.slot}" if self.host else ""
         if self._exception is not None:

@@ -6,7 +6,7 @@ import warnings
 
 from encamp import slurm
 from encamp.engines.base import CONTROLLER, Engine
-from encamp.engines.kit.in_process import InProcessEndpoint
+from encamp.engines.kit.in_process_agent import InProcessEndpoint
 
 _AGENT = 1
 _ALONE = (

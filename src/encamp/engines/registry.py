@@ -26,11 +26,11 @@ _MODULES = {
         "encamp.engines.mpi.engine",
         f"{extra_text('mpi')} and an MPI, such as openmpi or mpich",
     ),
-    "pvm": ("encamp.engines.pvm.opening", "install PVM (Debian: apt-get install pvm libpvm3)"),
+    "pvm": ("encamp.engines.pvm.start_engine", "install PVM (Debian: apt-get install pvm libpvm3)"),
     "dask": ("encamp.engines.dask.engine", extra_text("dask")),
     "ipyparallel": ("encamp.engines.ipyparallel.engine", extra_text("ipyparallel")),
     "fake": ("encamp.testing.fake", ""),
-    "mesh": ("encamp.engines.mesh", ""),
+    "mesh": ("encamp.engines.bare_mesh", ""),
 }
 """Name → module, and how to install what it needs."""
 _OF_HOSTS = ("hosts", "hostfile", "address")

@@ -11,7 +11,7 @@ from types import FunctionType
 from typing import Any, TypeVar
 
 from encamp.cluster.task import SpawnedTask, take_back, take_back_soon
-from encamp.slot.calling import called_for_each
+from encamp.slot.run_function import called_for_each
 
 T = TypeVar("T")
 Chunks = tuple[Callable[..., list[T]], Iterator[tuple[Any, ...]]]

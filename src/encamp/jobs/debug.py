@@ -17,19 +17,19 @@ from typing import Any
 
 from encamp.errors import BadJob, EncampError, printable, shown
 from encamp.jobs.definition import JobDefinition
-from encamp.jobs.display.progress import Silent
-from encamp.jobs.dry_run import dry_run
+from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal import Journal
-from encamp.jobs.options import Debugged, Options
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.plan.selection import no_task_named
+from encamp.jobs.run.dry_run import dry_run
+from encamp.jobs.run_options import Debugged, Options
 from encamp.jobs.steps import Call, Command, line_of, lines_of
 from encamp.jobs.worker.commands import run_command
 from encamp.model import JobReport
-from encamp.slot.threads import with_chosen
-from encamp.storage.folder import Sandbox
+from encamp.slot.numerical_threads import with_chosen
 from encamp.storage.ownership import reclaim
 from encamp.storage.roots import local_storage
+from encamp.storage.sandbox_folder import Sandbox
 
 
 class DebugEnds(SystemExit):

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 from encamp.errors import BadJob
 from encamp.jobs.outputs_of import InputMap, as_inputs
-from encamp.jobs.report.parameters import checked_parameters
+from encamp.jobs.report.parameter_columns import checked_parameters
 from encamp.jobs.steps import Step, Task, as_steps
-from encamp.quantities import as_number, as_whole
-from encamp.sizes import counted, parse_size
-from encamp.storage.disk.trusted import named
+from encamp.number_checks import as_number, as_whole
+from encamp.storage.disk.safe_destination import named
 from encamp.storage.inputs.mirror import MirrorMap, safe_target
 from encamp.storage.outputs.patterns import OutputMap, as_outputs
 from encamp.storage.roots import current_folder
 from encamp.storage.urls import folder_name
+from encamp.units import counted, parse_size
 from encamp.values import Scalar
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from encamp.errors import BadJob
 from encamp.jobs.definition import JobDefinition, checked_limit, checked_retries, names_given
-from encamp.quantities import whole
-from encamp.sizes import counted
+from encamp.number_checks import whole
+from encamp.units import counted
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
-    from encamp.jobs.display.progress import Progress
+    from encamp.jobs.display.progress_interface import Progress
     from encamp.jobs.worker.work import Keep
     from encamp.model import JobReport
 
@@ -92,10 +92,9 @@ class Job(JobDefinition):
         check
             Raise `JobFailed` at the end if tasks failed; it carries the report.
         progress
-            An object whose methods are called during the run, see
-            `encamp.jobs.display.progress.Progress`. The default is a display if standard error is a
-            terminal, and in notebooks; otherwise a script prints a line for each task, and a
-            library prints nothing.
+            An object whose methods are called during the run, see `encamp.Progress`. The default
+            is a display if standard error is a terminal, and in notebooks; otherwise a script
+            prints a line for each task, and a library prints nothing.
 
         Options that are None are taken from the ``encamp run`` command line, if the script runs
         under it. Tasks that fail do not stop tasks that do not depend on them. Raises an
@@ -104,8 +103,8 @@ class Job(JobDefinition):
         program (SIGTERM, SIGHUP, a batch system's warning); finished tasks stay done, and the next
         run continues from there.
         """
-        from encamp.jobs.options import check_spelling, current
-        from encamp.jobs.run_job import run_job
+        from encamp.jobs.run.run_job import run_job
+        from encamp.jobs.run_options import check_spelling, current
 
         check_spelling(engine_options, Job.run)
         if keep not in (None, "never", "failed", "always"):
@@ -129,7 +128,7 @@ class Job(JobDefinition):
         return run_job(self, executor, options, check=check)
 
     def _repr_html_(self) -> str:
-        from encamp.markup import box, heading, table
+        from encamp.notebook_html import box, heading, table
 
         some = list(self.tasks.values())[:_LISTED]
         rows = [

@@ -19,14 +19,14 @@ from typing import IO, Annotated, Any
 
 import msgspec
 
+from encamp.attempt_facts import Published
 from encamp.errors import BadJob, NotOurs, printable
-from encamp.facts import Published
-from encamp.jobs.run_lock import refusals, run_lock
+from encamp.jobs.run.run_lock import refusals, run_lock
 from encamp.jobs.worker.lease import PREFIX
 from encamp.model import State, TaskReport
 from encamp.storage.disk.disk import flushed, not_written
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
-from encamp.storage.outputs.declared import below
+from encamp.storage.outputs.accepted_names import below
 from encamp.storage.urls import without_scheme
 
 Key = dict[str, str]

@@ -12,7 +12,7 @@ from typing import Any
 from encamp.errors import BadJob
 from encamp.jobs.file.foreach import files_of, parameters_of_file
 from encamp.jobs.job import Job
-from encamp.jobs.options import check_spelling
+from encamp.jobs.run_options import check_spelling
 from encamp.jobs.steps import Call, Command, Step, as_steps
 from encamp.jobs.templates.placeholders import (
     expand_files,

@@ -14,8 +14,8 @@ from typing import Any, Protocol, get_args
 
 import msgspec
 
+from encamp.attempt_facts import Published
 from encamp.errors import BadJob, NoMatch, TargetConflict
-from encamp.facts import Published
 from encamp.storage.inputs.globs import escape, matches
 from encamp.storage.inputs.mirror import (
     Mirror,

@@ -11,10 +11,10 @@ from functools import partial
 from os import PathLike
 from typing import Any, Literal
 
+from encamp.attempt_facts import quickly_pickled
 from encamp.errors import LONGEST_STEP, BadJob, NotCallable, printable, shortened
-from encamp.facts import quickly_pickled
 from encamp.jobs.outputs_of import OutputsOf
-from encamp.quantities import limit
+from encamp.number_checks import limit
 from encamp.storage.inputs.mirror import Mirror
 from encamp.storage.outputs.patterns import Output
 from encamp.values import Scalar
@@ -256,7 +256,7 @@ class Task:
     """The file in its folder with its values."""
 
     def _repr_html_(self) -> str:
-        from encamp.markup import box, heading, table
+        from encamp.notebook_html import box, heading, table
 
         facts = [("step", step.label) for step in self.steps]
         facts += [("input", one.pattern) for one in self.mirror]

@@ -16,7 +16,8 @@ from functools import partial
 from typing import Any
 
 from encamp.errors import ClusterError, ServiceError
-from encamp.services.letters import (
+from encamp.services.outcomes import about, settle
+from encamp.services.protocol import (
     RELEASE,
     Acquire,
     Answers,
@@ -33,7 +34,6 @@ from encamp.services.letters import (
     ServerGone,
     encode,
 )
-from encamp.services.outcomes import about, settle
 from encamp.services.result import Awaited, Result
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import disclosed, dump, enclosed, load

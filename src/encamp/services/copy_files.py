@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from encamp.cluster.events import Host
-from encamp.cluster.options import names
+from encamp.cluster.spawn_options import names
 from encamp.errors import BadJob, NoMatch, NoSuchHost, WrongType
-from encamp.services.checks import texts
+from encamp.services.argument_checks import texts
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster

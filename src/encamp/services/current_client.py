@@ -6,7 +6,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from encamp.services.client import Client
-from encamp.services.relay import StepClient
+from encamp.services.step_client import StepClient
 from encamp.services.task_client import TaskClient
 from encamp.slot.slot import Slot, slot_here, step_here
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from encamp.errors import BadJob, GroupBroken, ProxyReleased, ServiceEnded, Stopped, reason
-from encamp.quantities import patience, whole
+from encamp.number_checks import patience, whole
 from encamp.services.current_client import task_client
-from encamp.services.letters import (
+from encamp.services.protocol import (
     APPLY,
     CALL,
     END,
@@ -36,8 +36,8 @@ from encamp.services.letters import (
     encode,
 )
 from encamp.services.task_client import TaskClient
-from encamp.slot.calling import called
 from encamp.slot.ledger import HOLD
+from encamp.slot.run_function import called
 from encamp.slot.slot import Slot
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import disclosed, dump, dump_failure, dump_result, enclosed, load

@@ -14,8 +14,8 @@ from typing import Any, Literal, TypedDict
 
 from encamp.cluster.controller import Controller
 from encamp.cluster.events import Host
-from encamp.cluster.options import SpawnOptions, check_flag
-from encamp.cluster.recalls import NOT_INLINE
+from encamp.cluster.kill_and_cancel import NOT_INLINE
+from encamp.cluster.spawn_options import SpawnOptions, check_flag
 from encamp.errors import (
     BadJob,
     EncampError,
@@ -29,20 +29,20 @@ from encamp.errors import (
     WrongType,
 )
 from encamp.model import ServiceStatistics
-from encamp.quantities import duration, limit, patience, whole
-from encamp.services.checks import can_be_iterated, check_name, items, named
+from encamp.number_checks import duration, limit, patience, whole
+from encamp.services.argument_checks import can_be_iterated, check_name, items, named
 from encamp.services.client import Client, Outgoing
 from encamp.services.current_client import client_of
-from encamp.services.letters import CALL, GROUP, Granted
+from encamp.services.protocol import CALL, GROUP, Granted
 from encamp.services.proxy import Proxy, pickled, proxies
 from encamp.services.registry.records import Published
 from encamp.services.registry.registry import Registry
 from encamp.services.result import Result
 from encamp.services.server import Blueprint
-from encamp.services.windows import Windows
-from encamp.sizes import counted
+from encamp.services.xterm_windows import Windows
 from encamp.storage.inputs.mirror import MirrorMap
 from encamp.storage.outputs.patterns import OutputMap
+from encamp.units import counted
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump, dump_as
 

@@ -14,7 +14,7 @@ from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
-from encamp.slot.calling import called
+from encamp.slot.run_function import called
 from encamp.wire.by_value import Pickler
 
 _UNCHANGING = (int, float, complex, str, bytes, type(None), type, FunctionType, ModuleType)

@@ -32,9 +32,9 @@ from encamp.engines.kit.interpreter import default_signals
 from encamp.errors import Stopped
 from encamp.slot.isolation import ProcessRestored
 from encamp.slot.ledger import Ledger
-from encamp.slot.open_files import limit_files
-from encamp.slot.printed import Printed
-from encamp.slot.processes import (
+from encamp.slot.open_files_limit import limit_files
+from encamp.slot.printed_output import Printed
+from encamp.slot.process_tree import (
     adopt_orphans,
     descendants,
     end_descendants,

@@ -36,9 +36,9 @@ from typing import Any, Protocol
 
 from encamp.engines.base import PreparedSend
 from encamp.loop.event_loop import PASSED, TURN_WITHIN
-from encamp.loop.nonreentrant import NonReentrantLock
 from encamp.loop.polling import Poller
 from encamp.loop.pump import Pump
+from encamp.loop.signal_safe_lock import NonReentrantLock
 from encamp.slot import ledger
 from encamp.wire.frames import Parts, Writer
 from encamp.wire.protocol import SPAWNER, CheckMemory, Message, encode

@@ -25,11 +25,11 @@ from msgspec import Raw
 
 from encamp.errors import InitializerFailed, Stopped, words_of
 from encamp.loop.deferred_signals import if_task_has_any
-from encamp.quantities import as_whole, patience
-from encamp.slot.calling import called
+from encamp.number_checks import as_whole, patience
 from encamp.slot.isolation import NotIsolated, ProcessRestored
 from encamp.slot.ledger import Ledger
-from encamp.slot.threads import of_task
+from encamp.slot.numerical_threads import of_task
+from encamp.slot.run_function import called
 from encamp.storage.import_path import extend_import_path
 from encamp.wire.frames import Buffer, Parts
 from encamp.wire.pickling import (
@@ -67,9 +67,9 @@ from encamp.wire.protocol import (
 
 if TYPE_CHECKING:
     from encamp.engines.base import PreparedSend
-    from encamp.slot.folder import Staging
+    from encamp.slot.call_folder import Staging
     from encamp.slot.initializer_globals import Initialized
-    from encamp.slot.shortcut import TaskShortcut
+    from encamp.slot.small_messages import TaskShortcut
     from encamp.storage.outputs.transfer import Piece
 
 
@@ -401,7 +401,7 @@ class Slot:
                 made.give(arg)
         if setup.staging is None:
             return called(function, args, kwargs)
-        from encamp.slot.folder import in_folder  # here, as most calls have no folder
+        from encamp.slot.call_folder import in_folder  # here, as most calls have no folder
 
         return in_folder(setup.staging, task, SpawnersFiles(self.ask), function, args, kwargs)
 

@@ -14,8 +14,8 @@ from typing import NamedTuple, TypeVar
 
 from encamp.engines.kit.waker import Waker
 from encamp.loop import deferred_signals
-from encamp.loop.nonreentrant import NonReentrantLock
 from encamp.loop.polling import Poller
+from encamp.loop.signal_safe_lock import NonReentrantLock
 from encamp.slot.shared_memory import SlotShortcut
 from encamp.slot.slot import Slot
 from encamp.wire.frames import Parts, Reader, Writer
@@ -28,7 +28,7 @@ from encamp.wire.protocol import (
     decode,
     encode,
 )
-from encamp.wire.ready import readable, writable
+from encamp.wire.wait_for_descriptor import readable, writable
 
 T = TypeVar("T")
 _CUT_OFF = (

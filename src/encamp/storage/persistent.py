@@ -12,9 +12,9 @@ import threading
 from contextlib import suppress
 
 from encamp.errors import EncampError
-from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.transfer import Channel
+from encamp.storage.sandbox_folder import Sandbox
 
 _lock = threading.Lock()
 _idle: dict[str, tuple[Sandbox, list[Item]]] = {}

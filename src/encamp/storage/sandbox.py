@@ -15,8 +15,7 @@ from secrets import token_hex
 from typing import ParamSpec, TypeVar
 
 from encamp.errors import EncampError
-from encamp.storage.disk.trusted import named
-from encamp.storage.folder import Sandbox
+from encamp.storage.disk.safe_destination import named
 from encamp.storage.inputs.mirror import MirrorMap, as_mirrors, plan
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, check_outputs
@@ -24,6 +23,7 @@ from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.stage import stage, unstage
 from encamp.storage.persistent import give_back, persistent_sandbox
 from encamp.storage.roots import current_folder
+from encamp.storage.sandbox_folder import Sandbox
 from encamp.storage.signals import signals_exit
 from encamp.storage.urls import folder_name
 

@@ -56,7 +56,7 @@ class Orders(Envelope, tag=0):
     output: int = 1 << 20
     """Bytes of a task's output that are kept."""
     threads: dict[str, str] = {}
-    """The `encamp.slot.threads.VARIABLES` that the program has set."""
+    """The `encamp.slot.numerical_threads.VARIABLES` that the program has set."""
     init_commands: dict[str, str] = {}
     """By host, the command to be run before slots start; `ANY` is for all others."""
     niceness: dict[str, int] = {}

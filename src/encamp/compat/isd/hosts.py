@@ -10,7 +10,7 @@ from pathlib import Path
 
 from encamp.agent.init_command import environment_after
 from encamp.errors import BadJob
-from encamp.services.checks import texts
+from encamp.services.argument_checks import texts
 
 
 @dataclass

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
-from encamp import capacity
+from encamp import cores_and_memory
 from encamp.errors import EncampError, NoMatch, UnsafeTarget, UnusableInput
 from encamp.storage.inputs.mirror import Mirror, find
 from encamp.storage.roots import Portable, SharedPath, local, portable, to_abstract, to_actual
@@ -142,7 +142,7 @@ class EndedJob(NamedTuple):
 
 def getNumberOfCores() -> int:
     """The CPU cores of this host that this program may use."""
-    return capacity.cores()
+    return cores_and_memory.cores()
 
 
 def translateToAbstractPath(path: str) -> tuple[int, str]:

@@ -39,7 +39,7 @@ from encamp.compat.pyopus.spawner import (
     opened,
 )
 from encamp.errors import ClusterClosed, ClusterError, EngineFailed
-from encamp.quantities import as_number, as_whole
+from encamp.number_checks import as_number, as_whole
 from encamp.slot.slot import CurrentTask, current_task, slot_here
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.wire.protocol import Received

@@ -22,7 +22,7 @@ from abc import ABCMeta
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from encamp.cluster.echo import show, show_lines_at_once
+from encamp.cluster.print_output import show, show_lines_at_once
 from encamp.compat.pyopus.base import PyOpusError
 from encamp.compat.pyopus.clustered import (
     ClusteredMachine,

@@ -19,9 +19,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from encamp import capacity
-from encamp.cluster.echo import show, show_lines_at_once
-from encamp.cluster.options import SpawnOptions
+from encamp import cores_and_memory
+from encamp.cluster.print_output import show, show_lines_at_once
+from encamp.cluster.spawn_options import SpawnOptions
 from encamp.errors import ClusterClosed, EncampError, NoSuchHost, TaskKilled
 from encamp.executor.dispatch import calls_ahead
 from encamp.executor.mapping import cancel_all
@@ -173,7 +173,7 @@ class Spawner:
     def __init__(self, cluster: Cluster | None = None, *, own: bool = False) -> None:
         self.cluster, self.own = cluster, own
         here = socket.gethostname()
-        self.hosts = {here: SpawnerHost(here, capacity.cores(), {0})}
+        self.hosts = {here: SpawnerHost(here, cores_and_memory.cores(), {0})}
         self.host_of: dict[int, str] = {0: here}
         """Slot → host's name, including hosts that are gone."""
         self.number = {0: 0}

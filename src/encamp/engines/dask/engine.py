@@ -23,16 +23,16 @@ from distributed.comm.addressing import get_address_host
 
 from encamp.engines.dask.leases import Leases
 from encamp.engines.dask.own_cluster import HostsCluster
-from encamp.engines.dask.relay import Relay, carry_here
+from encamp.engines.dask.tunnels import Relay, carry_here
 from encamp.engines.dask.worker import begin_here, end_here, leave_here
 from encamp.engines.kit import start_agents as starting
 from encamp.engines.kit.hostfile import HostLine, hosts_of
 from encamp.engines.kit.mesh.addresses import address_towards
+from encamp.engines.kit.mesh.endpoint import Address
 from encamp.engines.kit.mesh.engine import Agent, MeshEngine, shares
-from encamp.engines.kit.mesh.mesh import Address
 from encamp.engines.kit.start_agents import Order
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable, text_of
-from encamp.quantities import whole
+from encamp.number_checks import whole
 from encamp.timeouts import ENDS
 
 _LOOK = 1.0

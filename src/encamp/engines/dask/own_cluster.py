@@ -16,7 +16,7 @@ from typing import Any
 
 import distributed
 
-from encamp import capacity
+from encamp import cores_and_memory
 from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.ssh import READY, RemotePrograms, address_towards_hosts
 
@@ -80,7 +80,7 @@ async def _serve(order: dict[str, Any]) -> None:
         async with nanny(
             order["scheduler"],
             name=order["name"],
-            nthreads=order["threads"] or capacity.cores(),
+            nthreads=order["threads"] or cores_and_memory.cores(),
             memory_limit=0,
             security=security,
             local_directory=folder,

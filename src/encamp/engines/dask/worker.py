@@ -12,7 +12,7 @@ import dask
 from distributed import get_worker
 from distributed.comm.addressing import get_address_host
 
-from encamp.engines.dask import relay
+from encamp.engines.dask import tunnels
 from encamp.engines.kit import start_agents
 
 _ENVIRON = "distributed.nanny.pre-spawn-environ"
@@ -26,11 +26,11 @@ def begin_here(
     """Start the agents for this worker; ``agents`` are by the workers' addresses."""
     set_by_nanny = dask.config.get(_ENVIRON, {}) if dask_worker.nanny else {}
     unset = {name: str(value) for name, value in set_by_nanny.items()}
-    tunnels = start_agents.Tunnels(
-        partial(relay.begun, dask_worker, order.run), [get_address_host(dask_worker.address)]
+    carried = start_agents.Tunnels(
+        partial(tunnels.begun, dask_worker, order.run), [get_address_host(dask_worker.address)]
     )
     mine = agents[dask_worker.address]
-    return start_agents.begin(order, mine, unset, tunnels=None if _inside(dask_worker) else tunnels)
+    return start_agents.begin(order, mine, unset, tunnels=None if _inside(dask_worker) else carried)
 
 
 def _inside(worker: Any) -> bool:

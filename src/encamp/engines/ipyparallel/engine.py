@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import ipyparallel
 
 from encamp.engines.ipyparallel.own_cluster import OwnCluster
-from encamp.engines.ipyparallel.relay import Relay, begin_here
+from encamp.engines.ipyparallel.tunnels import Relay, begin_here
 from encamp.engines.kit.cores import with_cores
 from encamp.engines.kit.hostfile import HostLine, hosts_of, spread
 from encamp.engines.kit.mesh.addresses import address_towards
@@ -31,7 +31,7 @@ from encamp.engines.kit.mesh.engine import Agent, MeshEngine, shares
 from encamp.engines.kit.ssh import command_on
 from encamp.engines.kit.start_agents import end, ended, host_id, why_not
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable, text_of
-from encamp.quantities import whole
+from encamp.number_checks import whole
 from encamp.timeouts import ENDS
 from encamp.version import same_minor
 

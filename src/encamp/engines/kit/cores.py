@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
-from encamp import capacity
+from encamp import cores_and_memory
 from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.interpreter import PACKAGE, START, python_command
-from encamp.engines.kit.logins import LogIns, refused
+from encamp.engines.kit.ssh_logins import LogIns, refused
 from encamp.timeouts import LOGS_IN
 
 _AT_ONCE = 64
@@ -43,8 +43,8 @@ def _with_cores(
     if host.slots:
         return host
     if host.here:
-        return replace(host, slots=capacity.cores())
-    words = command(host, [*python_command(), "-c", START, PACKAGE, capacity.__name__])
+        return replace(host, slots=cores_and_memory.cores())
+    words = command(host, [*python_command(), "-c", START, PACKAGE, cores_and_memory.__name__])
     answer = log_ins.call(lambda: _run(words, within), lambda one: refused(one[0], one[2]))
     with suppress(ValueError, IndexError):
         return replace(host, slots=max(1, int(answer[1].split()[-1])))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from encamp import slurm
 from encamp.errors import BadHostfile, BadJob, EngineUnavailable
-from encamp.quantities import MOST_SLOTS
+from encamp.number_checks import MOST_SLOTS
 
 _HOST = re.compile(
     r"(?P<user>[^\s@\[\]:=,-][^\s@\[\]:=,]*@)?"

@@ -21,11 +21,11 @@ from typing import IO
 from encamp import slurm
 from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.interpreter import PACKAGE, START, python_command
-from encamp.engines.kit.logins import LogIns, refused
 from encamp.engines.kit.mesh.addresses import address_towards_login
+from encamp.engines.kit.ssh_logins import LogIns, refused
 from encamp.errors import BadJob, EngineUnavailable, printable
 from encamp.timeouts import LOGS_IN
-from encamp.wire.ready import readable
+from encamp.wire.wait_for_descriptor import readable
 
 SSH = "ENCAMP_SSH"
 """The environment variable with the command that logs in to hosts; by default ``ssh``."""

@@ -20,8 +20,8 @@ from typing import IO
 
 import msgspec
 
-from encamp.engines.kit.foreign import foreign
 from encamp.engines.kit.interpreter import PACKAGE, START, python_command
+from encamp.engines.kit.launcher_variables import foreign
 from encamp.timeouts import KILLED
 from encamp.version import __version__
 

@@ -24,7 +24,7 @@ import msgspec
 from encamp.engines.base import Arrival, Endpoint, Frame, Left
 from encamp.engines.mpi.inbox import FRAME, FRAMED, HEAD, Inbox, MPIShortMessages
 from encamp.engines.mpi.leftovers import remove
-from encamp.engines.mpi.processes import Processes
+from encamp.engines.mpi.watched_processes import Processes
 from encamp.errors import EngineFailed
 from encamp.timeouts import LEAVES, STARTS
 from encamp.wire.frames import MARK, Buffer, Parts, flat

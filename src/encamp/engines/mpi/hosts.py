@@ -21,9 +21,9 @@ import psutil
 
 from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.interpreter import python_command, python_here
-from encamp.engines.kit.logins import LogIns, refused
 from encamp.engines.kit.mesh.addresses import address_towards
 from encamp.engines.kit.ssh import command_on
+from encamp.engines.kit.ssh_logins import LogIns, refused
 
 AGENTS = {
     "openmpi": ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent"),

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from encamp.engines.base import CONTROLLER, Arrival, Engine
-from encamp.engines.kit.foreign import foreign
-from encamp.engines.kit.in_process import InProcessEndpoint
+from encamp.engines.kit.in_process_agent import InProcessEndpoint
+from encamp.engines.kit.launcher_variables import foreign
 from encamp.engines.mpi.endpoint import IDLE_LONG
 
 if TYPE_CHECKING:

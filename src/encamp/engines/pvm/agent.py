@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from encamp.engines.kit.foreign import foreign
+from encamp.engines.kit.launcher_variables import foreign
 from encamp.engines.kit.mesh.agent import MeshAgent, join_with
 from encamp.engines.kit.start_agents import Spec
 from encamp.engines.pvm import libpvm
@@ -19,7 +19,7 @@ from encamp.engines.pvm.membership import own_descriptor
 from encamp.errors import EngineFailed
 from encamp.search_paths import SEARCH_PATHS, take_search_paths, whole_search_path
 from encamp.timeouts import STARTS
-from encamp.wire.ready import readable
+from encamp.wire.wait_for_descriptor import readable
 
 ORDER = 21
 """The tag of the message with the order."""

@@ -17,19 +17,19 @@ import msgspec
 from encamp.engines.base import Arrival, Frame
 from encamp.engines.kit.interpreter import PACKAGE, START, interpreter_flags
 from encamp.engines.kit.mesh.addresses import address_towards, addresses_here, is_loopback
+from encamp.engines.kit.mesh.endpoint import Address
 from encamp.engines.kit.mesh.engine import Agent, MeshEngine
-from encamp.engines.kit.mesh.link import Link
-from encamp.engines.kit.mesh.mesh import Address
+from encamp.engines.kit.mesh.tls_connection import Link
 from encamp.engines.kit.start_agents import Spec
 from encamp.engines.pvm import libpvm
+from encamp.engines.pvm.add_hosts import remove_log
 from encamp.engines.pvm.agent import ORDER, Order, variables_for
-from encamp.engines.pvm.hosts import remove_log
+from encamp.engines.pvm.host_names import addresses_in, first_words, host_names
 from encamp.engines.pvm.libpvm import HostInfo, PVMError
 from encamp.engines.pvm.membership import ADDED, ENDED, PRINTED, Membership
-from encamp.engines.pvm.naming import addresses_in, first_words, host_names
 from encamp.errors import EngineFailed
 from encamp.timeouts import GRACE
-from encamp.wire.ready import readable
+from encamp.wire.wait_for_descriptor import readable
 
 _HERE = "127.0.0.1"
 _LOOK = 0.05

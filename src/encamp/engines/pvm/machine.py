@@ -1,7 +1,7 @@
 """The virtual machine that a process joins: a running one, or one that it starts.
 
-A machine that it starts belongs to another small process (`encamp.engines.pvm.keeper`), which ends
-it when this process ends, even by a kill.
+A machine that it starts belongs to another small process (`encamp.engines.pvm.machine_owner`),
+which ends it when this process ends, even by a kill.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from secrets import token_hex
 from typing import IO
 
 from encamp.engines.kit.interpreter import PACKAGE, python_here
-from encamp.engines.kit.sentinel import Sentinel
-from encamp.engines.pvm import keeper
-from encamp.engines.pvm.naming import why_not
+from encamp.engines.kit.process_end import Sentinel
+from encamp.engines.pvm import machine_owner
+from encamp.engines.pvm.host_names import why_not
 from encamp.errors import EngineFailed, EngineUnavailable
 from encamp.timeouts import ENDS, GREETED
-from encamp.wire.ready import readable
+from encamp.wire.wait_for_descriptor import readable
 
 REMEDY = "install PVM (Debian: apt-get install pvm libpvm3)"
 ROOT = "/usr/lib/pvm3"
 _ADD = (
     "import sys; sys.path.append(sys.argv[1]); "
-    "from encamp.engines.pvm.hosts import main; main(sys.argv[2])"
+    "from encamp.engines.pvm.add_hosts import main; main(sys.argv[2])"
 )
 _ADD_WITHIN = 240.0
 """Seconds to add hosts; PVM itself waits for dead hosts for a little more than three minutes."""
@@ -85,7 +85,7 @@ class Machine:
         return set(codes.values())
 
     def _added(self, wanted: str) -> dict[str, int]:
-        """The output of the process that adds hosts, see `encamp.engines.pvm.hosts`."""
+        """The output of the process that adds hosts, see `encamp.engines.pvm.add_hosts`."""
         command = [python_here(), "-I", "-S", "-c", _ADD, PACKAGE, wanted]
         with subprocess.Popen(
             command,
@@ -135,7 +135,7 @@ class OwnMachine(Machine):
         super().__init__(variables)
         self.process, self._folder = 0, folder
         self._keeper = subprocess.Popen(
-            [python_here(), "-I", "-S", keeper.__file__, name, folder],
+            [python_here(), "-I", "-S", machine_owner.__file__, name, folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -184,9 +184,9 @@ class OwnMachine(Machine):
         with self.known():
             with suppress(OSError):
                 if self.variables["PVM_VMID"].encode() in _environment(self.process):
-                    keeper.halt()
+                    machine_owner.halt()
                     _end(self.process)
-            keeper.remove(self.process, self._folder)
+            machine_owner.remove(self.process, self._folder)
 
 
 def _said(adding: subprocess.Popen[str]) -> tuple[str, str]:

@@ -7,9 +7,9 @@ import time
 from typing import Any
 
 from encamp.errors import shown
-from encamp.jobs.display.status_view import clock_text
-from encamp.markup import bar, box, heading, line, table
+from encamp.jobs.display.progress_bar import clock_text
 from encamp.model import JobReport, JobStatus, State, TaskReport, orphans_told
+from encamp.notebook_html import bar, box, heading, line, table
 
 _ORDER: tuple[State, ...] = ("running", "waiting", "done", "up to date", "failed", "blocked")
 _MOST_RUNNING = 5

@@ -32,11 +32,11 @@ from encamp.jobs.file.schema import (
 )
 from encamp.jobs.job import Job
 from encamp.jobs.outputs_of import OutputsOf
+from encamp.jobs.parameter_files import read_bounded
 from encamp.jobs.plan.selection import no_task_named
-from encamp.jobs.rows import read_bounded
 from encamp.jobs.steps import Command, check_variables, command
 from encamp.jobs.templates.placeholders import Values, fill, fill_command, fill_pattern, fill_rename
-from encamp.quantities import TIMES, seconds_in
+from encamp.number_checks import TIMES, seconds_in
 from encamp.storage.inputs.mirror import Mirror, safe_target
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.roots import current_folder

@@ -11,17 +11,17 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from encamp.attempt_facts import Published
 from encamp.errors import NoMatch, TargetConflict, UnusableInput
-from encamp.facts import Published
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.journal import Journal
 from encamp.jobs.outputs_of import OutputsOf, PublishedOutputs, chosen
 from encamp.jobs.plan.graph import Graph, makers
-from encamp.jobs.plan.in_place import InPlaceOutputs
+from encamp.jobs.plan.in_place_tasks import InPlaceOutputs
 from encamp.jobs.steps import Task
 from encamp.storage.inputs.globs import escape
 from encamp.storage.inputs.mirror import Item, Mirror, Planner, merged
-from encamp.storage.outputs.declared import DeclaredNames
+from encamp.storage.outputs.accepted_names import DeclaredNames
 from encamp.storage.urls import is_url
 
 

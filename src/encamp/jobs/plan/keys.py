@@ -9,7 +9,7 @@ from encamp.errors import printable, shortened
 from encamp.jobs.journal import Key, Line
 from encamp.jobs.plan.fingerprint import fingerprint
 from encamp.jobs.steps import Call, Command, Task
-from encamp.storage.disk.trusted import NAMED, Trust
+from encamp.storage.disk.safe_destination import NAMED, Trust
 from encamp.storage.inputs.mirror import Item, identity
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.publish import intact

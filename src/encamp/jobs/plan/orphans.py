@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
+from encamp.attempt_facts import Published
 from encamp.errors import BadDestination, InputError, printable
-from encamp.facts import Published
 from encamp.jobs.journal import Journal, Record
 from encamp.jobs.steps import Task
 from encamp.model import MOST_COUNTED
 from encamp.storage import urls
-from encamp.storage.disk.trusted import Trust, opened, trust_in
+from encamp.storage.disk.safe_destination import Trust, opened, trust_in
 from encamp.storage.inputs.mirror import Item, left_out
-from encamp.storage.inputs.reach import may_make
+from encamp.storage.inputs.possible_paths import may_make
 from encamp.storage.inputs.tree import tree_state
 from encamp.storage.outputs.publish import flush_folders, intact
 from encamp.storage.roots import local

@@ -15,15 +15,15 @@ from encamp.jobs.plan.changes import JobInputs, listed, which, with_name
 from encamp.jobs.plan.fingerprint import own_module
 from encamp.jobs.plan.graph import Graph
 from encamp.jobs.plan.inputs import Inputs, planner_of
+from encamp.jobs.plan.job_folder import check_own_folder
 from encamp.jobs.plan.keys import INPUT_CHANGED, JOB_INPUT_CHANGED, JOB_INPUTS, Keys, why_run
-from encamp.jobs.plan.own_folder import check_own_folder
-from encamp.jobs.plan.readers import check_readers
-from encamp.jobs.plan.redefined import redefined
+from encamp.jobs.plan.redefined_functions import redefined
+from encamp.jobs.plan.unordered_readers import check_readers
 from encamp.jobs.steps import Call, Command
 from encamp.jobs.worker.work import pack
-from encamp.storage.disk.trusted import Trust, trust_in
+from encamp.storage.disk.safe_destination import Trust, trust_in
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.outputs.declared import DeclaredNames
+from encamp.storage.outputs.accepted_names import DeclaredNames
 from encamp.storage.outputs.patterns import Folders, Output, bound, check_destination, check_outputs
 from encamp.storage.roots import portable
 from encamp.wire.rng_warnings import RandomNumberWarnings

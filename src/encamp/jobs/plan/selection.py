@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 
 from encamp.errors import BadJob, printable
 from encamp.jobs.journal import Journal
-from encamp.jobs.options import Options
 from encamp.jobs.plan.graph import Graph
+from encamp.jobs.run_options import Options
 from encamp.jobs.steps import Task
 
 NONE_FAILED = "no task failed in its last run"

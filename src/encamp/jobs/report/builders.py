@@ -11,20 +11,20 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from encamp.attempt_facts import Span, Where
 from encamp.errors import NotOurs, TaskLost, reason_of
-from encamp.facts import Span, Where
-from encamp.jobs.clock import Clock
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.journal import Key
 from encamp.jobs.plan.changes import listed
-from encamp.jobs.report.parameters import parameters_of
+from encamp.jobs.report.parameter_columns import parameters_of
+from encamp.jobs.run_clock import Clock
 from encamp.jobs.steps import Task
 from encamp.jobs.worker.work import Outcome
 from encamp.model import AttemptReport, JobReport, ServiceStatistics, State, TaskReport
-from encamp.sizes import size_text
 from encamp.storage.disk.own_files import OwnFiles
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.roots import local
+from encamp.units import size_text
 from encamp.values import MOST_KEPT, as_json
 from encamp.version import __version__
 

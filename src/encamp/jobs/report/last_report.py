@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from encamp.errors import NotOurs
-from encamp.jobs.report.report import NAME, report_in, written
+from encamp.jobs.report.report_files import NAME, report_in, written
 from encamp.jobs.report.status_file import NAME as STATUS
 from encamp.jobs.report.status_file import left_by_a_killed_run
 from encamp.model import JobReport

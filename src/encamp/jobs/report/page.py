@@ -23,8 +23,8 @@ import msgspec
 
 from encamp.errors import shortened
 from encamp.jobs.report.json_encoding import facts_json, json_value
-from encamp.jobs.report.lanes import Lanes
-from encamp.jobs.report.sample import sample_of
+from encamp.jobs.report.task_sample import sample_of
+from encamp.jobs.report.timeline import Lanes
 from encamp.model import JobReport, TaskReport
 from encamp.values import rounded
 

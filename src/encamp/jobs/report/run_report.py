@@ -6,20 +6,20 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 
-from encamp.facts import Published
-from encamp.jobs.clock import Clock
+from encamp.attempt_facts import Published
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.journal import Journal
 from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared
-from encamp.jobs.pools import services_of
 from encamp.jobs.report.builders import job_report, write_manifest
 from encamp.jobs.report.last_report import keep_report
-from encamp.jobs.report.parameters import parameters_of
-from encamp.jobs.report.report import write_page
-from encamp.jobs.report.table import facts_of, write_table
+from encamp.jobs.report.parameter_columns import parameters_of
+from encamp.jobs.report.report_files import write_page
+from encamp.jobs.report.results_csv import facts_of, write_table
 from encamp.jobs.report.task_reports import Reports, as_list_if_few
-from encamp.jobs.run_lock import refusals
+from encamp.jobs.run.executors import services_of
+from encamp.jobs.run.run_lock import refusals
+from encamp.jobs.run_clock import Clock
 from encamp.model import JobReport, JobStatus, TaskReport
 from encamp.storage.outputs.publish import manifest_lines
 from encamp.values import Scalar

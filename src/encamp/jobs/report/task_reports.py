@@ -16,7 +16,7 @@ from typing import Any, overload
 
 import msgspec
 
-from encamp.jobs.display.progress import Progress
+from encamp.jobs.display.progress_interface import Progress
 from encamp.jobs.journal import Record, Records, decoded, encoded, has_odd
 from encamp.jobs.report.json_encoding import facts_json
 from encamp.model import State, TaskReport, TaskReports

@@ -10,8 +10,8 @@ import math
 from typing import Any
 
 from encamp.jobs.report.json_encoding import facts_json
-from encamp.jobs.report.lanes import Lane, Lanes, times
-from encamp.jobs.report.sample import sample_of
+from encamp.jobs.report.task_sample import sample_of
+from encamp.jobs.report.timeline import Lane, Lanes, times
 from encamp.model import AttemptReport, JobReport, TaskReport
 
 _LARGEST = 20_000_000

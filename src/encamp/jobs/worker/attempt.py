@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from encamp.attempt_facts import Span, Where
 from encamp.errors import EncampError, Stopped, TaskLost, TimeLimitExceeded
-from encamp.facts import Span, Where
 from encamp.jobs.interrupts import ended_in_order
 from encamp.jobs.worker.lease import Watch
 from encamp.jobs.worker.phases import (
@@ -28,10 +28,10 @@ from encamp.jobs.worker.resource_usage import ResourceUsage
 from encamp.jobs.worker.slots import Done, SlotLost, slots_here
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.jobs.worker.worker_name import worker_name
-from encamp.loop.running_time import RunningTime
-from encamp.slot.bounded_files import free_middle_of
+from encamp.loop.time_limit_clock import RunningTime
+from encamp.slot.output_limit import free_middle_of
 from encamp.slot.slot import SpawnersFiles, ask_here
-from encamp.storage.disk.visible import sees
+from encamp.storage.disk.network_delay import sees
 from encamp.storage.inputs.modes import needs_own_mounts
 from encamp.storage.inputs.overlay import recover
 from encamp.storage.ownership import TASK, keep_dead, reclaim, reclaim_folder
@@ -39,7 +39,7 @@ from encamp.wire.pickling import NotImportable
 from encamp.wire.protocol import ABOUT_SERVICES
 
 if TYPE_CHECKING:
-    from encamp.services.relay import Relays
+    from encamp.services.step_client import Relays
 
 TICK = 0.2
 """Seconds between checks of time limits and the lease."""
@@ -133,7 +133,7 @@ class _Supervisor:
         if question[0] == ABOUT_SERVICES:
             if self._services is None:
                 from encamp.services.current_client import client_of  # rarely needed
-                from encamp.services.relay import Relays
+                from encamp.services.step_client import Relays
 
                 self._services = Relays(client_of)
             return self._services.answer(*question[1:])

@@ -21,18 +21,18 @@ from typing import Any
 
 import msgspec
 
+from encamp.attempt_facts import Span
 from encamp.errors import DiskFull, EncampError, StepFailed, Stopped, reason, words_of
-from encamp.facts import Span
 from encamp.jobs.steps import Call, Command
 from encamp.jobs.worker.commands import run_command
 from encamp.jobs.worker.lease import Watch
 from encamp.jobs.worker.values_file import read_values
 from encamp.jobs.worker.work import Outcome, Work, log_name, unpack
-from encamp.slot.bounded_files import cut
-from encamp.slot.calling import called
 from encamp.slot.isolation import FolderRestored, resource_unseen
-from encamp.slot.output import complain, flush, output_to
-from encamp.slot.processes import end_descendants, helpers
+from encamp.slot.output_limit import cut
+from encamp.slot.process_tree import end_descendants, helpers
+from encamp.slot.redirect_output import complain, flush, output_to
+from encamp.slot.run_function import called
 from encamp.slot.slot import SpawnersFiles
 from encamp.slot.this_process import (
     ask,
@@ -45,11 +45,11 @@ from encamp.slot.this_process import (
     undone,
 )
 from encamp.storage.disk.disk import free_space
-from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.place import Placed
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.stage import Staged, stage
 from encamp.storage.outputs.transfer import OutputChannel
+from encamp.storage.sandbox_folder import Sandbox
 from encamp.wire.pickling import (
     NotImportable,
     frames_of,

@@ -19,11 +19,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from encamp.agent.child_process import REFUSED, SlotProcess, may_pass
 from encamp.agent.failed_starts import Starts
-from encamp.agent.process import REFUSED, SlotProcess, may_pass
 from encamp.errors import SlotsCannotStart
 from encamp.slot.main import SlotSettings
-from encamp.slot.processes import supervised
+from encamp.slot.process_tree import supervised
 from encamp.slot.program_settings import SettingsSource
 from encamp.slot.slot import Setup
 from encamp.wire.frames import Parts
@@ -46,7 +46,7 @@ from encamp.wire.protocol import (
     encode,
     encode_calls,
 )
-from encamp.wire.ready import readable, writable
+from encamp.wire.wait_for_descriptor import readable, writable
 
 IDLE_LIMIT = 60.0
 """Seconds after which an unused slot ends itself."""

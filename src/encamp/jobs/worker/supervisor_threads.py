@@ -15,10 +15,10 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, ParamSpec, TypeVar
 
-from encamp.engines.kit.streams import open_standard_streams
-from encamp.sizes import counted
-from encamp.slot.open_files import need_files
+from encamp.engines.kit.closed_streams import open_standard_streams
+from encamp.slot.open_files_limit import need_files
 from encamp.timeouts import ENDS
+from encamp.units import counted
 
 P = ParamSpec("P")
 T = TypeVar("T")

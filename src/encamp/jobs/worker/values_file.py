@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 
 from encamp.errors import BadJob, BadValues
-from encamp.jobs.rows import rows_in
+from encamp.jobs.parameter_files import rows_in
 from encamp.values import Scalar, row_of, scalar_in
 
 _LARGEST = 1 << 16

@@ -8,9 +8,9 @@ from typing import Literal
 
 import msgspec
 
+from encamp.attempt_facts import Span, Where
 from encamp.errors import CannotTravel, text_of
-from encamp.facts import Span, Where
-from encamp.jobs.clock import Clock
+from encamp.jobs.run_clock import Clock
 from encamp.jobs.steps import Call, Command
 from encamp.jobs.worker.lease import Lease
 from encamp.storage.inputs.mirror import Item

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from encamp.errors import EncampError, NoSuchConsole, SeveralConsoles
-from encamp.slot.bounded_files import free_middle, whole_at_start
+from encamp.slot.output_limit import free_middle, whole_at_start
 from encamp.storage.ownership import OwnedFolder, reclaim_folder, sandboxes
 from encamp.storage.roots import local_storage, local_storage_path
 

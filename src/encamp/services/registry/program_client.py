@@ -11,8 +11,8 @@ from encamp.cluster.controller import Controller
 from encamp.cluster.task import FORKED
 from encamp.errors import ClusterClosed, ClusterError
 from encamp.services.client import Client, Outgoing, Route
-from encamp.services.letters import Answers, LeaseEnded, Letter
 from encamp.services.outcomes import value_of
+from encamp.services.protocol import Answers, LeaseEnded, Letter
 from encamp.services.result import Awaited, Result
 from encamp.wire.frames import Parts, changeable, own
 from encamp.wire.pickling import disclosed

@@ -8,15 +8,15 @@ from typing import Protocol
 from weakref import ref
 
 from encamp.cluster.controller import Controller
-from encamp.cluster.options import SpawnOptions
+from encamp.cluster.spawn_options import SpawnOptions
 from encamp.errors import EncampError, ServiceEnded, ServiceFailed
 from encamp.model import ServerStatistics
-from encamp.services.letters import Calls, Letter, ServerGone, encode
-from encamp.services.registry.pool import Pool, ServerRecord
-from encamp.services.registry.saved import SavedState
-from encamp.services.registry.watch import Watch
+from encamp.services.protocol import Calls, Letter, ServerGone, encode
+from encamp.services.registry.call_limit import Watch
+from encamp.services.registry.checkpoints import SavedState
+from encamp.services.registry.server_pool import Pool, ServerRecord
 from encamp.services.server import Blueprint
-from encamp.services.windows import Windows
+from encamp.services.xterm_windows import Windows
 from encamp.wire.frames import Parts
 from encamp.wire.protocol import SERVICES, SPAWNER
 

@@ -14,7 +14,7 @@ from encamp.cluster.records import TaskRecord
 from encamp.errors import BadFrame
 from encamp.model import ServiceStatistics
 from encamp.services.current_client import program_client
-from encamp.services.letters import (
+from encamp.services.protocol import (
     END,
     RELEASE,
     Acquire,
@@ -34,19 +34,19 @@ from encamp.services.letters import (
     WaitStarted,
     decode,
 )
+from encamp.services.registry.acquisitions import Grants
+from encamp.services.registry.at_least_once import Replays
+from encamp.services.registry.checkpoints import States
 from encamp.services.registry.consoles import Consoles
 from encamp.services.registry.deadlocks import Deadlocks
-from encamp.services.registry.grants import Grants
-from encamp.services.registry.pool import STARTING, ServerRecord
 from encamp.services.registry.program_client import ProgramClient
-from encamp.services.registry.questions import Questions
 from encamp.services.registry.records import Published, Records, Service
-from encamp.services.registry.replays import Replays
 from encamp.services.registry.restarts import Endings
-from encamp.services.registry.saved import States
+from encamp.services.registry.server_pool import STARTING, ServerRecord
 from encamp.services.registry.starter import Starter, remedy
-from encamp.services.windows import Opener
-from encamp.sizes import joined
+from encamp.services.registry.statistics import Questions
+from encamp.services.xterm_windows import Opener
+from encamp.units import joined
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import load
 from encamp.wire.protocol import SPAWNER

@@ -7,14 +7,14 @@ from typing import Any
 
 from encamp.cluster.records import TaskRecord
 from encamp.errors import EncampError, ServerLost, ServiceEnded, TaskKilled, TaskLost, words_of
-from encamp.services.letters import Answers, MemberLost, Refused, ServerGone
+from encamp.services.protocol import Answers, MemberLost, Refused, ServerGone
+from encamp.services.registry.acquisitions import Grants
+from encamp.services.registry.checkpoints import States
 from encamp.services.registry.consoles import Consoles
-from encamp.services.registry.grants import Grants
-from encamp.services.registry.pool import STARTING, ServerRecord
-from encamp.services.registry.questions import statistics_of
 from encamp.services.registry.records import Records, Service
-from encamp.services.registry.saved import States
+from encamp.services.registry.server_pool import STARTING, ServerRecord
 from encamp.services.registry.starter import Starter
+from encamp.services.registry.statistics import statistics_of
 from encamp.wire.pickling import dump, dump_failure, portable_error
 from encamp.wire.protocol import SPAWNER
 

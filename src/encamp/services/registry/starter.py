@@ -10,16 +10,16 @@ from functools import partial
 
 from encamp.cluster.records import WAITING, Cause
 from encamp.errors import EncampError, ServiceEnded, ServiceFailed, UnsupportedByEngine, words_of
-from encamp.services.letters import END, Probe
+from encamp.services.protocol import END, Probe
+from encamp.services.registry.acquisitions import SAY_AFTER, Grants
+from encamp.services.registry.call_limit import Watch
+from encamp.services.registry.checkpoints import SavedState, States
 from encamp.services.registry.consoles import Consoles
-from encamp.services.registry.grants import SAY_AFTER, Grants
-from encamp.services.registry.pool import Pool, ServerRecord
-from encamp.services.registry.questions import Questions
 from encamp.services.registry.records import Published, Records, Service
-from encamp.services.registry.saved import SavedState, States
-from encamp.services.registry.watch import Watch
+from encamp.services.registry.server_pool import Pool, ServerRecord
+from encamp.services.registry.statistics import Questions
 from encamp.services.server import ServerSettings, serve
-from encamp.sizes import counted, joined
+from encamp.units import counted, joined
 from encamp.wire.pickling import portable_error
 
 _log = logging.getLogger("encamp")

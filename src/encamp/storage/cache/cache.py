@@ -30,7 +30,6 @@ from types import TracebackType
 from msgspec.structs import replace
 
 from encamp.errors import BadJob, DiskFull, SourceChanged, UnusableInput
-from encamp.sizes import counted, parse_size, size_text
 from encamp.storage.cache.index import Event, Index, Row, opened
 from encamp.storage.cache.integrity import is_intact
 from encamp.storage.cache.locks import KeyLock, exclusive, shared
@@ -38,15 +37,16 @@ from encamp.storage.cache.tmp_cleaners import keep_off
 from encamp.storage.disk.copy import copy_file
 from encamp.storage.disk.disk import free_space, named_error
 from encamp.storage.disk.holes import allocated
+from encamp.storage.disk.network_delay import until_not_older
 from encamp.storage.disk.removal import remove_tree
-from encamp.storage.disk.visible import until_not_older
 from encamp.storage.inputs.mirror import Item, is_here
 from encamp.storage.inputs.transfer import Channel, receive_file, receive_tree
 from encamp.storage.inputs.tree import copy_tree, tree_state
 from encamp.storage.ownership import named_refusals
-from encamp.storage.process import facts_in, this_process
+from encamp.storage.process_identity import facts_in, this_process
 from encamp.storage.roots import local, local_storage, local_storage_path
 from encamp.storage.urls import download
+from encamp.units import counted, parse_size, size_text
 
 LIMIT = "ENCAMP_CACHE_LIMIT"
 INDEX = "index.sqlite"

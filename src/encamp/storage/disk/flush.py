@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from encamp.storage.disk.disk import flushed
-from encamp.storage.disk.visible import is_network_device
+from encamp.storage.disk.network_delay import is_network_device
 
 _SEVERAL = 4
 """From so many files on, their whole disk is flushed, if little else waits to be written."""

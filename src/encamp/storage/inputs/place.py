@@ -26,8 +26,8 @@ from encamp.storage.cache.integrity import files_there, is_intact
 from encamp.storage.disk.copy import copy_file
 from encamp.storage.disk.disk import named_error
 from encamp.storage.disk.holes import allocated
+from encamp.storage.disk.network_delay import until_not_older
 from encamp.storage.disk.removal import remove_tree
-from encamp.storage.disk.visible import until_not_older
 from encamp.storage.inputs import overlay
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.modes import ActualMode, mode_of, reflink, why_no_whole_overlay

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from encamp.storage.inputs.globs import escape, is_glob
-from encamp.storage.outputs.parts import PART
+from encamp.storage.outputs.temporary_names import PART
 from encamp.storage.roots import real_folder
 
 

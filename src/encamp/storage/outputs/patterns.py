@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
+from encamp.attempt_facts import quickly_pickled
 from encamp.errors import BadDestination, BadJob, OutputConflict, printable
-from encamp.facts import quickly_pickled
 from encamp.storage import urls
-from encamp.storage.disk.trusted import NAMED, Trust, trust_in
-from encamp.storage.disk.trusted import below as folder_below
+from encamp.storage.disk.safe_destination import NAMED, Trust, trust_in
+from encamp.storage.disk.safe_destination import below as folder_below
 from encamp.storage.inputs.mirror import renamed, safe_target
 from encamp.storage.maps import each_of
 from encamp.storage.roots import Portable, in_local_storage, local, portable_name

@@ -10,16 +10,16 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from encamp.attempt_facts import Published
 from encamp.errors import BadDestination, EncampError, OutputExists, printable
-from encamp.facts import Published
 from encamp.storage import urls
 from encamp.storage.disk.disk import disk_full, keeps_owners
 from encamp.storage.disk.flush import flush_files, flush_folder
+from encamp.storage.disk.network_delay import is_network_device, until_visible
 from encamp.storage.disk.own_files import open_regular
-from encamp.storage.disk.trusted import NAMED, Trust, open_folder, opened
-from encamp.storage.disk.visible import is_network_device, until_visible
-from encamp.storage.outputs.parts import PART, Written
+from encamp.storage.disk.safe_destination import NAMED, Trust, open_folder, opened
 from encamp.storage.outputs.stage import Staged
+from encamp.storage.outputs.temporary_names import PART, Written
 from encamp.storage.roots import Portable, local
 from encamp.storage.urls import is_url
 

@@ -24,11 +24,11 @@ from encamp.storage import urls
 from encamp.storage.disk.copy import write_at
 from encamp.storage.disk.disk import disk_full, flushed, set_permissions
 from encamp.storage.disk.holes import Hashed, allocated, data_parts, is_sparse
-from encamp.storage.disk.trusted import NAMED, Trust, opened
-from encamp.storage.outputs.beacon import reaches
-from encamp.storage.outputs.parts import PART, Written, discard
+from encamp.storage.disk.safe_destination import NAMED, Trust, opened
 from encamp.storage.outputs.patterns import Existing, Output, bound, final_of
 from encamp.storage.outputs.publishable import Kind, OutputFile, Publishable, entries_below
+from encamp.storage.outputs.sees_destination import reaches
+from encamp.storage.outputs.temporary_names import PART, Written, discard
 from encamp.storage.outputs.transfer import OutputChannel, RemoteTarget, send_file
 from encamp.storage.roots import (
     Portable,

@@ -22,11 +22,11 @@ from encamp.errors import BadDestination, ShippingFailed, UnsafeTarget, Unusable
 from encamp.storage.disk.copy import write_at
 from encamp.storage.disk.disk import disk_full, flushed, set_permissions
 from encamp.storage.disk.holes import Hashed, data_parts, is_sparse
-from encamp.storage.disk.trusted import Trust, opened
+from encamp.storage.disk.safe_destination import Trust, opened
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.transfer import CHUNK, Sender, digest_of_piece
-from encamp.storage.outputs.parts import PART, Written, discard
 from encamp.storage.outputs.patterns import Output
+from encamp.storage.outputs.temporary_names import PART, Written, discard
 from encamp.storage.roots import Portable, SharedPath, below, local, with_name
 
 

@@ -14,10 +14,10 @@ from functools import partial
 import msgspec
 
 from encamp.engines.base import CONTROLLER, Left
-from encamp.engines.kit.mesh.identity import Identity
-from encamp.engines.kit.mesh.link import Link
-from encamp.engines.kit.mesh.mesh import Address, Greeting, Mesh, addresses
-from encamp.engines.kit.sentinel import Sentinel
+from encamp.engines.kit.mesh.certificate import Identity
+from encamp.engines.kit.mesh.endpoint import Address, Greeting, Mesh, addresses
+from encamp.engines.kit.mesh.tls_connection import Link
+from encamp.engines.kit.process_end import Sentinel
 from encamp.engines.kit.start_agents import Spec
 from encamp.errors import EngineFailed
 from encamp.timeouts import GREETED, STARTS

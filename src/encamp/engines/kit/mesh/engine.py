@@ -13,9 +13,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from encamp.engines.base import Arrival, Engine, Joined, Left
-from encamp.engines.kit.mesh.identity import new_identity
-from encamp.engines.kit.mesh.link import Link
-from encamp.engines.kit.mesh.mesh import (
+from encamp.engines.kit.mesh.certificate import new_identity
+from encamp.engines.kit.mesh.endpoint import (
     Address,
     ConnectionLost,
     Control,
@@ -28,6 +27,7 @@ from encamp.engines.kit.mesh.mesh import (
     WhereIs,
     control,
 )
+from encamp.engines.kit.mesh.tls_connection import Link
 from encamp.engines.kit.start_agents import Order, host_id, variables_to_send
 from encamp.errors import EngineFailed
 from encamp.timeouts import ALL_END, LOST_BY_OTHERS

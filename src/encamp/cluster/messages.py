@@ -1,0 +1,126 @@
+"""Messages between tasks and the program, at the controller."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from encamp.cluster.records import RUNNING, TaskRecord
+from encamp.engines.base import PreparedSend
+from encamp.slot.small_messages import Shortcut
+from encamp.wire.frames import Parts
+from encamp.wire.outbox import Outbox
+from encamp.wire.pickling import load
+from encamp.wire.protocol import NOWHERE, SPAWNER, Received, addressed
+
+
+class Mail:
+    """The queue of messages for the program, and messages to tasks that have not started."""
+
+    def __init__(self, tasks: Mapping[int, TaskRecord], outbox: Outbox) -> None:
+        self._tasks, self._outbox = tasks, outbox
+        self.queue: deque[tuple[int, Any]] = deque()
+        self.early: dict[int, list[tuple[int, int, Parts]]] = {}
+        """Messages for tasks that have not started: ports, senders and payloads."""
+        self.waiters: list[Callable[[], object]] = []
+        """Functions that are called, once, when a message has arrived."""
+        self._news = False
+        """Whether a message has arrived since they were called."""
+        self._taking = threading.Lock()
+        self.shortcut: Shortcut | None = None
+        self.prepared: dict[int, PreparedSend | None] = {}
+        """By running task, prepared sends of the program; None after the first message."""
+
+    # For the program
+
+    def put(self, sender: int, *what: Any) -> None:
+        """Queue messages (their pickles' parts) or events."""
+        for one in what:
+            self.queue.append((sender, one))
+        self._news = True
+
+    def take(self, source: int | None) -> Received | None:
+        """The next message of the queue, or of one sender; from any thread."""
+        queue = self.queue
+        if not queue:
+            return None
+        with self._taking:
+            for position in range(len(queue) if source is not None else min(1, len(queue))):
+                sender, what = queue[position]
+                if source is None or sender == source:
+                    del queue[position]
+                    break
+            else:
+                return None
+        return Received(sender, load(what) if isinstance(what, list) else what)
+
+    def clear(self) -> None:
+        """Empty the queue."""
+        self.queue.clear()
+
+    def call_when_there(self, wake: Callable[[], object]) -> None:
+        """Call a function once, when the queue has a message; from any thread."""
+        self.waiters.append(wake)
+
+    def call_no_more(self, wake: Callable[[], object]) -> None:
+        """Undo `call_when_there`."""
+        with suppress(ValueError):
+            self.waiters.remove(wake)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a function waits for a message that has arrived."""
+        return bool(self.waiters) and self._news
+
+    def call_waiters(self, *, failed: bool) -> None:
+        """Call the waiting functions if a message has arrived, or none will."""
+        if self.waiters and (self._news or failed):
+            self._news = False
+            waiters, self.waiters = self.waiters, []
+            for wake in waiters:
+                with suppress(RuntimeError):  # its event loop is closed
+                    wake()
+
+    # For tasks
+
+    def goes_out(self, number: int) -> bool:
+        """Whether a message to a task would be sent at once."""
+        task = self._tasks.get(number)
+        return task is not None and task.state is RUNNING and number not in self.early
+
+    def send(self, to: int, sender: int, payload: Parts, port: int = 0) -> None:
+        """Forward a message to a task; keeps it until the task starts, drops it after its end."""
+        task = self._tasks.get(to)
+        if task is None:
+            return
+        if task.state is not RUNNING or to in self.early:
+            self.early.setdefault(to, []).append((port, sender, payload))
+        elif (slot := task.slot) is not None:
+            envelope, head = addressed(to, sender, slot.agent, slot.number, 0, port)
+            self._outbox.send(slot.agent, [head, *payload])
+            if port:
+                return
+            if self.shortcut is not None and sender == SPAWNER and not self.prepared.get(to):
+                self.prepared[to] = self.shortcut.prepare(envelope) if to in self.prepared else None
+
+    def begins(self, task: TaskRecord) -> None:
+        """A task starts: it gets the messages that have waited for it."""
+        for port, sender, payload in self.early.pop(task.id, ()):
+            self.send(task.id, sender, payload, port)
+
+    def forget(self, task: TaskRecord) -> None:
+        """A task has ended."""
+        self.prepared.pop(task.id, None)
+        self.early.pop(task.id, None)
+
+    def slot_of(self, number: int) -> tuple[int, int, int]:
+        """Agent and slot of a running task, and the number of the last calls sent there.
+
+        Messages to other tasks go through this controller.
+        """
+        task = self._tasks.get(number)
+        slot = task.slot if task is not None and task.state is RUNNING else None
+        return (NOWHERE, NOWHERE, 0) if slot is None else (slot.agent, slot.number, slot.runs)

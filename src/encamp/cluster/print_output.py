@@ -1,0 +1,45 @@
+"""The output of tasks, printed by the program: whole lines, between the program's own."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+from encamp.wire.wait_for_descriptor import writable
+
+
+def show_lines_at_once() -> None:
+    """Flush the program's output after each line from now on, so that the order is correct."""
+    if (stream := _own_stream()) is not None:
+        stream.reconfigure(line_buffering=True)
+
+
+def show(text: str) -> None:
+    """Write whole lines to the standard output; from any thread, also while another one prints.
+
+    They appear before an incomplete line of the program. If ``sys.stdout`` was replaced, the text
+    is written to the replacement.
+    """
+    stream = _own_stream()
+    if stream is not None:
+        _write(stream.fileno(), text.encode(stream.encoding, "replace"))
+    elif sys.stdout is not None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def _own_stream() -> io.TextIOWrapper | None:
+    """The process's own standard output, if that is where the program prints."""
+    stream = sys.stdout
+    if stream is sys.__stdout__ and isinstance(stream, io.TextIOWrapper) and not stream.closed:
+        return stream
+    return None
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        try:
+            data = data[os.write(fd, data) :]
+        except BlockingIOError:
+            writable(fd, None)

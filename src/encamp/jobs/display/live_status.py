@@ -1,0 +1,190 @@
+"""The state of a run for all who watch it: its display, `encamp status` and the report's page.
+
+While a run goes on, ``status.json`` in the job's folder holds its state, for other terminals and
+hosts, and ``report.html`` is the report so far. Both take only a small part of the time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+from encamp.errors import EncampError
+from encamp.jobs.display.progress_interface import Shielded
+from encamp.jobs.report.status_file import write_status
+from encamp.jobs.run_clock import Clock
+from encamp.model import FailedTask, JobStatus, RunningTask, State, TaskReport
+from encamp.storage.disk.own_files import OwnFolder
+
+DISPLAYED_EVERY = 0.5
+"""Seconds between two updates of the display."""
+_WRITTEN_EVERY = 2.0
+_DRAWN_EVERY = 4.0
+"""Seconds between two pages of the report, at least."""
+_SHARE = 50
+"""Writing pages takes at most one fiftieth of the time."""
+_PAGE_OF_A_TASK = 2e-5
+"""Seconds that a page may take for each task: the first page is written accordingly late."""
+_MOST_RUNNING = 100
+_MOST_FAILED = 20
+_WAVES = 2
+"""After so many ended tasks per slot, the time left is estimated from their number."""
+
+
+class Throttle:
+    """When to repeat an action that may take only a certain part of the time."""
+
+    def __init__(self, every: float, first: float | None = None) -> None:
+        self._every = self.pause = every
+        self._next = time.monotonic() + (every if first is None else first)
+
+    def __call__(self) -> bool:
+        """Whether it is time for the action."""
+        return time.monotonic() >= self._next
+
+    def done(self, took: float) -> None:
+        """Note that the action took so many seconds."""
+        self.pause = max(self._every, took * _SHARE)
+        self._next = time.monotonic() + self.pause
+
+
+class RunMonitor:
+    """Follows one run, in the thread that runs it.
+
+    ``draw`` writes the report's page; it gets the state of the run, and the seconds until the next
+    page, if known.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tasks: int,
+        slots: int | None,
+        clock: Clock,
+        progress: Shielded,
+        folder: OwnFolder,
+        controller: str,
+        draw: Callable[[JobStatus, float], None],
+    ) -> None:
+        self._name, self._tasks, self._slots = name, tasks, slots
+        self._clock, self._progress, self._folder = clock, progress, folder
+        self._controller, self._draw = controller, draw
+        self._counts: Counter[State] = Counter()
+        self._failed: deque[FailedTask] = deque(maxlen=_MOST_FAILED)
+        self._since: dict[str, float] = {}
+        """When each running task was first seen running."""
+        self._tells = False
+        """Whether the executor tells which tasks run."""
+        self._first: float | None = None
+        """When the first task was submitted."""
+        self._ran, self._busy, self._mirrored = 0, 0.0, 0
+        self._display = Throttle(DISPLAYED_EVERY, 0.0)
+        self._file = Throttle(_WRITTEN_EVERY)
+        self._page = Throttle(_DRAWN_EVERY, max(_DRAWN_EVERY, tasks * _PAGE_OF_A_TASK * _SHARE))
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next update is due."""
+        return DISPLAYED_EVERY if self._progress.wants_status else _WRITTEN_EVERY
+
+    def submitted(self) -> None:
+        """A task was submitted."""
+        if self._first is None:
+            self._first = self._clock.now()
+
+    def up_to_date(self) -> None:
+        """A task did not have to run."""
+        self._counts["up to date"] += 1
+
+    def ended(self, task: TaskReport) -> None:
+        """A task has ended in this run."""
+        self._counts[task.state] += 1
+        self._since.pop(task.name, None)
+        if task.state == "failed":
+            self._failed.append(FailedTask(task.name, task.why))
+        if task.state in ("done", "failed") and task.attempts:
+            self._ran += 1
+            last = task.attempts[-1]
+            self._busy += sum([phase.seconds for phase in last.phases])
+            self._mirrored += sum([a.bytes_mirrored + a.bytes_shared for a in task.attempts])
+
+    def look(
+        self,
+        futures: Mapping[Future[Any], str],
+        attempt: Callable[[str], int],
+        *,
+        stopping: bool = False,
+    ) -> None:
+        """Report the state of the run to the display, the file and the page, where it is due."""
+        display = self._progress.wants_status and self._display()
+        file = self._file() and self._first is not None
+        if not (display or file):
+            return
+        status = self._status(futures, attempt, stopping)
+        if display:
+            self._progress.status(status)
+            self._display.done(0.0)
+        if file:
+            self._write(status)
+            if self._page() and not stopping:
+                began = time.monotonic()
+                with suppress(EncampError, OSError):  # the one at the end says what is wrong
+                    self._draw(status, self._page.pause)
+                self._page.done(time.monotonic() - began)
+
+    def _status(
+        self, futures: Mapping[Future[Any], str], attempt: Callable[[str], int], stopping: bool
+    ) -> JobStatus:
+        now = self._clock.now()
+        running = [name for future, name in futures.items() if future.running()]
+        self._tells = self._tells or bool(running)
+        self._since = {name: self._since.get(name, now) for name in running}
+        counts = dict(self._counts)
+        waiting = self._tasks - self._counts.total() - len(running)
+        states: tuple[tuple[State, int], ...] = (("running", len(running)), ("waiting", waiting))
+        counts |= {state: number for state, number in states if number > 0}
+        oldest = sorted(self._since.items(), key=lambda one: one[1])
+        return JobStatus(
+            name=self._name,
+            folder=str(self._folder.path),
+            state="stopping" if stopping else "running",
+            controller=self._controller,
+            now=now,
+            started=self._clock.began,
+            tasks=self._tasks,
+            counts=counts,
+            handed_over=0 if self._tells else len(futures),
+            running=[
+                RunningTask(name, attempt(name), since)
+                for name, since in islice(oldest, _MOST_RUNNING)
+            ],
+            failed=list(self._failed),
+            left=None if stopping else self._estimate(now, waiting),
+            slots=self._slots,
+            bytes_mirrored=self._mirrored,
+        )
+
+    def _estimate(self, now: float, waiting: int) -> float | None:
+        """Estimated seconds until the end."""
+        if not self._ran or self._first is None:
+            return None
+        slots = self._slots or max(1, len(self._since))
+        if self._ran >= _WAVES * slots:
+            each = (now - self._first) * slots / (self._ran + len(self._since) / 2)
+        else:
+            each = self._busy / self._ran
+        ages = [now - since for since in self._since.values()]
+        work = each * waiting + sum(max(0.0, each - age) for age in ages)
+        last = max((each - age for age in ages), default=0.0)
+        return max(0.0, last, work / slots)
+
+    def _write(self, status: JobStatus) -> None:
+        began = time.monotonic()
+        with suppress(EncampError, OSError):
+            write_status(status, self._folder)
+        self._file.done(time.monotonic() - began)

@@ -1,0 +1,29 @@
+"""Removes what killed runs of a job, and attempts that were given up, left at its destination."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from encamp.jobs.definition import JobDefinition
+from encamp.jobs.worker.lease import leases, token_of
+from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.outputs.temporary_names import discard_leftovers
+from encamp.storage.urls import is_url
+
+
+def sweep(job: JobDefinition, folder: OwnFolder) -> None:
+    """Remove the temporary files and leases of killed runs; ``folder`` is the job's own."""
+    for file, _ in leases(folder):
+        with suppress(OSError):
+            discard_parts(job, token_of(file), file.lstat().st_uid)
+            file.unlink(missing_ok=True)
+
+
+def discard_parts(job: JobDefinition, token: str, owner: int) -> None:
+    """Remove temporary files of attempts that can neither remove nor publish them any more."""
+    tasks = job.tasks.values()
+    outputs = [output for task in tasks for output in (*task.outputs, *task.on_failure)]
+    own = [output.to for output in outputs if not is_url(output.to)]
+    tops = {job.to / os.path.expanduser(to) for to in own}
+    discard_leftovers({*tops, job.folder / "logs"}, token, owner)

@@ -1,0 +1,550 @@
+"""One run of a job: finds tasks that must run, submits them to an executor, publishes results.
+
+One thread does all of this. Results arrive in a queue, and are published and journaled in the order
+of their arrival; then the tasks that waited for them are submitted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Collection, Iterable
+from concurrent.futures import CancelledError, Executor, Future
+from contextlib import suppress
+from dataclasses import replace
+from socket import gethostname
+from typing import TypeVar
+
+from encamp.attempt_facts import Published
+from encamp.errors import (
+    CommandNotFound,
+    DiskFull,
+    EncampError,
+    EngineFailed,
+    InputError,
+    OutOfTime,
+    SlotsCannotStart,
+    SourceChanged,
+    StepFailed,
+    TaskLost,
+    TimeLimitExceeded,
+    reason,
+    reason_of,
+)
+from encamp.jobs.definition import JobDefinition
+from encamp.jobs.display.live_status import RunMonitor
+from encamp.jobs.display.progress_interface import Shielded
+from encamp.jobs.interrupts import Interrupts, stopped
+from encamp.jobs.journal import Journal, Record, outputs_in, seen
+from encamp.jobs.plan.orphans import OrphanWatch
+from encamp.jobs.plan.prepare import Prepared
+from encamp.jobs.report.builders import (
+    SubmittedTask,
+    Workplaces,
+    attempt_report,
+    controller_here,
+    task_report,
+)
+from encamp.jobs.report.run_report import RunReport
+from encamp.jobs.report.task_reports import tell_up_to_date
+from encamp.jobs.run.allocation_end import TimeLeft
+from encamp.jobs.run.executors import workers_of
+from encamp.jobs.run.killed_runs import discard_parts, sweep
+from encamp.jobs.run.publisher import Done, Publisher
+from encamp.jobs.run.staged_checks import check_staged
+from encamp.jobs.run.submitted_attempts import SILENCE, Arrival, Submissions
+from encamp.jobs.run_options import Options
+from encamp.jobs.worker.attempt import Abandoned
+from encamp.jobs.worker.lease import new_lease
+from encamp.jobs.worker.work import Outcome, Work, log_name
+from encamp.model import JobReport, JobStatus, State, TaskReport
+from encamp.storage.disk.safe_destination import trust_in
+from encamp.storage.import_path import import_path
+from encamp.storage.outputs.patterns import Output
+from encamp.storage.outputs.stage import unstage
+from encamp.storage.outputs.temporary_names import new_token
+from encamp.storage.outputs.transfer import TaskFiles
+from encamp.storage.roots import local, portable_name
+from encamp.timeouts import JOB_ENDS
+from encamp.units import counted
+from encamp.values import as_json
+from encamp.wire.pickling import NotImportable
+
+WINDOW = 1000
+"""Tasks that are submitted and have not ended, at most; or four for each worker."""
+MOST_LOSSES = 3
+"""How often a task is run again after the loss of its host: the task itself may kill hosts."""
+MOST_CHANGES = 3
+"""How often a task is run again because its inputs have changed, in addition to its retries."""
+TOGETHER = 0.1
+"""Seconds for which results are collected, at most, if there are many: their outputs are flushed
+and recorded together."""
+_SHORTEST = 0.001
+"""Seconds that a worker needs for any task, to estimate how long its submitted tasks last."""
+_PLENTY = 10
+"""Submitted tasks per worker from which on results are collected."""
+
+
+Number = TypeVar("Number", int, float | None)
+
+
+class Run:
+    """One run: decides which tasks to submit, and what follows from each outcome."""
+
+    def __init__(
+        self,
+        job: JobDefinition,
+        tasks: Collection[str],
+        prepared: Prepared,
+        journal: Journal,
+        executor: Executor,
+        workers: int | None,
+        options: Options,
+        progress: Shielded,
+        interrupts: Interrupts,
+    ) -> None:
+        self.job, self.tasks, self.prepared, self.journal = job, tasks, prepared, journal
+        self.workers, self.options = workers, options
+        self.progress = progress
+        self.window = max(WINDOW, 4 * (workers or 0))
+        self.token = new_token()
+        self.shared = journal.own_folder.shared
+        self.lease = new_lease(journal.folder, self.token)
+        logs = portable_name(journal.folder / "logs")
+        self._logs_here = local(logs)
+        self.logs = Output("log", at=logs, trust=trust_in(job.to, 1, shared=self.shared))
+        self.sys_path = tuple(import_path())
+        self.publisher = Publisher(prepared, journal)
+        self.orphans = OrphanWatch(journal, job.to)
+        self.orphans.look("the job", prepared.shared)
+        self.running: dict[str, SubmittedTask] = {}
+        self.parked: dict[str, SubmittedTask] = {}
+        self.submissions = Submissions(executor, self.token)
+        self.report = RunReport(job, tasks, prepared, journal, self.orphans, executor)
+        self.ended, self.clock = self.report.ended, self.report.clock
+        self.time_left = TimeLeft((job.tasks[name] for name in tasks), options.time_limit)
+        self.late: list[str] = []
+        """Tasks that cannot end before the allocation does."""
+        self.workplaces = Workplaces(self.clock)
+        self.failures = 0
+        self.hopeless = self.stopping = False
+        self.enough = False
+        """Whether so many tasks have failed that no more are started."""
+        self.untidy = False
+        self.monitor = RunMonitor(
+            job.name,
+            len(tasks),
+            workers,
+            self.clock,
+            progress,
+            journal.own_folder,
+            controller_here(),
+            self._draw,
+        )
+        self.interrupts = interrupts
+        interrupts.wake = self.submissions.wake
+
+    def run(self) -> JobReport:
+        sweep(self.job, self.journal.own_folder)
+        self._pass_over()
+        self.uid = self.lease.take(shared=self.shared)
+        self.prepared.note_job_inputs()
+        self.progress.began(self.job.name, len(self.tasks), self.workers)
+        try:
+            self._loop()
+        except BaseException as exc:
+            self._stop()
+            if isinstance(exc, OutOfTime):
+                exc.done = self._done_so_far()  # more tasks are done by now
+            with suppress(EncampError, OSError):  # the error that stopped the run matters more
+                report = self._reported(interrupted=True)
+                if isinstance(exc, KeyboardInterrupt):
+                    stopped(exc, report.words())
+            raise
+        finally:
+            self.lease.end()
+            self.submissions.close()
+            if self.untidy:
+                discard_parts(self.job, self.token, self.uid)
+        return self._reported(interrupted=self.enough)
+
+    def _pass_over(self) -> None:
+        """The outputs of tasks outside of this run stay theirs."""
+        if len(self.tasks) == len(self.job.tasks):
+            return
+        self.prepared.graph.choose(self.tasks)
+        for name in self.job.tasks.keys() - self.tasks:
+            outputs = self.journal.done.outputs(name)
+            self.publisher.keep(name, outputs)
+            self.report.list_outputs(outputs)
+
+    def _loop(self) -> None:
+        graph = self.prepared.graph
+        ready: deque[str] = deque()
+        while graph.going_on and not (self.enough and not self.running):
+            ready.extend(graph.ready())
+            while ready and self._may_begin() and not self._may_be_enough():
+                self._check()
+                self.monitor.look(self.submissions.futures, self._try_of)
+                self._begin_in_time(ready.popleft())
+            self._see_time_left(ready)
+            self._check()
+            self.monitor.look(self.submissions.futures, self._try_of)
+            if self.running:
+                arrivals = self._arrivals(min(SILENCE, self.monitor.pause))
+                if arrivals:
+                    self._take_in(arrivals)
+                if self.submissions.look(heard=bool(arrivals)):
+                    self.running.clear()
+            if not self.enough:
+                self._unpark()
+
+    def _try_of(self, name: str) -> int:
+        return self.running[name].tries
+
+    def _may_begin(self) -> bool:
+        """Whether another task may be submitted now."""
+        return (
+            len(self.running) < self._most_ahead()
+            and self.submissions.over is None
+            and not self.enough
+        )
+
+    def _most_ahead(self) -> int:
+        """How many tasks may be submitted at once: fewer if failures are counted, to waste none."""
+        most = self.options.max_failures
+        if most is None or self.workers is None:
+            return self.window
+        workers = workers_of(self.submissions.executor) or self.workers  # a cluster may have grown
+        return min(self.window, workers + most - self.failures)
+
+    def _may_be_enough(self) -> bool:
+        """Whether a result has arrived that must be counted before another task is submitted."""
+        counts = self.options.max_failures is not None
+        return counts and bool(self.running) and self.submissions.some_arrived
+
+    def _begin_in_time(self, name: str) -> None:
+        if self.time_left.enough_for(self.job.tasks[name]):
+            self._begin(name)
+        else:
+            self.late.append(name)
+
+    def _see_time_left(self, ready: deque[str]) -> None:
+        """Cancel tasks that have not started and could not end in time; stop if no others are left.
+
+        Raises `OutOfTime`.
+        """
+        if not self.time_left.limited:
+            return
+        if self.late and not (self.running or self.parked) and self.time_left.moved():
+            ready.extend(self.late)
+            self.late.clear()
+        elif self.time_left.is_up() or (self.late and not (self.running or self.parked or ready)):
+            waiting = self.job.tasks[self.late[0]] if self.late else None
+            raise self.time_left.error(self._done_so_far(), len(self.tasks), waiting)
+        if self.time_left.short:
+            for future, name in list(self.submissions.futures.items()):
+                if not self.time_left.enough_for(self.job.tasks[name]):
+                    future.cancel()  # unless it has begun
+
+    def _taken_back(self, name: str, future: Future[Outcome]) -> bool:
+        """Whether a task was cancelled before it started, for lack of time."""
+        late = future.cancelled() and not self.time_left.enough_for(self.job.tasks[name])
+        if late:
+            self.late.append(name)
+            del self.running[name]
+        return late
+
+    def _done_so_far(self) -> int:
+        return sum(state in ("done", "up to date") for state in self.ended.states())
+
+    def _check(self) -> None:
+        """Stop on a signal, or if nothing runs and there is no executor left."""
+        self.interrupts.check()
+        if self.submissions.over is not None and (self.hopeless or not self.running):
+            raise self.submissions.over
+
+    def _unpark(self) -> None:
+        """Retry tasks that found the disk full, if another has ended or no other runs."""
+        for name, current in list(self.parked.items()):
+            if self.submissions.over is None and (
+                self.ended.ended > current.parked_at or not self.running
+            ):
+                del self.parked[name]
+                self.running[name] = current
+                self._submit(name)
+
+    def _begin(self, name: str) -> None:
+        """Submit a ready task, unless there is a reason not to run it."""
+        failed = [b for b in self.prepared.graph.before[name] if not self.ended.is_done(b)]
+        if failed:
+            self._end(TaskReport(name, "blocked", why=f"it waits for {failed[0]}, which failed"))
+            return
+        try:
+            inputs = self.prepared.inputs.of(name)
+            self.orphans.look(f"task {name}", inputs)
+            key = self.prepared.key(name, inputs)
+        except (InputError, OSError) as exc:
+            self._end(TaskReport(name, "failed", why=reason_of(exc, name)))
+            return
+        line = self.journal.done.line(name)
+        record = seen(line, name) if line else None
+        forced = self.options.force
+        why = "it was forced" if forced else self.prepared.why_run(name, record, key, inputs)
+        if why is None and line and record:
+            self._up_to_date(name, line, outputs_in(record))
+            return
+        number = self.journal.attempts.get(name, 0)
+        self.running[name] = SubmittedTask(key, why or "", inputs, self.prepared.shared, number)
+        self._submit(name)
+
+    def _up_to_date(self, name: str, line: bytes, outputs: list[Published]) -> None:
+        self.publisher.keep(name, outputs)
+        self.ended.up_to_date(name, line)
+        self._note_end(name, outputs)
+        self.monitor.up_to_date()
+        tell_up_to_date(self.progress, name, self.ended)
+
+    def _submit(self, name: str) -> None:
+        current = self.running.pop(name)  # not submitted until it is recorded
+        current.number += 1
+        current.tries += 1
+        self.journal.write(Record("submitted", name, time.time(), current.number))
+        self.running[name] = current
+        self.monitor.submitted()
+        self.progress.submitted(name, current.number)
+        self._hand_over(name)
+
+    def _hand_over(self, name: str) -> None:
+        self.running[name].submitted = self.clock.now()
+        if not self.submissions.submit(name, self._work(name)):
+            del self.running[name]
+
+    def _work(self, name: str) -> Work:
+        task, current = self.job.tasks[name], self.running[name]
+        outputs, left = self.prepared.bound(task.outputs), self.prepared.bound(task.on_failure)
+        return Work(
+            job=self.job.name,
+            task=name,
+            attempt=current.number,
+            token=self.token,
+            steps=self.prepared.steps(name),
+            shared=current.shared,
+            inputs=tuple(current.inputs),
+            outputs=outputs,
+            on_failure=left,
+            logs=self.logs,
+            time_limit=self._said(self.options.time_limit, task.time_limit),
+            log_limit=self.job.log_limit,
+            keep=self.options.keep,
+            lease=self.lease,
+            values=task.values,
+            sys_path=self.sys_path,
+            clock=self.clock,
+            beacon=self.submissions.beacon((*outputs, *left, self.logs)),
+        )
+
+    @staticmethod
+    def _said(by_options: Number | None, by_task: Number) -> Number:
+        return by_task if by_options is None else by_options
+
+    def _arrivals(self, timeout: float) -> list[Arrival]:
+        """The results that have arrived; waits for one, or for a signal."""
+        return self.submissions.arrivals(timeout, self._pause, self.window)
+
+    def _pause(self) -> float:
+        """Seconds for which results may be collected, because the workers have enough to do."""
+        if self.workers is None or self.prepared.graph.before or self.stopping:
+            return 0.0
+        ahead = len(self.running) / self.workers
+        return min(TOGETHER, ahead * _SHORTEST) if ahead > _PLENTY else 0.0
+
+    def _take_in(self, arrivals: list[Arrival]) -> None:
+        """Publish the outputs of good results, then write to the journal, in this order."""
+        came: list[tuple[str, Outcome]] = []
+        all_files: list[TaskFiles] = []
+        for name, future in arrivals:
+            all_files.append(self.submissions.take((name, future)))
+            if self._taken_back(name, future):
+                continue
+            if (outcome := self._outcome(name, future)) is not None:
+                self.workplaces.note(outcome.where)
+                check_staged(self.prepared, name, outcome, self.token, self._log_of(name))
+                came.append((name, outcome))
+        done = self.publisher.publish(came)
+        for name, outcome in came:
+            if outcome.error is not None:
+                self._failed(name, outcome)
+        self._done(done)
+        for files in all_files:
+            files.close()
+
+    def _log_of(self, name: str) -> str:
+        """The final name of the log of a task's attempt."""
+        return f"{self._logs_here}/{log_name(name, self.running[name].number)}"
+
+    def _outcome(self, name: str, future: Future[Outcome]) -> Outcome | None:
+        """The outcome in a future; None if the task was submitted again."""
+        try:
+            raised = future.exception()
+        except CancelledError:
+            if not self.stopping:
+                self.submissions.see_cancelled()
+            cancelled = Abandoned(
+                "it was cancelled before it started, or its executor was shut down"
+            )
+            return Outcome(error=cancelled, lost=self.submissions.over is not None)
+        if raised is not None:  # executors may raise anything, such as a worker's Ctrl-C
+            if isinstance(raised, TaskLost):  # our own cluster has seen its host go
+                outcome = self.workplaces.lost(future, raised, self.running[name].submitted)
+                outcome.lost = raised.exit_code is None  # otherwise its process ended by itself
+                outcome.error = raised.with_facts(task=name)
+                return outcome
+            gone = TaskLost(name, "its host", None, reason(raised))
+            return self.workplaces.lost(future, gone, self.running[name].submitted)
+        outcome = future.result()
+        if not isinstance(outcome.error, NotImportable):
+            return outcome
+        module = outcome.error.module
+        if self.prepared.send_by_value(name, module):
+            self._hand_over(name)
+            return None
+        cause = f"cannot be loaded: the worker cannot import {module!r}; install it there"
+        outcome.error = StepFailed(name, module, None, cause)
+        return outcome
+
+    def _done(self, done: list[Done]) -> None:
+        """Record finished tasks, all at once, and release the tasks that wait for them."""
+        records: list[Record] = []
+        reports: list[TaskReport] = []
+        for name, outcome, published in done:
+            current = self.running.pop(name)
+            current.attempts.append(attempt_report(name, current, outcome))
+            report = replace(self._task_report(name, "done", current, outcome), outputs=published)
+            self.time_left.note(self.job.tasks[name], outcome.phases)
+            kept = replace(report, value=as_json(report.value))
+            records.append(Record("done", name, time.time(), current.number, current.key, kept))
+            reports.append(report)
+        lines = self.journal.write(*records)
+        for report, line in zip(reports, lines, strict=True):
+            self.orphans.note(report.name, self.publisher.finals)
+            self._end(report, line)
+
+    def _failed(self, name: str, outcome: Outcome) -> None:
+        current = self.running[name]
+        current.attempts.append(attempt_report(name, current, outcome))
+        unstage(outcome.staged)
+        self.untidy |= isinstance(outcome.error, Abandoned | TaskLost | TimeLimitExceeded)
+        if self._is_given_up(outcome):
+            self.running.pop(name)
+            return
+        if isinstance(outcome.error, DiskFull) and len(self.running) > 1:
+            self._park(name, outcome)
+            return
+        if outcome.lost and current.losses < MOST_LOSSES:
+            current.losses += 1
+            current.tries -= 1
+        if isinstance(outcome.error, SourceChanged):
+            self._plan_anew(name, outcome)
+        hopeless = isinstance(
+            outcome.error, InputError | CommandNotFound | Abandoned | SlotsCannotStart
+        )
+        retries = self._said(self.options.retries, self.job.tasks[name].retries)
+        if current.tries <= retries and not (hopeless or self.enough):
+            self.progress.retried(name, current.number, current.attempts[-1].error or "")
+            unstage(outcome.rescued)
+            self._submit(name)
+            return
+        self.running.pop(name)
+        error, elsewhere = outcome.error, self.submissions.elsewhere
+        if isinstance(error, SlotsCannotStart) and error.host == gethostname() and not elsewhere:
+            self.submissions.over = EngineFailed(self.options.engine, str(error))
+            self.hopeless = True  # other tasks would fail in the same way
+        report = self._task_report(name, "failed", current, outcome)
+        self._end(replace(report, rescued=self.publisher.rescue(name, outcome)))
+
+    def _is_given_up(self, outcome: Outcome) -> bool:
+        """Whether an attempt ended because the run stops: this is not a failure."""
+        if self.stopping or (self.submissions.over is not None and outcome.lost):
+            return True
+        return self.enough and isinstance(outcome.error, Abandoned | DiskFull)
+
+    def _task_report(
+        self, name: str, state: State, current: SubmittedTask, outcome: Outcome
+    ) -> TaskReport:
+        return task_report(self.job.tasks[name], state, current, outcome)
+
+    def _plan_anew(self, name: str, outcome: Outcome) -> None:
+        """Look up a task's inputs again; a finished change does not count as a failed attempt."""
+        current = self.running[name]
+        before = current.key
+        try:
+            current.inputs, current.key = self.prepared.look_again(name)
+        except (InputError, OSError) as exc:
+            outcome.error = exc
+            return
+        current.shared = self.prepared.shared
+        if current.key != before and current.changes < MOST_CHANGES:
+            current.changes += 1
+            current.tries -= 1
+
+    def _park(self, name: str, outcome: Outcome) -> None:
+        """Let a task that found the disk full wait for another's end; this is not a failure."""
+        current = self.running.pop(name)
+        current.tries -= 1
+        current.number -= 1
+        current.attempts.pop()
+        current.parked_at = self.ended.ended
+        self.parked[name] = current
+        unstage(outcome.rescued)
+
+    def _end(self, report: TaskReport, line: bytes = b"") -> None:
+        self.ended.add(report, line)
+        self._note_end(report.name, (*report.outputs, *report.rescued))
+        self.monitor.ended(report)
+        self.progress.ended(report)
+        if report.state == "failed":
+            self._note_failure(report)
+
+    def _note_failure(self, report: TaskReport) -> None:
+        """Record it for a run of failed tasks, and count it for ``max_failures``."""
+        kept = replace(report, value=None, log_tail="")
+        self.journal.write(Record("failed", report.name, time.time(), report=kept))
+        self.failures += 1
+        if self.failures == self.options.max_failures:
+            self._begin_no_more()
+
+    def _begin_no_more(self) -> None:
+        from encamp.executor.mapping import cancel_all
+
+        self.enough = True
+        cancel_all(list(self.submissions.futures))
+
+    def _note_end(self, name: str, published: Iterable[Published]) -> None:
+        self.report.list_outputs(published)
+        self.prepared.graph.ended(name)
+        self.prepared.forget(name)
+
+    def _stop(self) -> None:
+        """Stop the running tasks, but publish those that end in time."""
+        self.stopping = self.untidy = True
+        self.submissions.stop()
+        self.lease.end()
+        deadline = time.monotonic() + JOB_ENDS
+        while self.running and (left := deadline - time.monotonic()) > 0:
+            self.monitor.look(self.submissions.futures, self._try_of, stopping=True)
+            self._take_in(self._arrivals(min(left, self.monitor.pause)))
+
+    def _draw(self, status: JobStatus, pause: float) -> None:
+        self.report.draw(status, pause, self._warnings())
+
+    def _reported(self, *, interrupted: bool) -> JobReport:
+        report = self.report.write(self._warnings(), interrupted=interrupted)
+        self.progress.finished(report)
+        return report
+
+    def _warnings(self) -> list[str]:
+        if not self.enough:
+            return []
+        most = counted(self.failures, "task")
+        return [f"no more tasks were started after {most} had failed; run again to continue"]

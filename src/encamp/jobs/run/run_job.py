@@ -1,0 +1,77 @@
+"""Running a job: checks it, opens its journal and an executor, and runs the tasks that must run."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from encamp.engines.registry import launched
+from encamp.jobs.definition import JobDefinition
+from encamp.jobs.display.choose_display import progress_here
+from encamp.jobs.display.progress_interface import Progress, Shielded, Silent
+from encamp.jobs.interrupts import Interrupts
+from encamp.jobs.journal import Journal
+from encamp.jobs.plan.prepare import Prepared
+from encamp.jobs.plan.selection import NONE_FAILED, Selection
+from encamp.jobs.report.builders import job_report
+from encamp.jobs.run.dry_run import dry_run
+from encamp.jobs.run.executors import check_executor, pool
+from encamp.jobs.run.run import Run
+from encamp.jobs.run_clock import Clock
+from encamp.jobs.run_options import Options
+from encamp.jobs.worker.lease import Heartbeat
+from encamp.model import JobFailed, JobReport
+from encamp.storage.leftovers import reclaim_leftovers
+from encamp.storage.roots import local, local_storage
+
+if TYPE_CHECKING:
+    from encamp.cluster.cluster import Cluster
+
+
+def run_job(
+    job: JobDefinition, executor: Executor | Cluster | None, options: Options, *, check: bool
+) -> JobReport:
+    """Run what is missing or has changed of a job; see `Job.run`."""
+    check_executor(executor)
+    if options.debugged is not None:
+        from encamp.jobs.debug import debug  # and pdb, which is for few
+
+        return debug(job, options, options.debugged)
+    if options.dry_run:
+        return dry_run(job, options, options.progress or Silent())
+    progress = options.progress or progress_here()
+    shielded = Shielded(progress)
+    shared = job.shared or options.shared
+    journal = Journal(job.true_folder(shared=shared), shared=shared, is_true=True)
+    prepared = Prepared(job, journal)
+    selection = Selection(job.tasks, prepared.graph, options)
+    local_storage()
+    reclaim_leftovers()
+    with ExitStack() as stack:
+        together = executor is None and launched(options.engine)
+        if together:  # at once, as the other processes wait to become this one's agents
+            run_on, workers = stack.enter_context(pool(executor, options))
+        interrupts = stack.enter_context(Interrupts())
+        stack.enter_context(journal.writing())
+        journal.note_tasks(job.tasks)
+        tasks = selection.tasks(journal)
+        if not tasks:
+            return _nothing_to_run(job, shielded)
+        if not together:
+            run_on, workers = stack.enter_context(pool(executor, options))
+        run = Run(job, tasks, prepared, journal, run_on, workers, options, shielded, interrupts)
+        with Heartbeat(local(run.lease.file)):
+            report = run.run()
+    if check and not report.ok:
+        raise JobFailed(report)
+    return report
+
+
+def _nothing_to_run(job: JobDefinition, progress: Progress) -> JobReport:
+    """The report of a run without tasks; the last report stays."""
+    progress.began(job.name, 0, None)
+    report = job_report(job, [], Clock(), "none", interrupted=False, warnings=[NONE_FAILED])
+    job.report = report
+    progress.finished(report)
+    return report

@@ -1,0 +1,139 @@
+"""Granting and refusing requests for servers."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from encamp.errors import BadJob, EncampError, NotEnough, ServiceEnded
+from encamp.services.protocol import Acquire, Granted, LeaseEnded, NewClient, Refused
+from encamp.services.registry.records import Records, Service
+from encamp.services.registry.server_pool import Request, ServerRecord
+from encamp.wire.frames import Parts
+from encamp.wire.pickling import dump
+from encamp.wire.protocol import SPAWNER
+
+_log = logging.getLogger("encamp")
+SAY_AFTER = 1.0
+"""Seconds after which it is said why servers, or those who want them, wait."""
+
+
+class Grants:
+    """Gives servers to clients, in the order in which they asked."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def acquire(self, sender: int, letter: Acquire, parts: Parts) -> None:
+        """A client wants servers."""
+        service = self._records.services.get(letter.service)
+        error: EncampError | None
+        if service is None:
+            error = ServiceEnded("the service")
+        else:
+            error = service.over() or self._impossible(service, letter)
+        if error is not None or service is None:
+            self._records.tell(sender, Refused(letter.ticket), dump(error))
+            return
+        request = service.pool.ask(sender, letter.ticket, letter.count, letter.server)
+        self.grant(service)
+        if letter.notice and sender == SPAWNER:
+            self._say_soon(service, request)
+
+    def _impossible(self, service: Service, letter: Acquire) -> EncampError | None:
+        """Why a request will never be met."""
+        if letter.server and letter.server not in service.pool.servers:
+            known = ", ".join(map(str, service.pool.servers)) or "none"
+            why = f"{service.name} has no server {letter.server}; its servers are {known}"
+            return self._records.errors.get(letter.server) or BadJob("server", why)
+        most = len(service.pool.servers)
+        if letter.count <= most:
+            return None
+        most = max(most, len(self._records.wanted(service)))
+        if letter.count > most:
+            return NotEnough(f"servers of {service.name}", letter.count, most, together=True)
+        return None
+
+    def _say_soon(self, service: Service, request: Request) -> None:
+        """Say shortly why the program waits for servers, if it does; once for a service."""
+        if request.waits and not service.said_held:
+            self._records.pump.call_later(SAY_AFTER, lambda: self._say_why(service, request))
+
+    def _say_why(self, service: Service, request: Request) -> None:
+        why = service.pool.in_use()
+        if not why:  # they are starting
+            self._say_soon(service, request)
+        elif request.waits and not service.said_held:
+            service.said_held = True
+            what = {0: "all servers", 1: "a server"}.get(request.count, f"{request.count} servers")
+            _log.warning("waiting for %s of %s: %s", what, service.name, why)
+
+    def grant(self, service: Service) -> None:
+        """Grant requests, as far as servers are free."""
+        for request, servers in service.pool.grants():
+            if request.client != SPAWNER:
+                if request.client not in self._records.controller.tasks:  # it has ended
+                    for server in servers:
+                        service.pool.freed(server)
+                    continue
+                self._records.held.setdefault(request.client, set()).update(servers)
+            for server in servers:
+                server.group = servers[0].lease if request.count != 1 else 0
+            leases = [(server.number, server.address, server.lease) for server in servers]
+            relayed = service.published.at_least_once
+            granted = Granted(request.ticket, leases, relayed, service.methods)
+            self._records.tell(request.client, granted)
+
+    def _refuse(self, service: Service, request: Request, error: EncampError) -> None:
+        service.pool.forget(request.client, request.ticket)
+        self._records.tell(request.client, Refused(request.ticket), dump(error))
+
+    def refuse_too_many(self, service: Service) -> None:
+        """Refuse requests for more servers than there will be."""
+        most = max(len(service.pool.servers), len(self._records.wanted(service)))
+        for request in service.pool.requests():
+            if request.count > most:
+                error = NotEnough(f"servers of {service.name}", request.count, most, together=True)
+                self._refuse(service, request, error)
+                self._records.pump.call_soon(partial(self.grant, service))
+
+    def lease_ended(self, sender: int, letter: LeaseEnded, parts: Parts) -> None:
+        """A client has released a server, which has answered all calls of the lease."""
+        found = self._records.by_server.get(letter.server)
+        if found is not None and found[1].lease == letter.lease:
+            self.freed(*found)
+
+    def freed(self, service: Service, server: ServerRecord) -> None:
+        """A server's lease has ended."""
+        held = self._records.held.get(server.holder)
+        if held is not None:
+            held.discard(server)
+        service.pool.freed(server)
+        self.grant(service)
+
+    def new_client(self, sender: int, letter: NewClient, parts: Parts) -> None:
+        """A client calls a server that was passed on to it."""
+        found = self._records.by_server.get(letter.server)
+        if found is not None:
+            found[1].clients.add(sender)
+        elif letter.server in self._records.errors:
+            lost, error = self._records.lost[letter.server], self._records.errors[letter.server]
+            self._records.pump.call_soon(lambda: self._records.tell(sender, lost, dump(error)))
+
+    def forget(self, sender: int, ticket: int) -> None:
+        """A client has withdrawn its request."""
+        for service in self._records.services.values():
+            service.pool.forget(sender, ticket)
+            self.grant(service)
+
+    def ended(self, client: int) -> None:
+        """A task has ended: the servers that it had gathered so far are free for others."""
+        for service in self._records.services.values():
+            if service.pool.waiting:
+                service.pool.forget(client)
+                self._records.pump.call_soon(partial(self.grant, service))
+
+    def refuse_all(self, service: Service, error: EncampError) -> None:
+        """Refuse all requests, as no server will be free any more."""
+        for request in service.pool.requests():
+            self._refuse(service, request, error)

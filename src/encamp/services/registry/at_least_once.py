@@ -1,0 +1,70 @@
+"""Calls that a server's successor has to repeat, for services with ``at_least_once``."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from encamp.services.protocol import Call, Calls, Saved
+from encamp.services.registry.checkpoints import States
+from encamp.services.registry.records import Records
+from encamp.services.registry.server_pool import ServerRecord
+from encamp.wire.frames import Parts, own
+
+_TOGETHER = 1000
+"""Calls that go in one message at most."""
+Entry = tuple[int, Call, Parts]
+"""A call of a server's log, with its client and large buffers."""
+
+
+class Replays:
+    """Keeps the calls of servers since their last saved state, and sends them to successors."""
+
+    def __init__(self, records: Records, states: States) -> None:
+        self._records, self._states = records, states
+
+    def relay(self, sender: int, letter: Calls, parts: Parts) -> None:
+        """Log calls for a server, and send them if it is ready."""
+        found = self._records.by_server.get(letter.server)
+        if found is None:
+            return
+        _, server = found
+        at = 0
+        kept = own(parts)
+        for call in letter.calls:
+            server.log.append((letter.client, call, kept[at : at + call[5]]))
+            at += call[5]
+        if server.ready:
+            self.replay(server)
+
+    def replay(self, server: ServerRecord) -> None:
+        """Send a server the calls of its log that its task has not been sent."""
+        new = itertools.islice(server.log, server.given, None)
+        for client, entries in itertools.groupby(new, lambda entry: entry[0]):
+            for some in _few(entries):
+                calls = [call for _, call, _ in some]
+                buffers = [part for _, _, parts in some for part in parts]
+                self._records.post(server.address, Calls(server.number, calls, client), buffers)
+        server.given = len(server.log)
+
+    def saved(self, sender: int, letter: Saved, parts: Parts) -> None:
+        """A server has sent its state: save it, and drop the calls that it includes."""
+        found = self._records.by_task.get(sender)
+        if found is None:
+            return
+        _, server = found
+
+        def kept(new: int) -> None:
+            """The state is on the disk, so the calls that it includes need not be repeated."""
+            if server.address == sender:
+                for _ in range(min(new, len(server.log))):
+                    server.log.popleft()
+                    server.given -= 1
+
+        self._states.keep(server.number, letter.serial, own(parts), kept)
+
+
+def _few(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+    """The entries in lists of as many as fit into one message."""
+    while some := list(itertools.islice(entries, _TOGETHER)):
+        yield some

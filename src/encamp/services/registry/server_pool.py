@@ -1,0 +1,212 @@
+"""The servers of one service: which there are, who uses them, and who waits for one.
+
+This module knows no processes and no messages; the registry starts servers and informs clients.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from encamp.services.protocol import CallStatistics
+from encamp.wire.protocol import SPAWNER
+
+if TYPE_CHECKING:
+    from encamp.cluster.records import TaskRecord
+    from encamp.services.protocol import Call
+    from encamp.wire.frames import Parts
+
+STARTING, FREE, HELD = "starting", "free", "held"
+
+
+@dataclass(eq=False)
+class Request:
+    """A client's request for ``count`` servers (0: all), or for the one with number ``server``."""
+
+    order: int
+    client: int
+    ticket: int
+    count: int
+    server: int
+    gathered: list[ServerRecord] = field(default_factory=list)
+    waits: bool = True
+    """Whether it has neither been granted nor forgotten."""
+
+
+@dataclass(eq=False)
+class ServerRecord:
+    """A server as the registry sees it. Numbers are never used again."""
+
+    number: int
+    task: TaskRecord | None = None
+    state: str = STARTING
+    lease: int = 0
+    holder: int = 0
+    group: int = 0
+    clients: set[int] = field(default_factory=set)
+    """The clients to inform if it is lost."""
+    pinned: deque[Request] = field(default_factory=deque)
+    statistics: CallStatistics = (0, 0, 0.0, 0.0)
+    began: tuple[int, int] | None = None
+    """What `Stopping` says of its last call when it was asked to stop."""
+    host: str = ""
+    fixed: str = ""
+    """The only host where it may run; empty for any."""
+    log: deque[tuple[int, Call, Parts]] = field(default_factory=deque)
+    """Calls that its successor would have to repeat, for ``at_least_once``."""
+    ready: bool = False
+    """Whether its task can be sent calls."""
+    given: int = 0
+    """Calls of the log that were sent to its task."""
+    poison: tuple[int, int] = (0, 0)
+    """The call during which its predecessor died."""
+    overdue: bool = False
+    """Whether its task was ended because it did not answer for too long."""
+
+    @property
+    def address(self) -> int:
+        """The number of its task; 0 if it has none."""
+        return 0 if self.task is None else self.task.id
+
+
+class Pool:
+    """Grants servers in the order of requests, on the host with the fewest acquired servers."""
+
+    def __init__(self, leases: Iterator[int], requests: Iterator[int]) -> None:
+        self.servers: dict[int, ServerRecord] = {}
+        self.free: dict[ServerRecord, None] = {}
+        """In the order in which they became free."""
+        self.queue: deque[Request] = deque()
+        self._leases, self._orders = leases, requests
+        self._held: dict[str, int] = {}
+        """By host, how many servers are acquired."""
+
+    @property
+    def waiting(self) -> int:
+        """Number of waiting requests."""
+        return len(self.queue) + sum(len(server.pinned) for server in self.servers.values())
+
+    def in_use(self) -> str:
+        """Who holds how many servers; empty if nobody holds one."""
+        held = [server.holder for server in self.servers.values() if server.state == HELD]
+        mine = held.count(SPAWNER)
+        parts = [
+            (mine, f"this program holds {mine}, which release() gives back"),
+            (len(held) - mine, f"tasks hold {len(held) - mine}"),
+        ]
+        return ", ".join(words for number, words in parts if number)
+
+    def live(self) -> list[ServerRecord]:
+        """The servers that can be called, by their numbers."""
+        return [server for server in self.servers.values() if server.state != STARTING]
+
+    def ask(self, client: int, ticket: int, count: int, server: int) -> Request:
+        """Queue a client's request."""
+        request = Request(next(self._orders), client, ticket, count, server)
+        if server:
+            self.servers[server].pinned.append(request)
+        else:
+            self.queue.append(request)
+        return request
+
+    def forget(self, client: int, ticket: int | None = None) -> None:
+        """Withdraw a client's request (None: all of them)."""
+        for queue in (self.queue, *(server.pinned for server in self.servers.values())):
+            for request in list(queue):
+                if request.client == client and ticket in (None, request.ticket):
+                    queue.remove(request)
+                    request.waits = False
+                    for server in request.gathered:
+                        self.free[server] = None
+
+    def requests(self) -> list[Request]:
+        """All waiting requests."""
+        pinned = itertools.chain.from_iterable(server.pinned for server in self.servers.values())
+        return [*self.queue, *pinned]
+
+    def moved(self, server: ServerRecord, host: str) -> None:
+        """A server has started on a host, perhaps another one than before."""
+        if server.state == HELD:
+            self._held[server.host] -= 1
+            self._held[host] = self._held.get(host, 0) + 1
+        server.host = host
+
+    def opened(self, server: ServerRecord) -> None:
+        """A server can be called."""
+        server.state = FREE
+        self.free[server] = None
+
+    def freed(self, server: ServerRecord) -> None:
+        """A server's lease has ended."""
+        if server.state == HELD:
+            self._held[server.host] -= 1
+            server.state, server.lease, server.holder, server.group = FREE, 0, 0, 0
+            self.free[server] = None
+
+    def removed(self, server: ServerRecord) -> list[Request]:
+        """A server is gone: remove it. Returns the requests that were for this server only."""
+        self.servers.pop(server.number, None)
+        self.free.pop(server, None)
+        if server.state == HELD:
+            self._held[server.host] -= 1
+        for request in self.queue:
+            if server in request.gathered:
+                request.gathered.remove(server)
+        lost, server.pinned = list(server.pinned), deque()
+        return lost
+
+    def grants(self) -> Iterator[tuple[Request, list[ServerRecord]]]:
+        """Grant waiting requests as long as servers are free."""
+        while self.free or self._is_gathered():
+            pinned = self._pinned()
+            head = self.queue[0] if self.queue else None
+            if pinned is not None and (head is None or pinned[1].order < head.order):
+                server, request = pinned
+                server.pinned.popleft()
+                yield self._given(request, [server])
+            elif head is None:
+                return
+            elif head.count == 1:
+                self.queue.popleft()
+                yield self._given(head, [self._least_loaded()])
+            elif self._is_gathered():
+                self.queue.popleft()
+                yield self._given(head, sorted(head.gathered, key=lambda one: one.number))
+            else:
+                server = self._least_loaded()
+                del self.free[server]
+                head.gathered.append(server)
+
+    def _is_gathered(self) -> bool:
+        """Whether the first request has gathered several servers, as many as it wants.
+
+        For all servers this may be so because the last one that was in use is gone.
+        """
+        head = self.queue[0] if self.queue else None
+        if head is None or not head.gathered:
+            return False
+        return len(head.gathered) >= (head.count or len(self.servers))
+
+    def _pinned(self) -> tuple[ServerRecord, Request] | None:
+        found = [(server, server.pinned[0]) for server in self.free if server.pinned]
+        return min(found, key=lambda one: one[1].order, default=None)
+
+    def _least_loaded(self) -> ServerRecord:
+        held = self._held
+        return min(self.free, key=lambda server: held.get(server.host, 0))
+
+    def _given(
+        self, request: Request, servers: Iterable[ServerRecord]
+    ) -> tuple[Request, list[ServerRecord]]:
+        given = list(servers)
+        request.waits = False
+        for server in given:
+            self.free.pop(server, None)
+            self._held[server.host] = self._held.get(server.host, 0) + 1
+            server.state, server.holder = HELD, request.client
+            server.lease = next(self._leases)
+            server.clients.add(request.client)
+        return request, given

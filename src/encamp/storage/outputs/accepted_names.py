@@ -1,0 +1,96 @@
+"""Which final names are accepted from workers, and from a journal that others may have changed.
+
+encamp opens, replaces or removes a file only if one of the task's declared outputs can have its
+name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from encamp.storage.inputs.globs import escape, may_meet
+from encamp.storage.inputs.possible_paths import Reach, folders_below, published_by
+from encamp.storage.outputs.patterns import Output
+from encamp.storage.urls import is_url, url_parts
+
+NOT_DECLARED = "no output of the task can have that name"
+_LONGEST = 4096
+"""Characters of a path, see limits.h(0p), PATH_MAX."""
+_DEEPEST = 200
+"""Depth below a destination up to which patterns are compared."""
+
+
+class DeclaredNames:
+    """The names that a job can publish: ``outputs`` are its tasks', ``to`` is its destination."""
+
+    def __init__(self, to: Path, outputs: Iterable[Output]) -> None:
+        self._folder = folders_below(to)
+        self._top = lru_cache(maxsize=1024)(lambda folder: _joined(self._folder(folder)))
+        self._reach = lru_cache(maxsize=4096)(self._reach_of)
+        folders = {output.to: output for output in outputs}
+        starts = {self._reach(one.pattern, one.rename, one.to).start for one in folders.values()}
+        self.may_be_published = below([to, *map(_joined, starts)])
+        """Whether a path is below one of the job's destinations."""
+
+    def allow(self, outputs: Iterable[Output], path: str) -> bool:
+        """Whether one of these outputs may be published as ``path``."""
+        if any(self._is_name(output, path) for output in outputs):
+            return True
+        if not _is_plain(path):
+            return False
+        names = url_parts(path) if is_url(path) else ("/", *path.split("/")[1:])
+        return any(self._may(output, names) for output in outputs)
+
+    def _is_name(self, output: Output, path: str) -> bool:
+        """Whether a path is that of an output without a pattern or folder."""
+        name = output.pattern
+        if output.rename is not None or "/" in name or name in ("", ".", ".."):
+            return False
+        return path == f"{self._top(output.to)}/{name}" and _is_plain(path)
+
+    def _may(self, output: Output, names: tuple[str, ...]) -> bool:
+        reach = self._reach(output.pattern, output.rename, output.to)
+        depth = len(reach.start)
+        inner = names[depth:]
+        if names[:depth] != reach.start or not inner:
+            return False
+        if len(inner) > _DEEPEST or (output.rename is not None and "{" in output.rename):
+            return True  # any name is possible below it
+        # A file of a pattern's own name is its only match.
+        own = PurePosixPath(output.rename or output.pattern).name
+        return inner[0] == own or may_meet(tuple(map(escape, inner)), reach.rest)
+
+    def _reach_of(self, pattern: str, rename: str | None, to: str) -> Reach:
+        return published_by(Output(pattern, to, rename), self._folder)
+
+
+def below(folders: Iterable[Path | str]) -> Callable[[str], bool]:
+    """A function that tells whether a path is below one of some folders, which may be URLs."""
+    tops = tuple(f"{_top(folder)}/" for folder in folders)
+
+    def is_below(path: str) -> bool:
+        name = "/".join(url_parts(path)) if is_url(path) else path
+        return _is_plain(path) and name.startswith(tops)
+
+    return is_below
+
+
+def _top(folder: Path | str) -> str:
+    is_place = isinstance(folder, str) and is_url(folder)
+    return "/".join(url_parts(str(folder))) if is_place else os.path.realpath(folder).rstrip("/")
+
+
+def _joined(start: tuple[str, ...]) -> str:
+    return "/".join(start) if start[0] != "/" else str(Path(*start))
+
+
+def _is_plain(path: str) -> bool:
+    """Whether a path or URL is absolute, without ".."."""
+    if not path or "\0" in path or len(path) > _LONGEST:
+        return False
+    if is_url(path):
+        return not {"..", "."}.intersection(path.split("/"))
+    return path.startswith("/") and os.path.normpath(path) == path

@@ -1,0 +1,145 @@
+"""What is sent to a task waits until that begins, and keeps its order; what comes is taken once."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from encamp.cluster.messages import Mail
+from encamp.cluster.records import HostRecord, SlotRecord, TaskRecord
+from encamp.cluster.sent_functions import Function
+from encamp.cluster.spawn_options import SpawnOptions
+from encamp.wire.outbox import Outbox
+from encamp.wire.pickling import dump, load
+from encamp.wire.protocol import NOWHERE, SPAWNER, Message, unbundled
+
+
+class Post:
+    """The mail of a controller with some tasks, and what it has sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[int, list[Any]]] = []
+        end: Any = SimpleNamespace(send=lambda to, parts: self.sent.append((to, list(parts))))
+        self.tasks: dict[int, TaskRecord] = {}
+        self.mail = Mail(self.tasks, Outbox(end))
+
+    def task(self, number: int) -> TaskRecord:
+        options, canceller = SpawnOptions().checked(), SimpleNamespace()
+        function = Function(1, len, b"", by_value=False)
+        self.tasks[number] = TaskRecord(number, canceller, function, (), options)  # type: ignore[arg-type]
+        return self.tasks[number]
+
+    def begin(self, task: TaskRecord, agent: int = 3, slot: int = 5) -> SlotRecord:
+        record = SlotRecord(agent, slot, HostRecord("host", 1, 1, ()))
+        task.sent(record)
+        task.begins()
+        self.mail.begins(task)
+        return record
+
+    def came(self) -> list[tuple[int, int, int, int, Any]]:
+        """Agent, slot, receiver, sender and value of what went out."""
+        found = []
+        for agent, frame in self.sent:
+            for envelope, parts in unbundled(frame):
+                assert isinstance(envelope, Message)
+                value = load(parts[1:])
+                found.append((agent, envelope.slot, envelope.to, envelope.sender, value))
+        return found
+
+
+@pytest.fixture
+def post() -> Post:
+    return Post()
+
+
+def test_what_is_for_a_task_waits_for_its_beginning_and_keeps_its_order(post: Post) -> None:
+    task = post.task(1)
+    for number in range(3):
+        post.mail.send(1, 7, dump(number))
+        assert not post.mail.goes_out(1)
+    assert post.came() == []
+    post.begin(task)
+    assert post.mail.goes_out(1)
+    post.mail.send(1, SPAWNER, dump("last"))
+    assert [value for *_, value in post.came()] == [0, 1, 2, "last"]
+    assert {(agent, slot, to) for agent, slot, to, *_ in post.came()} == {(3, 5, 1)}
+    assert [sender for _, _, _, sender, _ in post.came()] == [7, 7, 7, SPAWNER]
+
+
+def test_nothing_passes_what_waits_for_a_task_that_is_just_beginning(post: Post) -> None:
+    task = post.task(1)
+    post.mail.send(1, 7, dump("first"))
+    task.sent(SlotRecord(3, 5, HostRecord("host", 1, 1, ())))
+    task.begins()
+    assert not post.mail.goes_out(1)
+    post.mail.send(1, 7, dump("second"))
+    assert post.came() == []
+    post.mail.begins(task)
+    assert post.mail.goes_out(1)
+    assert [value for *_, value in post.came()] == ["first", "second"]
+
+
+def test_what_is_for_a_task_that_has_ended_is_dropped(post: Post) -> None:
+    post.mail.send(9, 7, dump("nobody"))
+    task = post.task(1)
+    post.mail.send(1, 7, dump("early"))
+    post.mail.forget(task)
+    post.begin(task)
+    assert post.came() == []
+    del post.tasks[1]
+    post.mail.send(1, 7, dump("late"))
+    assert post.came() == []
+
+
+def test_each_task_gets_its_own(post: Post) -> None:
+    for number in (1, 2):
+        post.mail.send(post.task(number).id, 7, dump(number))
+    post.begin(post.tasks[2], agent=4)
+    assert post.came() == [(4, 5, 2, 7, 2)]
+    post.begin(post.tasks[1])
+    assert post.came()[1:] == [(3, 5, 1, 7, 1)]
+
+
+def test_only_of_a_task_that_runs_is_it_known_where(post: Post) -> None:
+    task = post.task(1)
+    assert post.mail.slot_of(1) == post.mail.slot_of(9) == (NOWHERE, NOWHERE, 0)
+    post.begin(task).runs = 8
+    assert post.mail.slot_of(1) == (3, 5, 8)
+    task.waits_again()
+    assert post.mail.slot_of(1) == (NOWHERE, NOWHERE, 0)
+
+
+def test_messages_are_taken_once_in_their_order_or_by_their_sender(post: Post) -> None:
+    for sender, value in [(1, "a"), (2, "b"), (1, "c"), (3, "d"), (2, "e")]:
+        post.mail.put(sender, dump(value))
+    taken = [post.mail.take(source) for source in (2, None, 3, 3, 1, 1, None, None)]
+    values = [got and (got.source, got.message) for got in taken]
+    assert values == [(2, "b"), (1, "a"), (3, "d"), None, (1, "c"), None, (2, "e"), None]
+
+
+def test_who_waits_is_called_once_when_there_is_something(post: Post) -> None:
+    called: list[str] = []
+
+    def wake(name: str) -> Any:
+        return lambda: called.append(name)
+
+    kept, gone = wake("kept"), wake("gone")
+    post.mail.call_when_there(kept)
+    post.mail.call_when_there(gone)
+    post.mail.call_no_more(gone)
+    post.mail.call_no_more(gone)
+    post.mail.call_waiters(failed=False)
+    assert called == []
+    post.mail.put(1, dump("news"))
+    post.mail.call_waiters(failed=False)
+    post.mail.call_waiters(failed=False)
+    assert called == ["kept"]
+    post.mail.call_when_there(kept)
+    post.mail.call_waiters(failed=False)
+    assert called == ["kept"], "there is no news since"
+    post.mail.call_waiters(failed=True)
+    assert called == ["kept", "kept"]
+    post.mail.call_waiters(failed=True)
+    assert called == ["kept", "kept"]

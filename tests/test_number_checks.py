@@ -1,0 +1,83 @@
+"""Numbers may be NumPy's wherever one is taken; truth values and texts are none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import numpy
+import pytest
+
+from encamp.cluster.cluster import Cluster
+from encamp.cluster.spawn_options import SpawnOptions
+from encamp.compat.pyopus.clustered import checked_timeout
+from encamp.engines.mpi.launched_engine import LaunchedMPI
+from encamp.errors import BadJob
+from encamp.jobs.job import Job
+from encamp.number_checks import patience
+from encamp.slot.slot import task_number
+from encamp.testing import work
+
+WHOLE = [2, numpy.int64(2), numpy.uint8(2), numpy.array(2)]
+NO_NUMBERS = [True, numpy.True_, "2", 2.5, numpy.float64(2), [2], object()]
+SECONDS = [2, 2.0, numpy.float32(2), numpy.int16(2), Fraction(2)]
+
+
+@pytest.mark.parametrize("number", WHOLE)
+def test_whole_numbers_of_all_kinds_are_taken(number: Any) -> None:
+    checked = SpawnOptions(cores=number, gpus=number, memory=number).checked()
+    assert (checked.need.cores, checked.need.gpus, checked.need.memory) == (2, 2, 2)
+    assert type(checked.need.cores) is int
+    job = Job("numbers", to="out", retries=number)
+    assert job.retries == 2
+    assert type(job.retries) is int
+    assert task_number(number) == 2
+
+
+def test_a_cluster_is_made_and_spoken_to_with_such_numbers() -> None:
+    with Cluster(slots=numpy.int64(2), start_timeout=numpy.float64(60)) as cluster:  # type: ignore[arg-type]
+        assert cluster.slots == 2
+        task = cluster.spawn(work.echo, 1, time_limit=numpy.float32(60))  # type: ignore[arg-type]
+        cluster.send(numpy.int64(task.id), "hello")  # type: ignore[arg-type]
+        got = cluster.receive(numpy.float64(20), source=numpy.int64(task.id))  # type: ignore[arg-type]
+        assert got is not None
+        assert got.message == "hello"
+
+
+def options(name: str) -> Callable[[Any], object]:
+    return lambda value: SpawnOptions(**{name: value}).checked()
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS)
+@pytest.mark.parametrize(
+    "take",
+    [
+        options("cores"),
+        options("gpus"),
+        lambda value: Cluster(slots=value),
+        lambda value: LaunchedMPI(slots=value),
+        lambda value: LaunchedMPI(restarts=value),
+        lambda value: Job("numbers", to="out", retries=value),
+    ],
+)
+def test_what_is_no_whole_number_is_refused(take: Callable[[Any], object], value: Any) -> None:
+    with pytest.raises(BadJob, match="whole number"):
+        take(value)
+
+
+@pytest.mark.parametrize("number", SECONDS)
+def test_seconds_of_all_kinds_are_taken(number: Any) -> None:
+    assert patience(number) == checked_timeout(number) == 2
+    assert SpawnOptions(time_limit=number).checked().time_limit == 2
+    assert Job("numbers", to="out", time_limit=number).time_limit == 2
+
+
+@pytest.mark.parametrize("value", [True, numpy.True_, "2", [2], numpy.array([1.0, 2.0])])
+def test_what_is_no_number_of_seconds_is_refused(value: Any) -> None:
+    with pytest.raises(BadJob):
+        SpawnOptions(time_limit=value).checked()
+    with pytest.raises(TypeError):
+        patience(value)
+    with pytest.raises(BadJob):
+        Job("numbers", to="out", time_limit=value)
