@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -13,9 +14,17 @@ from encamp.cluster.cluster import Cluster
 from encamp.cluster.spawn_options import SpawnOptions
 from encamp.compat.pyopus.clustered import checked_timeout
 from encamp.engines.mpi.launched_engine import LaunchedMPI
-from encamp.errors import BadJob
+from encamp.errors import BadJob, WrongType
 from encamp.jobs.job import Job
-from encamp.number_checks import patience
+from encamp.number_checks import (
+    MOST_SLOTS,
+    duration,
+    limit,
+    patience,
+    seconds_in,
+    slot_count,
+    whole,
+)
 from encamp.slot.slot import task_number
 from encamp.testing import work
 
@@ -81,3 +90,54 @@ def test_what_is_no_number_of_seconds_is_refused(value: Any) -> None:
         patience(value)
     with pytest.raises(BadJob):
         Job("numbers", to="out", time_limit=value)
+
+
+def refused(check: Callable[..., object], *args: Any) -> bool:
+    try:
+        check(*args)
+    except (BadJob, WrongType):
+        return True
+    return False
+
+
+def test_limits_are_where_they_are_said_to_be() -> None:
+    assert [refused(limit, "time_limit", seconds) for seconds in (-1, 0, 1e-9, None)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert limit("time_limit", math.inf) is None
+    assert refused(limit, "time_limit", math.nan)
+    assert [refused(duration, "delay", seconds) for seconds in (-1e-9, 0, math.inf, math.nan)] == [
+        True,
+        False,
+        True,
+        True,
+    ]
+    assert [refused(whole, "count", number, 1) for number in (0, 1)] == [True, False]
+    assert [refused(slot_count, number) for number in (0, 1, MOST_SLOTS, MOST_SLOTS + 1)] == [
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert [patience(seconds) for seconds in (-1, 0, 2, math.inf, None)] == [0, 0, 2, None, None]
+    assert refused(patience, math.nan)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("500 ms", 0.5),
+        ("30s", 30.0),
+        (" 1.5 min ", 90.0),
+        ("2h", 7200.0),
+        ("5", None),
+        ("5 m", None),
+        ("-5 s", None),
+        ("", None),
+    ],
+)
+def test_a_time_is_a_number_with_a_unit(text: str, seconds: float | None) -> None:
+    assert seconds_in(text) == seconds

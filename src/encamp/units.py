@@ -14,7 +14,8 @@ _TOO_LARGE = 1e300
 def parse_size(text: str) -> int | None:
     """The bytes of a text such as ``"20 GiB"``, ``"500M"`` or ``"1024"``; None if it is no size."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text, re.IGNORECASE)
-    return int(float(found[1]) * _UNITS[found[2].lower()]) if found else None
+    size = float(found[1]) * _UNITS[found[2].lower()] if found else math.inf
+    return int(size) if math.isfinite(size) else None
 
 
 def size_text(size: float) -> str:

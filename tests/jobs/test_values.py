@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import encamp
+from encamp import values
 from encamp.errors import BadJob, BadValues, DiskFull, NotInstalled
 from encamp.jobs.display.terminal import console_progress
 from encamp.jobs.file.jobfile import load_job
@@ -23,7 +24,7 @@ from encamp.jobs.report.report_files import read_report
 from encamp.jobs.report.results_csv import write_table
 from encamp.jobs.worker.values_file import read_values
 from encamp.storage.disk.own_files import OwnFolder
-from encamp.values import row_of, scalar_in
+from encamp.values import LONGEST_TEXT, MOST_COLUMNS, as_json, row_of, scalar_in
 
 
 def gain(corner: str, run: int, scale: float = 1.0, models: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -404,6 +405,19 @@ def test_the_report_of_many_tasks_has_their_parameters(
     assert report.values() == ROWS
     [first, *_] = json.loads(Path("out/sweep.job/report.json").read_bytes())["tasks"]
     assert first["parameters"] == {"corner": "tt", "run": 1}
+
+
+def test_values_may_be_as_large_and_as_many_as_they_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = {f"v{number}": number for number in range(MOST_COLUMNS)}
+    assert row_of(most, "task") == most
+    with pytest.raises(BadValues, match="more than 1000"):
+        row_of({**most, "more": 1}, "task")
+    assert row_of("x" * LONGEST_TEXT, "task") == {"value": "x" * LONGEST_TEXT}
+    with pytest.raises(BadValues, match="10001 characters, more than 10000"):
+        row_of("x" * (LONGEST_TEXT + 1), "task")
+    monkeypatch.setattr(values, "MOST_KEPT", 7)
+    assert as_json("12345") == "12345"
+    assert as_json("123456") is None
 
 
 def test_a_large_value_is_not_kept_and_the_report_says_so(here: Path) -> None:
