@@ -269,6 +269,32 @@ def test_slots_that_go_take_their_counts_along_whatever_they_had() -> None:
     assert bench.assign() == []
 
 
+@pytest.mark.parametrize("options", [{"gpus": 1}, {"memory": 800}, {"cores": 4}])
+def test_what_a_task_had_is_free_when_its_slot_goes(options: dict[str, Any]) -> None:
+    bench = Bench(slots=3, cores=4, gpus=1)
+    bench.put(**options)
+    ((slot, [first]),) = bench.assign()
+    (second,) = bench.put(**options)
+    assert bench.assign() == []
+    assert bench.scheduler.remove(slot) == [first]
+    ((_, tasks),) = bench.assign()
+    assert tasks == [second]
+    assert second.devices == (("gpu-0-0",) if "gpus" in options else ())
+
+
+def test_nothing_is_sent_behind_a_task_with_needs_when_its_slot_is_opened_again() -> None:
+    bench = Bench(slots=1, gpus=1)
+    bench.function.timing.took(1e-6)
+    bench.put(gpus=1)
+    ((slot, _),) = bench.assign()
+    bench.scheduler.close(slot)
+    bench.scheduler.open(slot)
+    bench.put(5)
+    assert bench.assign() == []
+    bench.end(slot)
+    assert len(bench.assign()) == 1
+
+
 def test_an_idle_slot_that_goes_is_counted_no_more() -> None:
     bench = Bench(hosts=2, slots=2)
     slots = [p for s in list(bench.scheduler.hosts.values()) for p in s.slots]
