@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from encamp.sizes import counted, joined, parse_size, size_text, time_text
+from encamp.units import counted, joined, parse_size, size_text, time_text
 
 KIB, MIB, GIB, TIB = (1024**power for power in range(1, 5))
 

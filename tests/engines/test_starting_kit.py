@@ -13,14 +13,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from encamp import capacity
-from encamp.engines.kit import hostfile, logins
+from encamp import cores_and_memory
+from encamp.engines.kit import hostfile, ssh_logins
 from encamp.engines.kit.cores import with_cores
 from encamp.engines.kit.hostfile import HostLine, hosts_of_file, spread
-from encamp.engines.kit.logins import AT_ONCE, LogIns, refused
-from encamp.engines.kit.sentinel import Sentinel
+from encamp.engines.kit.process_end import Sentinel
+from encamp.engines.kit.ssh_logins import AT_ONCE, LogIns, refused
 from encamp.errors import BadHostfile
-from encamp.wire.ready import readable
+from encamp.wire.wait_for_descriptor import readable
 
 
 class Clock:
@@ -55,9 +55,9 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(logins, "time", SimpleNamespace(monotonic=clock.monotonic))
+    monkeypatch.setattr(ssh_logins, "time", SimpleNamespace(monotonic=clock.monotonic))
     threads = SimpleNamespace(Lock=threading.Lock, Event=lambda: clock)
-    monkeypatch.setattr(logins, "threading", threads)
+    monkeypatch.setattr(ssh_logins, "threading", threads)
     return clock
 
 
@@ -156,7 +156,11 @@ def test_only_hosts_without_a_number_are_asked() -> None:
 
     hosts = [HostLine("a", 3), HostLine("localhost"), HostLine("b")]
     found = with_cores(hosts, command, 60)
-    assert found == [HostLine("a", 3), HostLine("localhost", capacity.cores()), HostLine("b", 1)]
+    assert found == [
+        HostLine("a", 3),
+        HostLine("localhost", cores_and_memory.cores()),
+        HostLine("b", 1),
+    ]
     assert asked == ["b"]
 
 
