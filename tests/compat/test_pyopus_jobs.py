@@ -79,6 +79,32 @@ def test_jobs_that_nobody_tells_of_results_are_drawn_ahead_but_not_far(
     assert SLOTS < max(ahead) <= SLOTS * (1 + MOST_AHEAD)
 
 
+def test_a_dispatch_puts_no_messages_of_its_own_among_the_programs(system: OpusOS) -> None:
+    found: list[Any] = []
+
+    def jobs() -> Iterator[Any]:
+        for number in range(200):
+            found.append(MPI().receiveMessage(0))
+            yield abs, [number]
+
+    system.dispatch(jobs())
+    assert found == [()] * 200
+
+
+def test_slots_need_not_wait_for_jobs_while_results_are_collected(
+    system: OpusOS, cluster: Cluster
+) -> None:
+    rests: set[float] = set()
+
+    def jobs() -> Iterator[Any]:
+        for number in range(1000):
+            rests.add(cluster._pump.rest)
+            yield abs, [number]
+
+    system.dispatch(jobs())
+    assert rests == {0.0}
+
+
 def test_a_collector_sees_every_result_before_more_jobs_than_slots_are_drawn(
     system: OpusOS,
 ) -> None:

@@ -448,6 +448,12 @@ class Cluster:
             raise ClusterClosed
         return None
 
+    def _wait_for(self, other: Callable[[], object]) -> bool:
+        """Wait until the queue has a message or ``other()`` is true; False if neither can be."""
+        queue, controller = self._controller.mail.queue, self._controller
+        self._pump.until(lambda: other() or queue or controller.failure is not None)
+        return bool(other() or queue)
+
     async def areceive(
         self, timeout: float | None = None, source: SpawnedTask | int | None = None
     ) -> Received | None:

@@ -25,8 +25,11 @@ from encamp.loop.deferred_signals import DeferredSignals
 from encamp.loop.polling import Poller
 
 REST = 0.001
-MANY = 32
-"""With more calls than that waiting for each slot, results are collected before they are read."""
+MANY = 200
+"""With more calls than that waiting for each slot, results are collected before they are read.
+
+Even the shortest so many calls take longer than `REST`: a slot with fewer would wait for more.
+"""
 TURN_WITHIN = 0.02
 PASSED = 200
 """Messages may be handled without a turn for so many seconds after the last one, and so many

@@ -114,10 +114,6 @@ class MsgHostAdd(Msg):
         self.hostIDs = hostIDs
 
 
-class MsgJobsEnded(Msg):
-    """`VirtualMachine.endedJobs` has something to return."""
-
-
 class MsgTaskResult(Msg):
     """The result of a function: ``success`` and ``returnValue``.
 
@@ -323,6 +319,10 @@ class VirtualMachine:
     def messageHere(self) -> Any:
         """`receiveMessage` for messages that had arrived when it was last called; never waits."""
         return self.receiveMessage(0)
+
+    def messageOrJobs(self) -> Any:
+        """`receiveMessage` that waits forever, but returns ``()`` as soon as a job has ended."""
+        return self.receiveMessage()
 
     def sendMessage(self, destination: Any, message: Any) -> bool:
         """Send an object to a task; False if that failed. Does not wait for the receiver."""

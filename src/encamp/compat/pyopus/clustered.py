@@ -20,7 +20,6 @@ from encamp.compat.pyopus.base import (
     HostID,
     MsgHostAdd,
     MsgHostDelete,
-    MsgJobsEnded,
     MsgTaskExit,
     MsgTaskResult,
     PyOpusError,
@@ -31,7 +30,6 @@ from encamp.compat.pyopus.spawner import (
     HERE,
     Finish,
     Finished,
-    JobsEnded,
     Mailbox,
     Spawner,
     is_letter,
@@ -298,8 +296,6 @@ class ClusteredMachine(VirtualMachine):
             return spawner.ids.get(number) or self._id(message[1], number), message[2]
         if isinstance(message, HostAdded | HostDeleted):
             return self._news(spawner, message)
-        if isinstance(message, JobsEnded):
-            return self.task_type.bad(), MsgJobsEnded()
         sender = spawner.ids.get(number)
         if isinstance(message, TaskResult):
             return () if sender is None else _result(spawner, sender, message)

@@ -50,6 +50,15 @@ class JobMachine(ClusteredMachine):
         ended = spawner.jobs.ended
         return [self._ended(ended.popleft()) for _ in range(len(ended))]
 
+    def messageOrJobs(self) -> Any:
+        """See `VirtualMachine.messageOrJobs`."""
+        received, spawner = self.messageHere(), opened()
+        if received != ():
+            return received
+        if spawner is None or not spawner.jobs.wait():
+            return self.receiveMessage()
+        return self.messageHere()
+
     def takeBackJobs(self, jobs: Sequence[Any]) -> None:
         """See `VirtualMachine.takeBackJobs`."""
         cancel_all(reversed(jobs))

@@ -279,14 +279,14 @@ class Scheduler:
             raise PyOpusError("all tasks wait for each other")
         if self.vm is None:
             return False
-        if wait or time.monotonic() - self._looked > _LOOK_AGAIN:
-            received = self.vm.receiveMessage(-1.0 if wait else 0)
-            self._looked = time.monotonic()
-        else:
+        if not wait and time.monotonic() - self._looked < _LOOK_AGAIN:
             received = self.vm.messageHere()
+        else:
+            received = self.vm.messageOrJobs() if wait else self.vm.receiveMessage(0)
+            self._looked = time.monotonic()
         if received:
             self._take(*received)
-        return received is None or bool(received)
+        return wait or received is None or bool(received)
 
     def _take(self, sender: Any, message: Any) -> None:
         if not isinstance(message, MsgTaskExit | MsgTaskResult):

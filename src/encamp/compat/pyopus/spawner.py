@@ -114,11 +114,6 @@ class Mailbox:
         return bool(found)
 
 
-@dataclass(frozen=True, slots=True)
-class JobsEnded:
-    """An event in the cluster's queue: `Jobs.ended` has a new entry."""
-
-
 _JOB = SpawnOptions(at_once=True)
 
 
@@ -145,11 +140,15 @@ class Jobs:
 
     def _has_ended(self, task: Any) -> None:
         """Called in the thread that drives the cluster's pump."""
-        self.running.pop(task.id, None)
         self.ahead = calls_ahead(task)
         self.ended.append(task)
-        if len(self.ended) == 1 and self._cluster is not None:
-            self._cluster._controller.mail.put(task.id, JobsEnded())
+        self.running.pop(task.id, None)  # last, as another thread may see it in both, not in none
+
+    def wait(self) -> bool:
+        """Wait until one has ended or the cluster has a message; False if none can end."""
+        if self._cluster is None or not (self.running or self.ended):
+            return False
+        return self._cluster._wait_for(self.ended.__len__)
 
 
 @dataclass(eq=False)
