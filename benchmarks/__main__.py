@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from encamp.storage.roots import LOCAL
+from encamp.storage.local_storage import LOCAL
 
 PLANES = ("storage", "compute", "controller", "jobs", "services", "pvm", "systems")
 ALONE = ("compared", "peers", "steps")

@@ -18,7 +18,7 @@ from benchmarks.timing import Action, Figure, Side, compare, median_of
 from encamp.storage.cache.cache import HostCache, clear_cache
 from encamp.storage.inputs.mirror import Item, Mirror, Mode, plan
 from encamp.storage.inputs.modes import mode_of
-from encamp.storage.roots import local_storage
+from encamp.storage.local_storage import local_storage
 from encamp.storage.sandbox_folder import Sandbox
 
 ROOT = Path(__file__).parents[1]

@@ -19,7 +19,8 @@ from hypothesis import HealthCheck, settings
 
 from encamp.jobs.worker.slots import slots_here
 from encamp.slot.process_tree import descendants
-from encamp.storage.roots import LOCAL, MIRRORED
+from encamp.storage.local_storage import LOCAL
+from encamp.storage.shared_folders import MIRRORED
 from lab import Lab, missing
 
 _STARTERS_OWN = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD,

@@ -11,7 +11,7 @@ import pytest
 from console_command import Ended, as_ordinary_user, encamp, results, with_small_disk, works
 
 from conftest import need
-from encamp.storage.roots import LOCAL
+from encamp.storage.local_storage import LOCAL
 
 
 @pytest.fixture

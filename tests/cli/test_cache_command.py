@@ -12,7 +12,7 @@ from console_command import as_ordinary_user, encamp
 from encamp.errors import DiskFull, InputDamaged
 from encamp.storage.cache.cache import LIMIT, HostCache
 from encamp.storage.inputs.mirror import Mirror, plan
-from encamp.storage.roots import local_storage
+from encamp.storage.local_storage import local_storage
 from encamp.storage.sandbox import sandbox
 
 WHEN = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"

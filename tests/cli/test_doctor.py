@@ -21,7 +21,7 @@ from encamp.cli.doctor_checks import (
 )
 from encamp.cli.remote import HostOutput
 from encamp.cores_and_memory import processes_left
-from encamp.storage.roots import LOCAL
+from encamp.storage.local_storage import LOCAL
 
 
 def line(out: str, what: str) -> tuple[str, str]:

@@ -29,7 +29,7 @@ from encamp.compat.pyopus.pvm_hosts import host_of, task_number, task_tid
 from encamp.compat.pyopus.spawner import letter, opened, use
 from encamp.errors import EngineUnavailable, NoSuchHost, TaskKilled
 from encamp.slot.slot import Received
-from encamp.storage.roots import MIRRORED
+from encamp.storage.shared_folders import MIRRORED
 from encamp.testing.waiting import until
 from lab import Lab, missing
 

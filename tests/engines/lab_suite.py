@@ -11,7 +11,8 @@ import pytest
 from class_wide import ClassWide
 
 from conftest import need
-from encamp.storage.roots import LOCAL, MIRRORED
+from encamp.storage.local_storage import LOCAL
+from encamp.storage.shared_folders import MIRRORED
 from encamp.testing.conformance.resources import GPUS
 from encamp.testing.waiting import until
 from lab import Host, Lab, missing

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from conftest import need
-from encamp.storage.roots import LOCAL
+from encamp.storage.local_storage import LOCAL
 
 _STEPS = """
     openat write pwrite64 copy_file_range rename renameat renameat2 link linkat unlink unlinkat

@@ -17,8 +17,8 @@ from sealed import files_below, is_whole, sealed
 from encamp.storage.cache.cache import HostCache
 from encamp.storage.inputs import overlay
 from encamp.storage.leftovers import reclaim_leftovers
+from encamp.storage.local_storage import LOCAL, local_storage_path
 from encamp.storage.outputs.temporary_names import PART
-from encamp.storage.roots import LOCAL, local_storage_path
 
 SIZES = {"small": 150_000, "large": 1_100_000, "shut": 80_000, "own": 90_000}
 TREES = {"forest": 36, "twigs": 3, "shrub": 4}

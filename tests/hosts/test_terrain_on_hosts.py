@@ -14,7 +14,7 @@ import pytest
 from conftest import need
 from encamp.engines.mpi.launch import find_launcher
 from encamp.errors import EngineUnavailable
-from encamp.storage.roots import LOCAL
+from encamp.storage.local_storage import LOCAL
 from lab import Host, Lab
 
 COMMAND = Path(sysconfig.get_path("scripts"), "encamp")

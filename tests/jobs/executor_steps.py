@@ -40,7 +40,7 @@ def meet(mine: str, others: list[str], place: str, seconds: float = 60.0) -> Non
 def close_slots(mine: str, place: str, storage: str) -> None:
     """End the slots of one of two workers, which meet in a folder, and settle its storage."""
     from encamp.jobs.worker.slots import slots_here  # slots themselves do without
-    from encamp.storage.roots import LOCAL
+    from encamp.storage.local_storage import LOCAL
 
     meet(mine, ["0", "1"], place)
     slots_here().close()

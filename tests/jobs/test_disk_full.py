@@ -17,7 +17,7 @@ from encamp.errors import DiskFull
 from encamp.jobs.journal import Journal, Record
 from encamp.storage.cache.cache import INDEX
 from encamp.storage.cache.index import opened
-from encamp.storage.roots import LOCAL, local_storage
+from encamp.storage.local_storage import LOCAL, local_storage
 
 MIB = 1 << 20
 

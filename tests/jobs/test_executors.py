@@ -26,7 +26,7 @@ from encamp.errors import BadJob
 from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.worker.slots import slots_here
 from encamp.model import JobReport, TaskReport
-from encamp.storage.roots import LOCAL
+from encamp.storage.local_storage import LOCAL
 from encamp.testing.waiting import gone, until
 
 KINDS = (

@@ -24,7 +24,7 @@ import encamp
 from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal import Journal
 from encamp.model import TaskReport
-from encamp.storage.roots import LOCAL
+from encamp.storage.local_storage import LOCAL
 from encamp.testing.waiting import until
 
 SCRIPT = Path(__file__).with_name("killable.py")

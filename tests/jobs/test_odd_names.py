@@ -10,7 +10,7 @@ import pytest
 from job_steps import join
 
 import encamp
-from encamp.storage.roots import local_storage
+from encamp.storage.local_storage import local_storage
 
 NAMES = [
     b"with space",

@@ -23,7 +23,7 @@ import pytest
 import encamp
 from conftest import need
 from encamp.storage.inputs.overlay import mounts_below
-from encamp.storage.roots import LOCAL
+from encamp.storage.local_storage import LOCAL
 
 NOBODY = "65534"
 MODULES = "import encamp, cloudpickle, msgspec, psutil, wcmatch"

@@ -24,7 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from encamp.storage.roots import LOCAL, MIRRORED
+from encamp.storage.local_storage import LOCAL
+from encamp.storage.shared_folders import MIRRORED
 
 from .host import NEW_NAMESPACES, FirstProcess, Host, Hub, LabError
 

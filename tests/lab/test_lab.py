@@ -18,8 +18,9 @@ import psutil
 import pytest
 
 from conftest import need
+from encamp.storage.local_storage import LOCAL
 from encamp.storage.process_identity import boot_id
-from encamp.storage.roots import LOCAL, MIRRORED
+from encamp.storage.shared_folders import MIRRORED
 from encamp.testing.waiting import until
 from lab import Host, Lab, LabError, clean, missing
 
@@ -173,7 +174,7 @@ def test_the_share_has_another_path_on_each_host_and_the_same_content(lab: Lab) 
 
 def test_a_host_can_be_without_the_share(lab: Lab) -> None:
     (lab.share / "here").touch()
-    code = "from encamp.storage.roots import shared_roots; print(shared_roots())"
+    code = "from encamp.storage.shared_folders import shared_roots; print(shared_roots())"
     third = lab.hosts[2]
     assert third.share is None
     assert said(third, sys.executable, "-c", code) == "[]"

@@ -28,6 +28,7 @@ from encamp.model import TaskReport
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.disk.safe_destination import NAMED, Trust, named, opened
 from encamp.storage.inputs.transfer import digest_of_piece
+from encamp.storage.local_storage import local_storage
 from encamp.storage.outputs.accepted_names import DeclaredNames
 from encamp.storage.outputs.patterns import Output, bound, folders_of
 from encamp.storage.outputs.publish import intact, publish
@@ -35,7 +36,7 @@ from encamp.storage.outputs.sees_destination import Beacons, reaches
 from encamp.storage.outputs.stage import stage, unstage
 from encamp.storage.outputs.temporary_names import discard_leftovers
 from encamp.storage.outputs.transfer import Piece, TaskFiles
-from encamp.storage.roots import local, local_storage
+from encamp.storage.shared_folders import local
 
 __all__ = ["scratch"]
 TOKEN = "0123456789ab"

@@ -21,8 +21,8 @@ from encamp.storage.cache.locks import KeyLock
 from encamp.storage.cache.tmp_cleaners import locked
 from encamp.storage.inputs import modes
 from encamp.storage.inputs.mirror import Mirror, plan
+from encamp.storage.local_storage import local_storage
 from encamp.storage.ownership import OwnedFolder, reclaim
-from encamp.storage.roots import local_storage
 
 FILES = 40
 

@@ -33,7 +33,7 @@ import os
 from pathlib import Path, PurePosixPath
 from encamp.storage.outputs import transfer
 from encamp.storage.outputs.transfer import RemoteTarget, Receiver, send_file
-from encamp.storage.roots import portable
+from encamp.storage.shared_folders import portable
 from encamp.storage.disk.safe_destination import NAMED
 transfer.CHUNK = 1000
 Path("source").write_bytes(bytes(2500))

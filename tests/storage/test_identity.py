@@ -15,7 +15,7 @@ from encamp.storage.disk import disk
 from encamp.storage.disk.disk import Disks
 from encamp.storage.inputs.mirror import as_mirrors as mirrors
 from encamp.storage.inputs.mirror import identity, plan
-from encamp.storage.roots import MIRRORED
+from encamp.storage.shared_folders import MIRRORED
 
 WHEN = 1_600_000_000_000_000_000
 

@@ -15,7 +15,7 @@ from encamp.storage.import_path import (
     is_far,
     left_out_words,
 )
-from encamp.storage.roots import MIRRORED
+from encamp.storage.shared_folders import MIRRORED
 
 
 def test_a_folder_in_the_share_is_taken_from_where_a_host_has_it(

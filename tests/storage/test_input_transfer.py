@@ -27,8 +27,9 @@ from encamp.storage.inputs.transfer import (
     receive_tree,
 )
 from encamp.storage.inputs.tree import tree_state
-from encamp.storage.roots import MIRRORED, Portable, SharedPath, local_storage
+from encamp.storage.local_storage import local_storage
 from encamp.storage.sandbox_folder import Sandbox
+from encamp.storage.shared_folders import MIRRORED, Portable, SharedPath
 
 SERVE = """
     import pickle, sys

@@ -12,7 +12,7 @@ from other_processes import NOBODY, open_folder, small_disk, unprivileged
 
 import encamp
 from encamp.errors import BadLocalStorage, DiskFull
-from encamp.storage.roots import LOCAL, in_local_storage, local_storage, local_storage_path
+from encamp.storage.local_storage import LOCAL, in_local_storage, local_storage, local_storage_path
 
 
 def _refusal() -> str:

@@ -14,7 +14,7 @@ from other_processes import open_folder, unprivileged
 
 from encamp.errors import BadJob, NoMatch, TargetConflict, UnsafeTarget, UnusableInput
 from encamp.storage.inputs.mirror import Mirror, MirrorMap, as_mirrors, plan
-from encamp.storage.roots import local_storage
+from encamp.storage.local_storage import local_storage
 from encamp.storage.sandbox_folder import Sandbox
 
 

@@ -21,8 +21,8 @@ from encamp.storage.cache import integrity
 from encamp.storage.inputs import modes, overlay
 from encamp.storage.inputs.mirror import Item, Mirror, Mode, plan
 from encamp.storage.inputs.modes import mode_of, needs_own_mounts
+from encamp.storage.local_storage import LOCAL, local_storage
 from encamp.storage.ownership import reclaim, sandboxes
-from encamp.storage.roots import LOCAL, local_storage
 from encamp.storage.sandbox_folder import Sandbox
 
 REFUSED = "the disk cannot make reflinks: not here"

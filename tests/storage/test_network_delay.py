@@ -19,8 +19,8 @@ from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.outputs.patterns import as_outputs
 from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.stage import stage
-from encamp.storage.roots import portable
 from encamp.storage.sandbox_folder import Sandbox
+from encamp.storage.shared_folders import portable
 from encamp.testing.waiting import until
 
 

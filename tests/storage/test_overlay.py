@@ -17,8 +17,8 @@ from encamp.errors import ModeRefused, SourceChanged, TargetConflict, UnsafeTarg
 from encamp.storage.disk.removal import remove_tree
 from encamp.storage.inputs import modes, overlay
 from encamp.storage.inputs.mirror import Mirror, plan
+from encamp.storage.local_storage import LOCAL, local_storage
 from encamp.storage.ownership import keep_dead, reclaim, sandboxes
-from encamp.storage.roots import LOCAL, local_storage
 from encamp.storage.sandbox_folder import Sandbox
 
 

@@ -15,6 +15,7 @@ from other_processes import finish, open_folder, run, start, unprivileged
 from encamp.errors import UnsafeTarget
 from encamp.storage import ownership
 from encamp.storage.disk.removal import remove_tree
+from encamp.storage.local_storage import LOCAL, local_storage
 from encamp.storage.ownership import (
     LOCK,
     OwnedFolder,
@@ -25,7 +26,6 @@ from encamp.storage.ownership import (
     reclaim_folder,
     sandboxes,
 )
-from encamp.storage.roots import LOCAL, local_storage
 
 OWNER = """
     import time

@@ -18,7 +18,7 @@ from encamp.errors import DiskFull, SourceChanged, UnusableInput
 from encamp.storage.disk import copy
 from encamp.storage.disk.copy import copy_file
 from encamp.storage.inputs.mirror import Mirror, Mode, as_mirrors, plan
-from encamp.storage.roots import LOCAL, local_storage
+from encamp.storage.local_storage import LOCAL, local_storage
 
 
 def left() -> list[Path]:

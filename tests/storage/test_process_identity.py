@@ -15,9 +15,9 @@ from msgspec.structs import replace
 from other_processes import run, start
 
 from conftest import need
+from encamp.storage.local_storage import LOCAL, local_storage
 from encamp.storage.ownership import LOCK, OwnedFolder, keep_dead, reclaim, sandboxes
 from encamp.storage.process_identity import ProcessFacts, facts_in, start_of, this_process
-from encamp.storage.roots import LOCAL, local_storage
 
 
 def test_a_process_knows_itself_and_is_not_dead() -> None:

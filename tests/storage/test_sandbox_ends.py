@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from other_processes import run, start
 
-from encamp.storage.roots import local_storage
+from encamp.storage.local_storage import local_storage
 
 BLOCK = """
     import sys, time, encamp

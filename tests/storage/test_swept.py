@@ -12,7 +12,7 @@ import pytest
 import encamp
 from encamp.errors import MissingOutput
 from encamp.storage.inputs.mirror import Mirror, Mode
-from encamp.storage.roots import local_storage
+from encamp.storage.local_storage import local_storage
 
 MODES = ["auto", "link", "copy"]
 

@@ -35,7 +35,7 @@ from encamp.storage.outputs.transfer import (
     send_file,
 )
 from encamp.storage.ownership import reclaim
-from encamp.storage.roots import MIRRORED
+from encamp.storage.shared_folders import MIRRORED
 
 TOKEN, DEAD, NEW = "0123456789ab", "dead00000000", "beef00000000"
 

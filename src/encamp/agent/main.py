@@ -39,7 +39,7 @@ from encamp.storage.cache.cache import clear_cache
 from encamp.storage.import_path import extend_import_path, is_far
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.persistent import remove_idle
-from encamp.storage.roots import Portable, SharedPath, local
+from encamp.storage.shared_folders import Portable, SharedPath, local
 from encamp.timeouts import ENDS
 from encamp.version import __version__
 from encamp.wire.frames import Parts

@@ -10,8 +10,8 @@ from encamp.engines.kit.hostfile import host_in
 from encamp.errors import BadJob, CannotRemove, HostsNotReached, printable, shown
 from encamp.storage.cache.cache import clear_cache
 from encamp.storage.leftovers import reclaim_leftovers
+from encamp.storage.local_storage import local_storage_path
 from encamp.storage.ownership import clean_kept, kept
-from encamp.storage.roots import local_storage_path
 from encamp.units import counted
 
 

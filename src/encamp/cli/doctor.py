@@ -33,7 +33,8 @@ from encamp.errors import EncampError, InputError, printable, shown
 from encamp.storage.disk.safe_destination import NAMED
 from encamp.storage.outputs.sees_destination import Beacons
 from encamp.storage.outputs.temporary_names import PART, new_token
-from encamp.storage.roots import current_folder, portable
+from encamp.storage.real_paths import current_folder
+from encamp.storage.shared_folders import portable
 from encamp.units import counted
 
 _BY_SSH = ("mpi", "pvm", "dask", "ipyparallel")

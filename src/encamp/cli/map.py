@@ -28,7 +28,7 @@ from encamp.jobs.parameter_files import Rows, lines_in, read_bounded, read_text,
 from encamp.jobs.steps import command as as_command
 from encamp.jobs.templates.template import parse
 from encamp.storage.inputs.mirror import other_matches
-from encamp.storage.roots import current_folder
+from encamp.storage.real_paths import current_folder
 
 _STDIN = "-"
 _NOTHING = (

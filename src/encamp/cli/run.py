@@ -25,7 +25,7 @@ from encamp.jobs.run_options import Options, current
 from encamp.jobs.worker.work import Keep
 from encamp.model import JobFailed
 from encamp.number_checks import TIMES, seconds_in
-from encamp.storage.roots import current_folder
+from encamp.storage.real_paths import current_folder
 
 _OURS = {"self", "cluster", "engine", "slots", "initializer", "initargs", "inline", "follow",
          "mirror", "outputs", "on_failure", "to", "on", "persistent", "cores", "memory", "gpus",

@@ -12,7 +12,8 @@ from encamp.cluster.print_output import show, show_lines_at_once
 from encamp.cluster.spawn_options import bytes_of
 from encamp.engines.base import Engine
 from encamp.errors import BadJob
-from encamp.storage.roots import SharedPath, current_folder, portable
+from encamp.storage.real_paths import current_folder
+from encamp.storage.shared_folders import SharedPath, portable
 from encamp.wire.protocol import ANY
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from encamp.number_checks import limit, whole
 from encamp.storage.disk.safe_destination import named
 from encamp.storage.inputs.mirror import Item, MirrorMap, as_mirrors, plan
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, bound, check_outputs
-from encamp.storage.roots import current_folder
+from encamp.storage.real_paths import current_folder
 from encamp.units import parse_size
 
 

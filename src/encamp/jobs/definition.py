@@ -16,7 +16,7 @@ from encamp.number_checks import as_number, as_whole
 from encamp.storage.disk.safe_destination import named
 from encamp.storage.inputs.mirror import MirrorMap, safe_target
 from encamp.storage.outputs.patterns import OutputMap, as_outputs
-from encamp.storage.roots import current_folder
+from encamp.storage.real_paths import current_folder
 from encamp.storage.urls import folder_name
 from encamp.units import counted, parse_size
 from encamp.values import Scalar

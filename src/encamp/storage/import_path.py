@@ -16,7 +16,7 @@ from pathlib import Path
 from encamp.errors import EncampError, printable
 from encamp.search_paths import only_ours
 from encamp.storage.process_identity import boot_id
-from encamp.storage.roots import SharedPath, shared_roots, to_abstract, to_actual
+from encamp.storage.shared_folders import SharedPath, shared_roots, to_abstract, to_actual
 
 _SEP = "\0"
 _LIBRARY = Path(os.__file__).parent

@@ -6,8 +6,8 @@ import warnings
 from pathlib import Path
 
 from encamp.storage.cache.cache import HostCache
+from encamp.storage.local_storage import local_storage_path
 from encamp.storage.ownership import reclaim
-from encamp.storage.roots import local_storage_path
 
 
 def reclaim_leftovers(

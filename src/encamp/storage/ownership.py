@@ -24,6 +24,7 @@ from encamp.storage.cache.tmp_cleaners import keep_off, locked
 from encamp.storage.disk.disk import disk_full
 from encamp.storage.disk.removal import remove_tree
 from encamp.storage.inputs import overlay
+from encamp.storage.local_storage import local_storage, local_storage_path
 from encamp.storage.outputs.temporary_names import discard_noted
 from encamp.storage.process_identity import (
     MOST_FACTS,
@@ -32,7 +33,6 @@ from encamp.storage.process_identity import (
     facts_in,
     this_process,
 )
-from encamp.storage.roots import local_storage, local_storage_path
 
 LOCK = ".lock"
 TASK = "task"

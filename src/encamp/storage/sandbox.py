@@ -22,7 +22,7 @@ from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, check
 from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.stage import stage, unstage
 from encamp.storage.persistent import give_back, persistent_sandbox
-from encamp.storage.roots import current_folder
+from encamp.storage.real_paths import current_folder
 from encamp.storage.sandbox_folder import Sandbox
 from encamp.storage.signals import signals_exit
 from encamp.storage.urls import folder_name

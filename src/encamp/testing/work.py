@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from encamp.slot.slot import CurrentTask, current_task
-from encamp.storage.roots import Portable, local
+from encamp.storage.shared_folders import Portable, local
 from encamp.wire.protocol import SPAWNER
 
 LONG = 600.0

@@ -18,8 +18,15 @@ from typing import Any, ClassVar, NamedTuple
 from encamp import cores_and_memory
 from encamp.errors import EncampError, NoMatch, UnsafeTarget, UnusableInput
 from encamp.storage.inputs.mirror import Mirror, find
-from encamp.storage.roots import Portable, SharedPath, local, portable, to_abstract, to_actual
 from encamp.storage.sandbox import sandbox
+from encamp.storage.shared_folders import (
+    Portable,
+    SharedPath,
+    local,
+    portable,
+    to_abstract,
+    to_actual,
+)
 
 __all__ = [
     "HostID",

@@ -39,7 +39,7 @@ from encamp.jobs.templates.placeholders import Values, fill, fill_command, fill_
 from encamp.number_checks import TIMES, seconds_in
 from encamp.storage.inputs.mirror import Mirror, safe_target
 from encamp.storage.outputs.patterns import Output
-from encamp.storage.roots import current_folder
+from encamp.storage.real_paths import current_folder
 
 __all__ = ["job_schema", "load_job"]
 

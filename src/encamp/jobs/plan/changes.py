@@ -14,7 +14,7 @@ from encamp.errors import NotOurs, printable, shortened
 from encamp.model import InputFile
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.roots import MIRRORED, Portable, SharedPath, local
+from encamp.storage.shared_folders import MIRRORED, Portable, SharedPath, local
 
 _KEPT = 20
 """Inputs of a task that its report lists."""

@@ -17,7 +17,7 @@ from encamp.jobs.plan.graph import Graph
 from encamp.jobs.steps import Task
 from encamp.storage.inputs.globs import escape, is_glob
 from encamp.storage.inputs.mirror import Item, Mirror, Planner
-from encamp.storage.roots import local
+from encamp.storage.shared_folders import local
 from encamp.storage.urls import is_url
 
 _IS_INPUT = "it is an input of the job, which every run would change again"

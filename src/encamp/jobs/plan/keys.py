@@ -13,7 +13,7 @@ from encamp.storage.disk.safe_destination import NAMED, Trust
 from encamp.storage.inputs.mirror import Item, identity
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.publish import intact
-from encamp.storage.roots import Portable
+from encamp.storage.shared_folders import Portable
 
 JOB_INPUTS = "job inputs"
 """The name of the part of a key that is the same for all tasks."""

@@ -26,7 +26,7 @@ from encamp.storage.inputs.mirror import Item, left_out
 from encamp.storage.inputs.possible_paths import may_make
 from encamp.storage.inputs.tree import tree_state
 from encamp.storage.outputs.publish import flush_folders, intact
-from encamp.storage.roots import local
+from encamp.storage.shared_folders import local
 from encamp.storage.urls import is_url, url_parts
 
 _NAMED = 5

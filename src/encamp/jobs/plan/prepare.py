@@ -25,7 +25,7 @@ from encamp.storage.disk.safe_destination import Trust, trust_in
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.outputs.accepted_names import DeclaredNames
 from encamp.storage.outputs.patterns import Folders, Output, bound, check_destination, check_outputs
-from encamp.storage.roots import portable
+from encamp.storage.shared_folders import portable
 from encamp.wire.rng_warnings import RandomNumberWarnings
 
 _PLAIN = frozenset({int, float, bool, str, bytes, type(None)})

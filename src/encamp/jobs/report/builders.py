@@ -23,7 +23,7 @@ from encamp.jobs.worker.work import Outcome
 from encamp.model import AttemptReport, JobReport, ServiceStatistics, State, TaskReport
 from encamp.storage.disk.own_files import OwnFiles
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.roots import local
+from encamp.storage.shared_folders import local
 from encamp.units import size_text
 from encamp.values import MOST_KEPT, as_json
 from encamp.version import __version__

@@ -64,7 +64,7 @@ from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.stage import unstage
 from encamp.storage.outputs.temporary_names import new_token
 from encamp.storage.outputs.transfer import TaskFiles
-from encamp.storage.roots import local, portable_name
+from encamp.storage.shared_folders import local, portable_name
 from encamp.timeouts import JOB_ENDS
 from encamp.units import counted
 from encamp.values import as_json

@@ -23,7 +23,8 @@ from encamp.jobs.run_options import Options
 from encamp.jobs.worker.lease import Heartbeat
 from encamp.model import JobFailed, JobReport
 from encamp.storage.leftovers import reclaim_leftovers
-from encamp.storage.roots import local, local_storage
+from encamp.storage.local_storage import local_storage
+from encamp.storage.shared_folders import local
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster

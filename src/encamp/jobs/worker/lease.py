@@ -20,7 +20,7 @@ from encamp.storage.disk.disk import disk_full
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 from encamp.storage.outputs.temporary_names import is_token
 from encamp.storage.process_identity import MOST_FACTS, ProcessFacts, facts_in, this_process
-from encamp.storage.roots import Portable, local, portable
+from encamp.storage.shared_folders import Portable, local, portable
 
 PREFIX = "running-"
 

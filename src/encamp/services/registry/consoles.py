@@ -18,8 +18,8 @@ import msgspec
 
 from encamp.errors import EncampError, NoSuchConsole, SeveralConsoles
 from encamp.slot.output_limit import free_middle, whole_at_start
+from encamp.storage.local_storage import local_storage, local_storage_path
 from encamp.storage.ownership import OwnedFolder, reclaim_folder, sandboxes
-from encamp.storage.roots import local_storage, local_storage_path
 
 KEPT = 1 << 20
 """Bytes of each console that stay readable, at least."""

@@ -42,9 +42,10 @@ from encamp.storage.disk.removal import remove_tree
 from encamp.storage.inputs.mirror import Item, is_here
 from encamp.storage.inputs.transfer import Channel, receive_file, receive_tree
 from encamp.storage.inputs.tree import copy_tree, tree_state
+from encamp.storage.local_storage import local_storage, local_storage_path
 from encamp.storage.ownership import named_refusals
 from encamp.storage.process_identity import facts_in, this_process
-from encamp.storage.roots import local, local_storage, local_storage_path
+from encamp.storage.shared_folders import local
 from encamp.storage.urls import download
 from encamp.units import counted, parse_size, size_text
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from encamp.errors import UnusableInput
 from encamp.storage.disk.disk import kind_and_source
-from encamp.storage.roots import Portable, local
+from encamp.storage.shared_folders import Portable, local
 
 WAIT = "ENCAMP_VISIBLE_WAIT"
 _SECONDS = 10.0

@@ -22,8 +22,9 @@ from encamp.storage.disk.holes import allocated
 from encamp.storage.inputs.globs import escape, is_glob, matches
 from encamp.storage.inputs.skipped_folders import SkippedFolders
 from encamp.storage.inputs.tree import TreeState, excluded, special, tree_state, why_unusable
+from encamp.storage.local_storage import local_storage_path
 from encamp.storage.maps import each_of
-from encamp.storage.roots import Portable, SharedPath, below, local, local_storage_path, portable
+from encamp.storage.shared_folders import Portable, SharedPath, below, local, portable
 from encamp.storage.urls import find_remote, is_url, without_scheme
 
 Mode = Literal["auto", "overlay", "reflink", "link", "copy"]

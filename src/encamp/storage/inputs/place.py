@@ -33,7 +33,7 @@ from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.modes import ActualMode, mode_of, reflink, why_no_whole_overlay
 from encamp.storage.inputs.tree import TreeDigest, link_tree, walk
 from encamp.storage.ownership import OwnedFolder, named_refusals
-from encamp.storage.roots import local
+from encamp.storage.shared_folders import local
 
 _NO_SHARING = {
     errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY

@@ -10,7 +10,7 @@ import msgspec
 
 from encamp.storage.inputs.globs import escape, is_glob
 from encamp.storage.outputs.temporary_names import PART
-from encamp.storage.roots import real_folder
+from encamp.storage.real_paths import real_folder
 
 
 class SkippedFolders(msgspec.Struct, frozen=True):

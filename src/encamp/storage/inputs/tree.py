@@ -19,7 +19,8 @@ from encamp.errors import SourceChanged, UnusableInput
 from encamp.storage.disk.copy import copy_file
 from encamp.storage.disk.disk import Disks
 from encamp.storage.disk.holes import allocated
-from encamp.storage.roots import is_below, local_storage_path
+from encamp.storage.local_storage import local_storage_path
+from encamp.storage.real_paths import is_below
 
 
 class Entry(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from encamp.errors import UnusableInput
 from encamp.storage.cache.cache import HostCache
 from encamp.storage.inputs.mirror import Item, left_out
-from encamp.storage.roots import local
+from encamp.storage.shared_folders import local
 
 _CHUNK = 1 << 20
 

@@ -14,8 +14,9 @@ from encamp.storage import urls
 from encamp.storage.disk.safe_destination import NAMED, Trust, trust_in
 from encamp.storage.disk.safe_destination import below as folder_below
 from encamp.storage.inputs.mirror import renamed, safe_target
+from encamp.storage.local_storage import in_local_storage
 from encamp.storage.maps import each_of
-from encamp.storage.roots import Portable, in_local_storage, local, portable_name
+from encamp.storage.shared_folders import Portable, local, portable_name
 from encamp.storage.urls import is_url
 
 Existing = Literal["replace", "error", "keep"]

@@ -20,7 +20,7 @@ from encamp.storage.disk.own_files import open_regular
 from encamp.storage.disk.safe_destination import NAMED, Trust, open_folder, opened
 from encamp.storage.outputs.stage import Staged
 from encamp.storage.outputs.temporary_names import PART, Written
-from encamp.storage.roots import Portable, local
+from encamp.storage.shared_folders import Portable, local
 from encamp.storage.urls import is_url
 
 _NO_LINK = {errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}

@@ -24,7 +24,7 @@ from encamp.storage.disk.safe_destination import Trust, opened
 from encamp.storage.outputs.temporary_names import BEACON, PART, discard_leftovers, token_of_beacon
 from encamp.storage.ownership import OwnedFolder
 from encamp.storage.process_identity import MOST_FACTS, ProcessFacts, this_process
-from encamp.storage.roots import Portable, SharedPath, local
+from encamp.storage.shared_folders import Portable, SharedPath, local
 
 _BETWEEN = ":"
 

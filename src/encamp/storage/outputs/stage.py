@@ -30,13 +30,8 @@ from encamp.storage.outputs.publishable import Kind, OutputFile, Publishable, en
 from encamp.storage.outputs.sees_destination import reaches
 from encamp.storage.outputs.temporary_names import PART, Written, discard
 from encamp.storage.outputs.transfer import OutputChannel, RemoteTarget, send_file
-from encamp.storage.roots import (
-    Portable,
-    below,
-    current_folder,
-    local,
-    with_name,
-)
+from encamp.storage.real_paths import current_folder
+from encamp.storage.shared_folders import Portable, below, local, with_name
 from encamp.storage.urls import is_url
 
 _CHUNK = 1 << 20

@@ -27,7 +27,7 @@ from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.transfer import CHUNK, Sender, digest_of_piece
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.temporary_names import PART, Written, discard
-from encamp.storage.roots import Portable, SharedPath, below, local, with_name
+from encamp.storage.shared_folders import Portable, SharedPath, below, local, with_name
 
 
 class RemoteTarget(msgspec.Struct, frozen=True):

@@ -21,7 +21,8 @@ from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostAdded, HostDeleted, TaskExit, TaskResult
 from encamp.cluster.task import SpawnedTask
 from encamp.errors import UnsupportedByEngine
-from encamp.storage.roots import LOCAL, MIRRORED
+from encamp.storage.local_storage import LOCAL
+from encamp.storage.shared_folders import MIRRORED
 from encamp.testing import work
 from encamp.testing.waiting import gone, until
 

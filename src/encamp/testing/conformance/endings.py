@@ -17,7 +17,7 @@ import pytest
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import TaskExit, TaskResult
 from encamp.errors import InputError, TaskKilled, TaskLost, TimeLimitExceeded
-from encamp.storage.roots import portable
+from encamp.storage.shared_folders import portable
 from encamp.testing import work
 from encamp.testing.conformance.bound import (
     PATIENCE,

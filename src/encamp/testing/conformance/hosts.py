@@ -17,7 +17,7 @@ from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostAdded, HostDeleted, TaskExit, TaskResult
 from encamp.cluster.task import SpawnedTask
 from encamp.errors import TaskLost
-from encamp.storage.roots import portable
+from encamp.storage.shared_folders import portable
 from encamp.testing import work
 from encamp.testing.conformance.bound import PATIENCE, ClusterOf, results, say
 from encamp.testing.conformance.losses import LosesHosts

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from encamp.cluster.cluster import Cluster
-from encamp.storage.roots import portable
+from encamp.storage.shared_folders import portable
 from encamp.testing import work
 from encamp.testing.conformance.bound import (
     PATIENCE,

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encamp.errors import BadJob
-from encamp.storage.roots import (
+from encamp.storage.shared_folders import (
     MIRRORED,
     SharedPath,
     local,
