@@ -20,7 +20,7 @@ from encamp.jobs.journal import Journal, Record
 from encamp.jobs.plan.changes import listed
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.steps import Task
-from encamp.model import AttemptReport, Published, Span, TaskReport, Where
+from encamp.reports import AttemptReport, Published, Span, TaskReport, Where
 from encamp.storage.outputs.publish import digest_of
 
 _PHASES = ("job prephase", "task prephase", "trivial", "task postphase")

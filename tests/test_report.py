@@ -23,20 +23,12 @@ import pytest
 
 from encamp.attempt_facts import Published, Span, Where
 from encamp.errors import BadJob, DiskFull, NotOurs
+from encamp.job_status import JobStatus, RunningTask, State
 from encamp.jobs.report import page
 from encamp.jobs.report import trace as trace_module
 from encamp.jobs.report.report_files import read_report, write_page, write_report
-from encamp.model import (
-    AttemptReport,
-    InputFile,
-    JobReport,
-    JobStatus,
-    RunningTask,
-    ServerStatistics,
-    ServiceStatistics,
-    State,
-    TaskReport,
-)
+from encamp.reports import AttemptReport, InputFile, JobReport, TaskReport
+from encamp.service_statistics import ServerStatistics, ServiceStatistics
 from encamp.storage.disk.own_files import OwnFolder
 
 START = 1_760_000_000.0

@@ -34,7 +34,7 @@ _HOMES = {
     "Result": "encamp.services.result",
     "Service": "encamp.services.service",
     "ServiceError": "encamp.errors",
-    "ServiceStatistics": "encamp.model",
+    "ServiceStatistics": "encamp.service_statistics",
     "copy_files": "encamp.services.copy_files",
     "current_server": "encamp.services.server",
     "gather": "encamp.services.service",
@@ -50,13 +50,13 @@ _HOMES = {
     "current_sandbox": "encamp.storage.sandbox",
     "sandbox": "encamp.storage.sandbox",
     "sandboxed": "encamp.storage.sandbox",
-    "AttemptReport": "encamp.model",
-    "JobReport": "encamp.model",
-    "JobStatus": "encamp.model",
-    "TaskReport": "encamp.model",
+    "AttemptReport": "encamp.reports",
+    "JobReport": "encamp.reports",
+    "JobStatus": "encamp.job_status",
+    "TaskReport": "encamp.reports",
     "EncampError": "encamp.errors",
     "InputError": "encamp.errors",
-    "JobFailed": "encamp.model",
+    "JobFailed": "encamp.reports",
     "StorageError": "encamp.errors",
     "TaskError": "encamp.errors",
 }
@@ -125,19 +125,14 @@ if TYPE_CHECKING:
         TaskError,
     )
     from encamp.executor import Executor
+    from encamp.job_status import JobStatus
     from encamp.jobs.display.progress_interface import Progress
     from encamp.jobs.job import Job
     from encamp.jobs.map_files import map_files
     from encamp.jobs.outputs_of import outputs_of
     from encamp.jobs.steps import Call, Command, Task, call, command
-    from encamp.model import (
-        AttemptReport,
-        JobFailed,
-        JobReport,
-        JobStatus,
-        ServiceStatistics,
-        TaskReport,
-    )
+    from encamp.reports import AttemptReport, JobFailed, JobReport, TaskReport
+    from encamp.service_statistics import ServiceStatistics
     from encamp.services.copy_files import copy_files
     from encamp.services.parameters import Parameters
     from encamp.services.proxy import Proxy

@@ -62,7 +62,7 @@
     ├── HostsNotReached            a command failed on some hosts
     ├── NotInTime                  the time to wait is over, and what was waited for continues
     ├── NotInstalled               an optional library that is not installed
-    ├── JobFailed                  some tasks of a job failed (in `encamp.model`, with its report)
+    ├── JobFailed                  some tasks of a job failed (in `encamp.reports`, with its report)
     └── OutOfTime                  a job stopped before its allocation ends; run it again
 
 Errors take facts, and build their sentence when it is read.

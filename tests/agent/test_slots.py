@@ -69,7 +69,7 @@ def test_what_only_the_program_needs_is_not_loaded_by_a_jobs_slot(slots: Slots) 
     loaded = run(slots, work.loaded_with, "encamp.jobs.worker.phases")
     assert "encamp.jobs.worker.phases" in loaded
     assert loaded.isdisjoint(
-        {"asyncio", "encamp.agent.child_process", "encamp.model", "importlib.metadata", "psutil"}
+        {"asyncio", "encamp.agent.child_process", "encamp.reports", "importlib.metadata", "psutil"}
     )
 
 

@@ -19,7 +19,7 @@ from encamp.errors import (
     TaskLost,
     UnusableInput,
 )
-from encamp.model import JobFailed, JobReport
+from encamp.reports import JobFailed, JobReport
 from encamp.storage.signals import Terminated
 
 REPORT = JobReport("job", "out", "out/job.job", 0.0, 0.0, "", "", "", False, [])

@@ -13,7 +13,7 @@ from encamp.cli.show import show_command
 from encamp.errors import BadJob
 from encamp.jobs.file.jobfile import load_job
 from encamp.jobs.journal import Journal, Record, encoded
-from encamp.model import TaskReport
+from encamp.reports import TaskReport
 
 JOB = """
 to = "out"

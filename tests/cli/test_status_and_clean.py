@@ -16,7 +16,7 @@ from console_command import ENCAMP, encamp, start, stopped
 
 from encamp.cli.job_states import JobState
 from encamp.cli.status import _tell_news as tell_news
-from encamp.model import JobStatus
+from encamp.job_status import JobStatus
 from encamp.testing.waiting import until
 
 JOB = """

@@ -14,7 +14,7 @@ from encamp.cluster.cluster import Cluster
 from encamp.errors import CannotTravel
 from encamp.jobs.job import Job
 from encamp.jobs.steps import call
-from encamp.model import JobFailed
+from encamp.reports import JobFailed
 from encamp.wire.pickling import RemoteTraceback
 
 SOON = 30.0

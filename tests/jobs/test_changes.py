@@ -6,7 +6,7 @@ from pathlib import Path
 
 import encamp
 from encamp.jobs.report.report_files import read_report
-from encamp.model import JobReport, TaskReport
+from encamp.reports import JobReport, TaskReport
 
 
 def strips(count: int = 3) -> encamp.Job:

@@ -12,7 +12,7 @@ from job_steps import background, counted, deaf, die, fail, run_for_ever, spin, 
 
 import encamp
 from encamp.jobs.steps import as_step
-from encamp.model import JobReport
+from encamp.reports import JobReport
 
 
 @pytest.fixture(autouse=True)

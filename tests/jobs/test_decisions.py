@@ -34,7 +34,7 @@ from encamp.jobs.journal import Journal
 from encamp.jobs.run import publisher as publisher_module
 from encamp.jobs.run.run import MOST_LOSSES, WINDOW
 from encamp.jobs.worker.work import Outcome, Work
-from encamp.model import AttemptReport, TaskReport
+from encamp.reports import AttemptReport, TaskReport
 from encamp.storage.outputs.stage import Staged
 from encamp.storage.outputs.temporary_names import Written
 from encamp.testing.waiting import until

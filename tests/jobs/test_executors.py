@@ -25,7 +25,7 @@ from encamp import Job, Output, call, command
 from encamp.errors import BadJob
 from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.worker.slots import slots_here
-from encamp.model import JobReport, TaskReport
+from encamp.reports import JobReport, TaskReport
 from encamp.storage.local_storage import LOCAL
 from encamp.testing.waiting import gone, until
 

@@ -27,7 +27,7 @@ from encamp.errors import EngineFailed
 from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.report.report_files import read_report
 from encamp.jobs.run import executors, run, submitted_attempts
-from encamp.model import JobFailed
+from encamp.reports import JobFailed
 from encamp.storage.local_storage import LOCAL
 from encamp.testing.waiting import until
 

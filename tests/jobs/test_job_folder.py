@@ -13,7 +13,7 @@ from job_steps import write
 import encamp
 from encamp.errors import BadDestination, UnusableInput
 from encamp.jobs.plan.prepare import Prepared
-from encamp.model import JobReport
+from encamp.reports import JobReport
 from encamp.storage.outputs.patterns import OutputMap
 
 

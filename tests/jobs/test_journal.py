@@ -18,7 +18,7 @@ import pytest
 from encamp.attempt_facts import Published, Span, Where
 from encamp.errors import DiskFull, JobBusy
 from encamp.jobs.journal import Journal, Record
-from encamp.model import AttemptReport, TaskReport
+from encamp.reports import AttemptReport, TaskReport
 
 ODD = "bad\udcff\n\x00hex:zz"
 

@@ -23,7 +23,7 @@ from encamp.jobs.run_clock import Clock
 from encamp.jobs.worker.resource_usage import ResourceUsage
 from encamp.loop import time_limit_clock
 from encamp.loop.time_limit_clock import RunningTime
-from encamp.model import AttemptReport
+from encamp.reports import AttemptReport
 from encamp.testing.waiting import until
 
 

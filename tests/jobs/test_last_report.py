@@ -15,7 +15,7 @@ from encamp.jobs.report import last_report
 from encamp.jobs.report.last_report import keep_report
 from encamp.jobs.report.report_files import read_report
 from encamp.jobs.worker.work import Outcome
-from encamp.model import JobReport, TaskReport
+from encamp.reports import JobReport, TaskReport
 from encamp.storage.disk.own_files import OwnFolder
 
 FOLDER = Path("out/job.job")

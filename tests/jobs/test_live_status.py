@@ -15,12 +15,12 @@ import pytest
 from rich.console import Console
 
 import encamp
+from encamp.job_status import FailedTask, JobStatus, RunningTask
 from encamp.jobs.display import live_status
 from encamp.jobs.display.live_status import Throttle
 from encamp.jobs.display.progress_bar import StatusView, clock_text
 from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.report.status_file import last_status, left_by_a_killed_run
-from encamp.model import FailedTask, JobStatus, RunningTask
 from encamp.storage.disk.own_files import OwnFolder
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import encamp
 from encamp.errors import BadJob, NoMatch, OutputConflict, UnknownOption
-from encamp.model import JobReport
+from encamp.reports import JobReport
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from encamp.errors import BadJob
 from encamp.jobs.display import nonblocking_stderr
 from encamp.jobs.display.nonblocking_stderr import Screen
 from encamp.jobs.display.progress_interface import Silent
-from encamp.model import TaskReport
+from encamp.reports import TaskReport
 
 
 def _written(fd: int) -> str:

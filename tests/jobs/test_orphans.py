@@ -21,7 +21,7 @@ from encamp.cli.prune import prune_command
 from encamp.errors import BadDestination, BadJob, CannotRemove, JobBusy
 from encamp.jobs.journal import Journal, Record, outputs_in
 from encamp.jobs.plan.orphans import _NAMED, OrphanWatch, orphans
-from encamp.model import JobReport, TaskReport
+from encamp.reports import JobReport, TaskReport
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.inputs.mirror import Mirror, plan
 
@@ -403,7 +403,7 @@ def test_a_run_and_the_status_count_them_until_they_are_gone(
     assert told() == [f"  2 files {end}"]
     Path("out/m/2/m2.txt").unlink()
     assert told() == [f"  1 file {end}"]
-    for module in ("encamp.jobs.plan.orphans", "encamp.model"):
+    for module in ("encamp.jobs.plan.orphans", "encamp.reports"):
         monkeypatch.setattr(f"{module}.MOST_COUNTED", 0)
     assert told() == [f"  more than 0 files {end}"]
     prune_command(Path("out"), dry_run=False)

@@ -18,7 +18,7 @@ from encamp.errors import BadJob, BadJobFile, NoMatch, TargetConflict
 from encamp.jobs.file.jobfile import load_job
 from encamp.jobs.outputs_of import InputMap, OutputsOf, PublishedOutputs, chosen
 from encamp.jobs.plan.graph import Graph
-from encamp.model import JobReport
+from encamp.reports import JobReport
 from encamp.storage.outputs.patterns import OutputMap, as_outputs
 
 

@@ -24,7 +24,7 @@ from job_steps import (
 
 import encamp
 from encamp.errors import InputDamaged, OutputConflict, TargetConflict
-from encamp.model import JobFailed, JobReport, TaskReport
+from encamp.reports import JobFailed, JobReport, TaskReport
 
 
 @pytest.fixture(autouse=True)

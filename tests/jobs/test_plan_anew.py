@@ -13,7 +13,7 @@ from scripted import Scripted
 import encamp
 from encamp.errors import SourceChanged
 from encamp.jobs.worker.work import Outcome
-from encamp.model import JobReport
+from encamp.reports import JobReport
 
 
 def _run(job: encamp.Job, **options: Any) -> JobReport:

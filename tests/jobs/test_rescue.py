@@ -14,7 +14,7 @@ from job_steps import fail, write
 import encamp
 from encamp.errors import OutputConflict, UnsafeTarget
 from encamp.jobs.steps import Step
-from encamp.model import JobFailed, TaskReport
+from encamp.reports import JobFailed, TaskReport
 from encamp.storage.outputs.patterns import Output, OutputMap
 from encamp.storage.outputs.publish import intact
 

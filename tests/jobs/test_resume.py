@@ -15,7 +15,7 @@ from job_steps import count, counted, fail, join
 import encamp
 from encamp.errors import JobBusy
 from encamp.jobs.display.progress_interface import Silent
-from encamp.model import JobReport
+from encamp.reports import JobReport
 
 SOURCE = """\
 from job_steps import join

@@ -15,7 +15,7 @@ from encamp.errors import BadJob, StepFailed
 from encamp.jobs.journal import Journal
 from encamp.jobs.run.submitted_attempts import Submissions
 from encamp.jobs.worker.work import Outcome, Work
-from encamp.model import JobFailed
+from encamp.reports import JobFailed
 
 BAD = Outcome(error=StepFailed("a", "true", 1, "ended with exit status 1"))
 

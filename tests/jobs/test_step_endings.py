@@ -14,7 +14,7 @@ import pytest
 import encamp
 from conftest import need
 from encamp.errors import BadJob, StepFailed, reason, shortened, text_of
-from encamp.model import JobReport
+from encamp.reports import JobReport
 
 
 def _run(**steps: object) -> JobReport:

@@ -27,7 +27,7 @@ from encamp.jobs.report import task_reports as kept
 from encamp.jobs.report.report_files import read_report, write_report
 from encamp.jobs.report.task_reports import Reports
 from encamp.jobs.worker.work import Outcome
-from encamp.model import AttemptReport, InputFile, JobReport, TaskReport, TaskReports
+from encamp.reports import AttemptReport, InputFile, JobReport, TaskReport, TaskReports
 from encamp.values import as_json
 
 ODD = "bad\udcff\n\x00hex:zz"

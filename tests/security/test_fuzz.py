@@ -26,7 +26,7 @@ from encamp.jobs.plan.orphans import orphans
 from encamp.jobs.report.last_report import last_check
 from encamp.jobs.report.report_files import read_report
 from encamp.jobs.worker.lease import PREFIX, leases
-from encamp.model import JobReport, TaskReport
+from encamp.reports import JobReport, TaskReport
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.outputs.publish import intact, publish, staged_by
 from encamp.storage.outputs.sees_destination import Beacons, _remove_dead, reaches

@@ -24,7 +24,7 @@ from encamp.jobs.plan.orphans import prune
 from encamp.jobs.report.report_files import read_report
 from encamp.jobs.run.run_lock import run_lock
 from encamp.jobs.worker.lease import leases, new_lease
-from encamp.model import TaskReport
+from encamp.reports import TaskReport
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.disk.safe_destination import NAMED, Trust, named, opened
 from encamp.storage.inputs.transfer import digest_of_piece

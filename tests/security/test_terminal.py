@@ -16,7 +16,7 @@ from encamp.cli.main import _say, cli
 from encamp.errors import StepFailed, reason, shown, text_of
 from encamp.jobs.display.terminal import console_progress
 from encamp.jobs.report.report_files import read_report, write_report
-from encamp.model import AttemptReport, JobFailed, JobReport, TaskReport
+from encamp.reports import AttemptReport, JobFailed, JobReport, TaskReport
 
 EVIL = "\x1b]0;title\x07\x1b[2J\x9b31m\r\u202e\x08"
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from encamp.errors import BadJob, printable
+from encamp.job_status import FailedTask, JobStatus, State
 from encamp.jobs.display.progress_bar import clock_text
 from encamp.jobs.journal import NAME, Journal
 from encamp.jobs.plan.orphans import count_of, orphans
@@ -18,7 +19,7 @@ from encamp.jobs.report.last_report import last_check
 from encamp.jobs.report.report_files import Outline, read_outline
 from encamp.jobs.report.status_file import last_status
 from encamp.jobs.worker.lease import leases
-from encamp.model import FailedTask, JobStatus, State, orphans_told
+from encamp.reports import orphans_told
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.process_identity import ProcessFacts
 from encamp.units import counted

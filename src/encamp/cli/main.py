@@ -20,7 +20,7 @@ from encamp.engines.kit.closed_streams import name_standard_streams
 from encamp.engines.kit.interpreter import command_signals
 from encamp.errors import EncampError, InputError, OutOfTime, printable, shown, signal_name
 from encamp.jobs.display.nonblocking_stderr import Screen
-from encamp.model import JobFailed
+from encamp.reports import JobFailed
 from encamp.storage.signals import Terminated
 from encamp.version import __version__
 

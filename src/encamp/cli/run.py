@@ -23,8 +23,8 @@ from encamp.jobs.display.terminal import console_progress
 from encamp.jobs.run.dry_run import DryRunEnds
 from encamp.jobs.run_options import Options, current
 from encamp.jobs.worker.work import Keep
-from encamp.model import JobFailed
 from encamp.number_checks import TIMES, seconds_in
+from encamp.reports import JobFailed
 from encamp.storage.real_paths import current_folder
 
 _OURS = {"self", "cluster", "engine", "slots", "initializer", "initargs", "inline", "follow",

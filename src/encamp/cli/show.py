@@ -16,7 +16,7 @@ from encamp.jobs.plan.selection import no_task_named
 from encamp.jobs.report.report_files import NAME as REPORT
 from encamp.jobs.report.report_files import read_outline, read_task
 from encamp.jobs.steps import lines_of
-from encamp.model import AttemptReport, TaskReport
+from encamp.reports import AttemptReport, TaskReport
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.units import counted, size_text, time_text
 from encamp.values import rounded

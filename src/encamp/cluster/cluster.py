@@ -48,7 +48,7 @@ from encamp.wire.pickling import dump_as, dump_small, load_small
 from encamp.wire.protocol import Received
 
 if TYPE_CHECKING:
-    from encamp.model import ServiceStatistics
+    from encamp.service_statistics import ServiceStatistics
     from encamp.services.service import Service, ServiceOptions
 
 SPAWNER = 0

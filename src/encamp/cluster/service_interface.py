@@ -8,7 +8,7 @@ from encamp.cluster.records import TaskRecord
 from encamp.wire.frames import Parts
 
 if TYPE_CHECKING:
-    from encamp.model import ServiceStatistics
+    from encamp.service_statistics import ServiceStatistics
 
 
 class Tenant(Protocol):

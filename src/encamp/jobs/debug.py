@@ -25,7 +25,7 @@ from encamp.jobs.run.dry_run import dry_run
 from encamp.jobs.run_options import Debugged, Options
 from encamp.jobs.steps import Call, Command, line_of, lines_of
 from encamp.jobs.worker.commands import run_command
-from encamp.model import JobReport
+from encamp.reports import JobReport
 from encamp.slot.numerical_threads import with_chosen
 from encamp.storage.local_storage import local_storage
 from encamp.storage.ownership import reclaim

@@ -22,7 +22,7 @@ from encamp.units import counted, parse_size
 from encamp.values import Scalar
 
 if TYPE_CHECKING:
-    from encamp.model import JobReport
+    from encamp.reports import JobReport
 
 SUFFIX = ".job"
 """The ending of names of jobs' own folders."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
     from encamp.jobs.display.progress_interface import Progress
     from encamp.jobs.worker.work import Keep
-    from encamp.model import JobReport
+    from encamp.reports import JobReport
 
 _LISTED = 10
 """Tasks that a notebook shows."""

@@ -21,9 +21,10 @@ import msgspec
 
 from encamp.attempt_facts import Published
 from encamp.errors import BadJob, NotOurs, printable
+from encamp.job_status import State
 from encamp.jobs.run.run_lock import refusals, run_lock
 from encamp.jobs.worker.lease import PREFIX
-from encamp.model import State, TaskReport
+from encamp.reports import TaskReport
 from encamp.storage.disk.disk import flushed, not_written
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 from encamp.storage.outputs.accepted_names import below

@@ -21,7 +21,7 @@ from encamp.jobs.templates.placeholders import (
     fill_pattern,
     fill_rename,
 )
-from encamp.model import JobReport
+from encamp.reports import JobReport
 from encamp.storage.inputs.mirror import Mirror, MirrorMap
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs
 

@@ -28,8 +28,8 @@ from encamp.errors import (
     WrongLength,
     WrongType,
 )
-from encamp.model import ServiceStatistics
 from encamp.number_checks import duration, limit, patience, whole
+from encamp.service_statistics import ServiceStatistics
 from encamp.services.argument_checks import can_be_iterated, check_name, items, named
 from encamp.services.client import Client, Outgoing
 from encamp.services.current_client import client_of

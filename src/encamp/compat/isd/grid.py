@@ -15,7 +15,7 @@ from encamp.cluster.cluster import Cluster
 from encamp.compat.isd.hosts import Host, create_host_list
 from encamp.compat.isd.servers import FreeServers, Proxy, Server
 from encamp.errors import BadJob, ServiceEnded, WrongLength, WrongType
-from encamp.model import ServiceStatistics
+from encamp.service_statistics import ServiceStatistics
 from encamp.services.argument_checks import items, named
 from encamp.services.copy_files import copy_files
 from encamp.services.proxy import Proxy as OwnProxy

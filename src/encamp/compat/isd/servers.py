@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from encamp.model import ServerStatistics, ServiceStatistics
+from encamp.service_statistics import ServerStatistics, ServiceStatistics
 from encamp.services import proxy as own
 from encamp.services.result import Result
 

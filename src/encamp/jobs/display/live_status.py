@@ -15,10 +15,11 @@ from itertools import islice
 from typing import Any
 
 from encamp.errors import EncampError
+from encamp.job_status import FailedTask, JobStatus, RunningTask, State
 from encamp.jobs.display.progress_interface import Shielded
 from encamp.jobs.report.status_file import write_status
 from encamp.jobs.run_clock import Clock
-from encamp.model import FailedTask, JobStatus, RunningTask, State, TaskReport
+from encamp.reports import TaskReport
 from encamp.storage.disk.own_files import OwnFolder
 
 DISPLAYED_EVERY = 0.5

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from encamp.errors import printable, shown
-from encamp.model import JobStatus, State
+from encamp.job_status import JobStatus, State
 from encamp.units import size_text
 
 STYLES: dict[State, str] = {

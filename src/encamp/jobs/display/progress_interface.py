@@ -10,7 +10,8 @@ from encamp.errors import BadJob
 from encamp.jobs.display.calling_code import caller
 
 if TYPE_CHECKING:
-    from encamp.model import JobReport, JobStatus, TaskReport
+    from encamp.job_status import JobStatus
+    from encamp.reports import JobReport, TaskReport
 
 _log = logging.getLogger("encamp")
 

@@ -15,11 +15,12 @@ from rich.padding import Padding
 from rich.text import Text
 
 from encamp.errors import printable, shown
+from encamp.job_status import JobStatus
 from encamp.jobs.display.nonblocking_stderr import Screen
 from encamp.jobs.display.progress_bar import STYLES, StatusView
 from encamp.jobs.display.progress_interface import Progress
 from encamp.jobs.report.results_csv import NAME as TABLE
-from encamp.model import AttemptReport, JobReport, JobStatus, TaskReport, orphans_told
+from encamp.reports import AttemptReport, JobReport, TaskReport, orphans_told
 from encamp.short_tracebacks import brief_log
 from encamp.units import counted, size_text, time_text
 

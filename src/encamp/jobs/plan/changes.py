@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from encamp.errors import NotOurs, printable, shortened
-from encamp.model import InputFile
+from encamp.reports import InputFile
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.shared_folders import MIRRORED, Portable, SharedPath, local

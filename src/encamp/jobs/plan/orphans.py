@@ -19,7 +19,7 @@ from encamp.attempt_facts import Published
 from encamp.errors import BadDestination, InputError, printable
 from encamp.jobs.journal import Journal, Record
 from encamp.jobs.steps import Task
-from encamp.model import MOST_COUNTED
+from encamp.reports import MOST_COUNTED
 from encamp.storage import urls
 from encamp.storage.disk.safe_destination import Trust, opened, trust_in
 from encamp.storage.inputs.mirror import Item, left_out

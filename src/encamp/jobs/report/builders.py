@@ -13,6 +13,7 @@ from typing import Any
 
 from encamp.attempt_facts import Span, Where
 from encamp.errors import NotOurs, TaskLost, reason_of
+from encamp.job_status import State
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.journal import Key
 from encamp.jobs.plan.changes import listed
@@ -20,7 +21,8 @@ from encamp.jobs.report.parameter_columns import parameters_of
 from encamp.jobs.run_clock import Clock
 from encamp.jobs.steps import Task
 from encamp.jobs.worker.work import Outcome
-from encamp.model import AttemptReport, JobReport, ServiceStatistics, State, TaskReport
+from encamp.reports import AttemptReport, JobReport, TaskReport
+from encamp.service_statistics import ServiceStatistics
 from encamp.storage.disk.own_files import OwnFiles
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.shared_folders import local

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from encamp.model import TaskReport
+from encamp.reports import TaskReport
 
 _DEEPEST = 64
 _LONG = 4096

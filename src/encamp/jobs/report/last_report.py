@@ -18,7 +18,7 @@ from encamp.errors import NotOurs
 from encamp.jobs.report.report_files import NAME, report_in, written
 from encamp.jobs.report.status_file import NAME as STATUS
 from encamp.jobs.report.status_file import left_by_a_killed_run
-from encamp.model import JobReport
+from encamp.reports import JobReport
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 
 _NOTE = "checked.json"

@@ -25,7 +25,7 @@ from encamp.errors import shortened
 from encamp.jobs.report.json_encoding import facts_json, json_value
 from encamp.jobs.report.task_sample import sample_of
 from encamp.jobs.report.timeline import Lanes
-from encamp.model import JobReport, TaskReport
+from encamp.reports import JobReport, TaskReport
 from encamp.values import rounded
 
 _LARGEST = 5_000_000

@@ -12,12 +12,13 @@ from pathlib import Path
 import msgspec
 
 from encamp.errors import BadJob
+from encamp.job_status import JobStatus, State
 from encamp.jobs.report.json_encoding import facts_json, with_json_value
 from encamp.jobs.report.page import page_of
 from encamp.jobs.report.task_reports import Reports
 from encamp.jobs.report.timeline import Lanes
 from encamp.jobs.report.trace import trace
-from encamp.model import JobReport, JobStatus, State, TaskReport
+from encamp.reports import JobReport, TaskReport
 from encamp.storage.disk.disk import not_written
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 

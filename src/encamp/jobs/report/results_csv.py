@@ -14,7 +14,7 @@ import msgspec
 from encamp.errors import BadValues, NotOurs
 from encamp.jobs.report.parameter_columns import parameters_but_values
 from encamp.jobs.steps import Task
-from encamp.model import TaskReport
+from encamp.reports import TaskReport
 from encamp.storage.disk.disk import not_written
 from encamp.storage.disk.own_files import OwnFiles
 from encamp.values import Scalar

@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import replace
 
 from encamp.attempt_facts import Published
+from encamp.job_status import JobStatus
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.journal import Journal
 from encamp.jobs.plan.orphans import OrphanWatch
@@ -20,7 +21,7 @@ from encamp.jobs.report.task_reports import Reports, as_list_if_few
 from encamp.jobs.run.executors import services_of
 from encamp.jobs.run.run_lock import refusals
 from encamp.jobs.run_clock import Clock
-from encamp.model import JobReport, JobStatus, TaskReport
+from encamp.reports import JobReport, TaskReport
 from encamp.storage.outputs.publish import manifest_lines
 from encamp.values import Scalar
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 import msgspec
 
 from encamp.errors import NotOurs
+from encamp.job_status import JobStatus
 from encamp.jobs.report.json_encoding import facts_json
-from encamp.model import JobStatus
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 
 NAME = "status.json"

@@ -16,10 +16,11 @@ from typing import Any, overload
 
 import msgspec
 
+from encamp.job_status import State
 from encamp.jobs.display.progress_interface import Progress
 from encamp.jobs.journal import Record, Records, decoded, encoded, has_odd
 from encamp.jobs.report.json_encoding import facts_json
-from encamp.model import State, TaskReport, TaskReports
+from encamp.reports import TaskReport, TaskReports
 from encamp.values import Scalar, as_json
 
 _BLOCK = 64

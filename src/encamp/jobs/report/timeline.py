@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from encamp.model import AttemptReport, JobReport, State
+from encamp.job_status import State
+from encamp.reports import AttemptReport, JobReport
 
 MOST_LANES = 96
 """With more workers than this, workers that ran one after the other share a lane."""

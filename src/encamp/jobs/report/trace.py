@@ -12,7 +12,7 @@ from typing import Any
 from encamp.jobs.report.json_encoding import facts_json
 from encamp.jobs.report.task_sample import sample_of
 from encamp.jobs.report.timeline import Lane, Lanes, times
-from encamp.model import AttemptReport, JobReport, TaskReport
+from encamp.reports import AttemptReport, JobReport, TaskReport
 
 _LARGEST = 20_000_000
 """Bytes of the events of all attempts, at most: viewers open that many quickly."""

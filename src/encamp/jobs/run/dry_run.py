@@ -18,7 +18,7 @@ from encamp.jobs.report.parameter_columns import parameters_of
 from encamp.jobs.report.task_reports import Reports, as_list_if_few, tell_up_to_date
 from encamp.jobs.run_clock import Clock
 from encamp.jobs.run_options import Options
-from encamp.model import DRY_RUN, JobReport, TaskReport
+from encamp.reports import DRY_RUN, JobReport, TaskReport
 
 
 def dry_run(job: JobDefinition, options: Options, progress: Progress) -> JobReport:

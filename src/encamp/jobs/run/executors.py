@@ -16,8 +16,8 @@ from encamp.errors import BadJob
 from encamp.jobs.run_options import Options
 from encamp.jobs.worker.slots import slots_here
 from encamp.jobs.worker.supervisor_threads import Supervisors
-from encamp.model import ServiceStatistics
 from encamp.number_checks import whole
+from encamp.service_statistics import ServiceStatistics
 from encamp.slot.launch import check_slots
 from encamp.storage.ownership import reclaim
 from encamp.timeouts import CONNECTS

@@ -31,6 +31,7 @@ from encamp.errors import (
     reason,
     reason_of,
 )
+from encamp.job_status import JobStatus, State
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.display.live_status import RunMonitor
 from encamp.jobs.display.progress_interface import Shielded
@@ -57,7 +58,7 @@ from encamp.jobs.run_options import Options
 from encamp.jobs.worker.attempt import Abandoned
 from encamp.jobs.worker.lease import new_lease
 from encamp.jobs.worker.work import Outcome, Work, log_name
-from encamp.model import JobReport, JobStatus, State, TaskReport
+from encamp.reports import JobReport, TaskReport
 from encamp.storage.disk.safe_destination import trust_in
 from encamp.storage.import_path import import_path
 from encamp.storage.outputs.patterns import Output

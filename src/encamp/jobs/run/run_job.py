@@ -21,7 +21,7 @@ from encamp.jobs.run.run import Run
 from encamp.jobs.run_clock import Clock
 from encamp.jobs.run_options import Options
 from encamp.jobs.worker.lease import Heartbeat
-from encamp.model import JobFailed, JobReport
+from encamp.reports import JobFailed, JobReport
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.local_storage import local_storage
 from encamp.storage.shared_folders import local

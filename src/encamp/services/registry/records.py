@@ -10,7 +10,7 @@ from weakref import ref
 from encamp.cluster.controller import Controller
 from encamp.cluster.spawn_options import SpawnOptions
 from encamp.errors import EncampError, ServiceEnded, ServiceFailed
-from encamp.model import ServerStatistics
+from encamp.service_statistics import ServerStatistics
 from encamp.services.protocol import Calls, Letter, ServerGone, encode
 from encamp.services.registry.call_limit import Watch
 from encamp.services.registry.checkpoints import SavedState

@@ -12,7 +12,7 @@ from typing import Any
 from encamp.cluster.controller import Controller
 from encamp.cluster.records import TaskRecord
 from encamp.errors import BadFrame
-from encamp.model import ServiceStatistics
+from encamp.service_statistics import ServiceStatistics
 from encamp.services.current_client import program_client
 from encamp.services.protocol import (
     END,

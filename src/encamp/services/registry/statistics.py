@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from encamp.errors import NotEnough
-from encamp.model import ServerStatistics, ServiceStatistics
+from encamp.service_statistics import ServerStatistics, ServiceStatistics
 from encamp.services.protocol import Ask, Letter, Refused, Reply
 from encamp.services.registry.records import Records, Service
 from encamp.services.registry.server_pool import ServerRecord

@@ -1,4 +1,4 @@
-"""Reports of tasks, jobs and services: who ran what, when, and with which result.
+"""Reports of jobs, tasks and attempts: who ran what, when, and with which result.
 
 Times are seconds since the epoch (`time.time`) on the host that took them; sizes are bytes.
 """
@@ -12,16 +12,15 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 from encamp.attempt_facts import Published, Span, Where, quickly_pickled
 from encamp.errors import BadValues, EncampError, NotInstalled, printable, shown
+from encamp.job_status import State
+from encamp.service_statistics import ServicesStatistics, ServiceStatistics
 from encamp.units import time_text
 from encamp.values import Scalar, rounded, row_of
 
-State = Literal["waiting", "running", "done", "failed", "blocked", "up to date", "to do"]
-"""``blocked``: a task it waits for failed. ``up to date``: done by an earlier run.
-``to do``: what a dry run would run."""
 _IN_ORDER: tuple[State, ...] = (
     "to do",
     "done",
@@ -199,148 +198,6 @@ class TaskReports(Sequence[TaskReport]):
     def __reduce__(self) -> tuple[type[list[TaskReport]], tuple[list[TaskReport]]]:
         """Copies and pickles are lists."""
         return list, (list(self),)
-
-
-@dataclass(frozen=True, slots=True)
-class ServerStatistics:
-    """What a server has done. ``mean`` is the mean time of its last 50 calls, in seconds."""
-
-    server: int
-    host: str
-    slot: int | None
-    state: str
-    calls: int
-    failed: int
-    busy: float
-    mean: float
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceStatistics:
-    """What a service has done.
-
-    ``queue`` is how many callers wait for a server, ``lost`` how many servers
-    have died, and ``wanted`` how many there should be.
-    """
-
-    service: str
-    queue: int
-    wanted: int
-    lost: int
-    servers: tuple[ServerStatistics, ...]
-    former: tuple[ServerStatistics, ...] = ()
-    """The latest servers that have ended or died."""
-
-    @property
-    def calls(self) -> int:
-        """The number of calls to all these servers, including the ``former`` ones."""
-        return sum(server.calls for server in (*self.servers, *self.former))
-
-    def _repr_html_(self) -> str:
-        from encamp.notebook_html import box, heading, table
-
-        head, (heads, *rows) = self._rows()
-        name, _, words = head.partition(": ")
-        return box(heading(name, words), table(heads, rows))
-
-    def _rows(self) -> tuple[str, list[tuple[Any, ...]]]:
-        head = (
-            f"{printable(self.service)}: {len(self.servers)} of {self.wanted} servers, "
-            f"{self.queue} waiting, {self.lost} lost"
-        )
-        rows: list[tuple[Any, ...]] = [
-            ("server", "host", "slot", "state", "calls", "raised", "busy", "last 50")
-        ]
-        rows += [
-            (
-                one.server,
-                printable(one.host) or "-",
-                "-" if one.slot is None else one.slot,
-                one.state,
-                one.calls,
-                one.failed,
-                f"{one.busy:.2f} s",
-                f"{one.mean * 1000:.2f} ms",
-            )
-            for one in self.servers
-        ]
-        return head, rows
-
-    def __str__(self) -> str:
-        head, rows = self._rows()
-        widths = [max(len(str(row[at])) for row in rows) for at in range(len(rows[0]))]
-        lines = [
-            "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
-            for row in rows
-        ]
-        return "\n".join([head, *(line.rstrip() for line in lines)])
-
-
-class ServicesStatistics(list[ServiceStatistics]):
-    """The statistics of several services; they print as one table each."""
-
-    def __str__(self) -> str:
-        return "\n\n".join(map(str, self)) or "no services"
-
-    def _repr_html_(self) -> str:
-        return "".join(one._repr_html_() for one in self)
-
-
-@dataclass(frozen=True, slots=True)
-class RunningTask:
-    """A running task.
-
-    ``since`` is when it was first seen running, ``attempt`` the number of the attempt
-    in this run.
-    """
-
-    name: str
-    attempt: int
-    since: float
-
-
-@dataclass(frozen=True, slots=True)
-class FailedTask:
-    """A task that has failed, and why."""
-
-    name: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class JobStatus:
-    """The state of a running job, or how its last run ended. Times are in seconds."""
-
-    name: str
-    folder: str
-    """The job's own folder in the destination: journal, report, logs."""
-    state: Literal["running", "stopping", "ended", "stopped", "killed"]
-    """``stopping``: no more tasks are started. ``stopped``: before its end, by a signal or an
-    error. ``killed``: its process has died without recording an end."""
-    controller: str
-    """The process that runs it, and its host."""
-    now: float
-    """The time of this state."""
-    started: float | None = None
-    tasks: int | None = None
-    """The number of tasks of the run; None if it is not known."""
-    counts: dict[State, int] = field(default_factory=dict)
-    """How many tasks are in each state; states without tasks are left out."""
-    handed_over: int = 0
-    """How many of the waiting tasks were submitted to an executor that does not tell which run."""
-    running: list[RunningTask] = field(default_factory=list)
-    """The running tasks, those that have run longest; a hundred at most."""
-    failed: list[FailedTask] = field(default_factory=list)
-    """The last twenty failed tasks."""
-    left: float | None = None
-    """Estimated seconds until the end, from the times of tasks so far; None if unknown."""
-    slots: int | None = None
-    bytes_mirrored: int = 0
-
-    @property
-    def ended(self) -> int:
-        """How many tasks have ended, in any state."""
-        return sum(n for state, n in self.counts.items() if state not in ("waiting", "running"))
 
 
 def orphans_told(count: int, destination: str) -> str:
