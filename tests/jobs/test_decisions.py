@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -32,7 +34,9 @@ from encamp.errors import (
 from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal import Journal
 from encamp.jobs.run import publisher as publisher_module
+from encamp.jobs.run import run as run_module
 from encamp.jobs.run.run import MOST_LOSSES, WINDOW
+from encamp.jobs.worker.attempt import Abandoned
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.reports import AttemptReport, TaskReport
 from encamp.storage.outputs.stage import Staged
@@ -340,6 +344,37 @@ def test_while_it_runs_and_no_longer_its_folder_says_so(here: Path) -> None:
     with pytest.raises(EngineFailed):
         run(job_of("c"), Broken())
     assert list(Path("out/job.job").glob("running-*")) == []
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_what_appears_after_a_stopped_run_goes_with_the_next(
+    here: Path, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """A second Ctrl-C ends a run before its tasks have ended, and these may still write."""
+
+    def interrupted(work: Work) -> Outcome:
+        works.append(work)
+        os.kill(os.getpid(), signal.SIGINT)
+        if not ends:
+            os.kill(os.getpid(), signal.SIGINT)
+        return Outcome(error=Abandoned("the run ends"))
+
+    def job() -> encamp.Job:
+        one = encamp.Job("job", to="out")
+        one.add("a", "true", outputs=encamp.Output("x", required=False))
+        return one
+
+    works: list[Work] = []
+    monkeypatch.setattr(run_module, "JOB_ENDS", 0.1)
+    with pytest.raises(KeyboardInterrupt):
+        run(job(), Scripted({"a": [interrupted]}))
+    late = Path("out") / f".encamp-{works[0].token}.late"
+    late.touch()
+    left = [file.name for file in Path("out/job.job").glob("*-*")]
+    assert left == ([] if ends else [f"stopped-{works[0].token}"])
+    run(job(), Scripted({}))
+    assert late.exists() == ends
+    assert list(Path("out/job.job").glob("*-*")) == []
 
 
 class Broken(Executor):

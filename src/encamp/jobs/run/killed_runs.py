@@ -1,4 +1,4 @@
-"""Removes what killed runs of a job, and attempts that were given up, left at its destination."""
+"""Removes what killed and stopped runs, and attempts that were given up, left at a destination."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import os
 from contextlib import suppress
 
 from encamp.jobs.definition import JobDefinition
-from encamp.jobs.worker.lease import leases, token_of
+from encamp.jobs.worker.lease import token_of, untidy_runs
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.outputs.temporary_names import discard_leftovers
 from encamp.storage.urls import is_url
 
 
 def sweep(job: JobDefinition, folder: OwnFolder) -> None:
-    """Remove the temporary files and leases of killed runs; ``folder`` is the job's own."""
-    for file, _ in leases(folder):
+    """Remove the temporary files and leases of untidy runs; ``folder`` is the job's own."""
+    for file in untidy_runs(folder):
         with suppress(OSError):
             discard_parts(job, token_of(file), file.lstat().st_uid)
             file.unlink(missing_ok=True)

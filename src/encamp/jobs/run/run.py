@@ -163,10 +163,12 @@ class Run:
                     stopped(exc, report.words())
             raise
         finally:
-            self.lease.end()
+            self.lease.end(untidy=self.untidy)
             self.submissions.close()
             if self.untidy:
                 discard_parts(self.job, self.token, self.uid)
+                if not self.running and self.submissions.over is None:  # nobody writes more
+                    self.lease.swept()
         return self._reported(interrupted=self.enough)
 
     def _pass_over(self) -> None:
@@ -530,7 +532,7 @@ class Run:
         """Stop the running tasks, but publish those that end in time."""
         self.stopping = self.untidy = True
         self.submissions.stop()
-        self.lease.end()
+        self.lease.end(untidy=True)
         deadline = time.monotonic() + JOB_ENDS
         while self.running and (left := deadline - time.monotonic()) > 0:
             self.monitor.look(self.submissions.futures, self._try_of, stopping=True)

@@ -1,9 +1,10 @@
 """The lease of a run: workers check whether their controller still wants their results.
 
-While a job runs, its folder has a lease file. The controller removes it when the run ends or is
-stopped, and a later run removes that of a killed one. A worker that has seen the file and finds it
-gone stops its task, since nobody would publish the result. So does a worker on the controller's own
-host that finds the controller's process gone.
+While a job runs, its folder has a lease file. The controller removes it when the run ends, and a
+later run removes that of a killed one. If the run is stopped, the file gets another name until
+nothing of the run is left at the destination; otherwise a later run looks for that. A worker that
+has seen the file and finds it gone stops its task, since nobody would publish the result. So does a
+worker on the controller's own host that finds the controller's process gone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from encamp.storage.process_identity import MOST_FACTS, ProcessFacts, facts_in, 
 from encamp.storage.shared_folders import Portable, local, portable
 
 PREFIX = "running-"
+_STOPPED = "stopped-"
+"""The beginning of the name of a lease that has ended, but whose run may have left files."""
 
 
 class Heartbeat:
@@ -71,10 +74,19 @@ class Lease(msgspec.Struct, frozen=True):
             why = (exc.strerror or str(exc)).lower()
             raise (disk_full(exc, file, 1) or BadDestination(str(file), why)) from exc
 
-    def end(self) -> None:
-        """End the lease; may be called twice."""
+    def end(self, *, untidy: bool = False) -> None:
+        """End the lease; may be called twice. An ``untidy`` run may have left files."""
+        file = local(self.file)
+        if untidy:
+            with suppress(OSError):
+                file.rename(_stopped(file))
         with suppress(OSError):
-            local(self.file).unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
+
+    def swept(self) -> None:
+        """Record that an untidy run has left nothing."""
+        with suppress(OSError):
+            _stopped(local(self.file)).unlink(missing_ok=True)
 
 
 def new_lease(folder: Path, token: str) -> Lease:
@@ -114,6 +126,10 @@ def _file_here(file: Portable) -> Path | None:
         return None
 
 
+def _stopped(lease: Path) -> Path:
+    return lease.with_name(f"{_STOPPED}{token_of(lease)}")
+
+
 def leases(folder: OwnFolder) -> list[tuple[Path, ProcessFacts | None]]:
     """The lease files in a job's folder, with their contents; files of others do not count."""
     with suppress(OSError), folder.opened() as files:
@@ -122,13 +138,21 @@ def leases(folder: OwnFolder) -> list[tuple[Path, ProcessFacts | None]]:
     return []
 
 
+def untidy_runs(folder: OwnFolder) -> list[Path]:
+    """The lease files of runs that were killed or stopped and may have left files."""
+    with suppress(OSError), folder.opened() as files:
+        names = [name for name in files.names() if _is_lease(name) or _is_lease(name, _STOPPED)]
+        return [folder.path / name for name in names if _ours(files, name)]
+    return []
+
+
 def token_of(lease: Path) -> str:
     """The token of a lease's run."""
-    return lease.name.removeprefix(PREFIX)
+    return lease.name.partition("-")[2]
 
 
-def _is_lease(name: str) -> bool:
-    return name.startswith(PREFIX) and is_token(name.removeprefix(PREFIX))
+def _is_lease(name: str, prefix: str = PREFIX) -> bool:
+    return name.startswith(prefix) and is_token(name.removeprefix(prefix))
 
 
 def _ours(files: OwnFiles, name: str) -> bool:
