@@ -58,7 +58,7 @@ def test_a_wheel_holds_the_package_its_manual_page_and_nothing_else(wheel: Path)
     assert facts["Version"] == __version__
     assert facts["License-Expression"] == "BSD-3-Clause"
     assert facts.get_payload().startswith("# encamp")
-    assert "encamp = encamp.cli.main:main" in entry
+    assert "encamp = encamp.cli.start:main" in entry
 
 
 def test_the_source_archive_holds_what_make_needs_and_nothing_else(archive: Path) -> None:

@@ -1,5 +1,5 @@
 """``python -m encamp`` is the command ``encamp``."""
 
-from encamp.cli.main import main
+from encamp.cli.start import main
 
 main()

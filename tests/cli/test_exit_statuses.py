@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from typing import Any
 
 import click
@@ -78,3 +80,23 @@ def test_every_ending_has_its_exit_status_and_no_traceback(
         "exit "
     )
     assert (said.err.strip() == "") == (silent and how != "exit with words")
+
+
+_STOPPED_WHILE_LOADING = """
+import os, signal, sys
+
+class Loading:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Loading())
+from encamp.cli.start import main
+main()
+"""
+
+
+def test_ctrl_c_while_the_command_is_loaded_gives_no_traceback() -> None:
+    words = [sys.executable, "-c", _STOPPED_WHILE_LOADING]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
