@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import encamp
+from encamp.jobs.plan.changes import JobInputs
 from encamp.jobs.report.report_files import read_report
 from encamp.reports import JobReport, TaskReport
+from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.inputs.mirror import Mirror, plan
 
 
 def strips(count: int = 3) -> encamp.Job:
@@ -65,3 +68,15 @@ def test_of_many_inputs_the_first_are_listed(here: Path) -> None:
     assert why(job.run(dry_run=True), "a") == "an input changed"
     Path("in-02").write_text("longer")
     assert why(job.run(dry_run=True), "a") == "an input changed: in-02"
+
+
+def test_the_latest_states_of_the_job_s_inputs_are_remembered(here: Path) -> None:
+    states = JobInputs(OwnFolder(here / "job.job"))
+    Path("tt.lib").write_text("old")
+    before = plan([Mirror("tt.lib")], here)
+    Path("tt.lib").write_text("newer")
+    now = plan([Mirror("tt.lib")], here)
+    for number in range(12):
+        states.note(str(number), before)
+    assert [states.changed(str(number), now) for number in (0, 1)] == ["", ""]
+    assert {states.changed(str(number), now) for number in range(2, 12)} == {"tt.lib"}

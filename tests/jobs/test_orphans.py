@@ -421,3 +421,26 @@ def test_of_many_orphans_some_are_named_and_the_others_counted(here: Path) -> No
         files = "a file" if count == 1 else f"{count} files"
         assert f"reads {files} that" in told
         assert f"any more: {named}{more}; take" in told
+
+
+def test_files_are_gone_from_the_disk_before_the_journal_forgets_them(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut in between they are orphans still, or gone."""
+    for names in ("ab", "a"):
+        job = encamp.Job("job", to="out")
+        for name in names:
+            job.add(name, encamp.call(write, f"{name}.txt"), outputs={f"{name}.txt": f"to/{name}"})
+        job.run(slots=1)
+    events: list[object] = []
+    real = Journal.write
+
+    def write_down(self: Journal, *records: Record) -> list[bytes]:
+        events.extend((record.event, sorted(record.paths)) for record in records)
+        return real(self, *records)
+
+    monkeypatch.setattr(Journal, "write", write_down)
+    monkeypatch.setattr("encamp.jobs.plan.orphans.flush_folders", events.append)
+    prune_command(Path("out"), dry_run=False)
+    assert not Path("out/to/b").exists()
+    assert events == [{here / "out/to"}, ("pruned", [str(here / "out/to/b/b.txt")])]

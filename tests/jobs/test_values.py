@@ -102,6 +102,19 @@ def test_a_run_in_which_nothing_changed_does_not_write_the_table_again(here: Pat
     assert in_file() == as_texts(ROWS)
 
 
+def test_another_version_writes_the_table_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows may be others."""
+    sweep().run(slots=2)
+    before = TABLE.stat().st_ino
+    for version, same in (("0.0.1", False), ("0.0.1", True)):
+        monkeypatch.setattr("encamp.jobs.report.results_csv.__version__", version)
+        sweep().run(slots=2)
+        assert (TABLE.stat().st_ino == before) == same
+        before = TABLE.stat().st_ino
+
+
 def test_the_table_has_the_order_and_the_tasks_of_the_job_as_it_is_now(here: Path) -> None:
     sweep().run(slots=2)
     job = sweep()
