@@ -164,6 +164,16 @@ def test_a_file_that_is_new_since_it_was_judged_is_left_alone(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", OWNER]
 
 
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
+def test_a_run_that_fails_leaves_no_file_either(tmp_path: Path, error: type[BaseException]) -> None:
+    """Another host could not know whether the run is over."""
+    with suppress(error), run_lock(OwnFolder(tmp_path)) as locked:
+        assert not locked
+        assert (tmp_path / OWNER).exists()
+        raise error
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
 def test_a_job_says_that_its_disk_has_no_locks(here: Path) -> None:
     job = encamp.Job("job", to="out")
     job.add("task", "true")

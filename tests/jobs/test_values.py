@@ -255,6 +255,16 @@ def test_a_file_that_has_no_values_is_told(name: str, here: Path) -> None:
     assert str(raised.value).count("the values of a task are") == 1
 
 
+def test_a_file_of_values_may_have_64_kib(here: Path) -> None:
+    text = "a 1\n"
+    Path("values.txt").write_text(text + "#" * (65_536 - len(text)))
+    assert read_values(Path("values.txt"), "task") == {"a": 1}
+    with Path("values.txt").open("a") as file:
+        file.write("#")
+    with pytest.raises(BadValues, match="larger than 64 KiB"):
+        read_values(Path("values.txt"), "task")
+
+
 def test_a_file_that_is_not_there_is_told_with_what_is(here: Path) -> None:
     Path("gain.txt").touch()
     with pytest.raises(BadValues, match=r"cannot be read \(No such file .*\); its folder "):
