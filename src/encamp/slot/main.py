@@ -38,6 +38,7 @@ from encamp.slot.process_tree import (
     adopt_orphans,
     descendants,
     end_descendants,
+    have_children,
     helpers,
     supervised_slots,
 )
@@ -231,8 +232,7 @@ class _ProcessIsolation(ProcessRestored):
 
     def __exit__(self, *exc: object) -> None:
         try:
-            lasting = [*self._lasting, *supervised_slots()]
-            if end_descendants(grace=0, besides=lasting, spare=helpers()):
+            if have_children() and self._end_children():
                 spoil()
         finally:
             left_alone, ThisProcess.left_alone = ThisProcess.left_alone, False
@@ -240,6 +240,10 @@ class _ProcessIsolation(ProcessRestored):
                 self._go_back()
             elif not self.undo():
                 spoil()
+
+    def _end_children(self) -> bool:
+        lasting = [*self._lasting, *supervised_slots()]
+        return end_descendants(grace=0, besides=lasting, spare=helpers())
 
 
 def _watch(sockets: SlotSockets) -> None:

@@ -27,6 +27,7 @@ SIGNALS = tuple(
     if number in signal.valid_signals() and number not in (signal.SIGKILL, signal.SIGSTOP)
 )
 _BLOCK = int(signal.SIG_BLOCK)
+_HERE = os.PRIO_PROCESS, 0
 _ALL = 6
 """LC_ALL, as a number since `locale` is slow to import."""
 _LOGGING = "logging"
@@ -45,15 +46,15 @@ def _put_users(users: Any) -> None:
 
 
 _CAPABILITIES = (ctypes.c_uint32 * 2)(0x20080522, 0)  # the version; this thread
+_SETS = (ctypes.c_uint32 * 6)()
 _libc = ctypes.PyDLL(None)
 _GET_NO_NEW_PRIVS = [ctypes.c_ulong(number) for number in (39, 0, 0, 0, 0)]
 
 
 def _privileges() -> Any:
     """The capabilities, see capget(2), and whether it has given up others (no_new_privs)."""
-    found = (ctypes.c_uint32 * 6)()
-    _libc.capget(_CAPABILITIES, found)
-    return bytes(found), _libc.prctl(*_GET_NO_NEW_PRIVS)
+    _libc.capget(_CAPABILITIES, _SETS)
+    return bytes(_SETS), _libc.prctl(*_GET_NO_NEW_PRIVS)
 
 
 def _check_privileges(before: Any) -> None:
@@ -247,7 +248,7 @@ _ASPECTS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
     (_handlers, _put_handlers),
     (_zone, _put_zone),
     (_umask, os.umask),
-    (lambda: os.nice(0), lambda nice: os.nice(nice - os.nice(0))),
+    (lambda: os.getpriority(*_HERE), lambda nice: os.setpriority(*_HERE, nice)),
     (_policy, lambda policy: os.sched_setscheduler(0, *policy)),
     (lambda: os.sched_getaffinity(0), lambda cores: os.sched_setaffinity(0, cores)),
     (_locale_name, lambda name: _locale.setlocale(_ALL, name)),

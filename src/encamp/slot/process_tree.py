@@ -89,7 +89,7 @@ def end_descendants(
     """
     if pid is not None:
         return bool(_end_all(lambda: _descendants(pid), grace))
-    if not _have_children():
+    if not have_children():
         return False
     lasting = {process.pid for process in besides}
 
@@ -132,7 +132,7 @@ def _program(pid: int) -> str:
 
 def descendants() -> list[psutil.Process]:
     """The descendants of this process, with ended ones that nobody has waited for."""
-    return _find(None) if _have_children() else []
+    return _find(None) if have_children() else []
 
 
 def end_marked(name: str, value: str) -> None:
@@ -156,7 +156,7 @@ def _end_all(find: Callable[[], list[psutil.Process]], grace: float) -> dict[int
     return programs
 
 
-def _have_children() -> bool:
+def have_children() -> bool:
     """Whether this process has children. libc is faster than raising Python's exception."""
     return int(_waitid(os.P_ALL, 0, None, _ENDED)) == 0
 
