@@ -104,7 +104,13 @@ def keep_something() -> int:
     return _servers[-1].pid
 
 
-@pytest.mark.parametrize(("leave", "replaced"), [(forget_something, 0), (keep_something, 1)])
+def keep_a_number() -> int:
+    return os.posix_spawnp("sleep", ["sleep", "1000"], os.environ)
+
+
+@pytest.mark.parametrize(
+    ("leave", "replaced"), [(forget_something, 0), (keep_something, 1), (keep_a_number, 1)]
+)
 def test_what_a_call_leaves_is_ended_and_its_slot_replaced_if_a_module_may_use_it(
     one: Cluster, leave: Callable[[], int], replaced: int
 ) -> None:

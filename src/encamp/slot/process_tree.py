@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import sys
 import time
@@ -99,29 +98,25 @@ def end_descendants(
     def find() -> list[psutil.Process]:
         return [process for process in _descendants(None, besides) if process.pid not in spare]
 
-    ended = _end_all(find, grace) if spare or others() else {}
+    children = others()
+    ended = _end_all(find, grace) if spare or children else {}
     for child in others():
         with suppress(ChildProcessError):
             os.waitpid(child, os.WNOHANG)
-    return bool(ended) and _are_believed_in(ended)
+    return bool(ended) and _are_believed_in(ended, children)
 
 
-def _are_believed_in(programs: dict[int, str]) -> bool:
+def _are_believed_in(programs: dict[int, str], children: list[int]) -> bool:
     """Whether a module may try to use one of these processes, given their programs by number.
 
-    A Python process may be a worker of a pool. Any other can be used only by a `Popen` object.
+    A Python process may be a worker of a pool. Any other is used by its number, or as the child
+    that a `Popen` object stands for, unless that object was dropped.
     """
     if _program(os.getpid()) in programs.values():
         return True
-    import subprocess  # here, so that slots start faster
-
-    left = {id(process) for process in subprocess._active or ()}  # type: ignore[attr-defined]
-    return any(
-        issubclass(type(found), subprocess.Popen)
-        and found.pid in programs
-        and id(found) not in left
-        for found in gc.get_objects()
-    )
+    subprocess = sys.modules.get("subprocess")
+    left = {process.pid for process in getattr(subprocess, "_active", None) or ()}
+    return any(child in programs and child not in left for child in children)
 
 
 def _program(pid: int) -> str:
