@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 from encamp.agent.slot_interface import AgentSlot, OwningAgent
 from encamp.engines.base import CONTROLLER
+from encamp.loop.deferred_signals import if_task_has_any
+from encamp.loop.nonreentrant import NonReentrantLock
 from encamp.slot.isolation import ProcessRestored
 from encamp.slot.slot import INLINE_THREADS, Slot
 from encamp.wire.frames import Parts, changeable, own
@@ -29,6 +31,8 @@ class InlineSlot(AgentSlot):
         super().__init__(agent, number)
         self.shortcut = agent.shortcut
         self._thread = threading.get_ident()
+        self._alone = NonReentrantLock()
+        """Held while frames are sent or received."""
         self._slot = Slot(number, agent.host, self, agent.number, agent.cluster)
         self._folder: str | None = folder
 
@@ -57,13 +61,14 @@ class InlineSlot(AgentSlot):
         self._check_thread()
         agent = self.agent
         to = CONTROLLER if message is None else max(CONTROLLER, message.agent)
-        if to == agent.number:
-            agent.pass_on(message, own(parts))  # for this process itself: arrays must be copied
-        else:
-            agent.outbox.send(to, parts)
-        agent.outbox.flush()
-        while changeable(parts) and agent.endpoint.sending:
-            agent.pump.turn(None)  # wait until arrays are sent that the call may change
+        with if_task_has_any(agent.pump.signals_deferred), self._alone:
+            if to == agent.number:
+                agent.pass_on(message, own(parts))  # for this process itself: arrays are copied
+            else:
+                agent.outbox.send(to, parts)
+            agent.outbox.flush()
+            while changeable(parts) and agent.endpoint.sending:
+                agent.pump.turn(None)  # wait until arrays are sent that the call may change
 
     def send_to(self, slot: int, parts: Parts) -> bool:
         """See `Connection.send_to`."""
@@ -76,17 +81,21 @@ class InlineSlot(AgentSlot):
         """See `Connection.until`."""
         self._check_thread()
         deadline = None if timeout is None else time.monotonic() + timeout
-        while (got := found()) is None:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                self._wait(0)
-                return found()
-            self._wait(left)
-        return got
+        signals = self.agent.pump.signals_deferred
+        with if_task_has_any(signals):
+            while (got := found()) is None:
+                signals.check()
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    self._wait(0)
+                    return found()
+                self._wait(left)
+            return got
 
     def _wait(self, timeout: float | None) -> None:
-        if not self.agent.over and not self.agent.pump.spun():
-            self.agent.pump.turn(timeout)
+        with self._alone:
+            if not self.agent.over and not self.agent.pump.spun():
+                self.agent.pump.turn(timeout)
         if self.agent.over:
             raise SystemExit  # the cluster was closed, or the controller has ended
 

@@ -105,9 +105,9 @@ of_task = DeferredSignals()
 _not_at_all = nullcontext()
 
 
-def if_task_has_any() -> AbstractContextManager[None]:
-    """`of_task` if this slot's task has installed handlers, otherwise a context without effect.
+def if_task_has_any(deferred: DeferredSignals = of_task) -> AbstractContextManager[None]:
+    """``deferred`` if this slot's task has installed handlers, otherwise a context without effect.
 
     To look for handlers takes less time than to replace them.
     """
-    return of_task if any(map(callable, map(_getsignal, _TASKS))) else _not_at_all
+    return deferred if any(map(callable, map(_getsignal, _TASKS))) else _not_at_all

@@ -1,4 +1,4 @@
-"""A lock for code that a signal's handler may call again while it runs."""
+"""A lock for code that a signal's handler or a destructor may call again while it runs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from threading import RLock
 
 
 class NonReentrantLock:
-    """A lock that raises an error if a signal's handler asks for it while its own thread holds it.
+    """A lock that raises an error if the thread that holds it asks for it again.
 
-    With a plain lock the handler would wait forever; without one it would find inconsistent state.
+    That thread runs the handler of a signal, or the destructor of an object. With a plain lock
+    these would wait forever; without one they would find inconsistent state.
     """
 
     def __init__(self) -> None:
@@ -16,13 +17,14 @@ class NonReentrantLock:
         self._held = False
 
     def acquire(self, *, wait: bool = True) -> bool:
-        """Take the lock; False if another thread has it. Raises RuntimeError in such a handler."""
+        """Take the lock; False if another thread has it. Raises RuntimeError if this one has it."""
         if not self._lock.acquire(blocking=wait):
             return False
         if self._held:
             self._lock.release()
             raise RuntimeError(
-                "the handler of a signal called this while this thread was sending or receiving"
+                "the handler of a signal, or a destructor, called this while its thread was "
+                "sending or receiving"
             )
         self._held = True
         return True

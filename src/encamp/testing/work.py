@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import copy_context
+from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -364,6 +365,48 @@ def harm(what: str) -> tuple[str, int]:  # noqa: C901 - one line for each
         case "messages":
             current_task().send(current_task().id, "left behind")
     return host_and_pid()
+
+
+def send_while_interrupted(rounds: int) -> list[int]:
+    """Send bytearrays to the program while a handler raises; the rounds that it did not end."""
+    if threading.current_thread() is not threading.main_thread():
+        return []  # signals are for main threads
+
+    def out_of_time(*_: object) -> None:
+        raise TimeoutError
+
+    signal.signal(signal.SIGALRM, out_of_time)
+    sent, data = [], bytearray(300_000)
+    for number in range(rounds):
+        with suppress(TimeoutError):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0001 + 0.0003 * (number % 9))
+                data[:] = bytes([number]) * len(data)
+                current_task().send(0, data)
+                sent.append(number)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+    return sent
+
+
+def send_in_handlers(seconds: float) -> int:
+    """Send to the program, also in the handler of an alarm; the number of messages."""
+    task, numbers, sent = current_task(), count(1), 0
+    if threading.current_thread() is not threading.main_thread():
+        return 0
+
+    def send(*_: object) -> None:
+        nonlocal sent
+        task.send(0, bytearray(next(numbers) % 2 * 200_000))
+        sent += 1
+
+    signal.signal(signal.SIGALRM, send)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        send()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return sent
 
 
 def state() -> tuple[tuple[str, int], dict[str, Any]]:

@@ -84,6 +84,8 @@ class MPIEndpoint(Endpoint):
         """Sends that were not tested yet: a test takes as long as sending."""
         self._sending: dict[int, deque[Request]] = {}
         """Sends that had not completed when they were tested."""
+        self._looking = False
+        """Whether these two are being changed. A signal's handler may send meanwhile."""
         self._long: set[int] = set()
         """Ranks to which long parts are being sent."""
         self._coming: dict[int, deque[tuple[Parts, deque[Request]]]] = {}
@@ -136,7 +138,7 @@ class MPIEndpoint(Endpoint):
     def post(self, rank: int, data: Buffer) -> None:
         """See `Rank.post`."""
         self._post(rank, data, FRAME)
-        if len(data) > _SHORT or len(self._posted) > _UNSEEN:
+        if (len(data) > _SHORT or len(self._posted) > _UNSEEN) and not self._looking:
             self._look_at_posted()
 
     def expects(self, to: int) -> int | None:
@@ -178,10 +180,14 @@ class MPIEndpoint(Endpoint):
 
     def _expect_posted(self) -> None:
         """Let the next `receive` test the sends that were posted."""
-        while self._posted:
-            rank, request = self._posted[0]
-            self._sending.setdefault(rank, deque()).append(request)
-            self._posted.popleft()
+        try:
+            self._looking = True
+            while self._posted:
+                rank, request = self._posted[0]
+                self._sending.setdefault(rank, deque()).append(request)
+                self._posted.popleft()
+        finally:
+            self._looking = False
 
     def receive(self) -> Sequence[Arrival]:
         """See `Endpoint.receive`."""
@@ -285,10 +291,14 @@ class MPIEndpoint(Endpoint):
         return not requests
 
     def _drop_sent(self) -> None:
-        for rank, requests in list(self._sending.items()):
-            if self._through(rank, requests):
-                self._sending.pop(rank, None)
-                self._long.discard(rank)
+        try:
+            self._looking = True
+            for rank, requests in list(self._sending.items()):
+                if self._through(rank, requests):
+                    self._sending.pop(rank, None)
+                    self._long.discard(rank)
+        finally:
+            self._looking = False
 
     def _fault(self, exc: MPIError, rank: int | None = None) -> None:
         """Continue without dead ranks if the MPI can; otherwise raise `EngineFailed`."""

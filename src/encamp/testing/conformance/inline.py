@@ -5,10 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from encamp.cluster.cluster import Cluster
+from encamp.cluster.events import TaskResult
+from encamp.cluster.task import SpawnedTask
 from encamp.errors import UnsupportedByEngine
 from encamp.testing import work
 from encamp.testing.conformance.bound import PATIENCE, Bound, ClusterOf, ReusedCluster, results, say
@@ -56,6 +59,21 @@ class Inline(Bound):
             cluster.send(task, other.id)
         assert results(tasks) == [[8 << 20] * 4] * 2
 
+    def test_handlers_that_raise_leave_no_inline_message_half_sent(self, cluster: Cluster) -> None:
+        task = cluster.spawn(work.send_while_interrupted, 200)
+        came: list[int] = []
+        for got in _until_its_end(cluster, task):
+            assert got == got[:1] * 300_000
+            came.append(got[0])
+        assert set(task.result(PATIENCE)) <= set(came)
+        assert came == sorted(set(came))
+
+    def test_handlers_of_inline_tasks_may_send(self, cluster: Cluster) -> None:
+        task = cluster.spawn(work.send_in_handlers, 0.5)
+        sizes = list(map(len, _until_its_end(cluster, task)))
+        assert len(sizes) == task.result(PATIENCE)
+        assert sizes.count(200_000) == (len(sizes) + 1) // 2
+
     def test_an_inline_task_waits_no_longer_than_it_wants(self, cluster: Cluster) -> None:
         nothing, seconds, _ = cluster.spawn(work.timed_out, 0.3).result(PATIENCE)
         assert nothing
@@ -79,3 +97,11 @@ class Inline(Bound):
         assert say(cluster, task) == "hello"
         cluster.spawn(work.echo, 1)
         cluster.close(cancel=True)
+
+
+def _until_its_end(cluster: Cluster, task: SpawnedTask) -> Iterator[Any]:
+    """The messages of a task, until its result."""
+    while (got := cluster.receive(PATIENCE, source=task)) is not None:
+        if isinstance(got.message, TaskResult):
+            return
+        yield got.message
