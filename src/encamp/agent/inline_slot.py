@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from encamp.agent.slot_interface import AgentSlot, OwningAgent
 from encamp.engines.base import CONTROLLER
 from encamp.loop.deferred_signals import if_task_has_any
-from encamp.loop.nonreentrant import NonReentrantLock
+from encamp.loop.signal_safe_lock import NonReentrantLock
 from encamp.slot.isolation import ProcessRestored
 from encamp.slot.slot import INLINE_THREADS, Slot
 from encamp.wire.frames import Parts, changeable, own
