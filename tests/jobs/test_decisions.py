@@ -273,6 +273,23 @@ def test_of_what_failed_tries_leave_only_the_last_tries_is_published(here: Path)
     assert sorted(p.name for p in Path("out").iterdir()) == ["job.job", "left-3"]
 
 
+def test_what_a_task_has_left_that_finds_no_room_goes_before_its_next_try(here: Path) -> None:
+    def full(work: Work) -> Outcome:
+        return Outcome(error=FULL.error, rescued=[_staged(work, "left")])
+
+    def good(_: Work) -> Outcome:
+        assert _hidden() == []
+        return GOOD
+
+    job = encamp.Job("job", to="out")
+    job.add("a", "true", on_failure="left")
+    job.add("b", "true")
+    pool = Scripted({"a": [full, good]})
+    assert run(job, pool).count("done") == 2
+    assert pool.numbers("a") == [1, 1]
+    assert _hidden() == []
+
+
 def test_a_log_is_published_of_each_try(here: Path) -> None:
     def tried(error: Any) -> Callable[[Work], Outcome]:
         def outcome(work: Work) -> Outcome:

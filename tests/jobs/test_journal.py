@@ -279,6 +279,49 @@ def test_what_was_once_a_tasks_own_stays_so_until_it_is_pruned(tmp_path: Path) -
         assert ("a" in journal.rescued) == ("/out/left" in earlier)
 
 
+def test_a_journal_that_was_compacted_says_last_that_a_task_has_failed(here: Path) -> None:
+    """`encamp show` takes what is last for the task's state."""
+    journal = Journal(here / "job.job")
+    with journal.writing():
+        journal.write(Record("submitted", "a", 1.0, 1), Record("failed", "a", 2.0))
+    for _ in range(2):
+        with journal.writing():
+            pass
+        events: list[str] = []
+        journal.read(lambda line: events.append(line.event))
+        assert events == ["submitted", "failed"]
+
+
+def test_a_journal_with_another_name_is_written_anew(here: Path) -> None:
+    """Whoever has made that name may write to the file."""
+    journal = Journal(here / "job.job")
+    report = TaskReport("a", "done")
+    with journal.writing():
+        journal.write(Record("done", "a", 1.0, 1, {}, report))
+    before = journal.file.stat().st_ino
+    for other, same in ((None, True), ("other", False), (None, True)):
+        if other:
+            os.link(journal.file, here / other)
+        with journal.writing():
+            assert "a" in journal.done
+        assert (journal.file.stat().st_ino == before) == same
+        before = journal.file.stat().st_ino
+
+
+def test_a_task_that_has_failed_and_left_the_job_is_no_failed_one_when_it_is_back(
+    here: Path,
+) -> None:
+    journal = Journal(here / "job.job")
+    for tasks, failed in (("ab", ["a", "b"]), ("a", ["a"]), ("ab", ["a"])):
+        with journal.writing():
+            if tasks == "ab" and not journal.failed:
+                journal.write(*(Record("submitted", task, 1.0, 1) for task in tasks))
+                journal.write(*(Record("failed", task, 1.0) for task in tasks))
+            journal.note_tasks(tasks)
+        journal.read()
+        assert list(journal.failed) == failed
+
+
 def test_a_task_that_has_left_is_forgotten_when_all_that_it_made_is_pruned(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     with journal.writing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from other_processes import open_folder
+from other_processes import open_folder, small_disk
 from placed_inputs import mirrored
 
 import encamp
@@ -242,6 +243,38 @@ def test_what_is_mounted_in_it_is_not_emptied(doomed: Path, here: Path) -> None:
         assert not (doomed / "deep/a").exists()
     finally:
         subprocess.run(["umount", doomed / "deep/mounted"], check=True)
+
+
+def test_a_disk_that_is_mounted_in_it_unknown_to_anybody_is_not_emptied(doomed: Path) -> None:
+    (doomed / "deep").mkdir(parents=True)
+    (doomed / "deep/file").touch()
+    with small_disk(doomed / "deep/other", "1m") as disk:
+        (disk / "theirs").touch()
+        with pytest.raises(NotRemoved, match="deep/other: something is mounted there"):
+            remove_tree(doomed, local_storage())
+        assert (disk / "theirs").exists()
+        assert not (doomed / "deep/file").exists()
+
+
+def test_another_pass_removes_what_has_changed_though_something_else_cannot_be_removed(
+    doomed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stays = {f"stays-{number}" for number in range(12)}
+    for name in (*sorted(stays)[:6], "changes", *sorted(stays)[6:]):
+        (doomed / name).mkdir(parents=True)
+    real, left = os.rmdir, iter([errno.ENOTEMPTY] * 2)
+
+    def rmdir(name: str, *, dir_fd: int) -> None:
+        if name in stays or (name == "changes" and (number := next(left, 0))):
+            number = errno.EPERM if name in stays else number
+            raise OSError(number, os.strerror(number))
+        real(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    with pytest.raises(NotRemoved) as caught:
+        remove_tree(doomed, local_storage())
+    assert {Path(path).name for path in caught.value.paths} == stays
+    monkeypatch.undo()
 
 
 def test_a_symlink_is_never_followed(doomed: Path, here: Path) -> None:
