@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -339,6 +340,24 @@ def test_a_folder_whose_names_cannot_be_flushed_fails_only_the_tasks_that_wrote_
     report = run(job, Scripted(staged))
     assert (report["good"].state, report["bad"].state) == ("done", "failed")
     assert "power cut" in str(report["bad"].why)
+
+
+def test_nothing_gets_its_name_unless_the_disk_has_the_journal_s_record_of_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush = publisher_module.flush_copies
+
+    def flushed(copies: Any, others: Iterable[Path]) -> dict[Any, OSError]:
+        refused = {str(file): OSError(errno.EIO, "Input/output error") for file in others}
+        return {**flush(copies, others), **refused}
+
+    monkeypatch.setattr(publisher_module, "flush_copies", flushed)
+    job = encamp.Job("job", to="out")
+    job.add("a", "true", outputs={"x": "a"})
+    report = run(job, Scripted({"a": [partial(_well, name="a")]}))
+    assert report["a"].state == "failed"
+    assert "input/output error" in report["a"].why
+    assert list(Path("out/a").iterdir()) == []
 
 
 def _well(work: Work, *, name: str) -> Outcome:

@@ -17,7 +17,7 @@ import pytest
 
 from encamp.attempt_facts import Published, Span, Where
 from encamp.errors import DiskFull, JobBusy
-from encamp.jobs.journal import Journal, Record
+from encamp.jobs.journal import Journal, Line, Record
 from encamp.reports import AttemptReport, TaskReport
 
 ODD = "bad\udcff\n\x00hex:zz"
@@ -287,9 +287,9 @@ def test_a_journal_that_was_compacted_says_last_that_a_task_has_failed(here: Pat
     for _ in range(2):
         with journal.writing():
             pass
-        events: list[str] = []
-        journal.read(lambda line: events.append(line.event))
-        assert events == ["submitted", "failed"]
+        lines: list[Line] = []
+        journal.read(lines.append)
+        assert [line.event for line in lines] == ["submitted", "failed"]
 
 
 def test_a_journal_with_another_name_is_written_anew(here: Path) -> None:
