@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from encamp.cli.job_states import JobState, job_folders, state_of
-from encamp.errors import NotOurs, shown
+from encamp.errors import BadJob, NotOurs, shown
 from encamp.jobs.display.progress_bar import StatusView
 from encamp.jobs.report.json_encoding import facts_json
 from encamp.storage.disk.own_files import OwnFolder
@@ -30,13 +30,13 @@ def status_command(
     """Print the state of every job with a folder in ``destination``.
 
     With ``follow`` prints it again and again until none of them is running. Raises `NotOurs` if
-    there is one job, and it may belong to another user.
+    there is one job, and it may belong to another user, or `BadJob` if its report is broken.
     """
     folders = [OwnFolder(folder, shared) for folder in job_folders(destination)]
     if follow:
         _follow(folders, as_json=as_json)
     elif as_json:
-        states = facts_json([state.status for state in _states(folders)])
+        states = facts_json([state.status for state in _states(folders, _warn)])
         _say(msgspec.json.format(states, indent=2).decode())
     if not as_json:
         for state in _states(folders):
@@ -51,7 +51,7 @@ def _each_state(folders: list[OwnFolder], tell: Callable[[str], None]) -> Iterat
     for own in folders:
         try:
             yield state_of(own)
-        except NotOurs as exc:
+        except (NotOurs, BadJob) as exc:
             if len(folders) == 1:
                 raise
             tell(str(exc))
@@ -127,6 +127,11 @@ class _Display:
         if state.status.tasks is None:
             return "\n".join(map(shown, state.lines))
         return StatusView(state.status, now - taken)
+
+
+def _warn(line: str) -> None:
+    """For people, where standard output is for programs."""
+    print(shown(line), file=sys.stderr)  # noqa: T201
 
 
 def _say(*lines: str) -> None:

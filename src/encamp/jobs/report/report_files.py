@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -98,7 +99,7 @@ def read_outline(path: Path, *, shared: bool = False) -> Outline:
         _told_as_bad_job(path),
         OwnFolder(path.parent, shared).opened() as files,
         os.fdopen(files.open(path.name), "rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
+        _mapped(file) as text,
     ):
         return msgspec.json.decode(text, type=Outline)
 
@@ -123,11 +124,18 @@ def read_task(path: Path, task: str, *, shared: bool = False) -> tuple[TaskRepor
         OwnFolder(path.parent, shared).opened() as files,
         os.fdopen(files.open(path.name), "rb") as file,
     ):
-        text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # closed after its parts
+        text = _mapped(file)  # closed after its parts
         parts = msgspec.json.decode(text, type=_RawTasks)
         own = next((one for one in parts.tasks if name_of.decode(one).name == task), None)
         found = None if own is None else msgspec.json.decode(own, type=TaskReport)
         return found, parts.ended
+
+
+def _mapped(file: BinaryIO) -> mmap.mmap:
+    """The text of a file; raises ValueError if there is none."""
+    if os.fstat(file.fileno()).st_size == 0:
+        raise ValueError("it is empty")
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def read_report(path: Path, *, shared: bool = False) -> JobReport:
@@ -154,7 +162,8 @@ def _told_as_bad_job(path: Path) -> Iterator[None]:
     except BadJob:
         raise
     except (ValueError, RecursionError) as exc:
-        raise BadJob(str(path), f"is no report of a run: {exc}") from exc
+        why = f"is no report of a run: {exc}; run the job again, which writes it anew"
+        raise BadJob(str(path), why) from exc
 
 
 def _replace(files: OwnFiles, name: str, pieces: Iterable[bytes], *, flush: bool = True) -> None:
