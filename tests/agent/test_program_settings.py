@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from encamp.cluster.cluster import Cluster
+from encamp.errors import TaskLost
 from encamp.jobs.job import Job
 from encamp.jobs.steps import call
 
@@ -65,6 +67,22 @@ def test_what_tasks_log_is_in_their_output_by_the_programs_levels(
     task = one.spawn(say, "e")
     task.result(SOON)
     assert task.output == ""
+
+
+def crash() -> None:
+    os._exit(3)
+
+
+def test_a_slot_whose_process_was_replaced_gets_the_settings_again(
+    logs: logging.Logger, one: Cluster
+) -> None:
+    logging.basicConfig(level=logging.INFO, format="{message}", style="{", force=True)
+    for what in ("a", "b"):
+        task = one.spawn(say, what)
+        task.result(SOON)
+        assert task.output == f"read {what}\nnoise\n"
+        with pytest.raises(TaskLost):
+            one.spawn(crash).result(SOON)
 
 
 def say_and_silence(what: str) -> None:

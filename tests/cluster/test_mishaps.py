@@ -761,3 +761,52 @@ def test_a_task_does_not_get_the_answer_for_one_that_was_killed(
     finally:
         answers.set()
     assert second.result(SOON) == "to B"
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_an_order_to_an_agent_that_leaves_is_done_with_the_reason(answers: bool) -> None:
+    """But an answer that came before counts."""
+    with Cluster(FakeEngine(hosts=2, slots=1)) as cluster:
+        agents = cluster._controller.agents
+
+        def order() -> dict[int, str]:
+            tickets = agents.order("clear", each=True)
+            agent = agents.here()[0]
+            if answers:
+                done = say.OrderDone(next(iter(tickets)), True, "17")
+                agents.order_done(agent, done, [])
+            agents.left(agent.number, "it is gone")
+            return tickets
+
+        first, second = cluster._pump.call(order)
+        answer = (True, "17") if answers else (False, "it is gone")
+        assert agents.orders[first] is not None
+        assert agents.orders[first][1:] == answer
+        cluster._pump.until(lambda: agents.all_done([first, second]), 30)
+        assert agents.orders[second] is not None
+        assert agents.orders[second][1]
+
+
+def test_an_agent_that_joins_while_the_cluster_closes_is_told_to_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The others were told before it had joined."""
+    with Cluster(FakeEngine(hosts=1, slots=1)) as cluster:
+        controller = cluster._controller
+        told: list[tuple[int, object]] = []
+
+        def post(number: int, parts: Any) -> None:
+            told.append((number, say.decode(parts[0])))
+
+        def join(*, closing: bool) -> None:
+            monkeypatch.setattr(controller, "closing", closing)
+            controller.agents.joined(17, "")
+            del controller.agents.by_number[17]
+
+        with monkeypatch.context() as patched:
+            patched.setattr(controller.outbox, "post", post)
+            cluster._pump.call(lambda: join(closing=False))
+            assert told == []
+            cluster._pump.call(lambda: join(closing=True))
+            assert told == [(17, say.End())]
+        monkeypatch.setattr(controller, "closing", False)

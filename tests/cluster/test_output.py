@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from encamp.cluster.cluster import Cluster
+from encamp.cluster.task_output import TaskOutputs
 from encamp.errors import BadJob, TaskLost
 from encamp.slot.output_limit import ends_of
 from encamp.slot.slot import current_task
 from encamp.testing.waiting import until
+from encamp.wire.protocol import OutputText
 
 SOON = 30.0
 
@@ -91,3 +95,33 @@ def test_no_character_is_cut_apart(tmp_path: Path) -> None:
                 text = (head + tail).decode()
                 assert text.strip(char).startswith("\n[encamp: ")
                 assert len(tail) >= most // 2 - 3
+
+
+def test_output_that_comes_twice_or_with_a_gap_is_followed_once_and_to_its_end() -> None:
+    """Parts overlap if they cross, and what is not kept leaves gaps."""
+    followed: list[str] = []
+    heard: list[bytes] = []
+    future, options = SimpleNamespace(output=""), SimpleNamespace(heard=heard.append)
+    task: Any = SimpleNamespace(id=7, options=options, future=future)
+    outputs = TaskOutputs(lambda _, text: followed.append(text))
+    for start, text in ((0, b"abc"), (2, b"cd"), (0, b"ab"), (6, b"0123456789"), (16, b"")):
+        outputs.said(task, OutputText(0, 7, start, text, False))
+    assert followed == ["abc", "d", "0123456789"]
+    assert heard == [b"abc", b"d", b"0123456789"]
+    assert future.output == "abcd0123456789"
+    outputs.said(task, OutputText(0, 7, 14, b"89!", True, b"abcd[...]"))
+    assert followed[3:] == ["!"]
+    assert future.output == "abcd[...]89!"
+    outputs.forget(task)
+    assert outputs.outputs == {}
+
+
+def test_of_a_running_task_s_output_the_end_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("encamp.cluster.task_output._FOLLOWED", 5)
+    task: Any = SimpleNamespace(
+        id=7, options=SimpleNamespace(heard=None), future=SimpleNamespace(output="")
+    )
+    outputs = TaskOutputs(lambda *_: None)
+    for start, text in ((0, b"abcd"), (4, b"efgh")):
+        outputs.said(task, OutputText(0, 7, start, text, False))
+    assert task.future.output == "defgh"

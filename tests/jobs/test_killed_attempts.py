@@ -24,6 +24,8 @@ from encamp.jobs.worker.resource_usage import ResourceUsage
 from encamp.loop import time_limit_clock
 from encamp.loop.time_limit_clock import RunningTime
 from encamp.reports import AttemptReport
+from encamp.storage.local_storage import local_storage
+from encamp.storage.ownership import OwnedFolder, sandboxes
 from encamp.testing.waiting import until
 
 
@@ -49,6 +51,62 @@ def _check(attempt: AttemptReport, *names: str) -> None:
         assert phase.seconds >= 0
         assert phase.start >= ends[-1] - 0.01
         ends.append(phase.start + phase.seconds)
+
+
+class Deadly:
+    """Kills the process that pickles it."""
+
+    def __reduce__(self) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _deadly() -> Deadly:
+    return Deadly()
+
+
+def test_an_attempt_that_is_killed_after_its_steps_was_in_its_last_phase(here: Path) -> None:
+    job = encamp.Job("job", to="out")
+    job.add("a", _deadly)
+    (attempt,) = job.run(slots=1, check=False)["a"].attempts
+    _check(attempt, "_deadly", "task postphase")
+
+
+class Homeless:
+    """Kills the process that unpickles it, when that has a folder of which nobody knows."""
+
+    def __reduce__(self) -> Any:
+        return _die_with_a_folder, ()
+
+
+def _die_with_a_folder() -> None:
+    OwnedFolder("unknown")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_an_attempt_leaves_that_is_killed_before_it_says_where_it_is_goes(here: Path) -> None:
+    job = encamp.Job("job", to="out")
+    job.add("a", encamp.call(print, Homeless()))
+    (attempt,) = job.run(slots=1, check=False)["a"].attempts
+    assert attempt.error_type == "TaskLost"
+    assert list(sandboxes(local_storage()).iterdir()) == []
+
+
+def _fill_memory(size: int) -> None:
+    bytes(size).decode("latin-1")
+
+
+def test_the_memory_of_an_attempt_is_its_own_and_not_that_of_one_before(here: Path) -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pytest.skip("this kernel does not forget the most memory that a process had")
+    job = encamp.Job("job", to="out")
+    job.add("large", encamp.call(_fill_memory, 64 << 20))
+    job.add("small", encamp.call(_fill_memory, 1), after="large")
+    report = job.run(slots=1)
+    large, small = (report[name].attempts[-1] for name in ("large", "small"))
+    assert large.where == small.where
+    assert large.peak_memory - small.peak_memory > 32 << 20
 
 
 def test_killed_attempts_have_their_times_place_and_cpu(here: Path) -> None:

@@ -70,6 +70,20 @@ def test_a_name_that_an_unselected_task_has_published_is_not_taken(here: Path) -
     assert "task other" in report["thief"].why
 
 
+def test_a_name_that_an_unselected_task_has_given_up_is_free_for_others(here: Path) -> None:
+    def job(first: str, second: str) -> encamp.Job:
+        job = encamp.Job("job", to="out")
+        for name, output in (("a", first), ("b", second)):
+            step = encamp.command(f"echo {name} > {output}", shell=True)
+            job.add(name, step, outputs=output)
+        return job
+
+    job("x", "y").run(slots=1)
+    report = job("z", "x").run(slots=1, only="b", check=False)
+    assert (report["b"].state, report["b"].why) == ("done", "a command line changed")
+    assert Path("out/x").read_text() == "b\n"
+
+
 def test_only_names_a_task_that_is_there(here: Path) -> None:
     with pytest.raises(BadJob, match="no task of this job is called 'smu'; did you mean 'sum'"):
         chain().run(only=["part-1", "smu"])
