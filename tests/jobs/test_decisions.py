@@ -36,7 +36,8 @@ from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal import Journal
 from encamp.jobs.run import publisher as publisher_module
 from encamp.jobs.run import run as run_module
-from encamp.jobs.run.run import MOST_LOSSES, WINDOW
+from encamp.jobs.run.retries import MOST_LOSSES
+from encamp.jobs.run.run import WINDOW
 from encamp.jobs.worker.attempt import Abandoned
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.reports import AttemptReport, TaskReport

@@ -5,55 +5,29 @@ from __future__ import annotations
 import os
 import pickle
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from encamp.attempt_facts import Span, Where
-from encamp.errors import NotOurs, TaskLost, reason_of
+from encamp.errors import TaskLost, reason_of
 from encamp.job_status import State
 from encamp.jobs.definition import JobDefinition
-from encamp.jobs.journal import Key
 from encamp.jobs.plan.changes import listed
 from encamp.jobs.report.parameter_columns import parameters_of
+from encamp.jobs.run.retries import SubmittedTask
 from encamp.jobs.run_clock import Clock
 from encamp.jobs.steps import Task
 from encamp.jobs.worker.work import Outcome
 from encamp.reports import AttemptReport, JobReport, TaskReport
 from encamp.service_statistics import ServiceStatistics
-from encamp.storage.disk.own_files import OwnFiles
-from encamp.storage.inputs.mirror import Item
 from encamp.storage.shared_folders import local
 from encamp.units import size_text
 from encamp.values import MOST_KEPT, as_json
 from encamp.version import __version__
 
-_MANIFEST = "MANIFEST"
 _MOST_ORDER = 20_000
 """Pairs of tasks, of which one waits for the other, in a report at most."""
-
-
-@dataclass
-class SubmittedTask:
-    """A task that was submitted to the executor."""
-
-    key: Key
-    why: str
-    inputs: list[Item]
-    shared: tuple[Item, ...]
-    """The job's inputs when this task was planned."""
-    number: int
-    tries: int = 0
-    submitted: float = 0.0
-    parked_at: int = 0
-    """How many tasks had ended when it was put aside because a disk was full."""
-    losses: int = 0
-    """How many hosts it has lost."""
-    changes: int = 0
-    """How often its inputs had changed since they were looked up."""
-    attempts: list[AttemptReport] = field(default_factory=list)
 
 
 class Workplaces:
@@ -174,17 +148,3 @@ def _unpickled(value: bytes | None) -> object:
         return None if value is None else pickle.loads(value)  # noqa: S301 - from our own worker
     except Exception:  # noqa: BLE001 - of a class that only the worker knows
         return None
-
-
-def write_manifest(files: OwnFiles, lines: Iterable[bytes]) -> None:
-    """List all published files with their digests in ``MANIFEST``; raises OSError."""
-    lines = sorted(lines)
-    if not _is_written(files, lines):
-        with files.replacing(_MANIFEST) as file:
-            file.writelines(lines)
-
-
-def _is_written(files: OwnFiles, lines: list[bytes]) -> bool:
-    with suppress(OSError, NotOurs), os.fdopen(files.open(_MANIFEST), "rb") as file:
-        return all(file.read(len(line)) == line for line in lines) and not file.read(1)
-    return False

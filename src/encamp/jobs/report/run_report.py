@@ -12,8 +12,9 @@ from encamp.jobs.definition import JobDefinition
 from encamp.jobs.journal import Journal
 from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared
-from encamp.jobs.report.builders import job_report, write_manifest
+from encamp.jobs.report.builders import job_report
 from encamp.jobs.report.last_report import keep_report
+from encamp.jobs.report.manifest import write_manifest
 from encamp.jobs.report.parameter_columns import parameters_of
 from encamp.jobs.report.report_files import write_page
 from encamp.jobs.report.results_csv import facts_of, write_table

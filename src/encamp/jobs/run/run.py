@@ -17,7 +17,6 @@ from typing import TypeVar
 
 from encamp.attempt_facts import Published
 from encamp.errors import (
-    CommandNotFound,
     DiskFull,
     EncampError,
     EngineFailed,
@@ -40,7 +39,6 @@ from encamp.jobs.journal import Journal, Record, outputs_in, seen
 from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.report.builders import (
-    SubmittedTask,
     Workplaces,
     attempt_report,
     controller_here,
@@ -52,6 +50,7 @@ from encamp.jobs.run.allocation_end import TimeLeft
 from encamp.jobs.run.executors import workers_of
 from encamp.jobs.run.killed_runs import discard_parts, sweep
 from encamp.jobs.run.publisher import Done, Publisher
+from encamp.jobs.run.retries import SubmittedTask
 from encamp.jobs.run.staged_checks import check_staged
 from encamp.jobs.run.submitted_attempts import SILENCE, Arrival, Submissions
 from encamp.jobs.run_options import Options
@@ -73,10 +72,6 @@ from encamp.wire.pickling import NotImportable
 
 WINDOW = 1000
 """Tasks that are submitted and have not ended, at most; or four for each worker."""
-MOST_LOSSES = 3
-"""How often a task is run again after the loss of its host: the task itself may kill hosts."""
-MOST_CHANGES = 3
-"""How often a task is run again because its inputs have changed, in addition to its retries."""
 TOGETHER = 0.1
 """Seconds for which results are collected, at most, if there are many: their outputs are flushed
 and recorded together."""
@@ -310,8 +305,7 @@ class Run:
 
     def _submit(self, name: str) -> None:
         current = self.running.pop(name)  # not submitted until it is recorded
-        current.number += 1
-        current.tries += 1
+        current.begin()
         self.journal.write(Record("submitted", name, time.time(), current.number))
         self.running[name] = current
         self.monitor.submitted()
@@ -444,16 +438,12 @@ class Run:
         if isinstance(outcome.error, DiskFull) and len(self.running) > 1:
             self._park(name, outcome)
             return
-        if outcome.lost and current.losses < MOST_LOSSES:
-            current.losses += 1
-            current.tries -= 1
+        if outcome.lost:
+            current.host_was_lost()
         if isinstance(outcome.error, SourceChanged):
             self._plan_anew(name, outcome)
-        hopeless = isinstance(
-            outcome.error, InputError | CommandNotFound | Abandoned | SlotsCannotStart
-        )
         retries = self._said(self.options.retries, self.job.tasks[name].retries)
-        if current.tries <= retries and not (hopeless or self.enough):
+        if not self.enough and current.is_tried_again(outcome.error, retries):
             self.progress.retried(name, current.number, current.attempts[-1].error or "")
             unstage(outcome.rescued)
             self._submit(name)
@@ -479,25 +469,17 @@ class Run:
 
     def _plan_anew(self, name: str, outcome: Outcome) -> None:
         """Look up a task's inputs again; a finished change does not count as a failed attempt."""
-        current = self.running[name]
-        before = current.key
         try:
-            current.inputs, current.key = self.prepared.look_again(name)
+            inputs, key = self.prepared.look_again(name)
         except (InputError, OSError) as exc:
             outcome.error = exc
             return
-        current.shared = self.prepared.shared
-        if current.key != before and current.changes < MOST_CHANGES:
-            current.changes += 1
-            current.tries -= 1
+        self.running[name].plan_anew(inputs, self.prepared.shared, key)
 
     def _park(self, name: str, outcome: Outcome) -> None:
         """Let a task that found the disk full wait for another's end; this is not a failure."""
         current = self.running.pop(name)
-        current.tries -= 1
-        current.number -= 1
-        current.attempts.pop()
-        current.parked_at = self.ended.ended
+        current.put_aside(self.ended.ended)
         self.parked[name] = current
         unstage(outcome.rescued)
 
