@@ -56,7 +56,8 @@ from encamp.jobs.run.submitted_attempts import SILENCE, Arrival, Submissions
 from encamp.jobs.run_options import Options
 from encamp.jobs.worker.attempt import Abandoned
 from encamp.jobs.worker.lease import new_lease
-from encamp.jobs.worker.work import Outcome, Work, log_name
+from encamp.jobs.worker.log import log_name
+from encamp.jobs.worker.work import Outcome, Work
 from encamp.reports import JobReport, TaskReport
 from encamp.storage.disk.safe_destination import trust_in
 from encamp.storage.import_path import import_path

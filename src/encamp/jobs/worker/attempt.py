@@ -13,23 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encamp.attempt_facts import Span, Where
-from encamp.errors import EncampError, Stopped, TaskLost, TimeLimitExceeded
+from encamp.errors import EncampError, Stopped, TaskLost
 from encamp.jobs.interrupts import ended_in_order
 from encamp.jobs.worker.lease import Watch
-from encamp.jobs.worker.phases import (
-    AttemptNote,
-    StepBegins,
-    rescue,
-    run_phases,
-    stage_log,
-    tail_of,
-)
+from encamp.jobs.worker.log import limit_log, log_file, stage_log, tail_of
+from encamp.jobs.worker.on_failure import rescue
+from encamp.jobs.worker.phases import AttemptNote, StepBegins, run_phases
 from encamp.jobs.worker.resource_usage import ResourceUsage
 from encamp.jobs.worker.slots import Done, SlotLost, slots_here
+from encamp.jobs.worker.time_limits import TimeLimits
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.jobs.worker.worker_name import worker_name
-from encamp.loop.time_limit_clock import RunningTime
-from encamp.slot.output_limit import free_middle_of
 from encamp.slot.slot import SpawnersFiles, ask_here
 from encamp.storage.disk.network_delay import sees
 from encamp.storage.inputs.modes import needs_own_mounts
@@ -119,12 +113,9 @@ class _Supervisor:
         self._asked = time.monotonic()
         self._lease = Watch(work.lease)
         self._folder: Path | None = None
-        self._time = RunningTime()
+        self._limits = TimeLimits(work.task, work.time_limit)
         self._usage = ResourceUsage()
-        self._looked = self._time()
         self._step: StepBegins | None = None
-        self._step_began = 0.0
-        self._task_began: float | None = None
         self._phase_began = work.clock.now(), time.monotonic()
         self._services: Relays | None = None
 
@@ -156,21 +147,17 @@ class _Supervisor:
         if step is not None and step != self._step:
             ago = max(0.0, time.monotonic() - step.since)
             self._step = step
-            # While this process was stopped, so was its slot.
-            self._step_began = max(self._looked, self._time() - ago)
+            self._limits.step_begins(step.label, step.time_limit, ago)
             self._phase_began = self.work.clock.now() - ago, step.since
-            if self._task_began is None:
-                self._task_began = self._step_began
 
     def on_tick(self) -> None:
         now = time.monotonic()
         self._usage.look_again()
         if self._folder is not None:
-            free_middle_of(self._folder / "log", self.work.log_limit)
+            limit_log(self._folder, self.work)
         try:
             self._check_lease(now)
-            self._looked = self._time()
-            self._check_limits(self._looked)
+            self._limits.check()
         except EncampError:
             self._usage.look()
             raise
@@ -178,16 +165,6 @@ class _Supervisor:
     def _check_lease(self, now: float) -> None:
         if self._lease.over() or (self._asks and now - self._asked > _ASK and self._is_over(now)):
             raise Abandoned
-
-    def _check_limits(self, now: float) -> None:
-        step = self._step
-        if step is None or step.label is None:
-            return
-        if step.time_limit is not None and now - self._step_began > step.time_limit:
-            raise TimeLimitExceeded(self.work.task, step.label, step.time_limit)
-        limit, began = self.work.time_limit, self._task_began
-        if limit is not None and began is not None and now - began > limit:
-            raise TimeLimitExceeded(self.work.task, None, limit)
 
     def _is_over(self, now: float) -> bool:
         """Whether the run says that it has ended, if its lease cannot be seen."""
@@ -219,7 +196,7 @@ class _Supervisor:
             with suppress(OSError):
                 recover(self._folder)
             outcome.rescued = rescue(self._folder / TASK, self.work, self.files)
-        log = self._folder / "log"
+        log = log_file(self._folder)
         with suppress(OSError, EncampError):
             if wanted and log.stat().st_size:
                 outcome.log_tail = tail_of(log)

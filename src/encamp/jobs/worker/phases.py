@@ -13,9 +13,8 @@ import pickle
 import re
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,11 @@ from encamp.errors import DiskFull, EncampError, StepFailed, Stopped, reason, wo
 from encamp.jobs.steps import Call, Command
 from encamp.jobs.worker.commands import run_command
 from encamp.jobs.worker.lease import Watch
+from encamp.jobs.worker.log import TAIL, log_file, size_of, stage_log, tail_of
+from encamp.jobs.worker.on_failure import rescue
 from encamp.jobs.worker.values_file import read_values
-from encamp.jobs.worker.work import Outcome, Work, log_name, unpack
+from encamp.jobs.worker.work import Outcome, Work, unpack
 from encamp.slot.isolation import FolderRestored, resource_unseen
-from encamp.slot.output_limit import cut
 from encamp.slot.process_tree import end_descendants, helpers
 from encamp.slot.redirect_output import complain, flush, output_to
 from encamp.slot.run_function import called
@@ -46,9 +46,7 @@ from encamp.slot.this_process import (
 )
 from encamp.storage.disk.disk import free_space
 from encamp.storage.inputs.place import Placed
-from encamp.storage.outputs.patterns import Output
-from encamp.storage.outputs.stage import Staged, stage
-from encamp.storage.outputs.transfer import OutputChannel
+from encamp.storage.outputs.stage import stage
 from encamp.storage.sandbox_folder import Sandbox
 from encamp.wire.pickling import (
     NotImportable,
@@ -64,8 +62,6 @@ _BRIEF = 0.1
 """Seconds for which a positive answer whether the run continues is valid."""
 _OUR_OWN = str(Path(__file__).parents[2]) + os.sep
 """Folders with the code that calls steps, which tracebacks leave out."""
-TAIL = 4096
-"""Bytes of a log's end that are sent with the outcome; more if a step's traceback is longer."""
 _LONGEST_TRACEBACK = 16_000
 
 
@@ -152,7 +148,7 @@ class _Attempt:
         self._stand(str(sandbox.path))
         failed = True
         try:
-            with output_to(sandbox.path / "log"):
+            with output_to(log_file(sandbox.path)):
                 self._all_phases(steps, sandbox)
             failed = self.outcome.error is not None
         finally:
@@ -248,8 +244,8 @@ class _Attempt:
             raise Stopped
 
     def _bring_log(self, path: Path) -> None:
-        log = path / "log"
-        if not _size_of(log):
+        log = log_file(path)
+        if not size_of(log):
             return
         self.outcome.log_tail = tail_of(log, self._tail)
         if orphaned():
@@ -328,60 +324,6 @@ def _print_from_step(exc: BaseException) -> int:
     text = traceback_of(BaseException.with_traceback(exc, inner) if inner else exc)
     complain(text)
     return len(text.encode("utf-8", "replace"))
-
-
-def _size_of(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def tail_of(log: Path, most: int = TAIL) -> str:
-    """The end of a log, as text."""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - most))
-        return file.read().decode("utf-8", "replace")
-
-
-def rescue(folder: Path, work: Work, channel: OutputChannel | None) -> list[Staged]:
-    """Stage the files of ``on_failure``, as far as possible; never raises."""
-    with suppress(EncampError, OSError):
-        return _stage(folder, work.on_failure, work, channel, "rescued", lenient=True)
-    return []
-
-
-def stage_log(
-    folder: Path, work: Work, channel: OutputChannel | None, *, flush: bool = True
-) -> Staged:
-    """Stage an attempt's log for the job's folder."""
-    name = log_name(work.task, work.attempt).replace("{", "{{").replace("}", "}}")
-    cut(folder / "log", work.log_limit, f"raise log_limit = {work.log_limit} bytes to keep more")
-    wanted = [replace(work.logs, rename=name)]
-    return _stage(folder, wanted, work, channel, "log", flush=flush)[0]
-
-
-def _stage(
-    folder: Path,
-    wanted: Sequence[Output],
-    work: Work,
-    channel: OutputChannel | None,
-    what: str,
-    *,
-    flush: bool = True,
-    lenient: bool = False,
-) -> list[Staged]:
-    """Stage files besides a task's outputs, under separate temporary names."""
-    return stage(
-        folder,
-        wanted,
-        token=f"{work.token}-{what}",
-        task=work.task,
-        channel=channel,
-        beacon=work.beacon,
-        flush=flush,
-        lenient=lenient,
-    )
 
 
 def _cpu_seconds() -> float:

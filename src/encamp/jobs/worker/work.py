@@ -75,11 +75,6 @@ class Outcome(msgspec.Struct):
     """Whether its host was lost, which does not count as the task's failure."""
 
 
-def log_name(task: str, attempt: int) -> str:
-    """The name of the log of one attempt."""
-    return f"{task}.{attempt}.log"
-
-
 def pack(task: str, steps: tuple[Call | Command, ...], by_value: set[types.ModuleType]) -> bytes:
     """Pickle steps: functions by reference, those of ``by_value`` modules and scripts by value.
 
