@@ -16,17 +16,10 @@ from encamp.compat.pyopus.clustered import checked_timeout
 from encamp.engines.mpi.launched_engine import LaunchedMPI
 from encamp.errors import BadJob, WrongType
 from encamp.jobs.job import Job
-from encamp.number_checks import (
-    MOST_SLOTS,
-    duration,
-    limit,
-    patience,
-    seconds_in,
-    slot_count,
-    whole,
-)
+from encamp.number_checks import MOST_SLOTS, duration, limit, patience, slot_count, whole
 from encamp.slot.slot import task_number
 from encamp.testing import work
+from encamp.units import seconds_in
 
 WHOLE = [2, numpy.int64(2), numpy.uint8(2), numpy.array(2)]
 NO_NUMBERS = [True, numpy.True_, "2", 2.5, numpy.float64(2), [2], object()]

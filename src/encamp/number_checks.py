@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import operator
-import re
 import threading
 from contextlib import suppress
 from numbers import Real
@@ -28,17 +27,6 @@ def as_number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, Real):
         return None
     return value if isinstance(value, int | float) else float(value)
-
-
-_UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
-TIMES = "write a number of seconds above 0, or a time such as '500 ms', '30 s', '5 min', '2 h'"
-"""The forms of times, for messages."""
-
-
-def seconds_in(text: str) -> float | None:
-    """The seconds of a text such as ``"5 min"``; None if it is no time."""
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|h)\s*", text)
-    return float(match[1]) * _UNITS[match[2]] if match else None
 
 
 def duration(name: str, value: object) -> float:

@@ -6,7 +6,10 @@ import math
 import re
 from collections.abc import Iterable
 
-_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+_SIZES = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+_TIMES = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+TIMES = "write a number of seconds above 0, or a time such as '500 ms', '30 s', '5 min', '2 h'"
+"""The forms of times, for messages."""
 _TOO_LARGE = 1e300
 """Larger numbers cannot be divided as floats."""
 
@@ -14,8 +17,14 @@ _TOO_LARGE = 1e300
 def parse_size(text: str) -> int | None:
     """The bytes of a text such as ``"20 GiB"``, ``"500M"`` or ``"1024"``; None if it is no size."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text, re.IGNORECASE)
-    size = float(found[1]) * _UNITS[found[2].lower()] if found else math.inf
+    size = float(found[1]) * _SIZES[found[2].lower()] if found else math.inf
     return int(size) if math.isfinite(size) else None
+
+
+def seconds_in(text: str) -> float | None:
+    """The seconds of a text such as ``"5 min"``; None if it is no time."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|h)\s*", text)
+    return float(match[1]) * _TIMES[match[2]] if match else None
 
 
 def size_text(size: float) -> str:

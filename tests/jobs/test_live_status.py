@@ -26,7 +26,7 @@ from encamp.storage.disk.own_files import OwnFolder
 
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a run tell how it stands all the time."""
-    for name in ("DISPLAYED_EVERY", "_WRITTEN_EVERY", "_DRAWN_EVERY"):
+    for name in ("DISPLAYED_EVERY", "WRITTEN_EVERY", "_DRAWN_EVERY"):
         monkeypatch.setattr(live_status, name, 0.02)
     monkeypatch.setattr(live_status, "_SHARE", 0)
 

@@ -23,9 +23,9 @@ from encamp.jobs.display.terminal import console_progress
 from encamp.jobs.run.dry_run import DryRunEnds
 from encamp.jobs.run_options import Options, current
 from encamp.jobs.worker.work import Keep
-from encamp.number_checks import TIMES, seconds_in
 from encamp.reports import JobFailed
 from encamp.storage.real_paths import current_folder
+from encamp.units import TIMES, seconds_in
 
 _OURS = {"self", "cluster", "engine", "slots", "initializer", "initargs", "inline", "follow",
          "mirror", "outputs", "on_failure", "to", "on", "persistent", "cores", "memory", "gpus",

@@ -17,14 +17,14 @@ from typing import Any
 from encamp.errors import EncampError
 from encamp.job_status import FailedTask, JobStatus, RunningTask, State
 from encamp.jobs.display.progress_interface import Shielded
-from encamp.jobs.report.status_file import write_status
+from encamp.jobs.display.time_left import RunTimes
+from encamp.jobs.report.status_file import WRITTEN_EVERY, write_status
 from encamp.jobs.run_clock import Clock
 from encamp.reports import TaskReport
 from encamp.storage.disk.own_files import OwnFolder
 
 DISPLAYED_EVERY = 0.5
 """Seconds between two updates of the display."""
-_WRITTEN_EVERY = 2.0
 _DRAWN_EVERY = 4.0
 """Seconds between two pages of the report, at least."""
 _SHARE = 50
@@ -33,8 +33,6 @@ _PAGE_OF_A_TASK = 2e-5
 """Seconds that a page may take for each task: the first page is written accordingly late."""
 _MOST_RUNNING = 100
 _MOST_FAILED = 20
-_WAVES = 2
-"""After so many ended tasks per slot, the time left is estimated from their number."""
 
 
 class Throttle:
@@ -81,22 +79,21 @@ class RunMonitor:
         """When each running task was first seen running."""
         self._tells = False
         """Whether the executor tells which tasks run."""
-        self._first: float | None = None
-        """When the first task was submitted."""
-        self._ran, self._busy, self._mirrored = 0, 0.0, 0
+        self._times = RunTimes()
+        self._mirrored = 0
         self._display = Throttle(DISPLAYED_EVERY, 0.0)
-        self._file = Throttle(_WRITTEN_EVERY)
+        self._file = Throttle(WRITTEN_EVERY)
         self._page = Throttle(_DRAWN_EVERY, max(_DRAWN_EVERY, tasks * _PAGE_OF_A_TASK * _SHARE))
 
     @property
     def pause(self) -> float:
         """Seconds until the next update is due."""
-        return DISPLAYED_EVERY if self._progress.wants_status else _WRITTEN_EVERY
+        return DISPLAYED_EVERY if self._progress.wants_status else WRITTEN_EVERY
 
     def submitted(self) -> None:
         """A task was submitted."""
-        if self._first is None:
-            self._first = self._clock.now()
+        if self._times.first is None:
+            self._times.first = self._clock.now()
 
     def up_to_date(self) -> None:
         """A task did not have to run."""
@@ -109,9 +106,7 @@ class RunMonitor:
         if task.state == "failed":
             self._failed.append(FailedTask(task.name, task.why))
         if task.state in ("done", "failed") and task.attempts:
-            self._ran += 1
-            last = task.attempts[-1]
-            self._busy += sum([phase.seconds for phase in last.phases])
+            self._times.ended(task.attempts[-1])
             self._mirrored += sum([a.bytes_mirrored + a.bytes_shared for a in task.attempts])
 
     def look(
@@ -123,7 +118,7 @@ class RunMonitor:
     ) -> None:
         """Report the state of the run to the display, the file and the page, where it is due."""
         display = self._progress.wants_status and self._display()
-        file = self._file() and self._first is not None
+        file = self._file() and self._times.first is not None
         if not (display or file):
             return
         status = self._status(futures, attempt, stopping)
@@ -149,6 +144,7 @@ class RunMonitor:
         waiting = self._tasks - self._counts.total() - len(running)
         states: tuple[tuple[State, int], ...] = (("running", len(running)), ("waiting", waiting))
         counts |= {state: number for state, number in states if number > 0}
+        since = list(self._since.values())
         oldest = sorted(self._since.items(), key=lambda one: one[1])
         return JobStatus(
             name=self._name,
@@ -165,24 +161,10 @@ class RunMonitor:
                 for name, since in islice(oldest, _MOST_RUNNING)
             ],
             failed=list(self._failed),
-            left=None if stopping else self._estimate(now, waiting),
+            left=None if stopping else self._times.left(now, since, waiting, self._slots),
             slots=self._slots,
             bytes_mirrored=self._mirrored,
         )
-
-    def _estimate(self, now: float, waiting: int) -> float | None:
-        """Estimated seconds until the end."""
-        if not self._ran or self._first is None:
-            return None
-        slots = self._slots or max(1, len(self._since))
-        if self._ran >= _WAVES * slots:
-            each = (now - self._first) * slots / (self._ran + len(self._since) / 2)
-        else:
-            each = self._busy / self._ran
-        ages = [now - since for since in self._since.values()]
-        work = each * waiting + sum(max(0.0, each - age) for age in ages)
-        last = max((each - age for age in ages), default=0.0)
-        return max(0.0, last, work / slots)
 
     def _write(self, status: JobStatus) -> None:
         began = time.monotonic()

@@ -36,10 +36,10 @@ from encamp.jobs.parameter_files import read_bounded
 from encamp.jobs.plan.selection import no_task_named
 from encamp.jobs.steps import Command, check_variables, command
 from encamp.jobs.templates.placeholders import Values, fill, fill_command, fill_pattern, fill_rename
-from encamp.number_checks import TIMES, seconds_in
 from encamp.storage.inputs.mirror import Mirror, safe_target
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.real_paths import current_folder
+from encamp.units import TIMES, seconds_in
 
 __all__ = ["job_schema", "load_job"]
 

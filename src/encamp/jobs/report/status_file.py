@@ -15,6 +15,8 @@ from encamp.jobs.report.json_encoding import facts_json
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 
 NAME = "status.json"
+WRITTEN_EVERY = 2.0
+"""Seconds between two states in the file, at least."""
 _MOST = 1 << 24
 
 
