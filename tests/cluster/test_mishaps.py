@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -23,15 +24,26 @@ from encamp.agent.child_process import SlotProcess
 from encamp.agent.process_slot import ProcessSlot
 from encamp.cluster import disk_thread
 from encamp.cluster.cluster import Cluster
-from encamp.cluster.records import HostRecord, SlotRecord, TaskRecord
+from encamp.cluster.events import TaskExit
+from encamp.cluster.records import Cause, HostRecord, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
 from encamp.cluster.sent_functions import Function
 from encamp.cluster.spawn_options import SpawnOptions
 from encamp.cluster.task import Canceller, SpawnedTask
 from encamp.engines.base import Frame
-from encamp.errors import BadJob, ClusterClosed, Stopped, TaskKilled, TaskLost
+from encamp.errors import (
+    BadDestination,
+    BadJob,
+    ClusterClosed,
+    OutputExists,
+    Stopped,
+    TaskKilled,
+    TaskLost,
+    TimeLimitExceeded,
+)
 from encamp.executor import Executor
 from encamp.slot.slot import CurrentTask, ask_here, current_task
+from encamp.storage.outputs.patterns import Output
 from encamp.testing import work
 from encamp.testing.fake import FakeEngine, SimulatedEngine
 from encamp.testing.waiting import until
@@ -810,3 +822,61 @@ def test_an_agent_that_joins_while_the_cluster_closes_is_told_to_end(
             cluster._pump.call(lambda: join(closing=True))
             assert told == [(17, say.End())]
         monkeypatch.setattr(controller, "closing", False)
+
+
+def test_the_first_reason_to_end_a_task_counts() -> None:
+    """A task that is killed as its time ends was killed; and the other way round."""
+    host = HostRecord("here", 1, 1, ())
+    options = SpawnOptions(time_limit=5.0).checked()
+    function = Function(1, len, b"", by_value=False)
+    for first, second, error in (
+        (Cause.KILLED, Cause.TIME, TaskKilled),
+        (Cause.TIME, Cause.KILLED, TimeLimitExceeded),
+    ):
+        task = TaskRecord(1, cast("Canceller", None), function, ((), {}), options)
+        task.end_soon(first)
+        task.end_soon(second)
+        assert type(task.why_ended(SlotRecord(1, 0, host), None, "")) is error
+
+
+def _make() -> None:
+    Path("a").write_text("new")
+
+
+@pytest.mark.parametrize("existing", ["error", "replace"])
+def test_what_cannot_be_published_leaves_nothing_at_the_destination(
+    existing: Any, here: Path
+) -> None:
+    """Of two outputs one has a name that is taken."""
+    Path("to").mkdir()
+    taken = Path("to/a")
+    taken.write_text("old") if existing == "error" else taken.mkdir()
+    outputs = [Output("a", "to", existing=existing), Output("a", "to", rename="b")]
+    with Cluster("local", slots=1) as cluster:
+        task = cluster.spawn(_make, outputs=outputs)
+        with pytest.raises(OutputExists if existing == "error" else BadDestination):
+            task.result(60)
+        assert [path.name for path in Path("to").iterdir()] == ["a"]
+
+
+def _wait_for(path: Path) -> None:
+    until(path.exists)
+
+
+@pytest.mark.parametrize("notify", [True, False])
+def test_that_a_waiting_task_was_cancelled_is_told(notify: bool, here: Path) -> None:
+    with Cluster("local", slots=1) as cluster:
+        running = cluster.spawn(_wait_for, here / "go", notify=False)
+        waiting = cluster.spawn(abs, -1, notify=notify)
+        assert waiting.cancel()
+        Path("go").touch()
+        running.result(60)
+        got = [cluster.receive(0, source=waiting.id) for _ in range(3)]
+        events = [one.message for one in got if one is not None]
+        if notify:
+            result, end = events
+            assert (result.task, result.ok) == (waiting.id, False)
+            assert type(result.value) is CancelledError
+            assert end == TaskExit(waiting.id)
+        else:
+            assert events == []
