@@ -328,7 +328,7 @@ class VirtualMachine:
         return self.receiveMessage(0)
 
     def messageOrJobs(self) -> Any:
-        """`receiveMessage` that waits forever, but returns ``()`` as soon as a job has ended."""
+        """`receiveMessage` without end, or ``()`` once a job has ended or a message has come."""
         return self.receiveMessage()
 
     def sendMessage(self, destination: Any, message: Any) -> bool:

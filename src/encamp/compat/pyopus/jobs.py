@@ -55,9 +55,9 @@ class JobMachine(ClusteredMachine):
         received, spawner = self.messageHere(), opened()
         if received != ():
             return received
-        if spawner is None or not spawner.jobs.wait():
-            return self.receiveMessage()
-        return self.messageHere()
+        if spawner is not None and spawner.jobs.wait():
+            return ()
+        return self.receiveMessage()
 
     def takeBackJobs(self, jobs: Sequence[Any]) -> None:
         """See `VirtualMachine.takeBackJobs`."""
