@@ -18,11 +18,12 @@ import psutil
 import pytest
 import slot_work as work
 
-from encamp.agent.child_process import MARK
+from encamp.agent.child_process import MARK, SlotProcess, last_words
 from encamp.errors import SlotsCannotStart
 from encamp.jobs.worker.slots import Done, Raised, Slot, SlotLost, Slots, slots_here
 from encamp.slot import this_process
 from encamp.slot.ledger import LONGEST_NOTE
+from encamp.slot.main import SlotSettings
 from encamp.testing.waiting import gone, until
 
 HERE = (str(Path(__file__).parent),)
@@ -309,3 +310,28 @@ def test_a_forked_child_has_no_slots_of_its_parents() -> None:
 def test_outside_a_slot_telling_does_nothing() -> None:
     this_process.tell("nobody listens")
     assert not this_process.orphaned()
+
+
+def test_a_process_that_was_stopped_ends_by_itself_all_the_same() -> None:
+    process = SlotProcess(SlotSettings())
+    until(lambda: process.was_ready)
+    os.kill(process.pid, signal.SIGSTOP)
+    assert process.stop(within=20)
+    assert process.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (b"", ""),
+        (b"\n \n", ""),
+        (b"first\nlast\n\n", "last"),
+        (b"Fatal Python error: Segmentation fault\n\nThread 1:\n  File x\n", "Fatal Python error"),
+        (b"\xff" + b"x" * 1000, "\ufffdxxx"),
+    ],
+)
+def test_the_last_words_of_a_process_are_the_most_telling_line(said: bytes, words: str) -> None:
+    found = last_words(said)
+    assert found.startswith(words)
+    assert bool(found) == bool(words)
+    assert len(found) <= 200

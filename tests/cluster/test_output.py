@@ -34,6 +34,24 @@ def print_in_parts(text: bytes) -> None:
         current_task().receive()
 
 
+def print_and_wait(text: str, sign: Path) -> None:
+    os.write(1, text.encode())
+    until(sign.exists)
+
+
+def test_each_task_is_followed_from_its_first_character_on(
+    followed: tuple[Cluster, list[str]], tmp_path: Path
+) -> None:
+    """Also one that prints less than the task before."""
+    cluster, said = followed
+    for text in ("aaaaaaaaaa", "b", "cc"):
+        task = cluster.spawn(print_and_wait, text, tmp_path / text)
+        until(lambda wanted=text: "".join(said).endswith(wanted))
+        (tmp_path / text).touch()
+        task.result(SOON)
+    assert "".join(said) == "aaaaaaaaaabcc"
+
+
 def test_characters_that_come_in_parts_are_followed_whole(
     followed: tuple[Cluster, list[str]],
 ) -> None:
