@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from encamp.errors import TooFewFiles
-from encamp.slot import open_files
-from encamp.slot.open_files import files_of_others, need_files
+from encamp.slot import open_files_limit
+from encamp.slot.open_files_limit import files_of_others, need_files
 
 INFINITE = -1
 
@@ -28,10 +28,10 @@ class Limits:
 
 def limited(patch: pytest.MonkeyPatch, soft: int, hard: int) -> Limits:
     limits = Limits(soft, hard)
-    patch.setattr(open_files, "resource", limits)
-    patch.setattr(open_files, "_open", lambda: 10)
-    patch.setattr(open_files._Raised, "before", -1)
-    patch.setattr(open_files._Raised, "after", -1)
+    patch.setattr(open_files_limit, "resource", limits)
+    patch.setattr(open_files_limit, "_open", lambda: 10)
+    patch.setattr(open_files_limit._Raised, "before", -1)
+    patch.setattr(open_files_limit._Raised, "after", -1)
     return limits
 
 
