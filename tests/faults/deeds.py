@@ -16,7 +16,7 @@ import sqlite3  # noqa: F401 - the storage plane loads it when it needs it
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from encamp.storage.inputs.mirror import Item, Mirror, plan
 from encamp.storage.inputs.tree import tree_state
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.sandbox_folder import Sandbox
+from encamp.storage.spare_folder import owned_folder, remove_spare
 
 KINDS = ("small", "large", "shut", "forest", "twigs")
 """Inputs that go by the cache: copied, by overlay, by link, a tree by overlay, one by links."""
@@ -89,23 +90,24 @@ def outputs_of(inputs: dict[str, bytes]) -> dict[str, bytes]:
 def using(source: str, names: list[str], *, at_once: bool = False) -> int:
     """Use inputs by the cache one after the other; returns how many bytes it had to bring.
 
-    Those with names of even length are used read-only.
+    Those with names of even length are used read-only. The folder is used again, as in a slot.
     """
-    if at_once:
-        return _use(Path(source), names)
-    return sum(_use(Path(source), [name]) for name in names)
+    try:
+        return sum(_use(Path(source), some) for some in ([names] if at_once else zip(names)))
+    finally:
+        remove_spare()
 
 
-def _use(source: Path, names: list[str]) -> int:
+def _use(source: Path, names: Collection[str]) -> int:
     mirrors = [Mirror(f"{source}/{name}", readonly=len(name) % 2 == 0) for name in names]
-    sandbox = Sandbox("using")
+    sandbox = Sandbox("using", owned=owned_folder("using"))
     try:
         sandbox.place(plan(mirrors, source))
         found = files_below(sandbox.folder)
         assert found == {n: t for n, t in files_below(source).items() if n.split("/")[0] in names}
         return sandbox.brought
     finally:
-        sandbox.remove()
+        sandbox.put_aside()
 
 
 def reclaiming() -> list[str]:

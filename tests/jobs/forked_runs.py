@@ -25,6 +25,7 @@ import encamp.jobs.report.report_files  # noqa: F401
 from encamp.attempt_facts import Where
 from encamp.jobs.run import run
 from encamp.jobs.worker.phases import run_phases
+from encamp.storage.spare_folder import remove_spare
 
 
 class Forking(Executor):
@@ -47,6 +48,7 @@ def ended_in(pipe: int, *work: Any) -> None:
     """Do the work, write its outcome into a pipe, and end this process."""
     try:
         outcome = run_phases(*work)
+        remove_spare()  # as at the end of a slot
         outcome.where = Where(socket.gethostname(), "fork", os.getpid())
         with os.fdopen(pipe, "wb") as file:
             pickle.dump(outcome, file)

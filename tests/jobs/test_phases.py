@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from job_steps import (
 import encamp
 from encamp.errors import InputDamaged, OutputConflict, TargetConflict
 from encamp.reports import JobFailed, JobReport, TaskReport
+from encamp.testing.waiting import children_with, until
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +131,27 @@ def test_a_failing_step_stops_the_rest_and_publishes_nothing(here: Path, bad: An
     assert report.attempts[0].error_type == "StepFailed"
     assert counted(counter) == []
     assert published() == {}
+
+
+def test_tasks_of_one_slot_have_folders_of_their_own_and_a_slot_at_rest_has_none(
+    here: Path, local_storage_base: Path
+) -> None:
+    job = encamp.Job("job", to="out")
+    for name in ("first", "second", "third"):
+        job.add(name, encamp.command("pwd; ls -A . ..; touch x ../y; ln -s / ../z", shell=True))
+    with ThreadPoolExecutor(1) as threads:
+        report = job.run(threads)
+        slots = children_with("be_slot")
+        until(lambda: not list(local_storage_base.glob("encamp-*/sandboxes/*")))
+        assert [slot.is_running() for slot in slots] == [True]
+    found = [log_of(task).splitlines() for task in report.tasks]
+    assert [Path(pwd).parent.name.rpartition(".")[0] for pwd, *_ in found] == [
+        "job.first",
+        "job.second",
+        "job.third",
+    ]
+    assert [listed for _, *listed in found] == [[".:", "", "..:", "log", "task"]] * 3
+    assert {task.attempts[0].where.slot for task in report.tasks} == {slots[0].pid}
 
 
 def test_other_tasks_go_on_and_dependents_are_blocked(here: Path) -> None:

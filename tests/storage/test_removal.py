@@ -18,7 +18,8 @@ from placed_inputs import mirrored
 
 import encamp
 from encamp.errors import UnusableInput, UnusableOutput
-from encamp.storage.disk.removal import NotRemoved, remove_tree
+from encamp.storage.disk import removal
+from encamp.storage.disk.removal import NotRemoved, remove_tree, removed_at_once
 from encamp.storage.inputs import overlay
 from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.inputs.tree import copy_tree, link_tree, tree_state
@@ -275,6 +276,39 @@ def test_another_pass_removes_what_has_changed_though_something_else_cannot_be_r
         remove_tree(doomed, local_storage())
     assert {Path(path).name for path in caught.value.paths} == stays
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize("at", [".", "deep/mounted"])
+def test_what_is_mounted_in_it_is_not_emptied_even_if_nobody_has_looked(
+    doomed: Path, here: Path, at: str
+) -> None:
+    """A folder of the same disk, which only the kernel can tell from one that was made there."""
+    (doomed / "deep/mounted").mkdir(parents=True)
+    source = Path(tempfile.mkdtemp(dir=doomed.parent))
+    (source / "precious").write_text("precious")
+    done = subprocess.run(
+        ["mount", "--bind", source, doomed / at], check=False, capture_output=True
+    )
+    if done.returncode:
+        pytest.skip("mounting is not allowed here")
+    above = os.open(doomed.parent, os.O_RDONLY)
+    try:
+        assert not removed_at_once(doomed.name, above)
+        assert (source / "precious").exists()
+    finally:
+        os.close(above)
+        subprocess.run(["umount", doomed / at], check=True)
+        shutil.rmtree(source)
+
+
+def test_a_folder_is_removed_on_a_kernel_without_openat2(
+    doomed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (doomed / "deep/below").mkdir(parents=True)
+    (doomed / "deep/a").write_text("x")
+    monkeypatch.setattr(removal, "_OPENAT2", 100_000)
+    remove_tree(doomed, local_storage())
+    assert not doomed.exists()
 
 
 def test_a_symlink_is_never_followed(doomed: Path, here: Path) -> None:

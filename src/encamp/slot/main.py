@@ -57,6 +57,9 @@ from encamp.wire.protocol import (
 if TYPE_CHECKING:
     from psutil import Process
 
+_AT_REST = 0.1
+"""Seconds without calls after which `this_process.at_rest` counts."""
+
 
 class SlotSettings(msgspec.Struct, array_like=True):
     """The settings of a slot's process at its start."""
@@ -159,6 +162,15 @@ def main(encoded: bytes) -> None:
 
 def _rest(slot: Slot, sockets: SlotSockets, limit: float | None) -> bool:
     """Wait until something arrives; False if nothing does within the limit in seconds."""
+    if ThisProcess.at_rest is not None:
+        if _arrived(slot, sockets, _AT_REST):
+            return True
+        ThisProcess.at_rest()
+        ThisProcess.at_rest = None
+    return _arrived(slot, sockets, limit)
+
+
+def _arrived(slot: Slot, sockets: SlotSockets, limit: float | None) -> bool:
     slot.interruptible = True
     try:
         return ThisProcess.stopping or sockets.wait(limit)

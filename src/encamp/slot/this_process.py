@@ -20,6 +20,7 @@ class ThisProcess:
     left_alone = False
     """See `leave_process_alone`."""
     last_words: Callable[[], None] | None = None
+    at_rest: Callable[[], None] | None = None
 
 
 def tell(message: object) -> None:
@@ -50,6 +51,11 @@ def ask(question: object) -> Any:
 def at_supervisors_end(last_words: Callable[[], None] | None) -> None:
     """Set the function to be called if the supervisor dies during a call (None: none)."""
     ThisProcess.last_words = last_words
+
+
+def at_rest(tidy: Callable[[], None]) -> None:
+    """Set a function to be called once, soon after the last call, if no other call arrives."""
+    ThisProcess.at_rest = tidy
 
 
 def spoil() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import stat
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from encamp.errors import BadLocalStorage, printable
 from encamp.storage.cache.integrity import doubt
 from encamp.storage.cache.tmp_cleaners import keep_off, locked
 from encamp.storage.disk.disk import disk_full
-from encamp.storage.disk.removal import remove_tree
+from encamp.storage.disk.removal import remove_tree, removed_at_once
 from encamp.storage.inputs import overlay
 from encamp.storage.local_storage import local_storage, local_storage_path
 from encamp.storage.outputs.temporary_names import discard_noted
@@ -36,6 +37,7 @@ from encamp.storage.process_identity import (
 
 LOCK = ".lock"
 TASK = "task"
+LOG = "log"
 PARTS = "parts"
 LINKED = "linked"
 _SMALLEST = 4096
@@ -65,7 +67,7 @@ class OwnedFolder:
         self._lock = -1
         self._folder: int | None = None
         self._has_linked = False
-        self.path = sandboxes(self._root) / f"{_short(name)}.{token_hex(6)}"
+        self.path = sandboxes(self._root) / _new_name(name)
         self.task = self.path / TASK
         self._lock_file = f"{self.path}{LOCK}"
         try:
@@ -85,6 +87,43 @@ class OwnedFolder:
         self.path.mkdir(mode=0o700)
         self._folder = locked(self.path, fcntl.LOCK_EX)
         self.task.mkdir(mode=0o700)
+
+    def empty(self) -> bool:
+        """Remove what a task has left, for `renew`; False if the folder cannot be used again."""
+        with suppress(OSError):
+            return self._is_as_made() and self._is_emptied()
+        return False
+
+    def _is_as_made(self) -> bool:
+        """Whether this process still has both locks, and nobody else may enter the folder."""
+        if self._folder is None or self._has_linked:
+            return False
+        if not _is_at(self._folder, self.path) or not _is_at(self._lock, self._lock_file):
+            return False
+        return stat.S_IMODE(os.fstat(self._folder).st_mode) == 0o700
+
+    def _is_emptied(self) -> bool:
+        """Remove the task's folder; a log may stay if it is empty, and is removed otherwise."""
+        folder = self._folder
+        if folder is None or not removed_at_once(TASK, folder):
+            return False
+        left = os.listdir(folder)
+        if left == [LOG] and not _is_empty_file(LOG, folder):
+            os.unlink(LOG, dir_fd=folder)
+        return left in ([], [LOG])
+
+    def renew(self, name: str) -> None:
+        """Make the emptied folder that of another task, as a new one would be. Raises OSError.
+
+        While only the lock file has its new name, the folder's own lock says that it has an owner.
+        """
+        path = self.path.parent / _new_name(name)
+        lock_file = f"{path}{LOCK}"
+        os.rename(self._lock_file, lock_file)  # noqa: PTH104 - once for each task
+        self._lock_file = lock_file
+        os.rename(self.path, path)  # noqa: PTH104
+        self.path, self.task = path, path / TASK
+        os.mkdir(TASK, 0o700, dir_fd=self._folder)
 
     def note_parts(self, parts: Iterable[Path]) -> None:
         """Note temporary files elsewhere, which are removed with the folder if its owner dies.
@@ -189,6 +228,11 @@ def keep_dead(folder: Path) -> Path | None:
         return target
 
 
+def _new_name(name: str) -> str:
+    """A new folder's name, unlike any other's."""
+    return f"{_short(name)}.{token_hex(6)}"
+
+
 def _short(name: str) -> str:
     """``name`` as a file name of at most 100 bytes."""
     clean = re.sub(r"[^\w.+-]", "_", name).lstrip(".") or "sandbox"
@@ -207,6 +251,11 @@ def _take_new(path: str) -> int:
         if _is_at(fd, path):
             return fd
         os.close(fd)
+
+
+def _is_empty_file(name: str, folder: int) -> bool:
+    status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    return stat.S_ISREG(status.st_mode) and not status.st_size
 
 
 def _is_at(fd: int, path: str | Path) -> bool:

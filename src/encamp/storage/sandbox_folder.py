@@ -13,17 +13,21 @@ from encamp.storage.inputs.place import Placed, Placer
 from encamp.storage.inputs.transfer import Channel
 from encamp.storage.inputs.unchanged import Unchanged
 from encamp.storage.ownership import OwnedFolder
+from encamp.storage.spare_folder import put_aside
 
 
 class Sandbox:
     """A private folder, created with this object and removed by `remove` or `keep`.
 
     ``folder`` is the task's own folder; ``path`` is the folder around it, which also holds encamp's
-    files. For one thread at a time. Raises `BadLocalStorage` or `DiskFull`.
+    files. ``owned`` is that folder if it exists already. For one thread at a time. Raises
+    `BadLocalStorage` or `DiskFull`.
     """
 
-    def __init__(self, name: str, channel: Channel | None = None) -> None:
-        self._owned = OwnedFolder(name)
+    def __init__(
+        self, name: str, channel: Channel | None = None, owned: OwnedFolder | None = None
+    ) -> None:
+        self._owned = owned or OwnedFolder(name)
         self.path, self.folder = self._owned.path, self._owned.task
         try:
             self._cache = HostCache(channel, self._owned.storage)
@@ -86,6 +90,11 @@ class Sandbox:
     def note_parts(self, parts: Iterable[Path]) -> None:
         """`OwnedFolder.note_parts`."""
         self._owned.note_parts(parts)
+
+    def put_aside(self) -> None:
+        """Empty the folder, and keep it for this process's next task, see `spare_folder`."""
+        put_aside(self._owned)
+        self._cache.close()
 
     def remove(self) -> None:
         """Remove the folder; may be called twice, and from a process that is about to end.

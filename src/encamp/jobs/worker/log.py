@@ -10,6 +10,7 @@ from encamp.jobs.worker.work import Work
 from encamp.slot.output_limit import cut, free_middle_of
 from encamp.storage.outputs.stage import Staged
 from encamp.storage.outputs.transfer import OutputChannel
+from encamp.storage.ownership import LOG
 
 TAIL = 4096
 """Bytes of a log's end that are sent with the outcome; more if a step's traceback is longer."""
@@ -17,7 +18,7 @@ TAIL = 4096
 
 def log_file(folder: Path) -> Path:
     """The log in an attempt's folder."""
-    return folder / "log"
+    return folder / LOG
 
 
 def log_name(task: str, attempt: int) -> str:

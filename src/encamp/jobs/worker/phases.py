@@ -36,6 +36,7 @@ from encamp.slot.run_function import called
 from encamp.slot.slot import SpawnersFiles
 from encamp.slot.this_process import (
     ask,
+    at_rest,
     at_supervisors_end,
     leave_process_alone,
     note,
@@ -48,6 +49,7 @@ from encamp.storage.disk.disk import free_space
 from encamp.storage.inputs.place import Placed
 from encamp.storage.outputs.stage import stage
 from encamp.storage.sandbox_folder import Sandbox
+from encamp.storage.spare_folder import owned_folder, remove_spare
 from encamp.wire.pickling import (
     NotImportable,
     frames_of,
@@ -143,7 +145,8 @@ class _Attempt:
         return steps
 
     def _in_folder(self, steps: tuple[Call | Command, ...]) -> None:
-        sandbox = Sandbox(f"{self.work.job}.{self.work.task}", self.files)
+        name = f"{self.work.job}.{self.work.task}"
+        sandbox = Sandbox(name, self.files, owned_folder(name))
         at_supervisors_end(sandbox.remove)
         self._stand(str(sandbox.path))
         failed = True
@@ -154,7 +157,8 @@ class _Attempt:
         finally:
             if not isinstance(self.outcome.error, Stopped):  # else its supervisor does it
                 self._leave(sandbox, failed=failed)
-            at_supervisors_end(None)
+            at_supervisors_end(remove_spare)
+            at_rest(remove_spare)
 
     def _leave(self, sandbox: Sandbox, *, failed: bool) -> None:
         """Stage the log and other wanted files of a folder, and remove it."""
@@ -165,7 +169,7 @@ class _Attempt:
         if keep == "always" or (failed and keep == "failed"):
             self.outcome.kept = f"{socket.gethostname()}:{sandbox.keep()}"
         else:
-            sandbox.remove()
+            sandbox.put_aside()
 
     def _all_phases(self, steps: tuple[Call | Command, ...], sandbox: Sandbox) -> None:
         self.placed = sandbox.placed

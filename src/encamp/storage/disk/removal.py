@@ -6,9 +6,11 @@ and the way back up is "..", so there may be any number of levels.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
+import struct
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,7 +60,8 @@ def remove_tree(folder: Path, root: Path, mounted: Collection[str] = ()) -> None
             above = _opened_above(folder, root, names)
         except FileNotFoundError:
             return
-        if not mounted and _removed_at_once(name, above):
+        if not mounted and removed_at_once(name, above):
+            os.close(above)
             return
         removal = _Removal(folder, above, mounted)
         removal.run()
@@ -94,34 +97,52 @@ def _opened_above(folder: Path, root: Path, names: list[str]) -> int:
     return fd
 
 
-def _removed_at_once(name: str, above: int) -> bool:
+def removed_at_once(name: str, above: int) -> bool:
     """Remove a folder with few levels, as most are; False if anything about it is unusual.
 
-    Closes ``above`` if it was removed.
+    It is in the folder with the descriptor ``above``. If something is mounted there, or in it, that
+    is left alone.
     """
     try:
-        _remove_levels(name, above, os.fstat(above).st_dev, _FEW)
+        _remove_levels(name, above, _FEW)
     except OSError:
         return False
-    os.close(above)
     return True
 
 
-def _remove_levels(name: str, above: int, device: int, levels: int) -> None:
-    fd = os.open(name, _FOLDER, dir_fd=above)
+def _remove_levels(name: str, above: int, levels: int) -> None:
+    fd = _opened_here(name, above)
     try:
-        if os.fstat(fd).st_dev != device:
-            raise OSError(errno.EBUSY, "something is mounted there")
         with os.scandir(fd) as found:
             entries = list(found)
         for entry in entries:
             if not entry.is_dir(follow_symlinks=False):
                 os.unlink(entry.name, dir_fd=fd)
             elif levels > 1:
-                _remove_levels(entry.name, fd, device, levels - 1)
+                _remove_levels(entry.name, fd, levels - 1)
         os.rmdir(name, dir_fd=above)
     finally:
         os.close(fd)
+
+
+def _opened_here(name: str, above: int) -> int:
+    """A descriptor of a folder with nothing mounted on it, see openat2(2), RESOLVE_NO_XDEV.
+
+    Raises OSError, also if the kernel has no such call (before Linux 5.6).
+    """
+    fd = _syscall(_OPENAT2, above, os.fsencode(name), _HOW, len(_HOW))
+    if fd < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), name)
+    return int(fd)
+
+
+_OPENAT2 = 437
+_HOW = struct.pack("QQQ", _FOLDER, 0, 1)
+"""Flags, mode, and how the name may be resolved."""
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+_syscall.argtypes = ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t
+_syscall.restype = ctypes.c_long
 
 
 def _is_link(name: str, above: int) -> bool:
