@@ -133,3 +133,34 @@ def test_bad_input_in_a_thread_fails_the_script(here: Path) -> None:
     ran = encamp("run", "jobs.py")
     assert ran.status == 2
     assert ran.err.splitlines()[-1].startswith("encamp: task task: there is no 'none.txt'")
+
+
+_LATE = (
+    LEFT_BEHIND
+    + """
+import atexit
+atexit.register(print, "at the end")
+print("end of the script")
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "end", "status"),
+    [
+        (("touch x", "false"), "", 1),
+        (("touch x", "false"), "raise SystemExit(0)", 1),
+        (("touch x", "false"), "raise SystemExit(3)", 3),
+        (("job.run()", "encamp.Job('none', to='out').run()"), "", 2),
+        (("job.run()", "raise ValueError('none')"), "", 0),  # as with Python
+        (("touch x", "touch x"), "", 0),
+    ],
+)
+def test_a_job_that_fails_in_a_thread_that_outlasts_the_script_fails_it_too(
+    here: Path, change: tuple[str, str], end: str, status: int
+) -> None:
+    (here / "jobs.py").write_text(f"{_LATE.replace(*change)}\n{end}\n")
+    ran = encamp("run", "jobs.py")
+    assert ran.status == status
+    assert ran.out == "end of the script\nat the end\n"
+    assert ("Traceback" in ran.err) == ("none" in change[1])

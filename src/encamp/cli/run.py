@@ -6,16 +6,14 @@ import atexit
 import gc
 import os
 import runpy
-import signal
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from encamp.cli.script_threads import errors_of_threads
 from encamp.engines.registry import engine_module
 from encamp.errors import BadJob, EncampError, printable
 from encamp.jobs.definition import SUFFIX
@@ -23,7 +21,6 @@ from encamp.jobs.display.terminal import console_progress
 from encamp.jobs.run.dry_run import DryRunEnds
 from encamp.jobs.run_options import Options, current
 from encamp.jobs.worker.work import Keep
-from encamp.reports import JobFailed
 from encamp.storage.real_paths import current_folder
 from encamp.units import TIMES, seconds_in
 
@@ -154,7 +151,7 @@ def run_script(path: Path, arguments: tuple[str, ...], to: str | None) -> None:
     sys.argv = [str(path), *arguments]
     sys.path.insert(0, str(path.resolve().parent))
     try:
-        with _errors_of_threads():
+        with errors_of_threads():
             runpy.run_path(str(path), run_name="__main__")
     except DryRunEnds as end:
         print(_DRY_RUN_ENDS.format(job=printable(end.job)))  # noqa: T201 - the command's answer
@@ -165,47 +162,6 @@ def run_script(path: Path, arguments: tuple[str, ...], to: str | None) -> None:
         sys.exit(1)
     finally:
         sys.argv, sys.path[:] = argv, folders
-
-
-_HEARD_WITHIN = 0.5
-"""Seconds for which a thread lasts longer, so that its end is not seen before the interrupt."""
-
-
-@contextmanager
-def _errors_of_threads() -> Iterator[None]:
-    """Let jobs in threads of a script end it as those in its main thread do.
-
-    A dry run ends it at once. An error of encamp in a thread, such as `JobFailed`, is raised when
-    the script has ended; Python itself would exit with status 0.
-    """
-    usual, dry, failed = threading.excepthook, list[DryRunEnds](), list[EncampError]()
-
-    def hook(args: threading.ExceptHookArgs) -> None:
-        error, main = args.exc_value, threading.main_thread().ident
-        if isinstance(error, DryRunEnds) and main is not None:
-            dry.append(error)
-            signal.pthread_kill(main, signal.SIGINT)
-            time.sleep(_HEARD_WITHIN)
-            return
-        if isinstance(error, EncampError):
-            failed.append(error)
-        if not isinstance(error, JobFailed):  # its failures are listed already
-            usual(args)
-
-    threading.excepthook = hook
-    try:
-        yield
-    except KeyboardInterrupt:
-        if dry:
-            raise dry[0] from None
-        raise
-    except SystemExit as exc:
-        if exc.code or not failed:
-            raise
-    finally:
-        threading.excepthook = usual
-    if failed:
-        raise failed[0]
 
 
 def _check_script(path: Path) -> None:

@@ -12,6 +12,7 @@ import stat
 import termios
 import threading
 import time
+import weakref
 from contextlib import suppress
 from typing import TextIO
 
@@ -38,6 +39,8 @@ class Screen(io.TextIOBase):
         self._fd = _unblocked(stream)
         """The descriptor to write to; -1 if the stream has none."""
         self._dead = stream is None
+        if self._fd >= 0:
+            weakref.finalize(self, _close, self._fd).atexit = False  # the process's end closes it
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -99,10 +102,10 @@ class Screen(io.TextIOBase):
             else:
                 time.sleep(_PAUSE)
 
-    def __del__(self) -> None:
-        if self._fd >= 0:
-            with suppress(OSError):
-                os.close(self._fd)
+
+def _close(fd: int) -> None:
+    with suppress(OSError):
+        os.close(fd)
 
 
 def _unblocked(stream: TextIO | None) -> int:
