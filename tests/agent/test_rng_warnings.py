@@ -138,3 +138,60 @@ def test_steps_of_a_job_are_looked_at_too(here: Path) -> None:
 
     assert repeated(lambda: make(1)) == []
     assert len(repeated(lambda: make(4))) == 1
+
+
+def in_list() -> float:
+    return float(numbers["list"][0].random())
+
+
+def by_derived() -> float:
+    return derived.random()
+
+
+class Derived(random.Random):
+    """A generator of the program's own."""
+
+
+numbers = {"list": [random.Random(1)]}
+derived = Derived(1)
+
+
+@pytest.mark.parametrize("function", [in_list, by_derived])
+def test_a_generator_in_a_collection_and_a_derived_one_are_found(
+    one: Cluster, function: Callable[[], float]
+) -> None:
+    warned = repeated(lambda: [one.spawn(function).result(SOON) for _ in range(2)])
+    assert [told[0] for told in warned] == [function.__name__]
+
+
+class Anything:
+    """An object that answers to any name, and has no attributes."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> None:
+        raise RuntimeError(name)
+
+
+anything = Anything()
+
+
+def use_anything() -> bool:
+    return type(anything).__name__ == "Anything"
+
+
+def test_looking_for_generators_runs_no_code_of_other_objects(one: Cluster) -> None:
+    assert one.spawn(use_anything).result(SOON)
+
+
+@pytest.mark.parametrize(
+    "within",
+    [lambda g: [g], lambda g: {"a": (g,)}, lambda g: g.random],
+    ids=["list", "dict", "method"],
+)
+def test_a_generator_within_an_argument(one: Cluster, within: Callable[[Any], Any]) -> None:
+    def act() -> None:
+        for _ in range(2):
+            one.spawn(id, within(np.random.default_rng(1))).result(SOON)
+
+    assert [told[0] for told in repeated(act)] == ["id"]

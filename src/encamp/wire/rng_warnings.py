@@ -7,21 +7,30 @@ There is one warning for each function.
 from __future__ import annotations
 
 import functools
-import pickle
 import sys
 import types
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from encamp.errors import RandomNumbersRepeat
 from encamp.wire.frames import Buffer
 from encamp.wire.global_names import global_names
+from encamp.wire.pickling import dump
 
 _MARKS = b"numpy.random._pickle", b"\x06random\x94\x8c\x06Random\x94"
 """Bytes in the pickle of a generator of NumPy, or of one of the standard library."""
 _MOST = 1000
 """The number of states that are remembered, at most."""
+_CHECKED = 300
+"""The number of values that are checked, at most."""
+_DEPTH = 3
+"""How deep collections and attributes are checked."""
+_MODULES = "numpy", "random"
+_CACHING = type(functools.lru_cache(len))
+_KINDS = frozenset({"Generator", "BitGenerator", "RandomState", "Random"})
 
 
 def has_generator(data: Buffer) -> bool:
@@ -51,40 +60,40 @@ class RandomNumberWarnings:
 
     def of_function(self, function: Callable[..., Any]) -> None:
         """Warn that several tasks call a function with the same state of a generator."""
-        names = [name for name, value in _used(function) if _is_generator(value)]
+        names = [name for name, _ in _generators(_used(function))]
         self._warn(getattr(function, "__qualname__", "a function"), names)
 
     def of_arguments(self, function: str, values: Iterable[Any], task: object) -> None:
         """Check a task's arguments; warns if another task had a generator in the same state."""
-        for name, generator in _generators(values):
-            state = pickle.dumps(generator, 5)
+        for name, generator in _generators(("", value) for value in values):
+            state = b"".join(dump(generator))
             if self._states.setdefault(state, task) != task:
-                self._warn(function, [name] if name else [])
+                self._warn(function, [name])
             if len(self._states) > _MOST:
                 del self._states[next(iter(self._states))]
 
     def _warn(self, function: str, names: list[str]) -> None:
         if function not in self._warned:
             self._warned.add(function)
-            text = RandomNumbersRepeat(function, tuple(names))
+            text = RandomNumbersRepeat(function, tuple(filter(None, names)))
             warnings.warn(text, stacklevel=_outside())
 
 
 def uses_generator(function: Callable[..., Any]) -> bool:
     """Whether a function uses a generator that is not among its arguments."""
-    return any(_is_generator(value) for _, value in _used(function))
+    return any(True for _ in _generators(_used(function)))
 
 
 def _is_generator(value: object) -> bool:
-    kind = type(value)
-    if kind.__module__.partition(".")[0] not in ("numpy", "random"):
+    kinds = type(value).__mro__
+    if all(str(kind.__module__).partition(".")[0] not in _MODULES for kind in kinds):
         return False
-    return kind.__name__ in ("Generator", "RandomState", "Random")
+    return not _KINDS.isdisjoint(kind.__name__ for kind in kinds)
 
 
 def _used(function: Any, met: set[Any] | None = None) -> Iterator[tuple[str, Any]]:
     """The objects that a function uses, by name, and those of the functions that it calls."""
-    function = getattr(function, "__wrapped__", function)
+    function = _without_cache(function)
     met = set() if met is None else met
     if not isinstance(function, types.FunctionType) or function in met:
         return
@@ -94,32 +103,59 @@ def _used(function: Any, met: set[Any] | None = None) -> Iterator[tuple[str, Any
         if name in function.__globals__:
             value = function.__globals__[name]
             yield name, value
-            if getattr(value, "__globals__", None) is function.__globals__:
-                yield from _used(value, met)
+            called = _without_cache(value)
+            if getattr(called, "__globals__", None) is function.__globals__:
+                yield from _used(called, met)
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
         try:
             yield name, cell.cell_contents
         except ValueError:  # a cell that is not filled yet
             continue
-    for value in function.__defaults__ or ():
+    for value in (*(function.__defaults__ or ()), *vars(function).values()):
         yield "", value
+    yield from (function.__kwdefaults__ or {}).items()
 
 
-def _generators(values: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    """The generators among values, in their attributes, and in partials."""
-    for value in values:
-        if _is_generator(value):
-            yield "", value
-            continue
-        if isinstance(value, functools.partial):
-            yield from _generators((value.func, *value.args))
-            for name, given in value.keywords.items():
-                yield from ((inner or name, found) for inner, found in _generators([given]))
-            continue
-        owner = getattr(value, "__self__", value)
-        for name, attribute in getattr(owner, "__dict__", {}).items():
-            if _is_generator(attribute):
-                yield str(name), attribute
+def _without_cache(value: Any) -> Any:
+    """A function without its wrapper, such as a cache; None for any other object."""
+    if isinstance(value, _CACHING | types.FunctionType):
+        return getattr(value, "__wrapped__", value)
+    return None
+
+
+def _generators(values: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """The generators among named values, in their attributes, in collections and partials."""
+    waiting = deque((name, value, 0) for name, value in values)
+    for _ in range(_CHECKED):
+        if not waiting:
+            return
+        name, value, depth = waiting.popleft()
+        # By the type, as an object may answer to any name.
+        owner = value.__self__ if hasattr(type(value), "__self__") else value
+        if _is_generator(owner):
+            yield name, owner
+        elif depth < _DEPTH:
+            parts = islice(_parts(name, owner), _CHECKED - min(_CHECKED, len(waiting)))
+            waiting.extend((*part, depth + 1) for part in parts)
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """What a value consists of, with names."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield (key if isinstance(key, str) else name), inner
+    elif isinstance(value, list | tuple | set | frozenset | deque):
+        for inner in value:
+            yield name, inner
+    elif isinstance(value, functools.partial):
+        yield from ((name, inner) for inner in (value.func, *value.args))
+        yield from value.keywords.items()
+    elif not isinstance(value, types.ModuleType):
+        try:
+            attributes = dict(object.__getattribute__(value, "__dict__"))
+        except Exception:  # noqa: BLE001 - it has none, or its own code raises anything
+            return
+        yield from attributes.items()
 
 
 def _outside() -> int:
