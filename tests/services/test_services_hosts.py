@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from encamp.cluster.cluster import Cluster
 from encamp.errors import NotEnough, ServerLost, ServiceFailed
 from encamp.services.copy_files import copy_files
+from encamp.services.registry import records
+from encamp.services.registry.checkpoints import SavedState
+from encamp.services.registry.server_pool import Pool
 from encamp.services.service import Service, gather
 from encamp.testing import served
 from encamp.testing.fake import FakeEngine
@@ -108,6 +113,17 @@ def test_servers_that_die_together_each_continue_with_their_own_state() -> None:
         until(lambda: len(cluster.hosts()) == 2)
         engine.kill_host(host)
         assert gather([proxy.add() for proxy in proxies], timeout=30) == [11, 201]
+
+
+def test_a_state_stays_on_its_host_unless_the_host_is_gone(tmp_path: Path) -> None:
+    published: Any = None
+    service = records.Service(1, published, Pool(count(1), count(1)))
+    first, second = (SavedState(tmp_path / name, 1) for name in "ab")
+    service.states = [("two", second), ("one", first)]
+    assert service.take_state("one", ["one", "two"]) is first
+    assert service.take_state("one", ["one", "two"]) is None
+    assert service.take_state("three", ["one", "three"]) is second
+    assert service.states == []
 
 
 @pytest.mark.parametrize("elastic", [False, True])

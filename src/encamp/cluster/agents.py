@@ -122,6 +122,7 @@ class Agents:
         self.orders: dict[int, tuple[int, bool, str] | None] = {}
         """By ticket: the agent, whether it has succeeded, and its answer; None until then."""
         self.has_lost = False
+        self._last_loss = ""
         """Whether an agent has left, so that perhaps no host can meet some needs."""
         self._tickets = itertools.count(1)
 
@@ -238,6 +239,7 @@ class Agents:
                 self._controller.slots_changed()
             else:  # another agent is still there
                 self._know(host, agent)
+            self._last_loss = f"; the last one was {agent.facts.host}: {why}"
         self.has_lost = True
         self.end_unmet()
 
@@ -256,7 +258,9 @@ class Agents:
     def _fail_alone(self) -> None:
         if not self.by_number and self._controller.failure is None:
             engine = self._engine.name
-            self._controller.fail(EngineFailed(engine, "all of its hosts are lost"))
+            self._controller.fail(
+                EngineFailed(engine, f"all of its hosts are lost{self._last_loss}")
+            )
 
     def slot_ended(self, agent: Agent, envelope: SlotEnded, parts: Parts) -> None:
         """A slot has a new process: the old one's running call is lost, others run elsewhere."""

@@ -33,6 +33,10 @@ _ADD = (
     "import sys; sys.path.append(sys.argv[1]); "
     "from encamp.engines.pvm.add_hosts import main; main(sys.argv[2])"
 )
+_OWN = (
+    "import sys; sys.path.append(sys.argv[1]); "
+    "from encamp.engines.pvm.machine_owner import main; sys.exit(main(*sys.argv[2:]))"
+)
 _ADD_WITHIN = 240.0
 """Seconds to add hosts; PVM itself waits for dead hosts for a little more than three minutes."""
 _ADD_ENDS_WITHIN = 4.0
@@ -135,7 +139,7 @@ class OwnMachine(Machine):
         super().__init__(variables)
         self.process, self._folder = 0, folder
         self._keeper = subprocess.Popen(
-            [python_here(), "-I", "-S", machine_owner.__file__, name, folder],
+            [python_here(), "-I", "-S", "-c", _OWN, PACKAGE, name, folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -1,10 +1,10 @@
-"""The program that owns a virtual machine for another process: ``keeper.py NAME FOLDER``.
+"""The program that owns a virtual machine for another process: ``main(NAME, FOLDER)``.
 
 It starts the PVM daemon, reports that, and halts the machine and removes its files when its
 standard input ends, so that nothing remains even if the other process was killed. The environment
 says where the machine has its files (``PVM_TMP``) and what it is called (``PVM_VMID``). ``FOLDER``
 is removed at the end, if one is named. A byte on its input before that says that all tasks have
-ended. It imports nothing of encamp, to be a small process.
+ended. It imports as little of encamp as possible, to be a small process.
 """
 
 from __future__ import annotations
@@ -122,7 +122,3 @@ def remove(pid: int, folder: str) -> None:
     left = [base / f"pvmd.{uid}.{name}", base / f"pvml.{uid}.{name}"]
     for path in (*left, *base.glob(f"pvmtmp{pid:06}.*")):
         path.unlink(missing_ok=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

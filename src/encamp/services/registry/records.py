@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Protocol
 from weakref import ref
@@ -54,8 +55,8 @@ class Service:
         """Servers that have died in a row without an answer in between."""
         self.withdrawn = 0
         """Number of ended servers that are not replaced."""
-        self.states: list[SavedState] = []
-        """States of dead servers that their successors take over."""
+        self.states: list[tuple[str, SavedState]] = []
+        """States of dead servers that successors take over, with the host if it is fixed."""
         self.said = False
         """Whether it was, or will be, said that servers wait for slots."""
         self.said_held = False
@@ -73,6 +74,16 @@ class Service:
         """How many of its servers have a slot."""
         tasks = [server.task for server in list(self.pool.servers.values())]
         return sum(task is not None and task.slot is not None for task in tasks)
+
+    def take_state(self, host: str, hosts: Container[str]) -> SavedState | None:
+        """The saved state for a new server that is fixed to ``host`` ("": to none).
+
+        It is that of a former server on this host, or on one that is not among the ``hosts``.
+        """
+        at = [former for former, _ in self.states]
+        if host not in at:
+            host = next((former for former in at if former not in hosts), host)
+        return self.states.pop(at.index(host))[1] if host in at else None
 
     def over(self) -> EncampError | None:
         """The error for requests if no server can be acquired any more; else None."""

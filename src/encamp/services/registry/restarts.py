@@ -52,7 +52,7 @@ class Endings:
         if again:
             saved = self._states.take(server.number)
             if saved is not None:
-                service.states.append(saved)
+                service.states.append((server.fixed, saved))
         elif not service.ended:
             service.withdrawn += 1
         self._records.pump.call_soon(lambda: self._after_end(service, value))

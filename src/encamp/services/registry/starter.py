@@ -100,7 +100,7 @@ class Starter:
             server = ServerRecord(next(self._servers), fixed=host)
             service.pool.servers[server.number] = server
             self._records.by_server[server.number] = service, server
-            saved = service.states.pop(0) if service.states else None
+            saved = service.take_state(host, wanted)
             try:
                 self.start(service, server, saved)
             except BaseException:

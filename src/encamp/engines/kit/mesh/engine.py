@@ -227,9 +227,11 @@ class MeshEngine(Mesh, Engine):
             return
         del self.known[number]
         self._broken.pop(number, None)
-        self._come.append(Left(number, f"the agent on {agent.label} has ended"))
+        again = agent.given_up or self._restarts > 0
+        none_left = "" if again else ", and no restart is left; restarts= allows more"
+        self._come.append(Left(number, f"the agent on {agent.label} has ended{none_left}"))
         if not self._stopping:
-            if agent.given_up or self._restarts:
+            if again:
                 self.begin_again(agent)
             self.freed()
 
