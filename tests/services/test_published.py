@@ -275,6 +275,21 @@ def test_a_call_that_ends_two_servers_says_how() -> None:
             assert proxy.add(1).get(SOON) == 2
 
 
+class Stuck(Adder):
+    def wait(self) -> None:
+        threading.Event().wait()
+
+
+def test_a_successor_is_watched_as_the_server_before_it_was() -> None:
+    """It repeats the call that did not end, and must not wait in it for ever."""
+    with Cluster("local", slots=1) as cluster:
+        service = cluster.publish(Stuck, checkpoint_every=9, at_least_once=True, call_limit=0.2)
+        with service.acquire(SOON) as proxy:
+            with pytest.raises(ServerLost, match="the second one in this"):
+                proxy.wait().get(SOON)
+            assert proxy.add(1).get(SOON) == 2
+
+
 class Adding:
     def __init__(self, file: Path) -> None:
         self.file, self.count = file, 0
