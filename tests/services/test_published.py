@@ -16,6 +16,7 @@ from encamp.cluster.cluster import Cluster
 from encamp.cluster.disk_thread import DiskThread
 from encamp.errors import (
     BadJob,
+    NotEnough,
     NotInTime,
     ServerLost,
     ServiceEnded,
@@ -273,6 +274,16 @@ def test_a_call_that_ends_two_servers_says_how() -> None:
                 proxy.end().get(SOON)
             assert (e.value.begun, e.value.exit_code) == (True, 3)
             assert proxy.add(1).get(SOON) == 2
+
+
+def test_a_service_that_could_not_be_published_is_none() -> None:
+    with Cluster("local", slots=1) as cluster:
+        with pytest.raises(NotEnough):
+            cluster.publish(Adder, cores=1_000_000)
+        assert cluster._services() == []
+        service = cluster.publish(Adder)
+        assert service.call("add", 1).get(SOON) == 2
+        assert len(cluster._services()) == 1
 
 
 class Stuck(Adder):
