@@ -16,7 +16,8 @@ from pathlib import Path
 
 import encamp
 from benchmarks.jobs import trivial
-from encamp.jobs.journal import Journal, Record
+from encamp.jobs.journal.journal import Journal
+from encamp.jobs.journal.lines import Record
 from encamp.jobs.plan.changes import listed
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.steps import Task

@@ -17,7 +17,7 @@ import pytest
 from encamp.cluster.messages import Mail
 from encamp.cluster.task import SpawnedTask, Timing
 from encamp.errors import JobBusy
-from encamp.jobs.journal import Journal
+from encamp.jobs.journal.journal import Journal
 from encamp.jobs.run import run_lock as locks
 from encamp.slot.slot import Slot
 from encamp.storage.cache.locks import exclusive

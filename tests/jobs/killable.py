@@ -22,7 +22,7 @@ from typing import Any
 from job_steps import count
 
 import encamp
-from encamp.jobs.journal import Journal
+from encamp.jobs.journal.journal import Journal
 from encamp.storage.outputs.patterns import Existing
 
 EXISTING: tuple[Existing, ...] = ("replace", "error", "keep")
@@ -86,7 +86,7 @@ def kill_at(number: int) -> Iterator[int]:
 
     def killing_write(journal: Journal, *records: Any) -> list[bytes]:
         if next(chances) == number:
-            os.write(journal._fd, b'{"event":"done","task":"t0","ti')
+            os.write(journal._file._fd, b'{"event":"done","task":"t0","ti')
             os.kill(os.getpid(), signal.SIGKILL)
         lines = write(journal, *records)
         chance()

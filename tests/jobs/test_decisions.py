@@ -33,7 +33,7 @@ from encamp.errors import (
     UnusableInput,
 )
 from encamp.jobs.display.progress_interface import Silent
-from encamp.jobs.journal import Journal
+from encamp.jobs.journal.journal import Journal
 from encamp.jobs.run import publisher as publisher_module
 from encamp.jobs.run import run as run_module
 from encamp.jobs.run.retries import MOST_LOSSES

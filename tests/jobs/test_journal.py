@@ -17,7 +17,8 @@ import pytest
 
 from encamp.attempt_facts import Published, Span, Where
 from encamp.errors import DiskFull, JobBusy
-from encamp.jobs.journal import Journal, Line, Record
+from encamp.jobs.journal.journal import Journal
+from encamp.jobs.journal.lines import Line, Record
 from encamp.reports import AttemptReport, TaskReport
 
 ODD = "bad\udcff\n\x00hex:zz"
@@ -147,7 +148,7 @@ def test_a_task_submitted_again_is_not_done(tmp_path: Path) -> None:
 
 def test_only_one_may_write_in_a_process_and_among_processes(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from encamp.jobs.journal import Journal\n"
+        "import sys; from pathlib import Path; from encamp.jobs.journal.journal import Journal\n"
         "from encamp.errors import JobBusy\n"
         "try:\n"
         "    with Journal(Path(sys.argv[1])).writing(): sys.exit(0)\n"

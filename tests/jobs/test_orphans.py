@@ -19,7 +19,8 @@ from encamp.attempt_facts import Published
 from encamp.cli.job_states import state_of
 from encamp.cli.prune import prune_command
 from encamp.errors import BadDestination, BadJob, CannotRemove, JobBusy
-from encamp.jobs.journal import Journal, Record, outputs_in
+from encamp.jobs.journal.journal import Journal
+from encamp.jobs.journal.lines import Record, outputs_in
 from encamp.jobs.plan.orphans import _NAMED, OrphanWatch, orphans
 from encamp.reports import JobReport, TaskReport
 from encamp.storage.disk.own_files import OwnFolder

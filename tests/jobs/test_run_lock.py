@@ -9,7 +9,8 @@ import os
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,13 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.5)
 
 
+@contextmanager
+def _run_lock(folder: Path) -> Iterator[bool]:
+    own = OwnFolder(folder)
+    with own.opened() as files, run_lock(own, files) as locked:
+        yield locked
+
+
 def _write(file: Path, facts: ProcessFacts) -> None:
     file.write_text(json.dumps(facts.as_dict()))
 
@@ -61,11 +69,11 @@ def test_a_run_of_a_living_process_is_left_alone(tmp_path: Path, name: str) -> N
         facts = other.stdout.readline()
         (tmp_path / name).write_text(facts)
         busy = pytest.raises(JobBusy, match=f"process {other.pid} on ")
-        with busy, run_lock(OwnFolder(tmp_path)):
+        with busy, _run_lock(tmp_path):
             pass
         assert (tmp_path / name).read_text() == facts
         other.communicate("")
-    with run_lock(OwnFolder(tmp_path)) as locked:
+    with _run_lock(tmp_path) as locked:
         assert not locked
 
 
@@ -78,17 +86,17 @@ def test_a_run_on_another_host_is_known_by_its_beats(
     file = tmp_path / name
     _write(file, FAR)
     busy = pytest.raises(JobBusy, match="on far-away")
-    with Heartbeat(file), busy, run_lock(OwnFolder(tmp_path)):
+    with Heartbeat(file), busy, _run_lock(tmp_path):
         pass
     monkeypatch.setattr(module, "PATIENCE", 0.5)
-    with run_lock(OwnFolder(tmp_path)):
+    with _run_lock(tmp_path):
         pass
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"pid": 1}'])
 def test_a_file_that_says_nothing_and_is_not_touched_is_no_run(tmp_path: Path, text: str) -> None:
     (tmp_path / OWNER).write_text(text)
-    with run_lock(OwnFolder(tmp_path)):
+    with _run_lock(tmp_path):
         assert this_process().pid == json.loads((tmp_path / OWNER).read_text())["pid"]
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
@@ -138,7 +146,7 @@ def test_a_run_that_takes_over_waits_for_no_other_that_does(tmp_path: Path) -> N
     _write(tmp_path / OWNER, replace(this_process(), start="0"))
     claim = tmp_path / f"{OWNER}.{module._identity(OwnFolder(tmp_path))}.0"
     _write(claim, this_process())
-    with pytest.raises(JobBusy, match=f"process {os.getpid()} on "), run_lock(OwnFolder(tmp_path)):
+    with pytest.raises(JobBusy, match=f"process {os.getpid()} on "), _run_lock(tmp_path):
         pass
     assert claim.exists()
 
@@ -158,7 +166,7 @@ def test_a_file_that_is_new_since_it_was_judged_is_left_alone(
         return claimed(folder, judged)
 
     monkeypatch.setattr(module, "_claimed", late)
-    with pytest.raises(JobBusy, match=f"process {os.getppid()} on "), run_lock(OwnFolder(tmp_path)):
+    with pytest.raises(JobBusy, match=f"process {os.getppid()} on "), _run_lock(tmp_path):
         pass
     assert json.loads(file.read_text())["pid"] == os.getppid()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", OWNER]

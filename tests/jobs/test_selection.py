@@ -12,7 +12,7 @@ from scripted import GOOD, Scripted
 
 import encamp
 from encamp.errors import BadJob, StepFailed
-from encamp.jobs.journal import Journal
+from encamp.jobs.journal.journal import Journal
 from encamp.jobs.run.submitted_attempts import Submissions
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.reports import JobFailed

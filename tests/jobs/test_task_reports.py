@@ -21,13 +21,17 @@ import encamp
 from encamp.attempt_facts import Published, Span, Where
 from encamp.errors import StepFailed
 from encamp.jobs.display.progress_interface import Silent
-from encamp.jobs.journal import Journal, Record, Records, decoded
+from encamp.jobs.journal.journal import Journal
+from encamp.jobs.journal.journal_file import JournalFile
+from encamp.jobs.journal.lines import Record, decoded
+from encamp.jobs.journal.records import Records
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.report import task_reports as kept
 from encamp.jobs.report.report_files import read_report, write_report
 from encamp.jobs.report.task_reports import Reports
 from encamp.jobs.worker.work import Outcome
 from encamp.reports import AttemptReport, InputFile, JobReport, TaskReport, TaskReports
+from encamp.storage.disk.own_files import OwnFolder
 from encamp.values import as_json
 
 ODD = "bad\udcff\n\x00hex:zz"
@@ -126,7 +130,7 @@ class _Compared(str):
 
 def test_the_page_of_a_run_that_has_just_begun_compares_no_task_with_all_others() -> None:
     names = [_Compared(f"t{number}") for number in range(300)]
-    reports = Reports(names, Records())
+    reports = Reports(names, Records(JournalFile(OwnFolder(Path()))))
     _Compared.count = 0
     assert {report.state for report in reports.for_disk()} == {"waiting"}
     assert _Compared.count < 10 * len(names)

@@ -12,7 +12,7 @@ from mpis import FOLDER, MPIS, launcher_of, mpirun
 
 from encamp.engines.mpi.launch import Launcher
 from encamp.engines.mpi.leftovers import remove
-from encamp.jobs.journal import Journal
+from encamp.jobs.journal.journal import Journal
 from encamp.testing.waiting import gone
 
 

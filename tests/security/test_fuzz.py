@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from encamp.attempt_facts import Published
 from encamp.errors import EncampError
-from encamp.jobs.journal import NAME, Journal
+from encamp.jobs.journal.journal import Journal
+from encamp.jobs.journal.journal_file import NAME
 from encamp.jobs.plan.orphans import orphans
 from encamp.jobs.report.last_report import last_check
 from encamp.jobs.report.report_files import read_report

@@ -19,7 +19,8 @@ from encamp.attempt_facts import Published
 from encamp.cli.main import cli
 from encamp.errors import BadDestination, EncampError, NotOurs
 from encamp.jobs.display.progress_interface import Silent
-from encamp.jobs.journal import Journal, Record
+from encamp.jobs.journal.journal import Journal
+from encamp.jobs.journal.lines import Record
 from encamp.jobs.plan.orphans import prune
 from encamp.jobs.report.report_files import read_report
 from encamp.jobs.run.run_lock import run_lock
@@ -626,7 +627,8 @@ def test_two_runs_keep_off_each_other_whatever_a_stranger_made(scratch: Path) ->
     (scratch / "sums.job").mkdir()
     (scratch / "sums.job").chmod(0o777)
     stranger('ln -s "$PWD/elsewhere" sums.job/lock')
-    with pytest.raises(NotOurs, match="lock"), run_lock(OwnFolder(scratch / "sums.job")):
+    own = OwnFolder(scratch / "sums.job")
+    with pytest.raises(NotOurs, match="lock"), own.opened() as files, run_lock(own, files):
         pass
     assert not (scratch / "elsewhere").exists()
 

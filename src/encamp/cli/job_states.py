@@ -13,7 +13,8 @@ from pathlib import Path
 from encamp.errors import BadJob, printable
 from encamp.job_status import FailedTask, JobStatus, State
 from encamp.jobs.display.progress_bar import clock_text
-from encamp.jobs.journal import NAME, Journal
+from encamp.jobs.journal.journal import Journal
+from encamp.jobs.journal.journal_file import NAME
 from encamp.jobs.plan.orphans import count_of, orphans
 from encamp.jobs.report.last_report import last_check
 from encamp.jobs.report.report_files import Outline, read_outline

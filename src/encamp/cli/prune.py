@@ -17,7 +17,7 @@ from encamp.errors import (
     printable,
     shown,
 )
-from encamp.jobs.journal import Journal
+from encamp.jobs.journal.journal import Journal
 from encamp.jobs.plan.orphans import Pruned, prune
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from encamp.errors import BadJob, EncampError, printable, shown
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.display.progress_interface import Silent
-from encamp.jobs.journal import Journal
+from encamp.jobs.journal.journal import Journal
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.plan.selection import no_task_named
 from encamp.jobs.run.dry_run import dry_run

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path, PurePath
 
 from encamp.errors import BadDestination
-from encamp.jobs.journal import Journal
+from encamp.jobs.journal.journal import Journal
 from encamp.jobs.plan.graph import Graph
 from encamp.jobs.steps import Task
 from encamp.storage.inputs.globs import escape, is_glob

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from encamp.errors import BadDestination, UnusableInput
 from encamp.jobs.definition import SUFFIX, JobDefinition
-from encamp.jobs.journal import NAME
+from encamp.jobs.journal.journal_file import NAME
 from encamp.storage.disk.one_name import one_name
 from encamp.storage.inputs.globs import escape, is_glob, may_meet
 from encamp.storage.inputs.possible_paths import BELOW, Reach, folders_below, published_by, read_by

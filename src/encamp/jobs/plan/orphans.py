@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 
 from encamp.attempt_facts import Published
 from encamp.errors import BadDestination, InputError, printable
-from encamp.jobs.journal import Journal, Record
+from encamp.jobs.journal.journal import Journal
+from encamp.jobs.journal.lines import Record
 from encamp.jobs.steps import Task
 from encamp.reports import MOST_COUNTED
 from encamp.storage import urls

@@ -10,7 +10,8 @@ from functools import partial
 
 from encamp.errors import BadJob, OutputConflict
 from encamp.jobs.definition import JobDefinition
-from encamp.jobs.journal import Journal, Key, Line
+from encamp.jobs.journal.journal import Journal
+from encamp.jobs.journal.lines import Key, Line
 from encamp.jobs.plan.changes import JobInputs, listed, which, with_name
 from encamp.jobs.plan.fingerprint import own_module
 from encamp.jobs.plan.graph import Graph

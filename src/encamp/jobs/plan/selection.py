@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from encamp.errors import BadJob, printable
-from encamp.jobs.journal import Journal
+from encamp.jobs.journal.journal import Journal
 from encamp.jobs.plan.graph import Graph
 from encamp.jobs.run_options import Options
 from encamp.jobs.steps import Task

@@ -9,7 +9,7 @@ from dataclasses import replace
 from encamp.attempt_facts import Published
 from encamp.job_status import JobStatus
 from encamp.jobs.definition import JobDefinition
-from encamp.jobs.journal import Journal
+from encamp.jobs.journal.journal import Journal
 from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.report.builders import job_report
@@ -20,7 +20,7 @@ from encamp.jobs.report.report_files import write_page
 from encamp.jobs.report.results_csv import facts_of, write_table
 from encamp.jobs.report.task_reports import Reports, as_list_if_few
 from encamp.jobs.run.executors import services_of
-from encamp.jobs.run.run_lock import refusals
+from encamp.jobs.run.run_lock import refusal
 from encamp.jobs.run_clock import Clock
 from encamp.reports import JobReport, TaskReport
 from encamp.storage.outputs.publish import manifest_lines
@@ -62,11 +62,14 @@ class RunReport:
         report = self._so_far(tasks, warnings, interrupted=interrupted, orphans=orphans)
         self._job.report = report
         folder, kept = self._journal.own_folder, self.ended.for_disk(tasks)
-        with refusals(folder.path), folder.opened(make=True) as files:
-            write_manifest(files, self._manifest)
-            keep_report(report if kept is tasks else replace(report, tasks=kept), files)
-            made_of = facts_of(self._job.tasks, self.ended.done) if self._is_whole else None
-            write_table(self._with_values, files, made_of)
+        try:
+            with folder.opened(make=True) as files:
+                write_manifest(files, self._manifest)
+                keep_report(report if kept is tasks else replace(report, tasks=kept), files)
+                made_of = facts_of(self._job.tasks, self.ended.done) if self._is_whole else None
+                write_table(self._with_values, files, made_of)
+        except OSError as exc:
+            raise refusal(exc, folder.path) from exc
         return report
 
     def _so_far(

@@ -18,7 +18,8 @@ import msgspec
 
 from encamp.job_status import State
 from encamp.jobs.display.progress_interface import Progress
-from encamp.jobs.journal import Record, Records, decoded, encoded, has_odd
+from encamp.jobs.journal.lines import Record, decoded, encoded, has_odd
+from encamp.jobs.journal.records import Records
 from encamp.jobs.report.json_encoding import facts_json
 from encamp.reports import TaskReport, TaskReports
 from encamp.values import Scalar, as_json

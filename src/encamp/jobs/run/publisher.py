@@ -12,7 +12,8 @@ from pathlib import Path
 
 from encamp.attempt_facts import Published
 from encamp.errors import BadDestination, EncampError, OutputConflict
-from encamp.jobs.journal import Journal, Record
+from encamp.jobs.journal.journal import Journal
+from encamp.jobs.journal.lines import Record
 from encamp.jobs.plan.job_folder import OwnFolder
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.worker.work import Outcome

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from encamp.errors import CommandNotFound, InputError, SlotsCannotStart
-from encamp.jobs.journal import Key
+from encamp.jobs.journal.lines import Key
 from encamp.jobs.worker.attempt import Abandoned
 from encamp.reports import AttemptReport
 from encamp.storage.inputs.mirror import Item

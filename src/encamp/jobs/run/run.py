@@ -35,7 +35,8 @@ from encamp.jobs.definition import JobDefinition
 from encamp.jobs.display.live_status import RunMonitor
 from encamp.jobs.display.progress_interface import Shielded
 from encamp.jobs.interrupts import Interrupts, stopped
-from encamp.jobs.journal import Journal, Record, outputs_in, seen
+from encamp.jobs.journal.journal import Journal
+from encamp.jobs.journal.lines import Record, outputs_in, seen
 from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.report.builders import (

@@ -11,7 +11,7 @@ from encamp.jobs.definition import JobDefinition
 from encamp.jobs.display.choose_display import progress_here
 from encamp.jobs.display.progress_interface import Progress, Shielded, Silent
 from encamp.jobs.interrupts import Interrupts
-from encamp.jobs.journal import Journal
+from encamp.jobs.journal.journal import Journal
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.plan.selection import NONE_FAILED, Selection
 from encamp.jobs.report.builders import job_report

@@ -17,10 +17,10 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
-from encamp.errors import BadDestination, JobBusy, printable
+from encamp.errors import BadDestination, DiskFull, JobBusy, printable
 from encamp.jobs.worker.lease import Heartbeat, leases
 from encamp.storage.disk.disk import disk_full
-from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 from encamp.storage.process_identity import MOST_FACTS, ProcessFacts, facts_in, this_process
 
 OWNER = "lock.owner"
@@ -32,33 +32,28 @@ _open_here: set[Path] = set()
 _entrance = threading.Lock()
 
 
-@contextmanager
-def refusals(folder: Path) -> Iterator[None]:
-    """Errors of the disk, by name."""
-    try:
-        yield
-    except OSError as exc:
-        why = (exc.strerror or str(exc)).lower()
-        place = folder / exc.filename if isinstance(exc.filename, str) else folder
-        raise (disk_full(exc, place, 1) or BadDestination(str(place), why)) from exc
+def refusal(exc: OSError, folder: Path) -> DiskFull | BadDestination:
+    """The error to raise if a job's folder, or a file in it, cannot be used."""
+    place = folder / exc.filename if isinstance(exc.filename, str) else folder
+    why = (exc.strerror or str(exc)).lower()
+    return disk_full(exc, place, 1) or BadDestination(str(place), why)
 
 
 @contextmanager
-def run_lock(own: OwnFolder) -> Iterator[bool]:
+def run_lock(own: OwnFolder, files: OwnFiles) -> Iterator[bool]:
     """Ensure that this is the only run of the job in a folder; yields whether a lock ensures it.
 
-    Without locks it blocks for some seconds if a run on another host has left its files. Raises
-    `JobBusy`, `NotOurs`, or `BadDestination` or `DiskFull` if the folder cannot be written.
+    ``files`` are those of the folder. Without locks it blocks for some seconds if a run on another
+    host has left its files. Raises `JobBusy`, `NotOurs`, or OSError if the folder cannot be
+    written.
     """
-    folder, shared = own.path, own.shared
-    real = folder.resolve()
+    real = own.path.resolve()
     with _entrance:
         if real in _open_here:
-            raise JobBusy(str(folder), "this process")
+            raise JobBusy(str(own.path), "this process")
         _open_here.add(real)
     try:
-        with refusals(folder), own.opened() as files:
-            fd = files.open("lock", os.O_RDWR | os.O_CREAT, 0o664 if shared else 0o644)
+        fd = files.open("lock", os.O_RDWR | os.O_CREAT, 0o664 if own.shared else 0o644)
         try:
             if _locked(fd, own):
                 yield True
@@ -96,9 +91,8 @@ def _who(owner: ProcessFacts | None) -> str:
 def _owned(folder: OwnFolder) -> Iterator[None]:
     for file, facts in leases(folder):
         _check_dead(folder, file.name, facts)
-    with refusals(folder.path):
-        while not _made(folder, OWNER) and not _taken_over(folder):
-            pass
+    while not _made(folder, OWNER) and not _taken_over(folder):
+        pass
     with Heartbeat(folder.path / OWNER):
         try:
             yield
