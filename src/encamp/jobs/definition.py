@@ -71,12 +71,9 @@ class JobDefinition:
             raise BadJob("to", "is empty; name a folder ('.' for the current one) or a URL")
         folder = folder_name(to)
         self.to = base / folder
-        self._below = None if folder.startswith("/") else base
-
-    @property
-    def folder(self) -> Path:
+        self.folder = self.to / f"{self.name}{SUFFIX}"
         """The folder with the job's journal, report and logs."""
-        return self.to / f"{self.name}{SUFFIX}"
+        self._below = None if folder.startswith("/") else base
 
     def true_folder(self, *, shared: bool = False) -> Path:
         """`folder` without symlinks. Raises `BadDestination` for another user's link in its path.
@@ -127,7 +124,7 @@ class JobDefinition:
             as_steps(steps),
             mirrors,
             as_outputs(outputs),
-            tuple(replace(output, required=False) for output in as_outputs(on_failure)),
+            tuple([replace(output, required=False) for output in as_outputs(on_failure)]),
             names_given("after", after),
             self.retries if retries is None else checked_retries(name, retries),
             self.time_limit if time_limit is None else checked_limit(name, time_limit),

@@ -137,7 +137,9 @@ InputMap = (
 
 def as_inputs(spec: InputMap) -> tuple[tuple[Mirror, ...], tuple[OutputsOf, ...]]:
     """Any form of an input map, as mirrors and as outputs of other tasks."""
-    if isinstance(spec, str | Mirror) or (not spec and type(spec) is tuple):
+    if not spec and type(spec) is tuple:  # quick: most of a million tasks have none
+        return (), ()
+    if isinstance(spec, str | Mirror):
         return as_mirrors(spec), ()
     if isinstance(spec, OutputsOf):
         return (), (spec,)

@@ -230,7 +230,7 @@ def as_steps(steps: Step | Iterable[Step]) -> tuple[Call | Command, ...]:
         return (as_step(steps),)
     if not isinstance(steps, Iterable):
         return (as_step(steps),)
-    return tuple(as_step(step) for step in steps)
+    return tuple(map(as_step, steps))
 
 
 Parameters = tuple[tuple[str, ...], tuple[Scalar, ...]]

@@ -11,16 +11,20 @@ from encamp.storage.ownership import reclaim
 
 
 def reclaim_leftovers(
-    *, dry_run: bool = False, stayed: dict[Path, OSError] | None = None
+    storage: Path | None = None,
+    *,
+    dry_run: bool = False,
+    stayed: dict[Path, OSError] | None = None,
 ) -> list[Path]:
     """Remove the folders of dead owners, which are returned, and partial entries of the cache.
 
+    ``storage`` is the `local_storage`, if the caller has it already.
     Files that cannot be removed are noted in ``stayed``, or warned about. Several processes may do
     this at once. Raises `BadLocalStorage`.
     """
-    folders = reclaim(dry_run=dry_run, stayed=stayed)
-    if not dry_run and (local_storage_path() / "cache").is_dir():
-        for path, exc in _tidied(adopt=bool(folders)).items():
+    folders = reclaim(storage, dry_run=dry_run, stayed=stayed)
+    if not dry_run and ((storage or local_storage_path()) / "cache").is_dir():
+        for path, exc in _tidied(storage, adopt=bool(folders)).items():
             if stayed is None:
                 warnings.warn(f"cannot remove {path} from the cache: {exc}", stacklevel=2)
             else:
@@ -28,8 +32,8 @@ def reclaim_leftovers(
     return folders
 
 
-def _tidied(*, adopt: bool) -> dict[Path, OSError]:
-    with HostCache() as cache:
+def _tidied(storage: Path | None, *, adopt: bool) -> dict[Path, OSError]:
+    with HostCache(storage=storage) as cache:
         try:
             left = cache.tidy()
             if adopt:

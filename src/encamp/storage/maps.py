@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import starmap
 from pathlib import PurePath
 from typing import Any, TypeVar
 
@@ -19,16 +20,14 @@ def each_of(
     ``one`` makes one from a bare pattern, ``pair`` from a pattern and its folder. Raises `BadJob`,
     with ``what`` as the option's name.
     """
-    if not spec and type(spec) is tuple:  # quick: most of a million tasks have none
-        return ()
     if isinstance(spec, kind):
         return (spec,)
     if isinstance(spec, str | PurePath):
         return (one(spec),)
     if isinstance(spec, Mapping):
-        return tuple(pair(given, to) for given, to in spec.items())
+        return tuple(starmap(pair, spec.items()))
     if not isinstance(spec, Iterable) or isinstance(spec, bytes | bytearray):
         kinds = f"{kind.__name__}s"
         why = f"must be patterns, a mapping of patterns to folders, or {kinds}, not {spec!r}"
         raise BadJob(what, why)
-    return tuple(item if isinstance(item, kind) else one(item) for item in spec)
+    return tuple([item if isinstance(item, kind) else one(item) for item in spec])

@@ -304,16 +304,24 @@ def _locked_now(fd: int) -> bool:
     return True
 
 
-def reclaim(*, dry_run: bool = False, stayed: dict[Path, OSError] | None = None) -> list[Path]:
+def reclaim(
+    storage: Path | None = None,
+    *,
+    dry_run: bool = False,
+    stayed: dict[Path, OSError] | None = None,
+) -> list[Path]:
     """Remove the folders of dead owners and return them; those of living owners stay.
 
+    ``storage`` is the `local_storage`, if the caller has it already.
     Several processes may do this at once. A folder that cannot be removed is noted in ``stayed``,
     or warned about, and does not stop anything. Raises `BadLocalStorage`.
     """
-    parent = sandboxes(local_storage_path())
+    parent = sandboxes(storage or local_storage_path())
     if not os.path.lexists(parent):
         return []
-    root = local_storage()  # nothing is removed from a folder that is not this user's own
+    root = (
+        storage or local_storage()
+    )  # nothing is removed from a folder that is not this user's own
     with named_refusals(root):
         names = set(os.listdir(parent))
     folders = {name.removesuffix(LOCK) for name in names}

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 
 from encamp.attempt_facts import Published
@@ -38,8 +39,6 @@ class Journal:
     ) -> None:
         self.folder = folder
         self.own_folder = OwnFolder(folder, shared, anybody, is_true)
-        self.may_have_published: Callable[[str], bool] = below([folder.parent])
-        """Whether the job could ever have published a path; by default below its destination."""
         self._file = JournalFile(self.own_folder)
         self.done = Records(self._file)
         self.attempts: dict[str, int] = {}
@@ -55,6 +54,11 @@ class Journal:
         """Tasks that the last run's job did not have."""
         self.has_locks = True
         """Whether a lock excludes other runs; known while the journal is open for writing."""
+
+    @cached_property
+    def may_have_published(self) -> Callable[[str], bool]:
+        """Whether the job could ever have published a path; by default below its destination."""
+        return below([self.folder.parent])
 
     def read(self, watch: Callable[[Line], object] | None = None) -> None:
         """Read the journal; a missing one is empty. Raises `NotOurs`.

@@ -45,11 +45,7 @@ def _unpacked(packed: bytes) -> list[Item]:
 
 def planner_of(job: JobDefinition) -> Planner:
     """Looks up a job's patterns, which do not match its destination unless they begin with it."""
-    return Planner(job.base, _left_out(job))
-
-
-def _left_out(job: JobDefinition) -> list[Path]:
-    return [Path(os.path.realpath(folder)) for folder in (job.to, job.folder)]
+    return Planner(job.base, map(Path, map(os.path.realpath, (job.to, job.folder))))
 
 
 class Inputs:
@@ -66,9 +62,9 @@ class Inputs:
     ) -> None:
         self.job, self.graph, self.journal, self.declared = job, graph, journal, declared
         self.in_place = InPlaceOutputs(in_place_tasks, graph, journal)
-        self._left_out = _left_out(job)
         self.shared: list[Item] = []
         self._at: dict[str, Item] = {}
+        self._left_out = planner.left_out
         self._plan_shared(planner)
         self._planned: dict[str, bytes] = {}
         """Pickled: items of a million tasks would take a gigabyte."""

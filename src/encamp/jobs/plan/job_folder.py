@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 
 from encamp.errors import BadDestination, UnusableInput
@@ -18,10 +19,11 @@ from encamp.jobs.definition import SUFFIX, JobDefinition
 from encamp.jobs.journal.journal_file import NAME
 from encamp.storage.disk.one_name import one_name
 from encamp.storage.inputs.globs import escape, is_glob, may_meet
-from encamp.storage.inputs.possible_paths import BELOW, Reach, folders_below, published_by, read_by
+from encamp.storage.inputs.possible_paths import BELOW, Reach, read_by
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.urls import is_url
 
+_MIRROR = attrgetter("mirror")
 _FOR_OUTPUTS = "it is in the job's own folder, which holds its journal and report"
 _FOR_ANOTHERS = "it is in the folder of another job, which holds that job's journal and report"
 _FOR_INPUTS = (
@@ -30,17 +32,21 @@ _FOR_INPUTS = (
 )
 
 
-def check_own_folder(job: JobDefinition) -> None:
-    """Raise `BadDestination` or `UnusableInput` for a path that names the job's own folder."""
+def check_own_folder(
+    job: JobDefinition, outputs: Iterable[Output], reach: Callable[[Output], Reach]
+) -> None:
+    """Raise `BadDestination` or `UnusableInput` for a path that names the job's own folder.
+
+    ``outputs`` are those of all tasks, and ``reach`` tells where each of them may lead.
+    """
     own = Path(one_name(job.folder)).parts
-    folder = folders_below(job.to)
-    for output in _outputs(job):
-        if _leads_into(published_by(output, folder), own):
+    for output in outputs:
+        if _leads_into(reach(output), own):
             place = output.to if is_url(output.to) else str(job.to / output.to)
             raise BadDestination(place, _FOR_OUTPUTS)
     near = (os.path.join(*own), os.path.join(*own[:-1]))  # noqa: PTH118 - to compare with text
     real = lru_cache(maxsize=1024)(one_name)
-    for mirrors in (job.mirror, *(task.mirror for task in job.tasks.values())):
+    for mirrors in (job.mirror, *map(_MIRROR, job.tasks.values())):
         for mirror in mirrors:
             if job.name in mirror.pattern and not _is_elsewhere(mirror.pattern, job, near, real):
                 start = read_by(mirror, job.base).start
@@ -59,12 +65,6 @@ def _is_elsewhere(
         return False
     path = os.path.abspath(job.base / os.path.expanduser(pattern))
     return real(os.path.dirname(path)) not in near and not os.path.islink(path)  # noqa: PTH114, PTH120
-
-
-def _outputs(job: JobDefinition) -> Iterator[Output]:
-    for task in job.tasks.values():
-        yield from task.outputs
-        yield from task.on_failure
 
 
 def _leads_into(reach: Reach, own: tuple[str, ...]) -> bool:

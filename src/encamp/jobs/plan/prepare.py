@@ -46,7 +46,7 @@ class Prepared:
         if not job.tasks:
             raise BadJob(f"job {job.name}", "has no tasks")
         self.job = job
-        journal = journal or Journal(job.folder)
+        journal = journal or Journal(job.true_folder(), shared=job.shared, is_true=True)
         tasks = job.tasks.values()
         outputs = [one for task in tasks for one in (*task.outputs, *task.on_failure)]
         self.declared = DeclaredNames(job.to, outputs)
@@ -54,10 +54,11 @@ class Prepared:
         journal.may_have_published = self.declared.may_be_published
         self.graph = Graph(job.tasks)
         self._trust = trust_in(job.to, shared=journal.own_folder.shared)
+        check_destination(journal.folder.parent)
         self.finals = _final_names(job, self._trust)
-        check_own_folder(job)
+        check_own_folder(job, outputs, self.declared.reach)
         planner = planner_of(job)
-        in_place_tasks = check_readers(job, self.graph, planner)
+        in_place_tasks = check_readers(job, self.graph, planner, self.declared.reach)
         self.inputs = Inputs(job, self.graph, journal, self.declared, in_place_tasks, planner)
         self.shared = tuple(self.inputs.shared)
         self.keys = Keys(self.inputs.shared, portable(job.to))
@@ -153,7 +154,6 @@ class Prepared:
 def _final_names(job: JobDefinition, trust: Trust) -> dict[str, str]:
     """Known final paths → the task of each."""
     shared = trust.shared
-    check_destination(job.true_folder(shared=shared).parent)
     finals: dict[str, str] = {}
     folders: Folders = {}
     for task in job.tasks.values():

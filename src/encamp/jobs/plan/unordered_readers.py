@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
+from operator import attrgetter
 from pathlib import Path
 
 from encamp.errors import BadJob, InputError, printable
@@ -26,9 +27,7 @@ from encamp.storage.inputs.mirror import Mirror, Planner, find
 from encamp.storage.inputs.possible_paths import (
     BELOW,
     Reach,
-    folders_below,
     left_out,
-    published_by,
     read_at,
     read_by,
     symlinks_to,
@@ -36,6 +35,8 @@ from encamp.storage.inputs.possible_paths import (
 from encamp.storage.inputs.skipped_folders import split
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.urls import is_url
+
+_OUTPUTS, _ON_FAILURE = attrgetter("outputs"), attrgetter("on_failure")
 
 
 @dataclass(eq=False)
@@ -122,15 +123,16 @@ def _start(name: str) -> str:
 class _Published:
     """Everything that the tasks of a job may publish, also on failure, by folder."""
 
-    def __init__(self, job: JobDefinition, *, failed: bool) -> None:
+    def __init__(
+        self, job: JobDefinition, reach_of: Callable[[Output], Reach], *, failed: bool
+    ) -> None:
         self._failed = failed
         self._top = _Folder(failed=failed)
         self._destination = Path(one_name(job.to)).parts
         self._near: dict[str, bool | _Folder] = {}
-        folder = folders_below(job.to)
         for task in job.tasks.values():
             for output in task.on_failure if failed else task.outputs:
-                reach = published_by(output, folder)
+                reach = reach_of(output)
                 self._folder(reach.start).add(reach, output, task.name)
 
     def _folder(self, names: tuple[str, ...]) -> _Folder:
@@ -219,11 +221,17 @@ class _ReadingTask:
 
 
 class _Check:
-    def __init__(self, job: JobDefinition, graph: Graph, planner: Planner) -> None:
+    def __init__(
+        self,
+        job: JobDefinition,
+        graph: Graph,
+        planner: Planner,
+        reach_of: Callable[[Output], Reach],
+    ) -> None:
         self._job, self._graph, self._planner = job, graph, planner
-        self._published = [_Published(job, failed=False)]
-        if any(task.on_failure for task in job.tasks.values()):
-            self._published.append(_Published(job, failed=True))
+        self._published = [_Published(job, reach_of, failed=False)]
+        if any(map(_ON_FAILURE, job.tasks.values())):
+            self._published.append(_Published(job, reach_of, failed=True))
         self._base = str(job.base)
         self._to = Path(one_name(job.to))
         self._way = lru_cache(maxsize=1024)(_way_to)
@@ -368,14 +376,18 @@ def _way_to(path: str) -> tuple[str, list[Path]]:
     return one_name(path), list(symlinks_to(Path(path)))
 
 
-def check_readers(job: JobDefinition, graph: Graph, planner: Planner) -> set[str]:
+def check_readers(
+    job: JobDefinition, graph: Graph, planner: Planner, reach_of: Callable[[Output], Reach]
+) -> set[str]:
     """Raise `BadJob` if a task reads files of another task without running after it.
 
+    ``reach_of`` tells where an output may lead.
     Returns the *in-place tasks*: their output patterns may match their own inputs, such as a task
     that reads ``data/*.csv`` and publishes ``*.csv`` to ``data``.
     """
-    if any(task.outputs or task.on_failure for task in job.tasks.values()):
-        return _Check(job, graph, planner).run()
+    tasks = job.tasks.values()
+    if any(map(_OUTPUTS, tasks)) or any(map(_ON_FAILURE, tasks)):
+        return _Check(job, graph, planner, reach_of).run()
     return set()
 
 

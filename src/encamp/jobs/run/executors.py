@@ -54,7 +54,7 @@ def _why_unusable(executor: Executor) -> str:
     if isinstance(broken, str):
         return f"is broken: {broken}"
     marks = ("_closed", "_shutdown", "_shutdown_thread")
-    return "is shut down" if any(getattr(executor, one, None) is True for one in marks) else ""
+    return "is shut down" if True in [getattr(executor, one, None) for one in marks] else ""
 
 
 @contextmanager

@@ -47,8 +47,7 @@ def run_job(
     journal = Journal(job.true_folder(shared=shared), shared=shared, is_true=True)
     prepared = Prepared(job, journal)
     selection = Selection(job.tasks, prepared.graph, options)
-    local_storage()
-    reclaim_leftovers()
+    reclaim_leftovers(local_storage())
     with ExitStack() as stack:
         together = executor is None and launched(options.engine)
         if together:  # at once, as the other processes wait to become this one's agents

@@ -247,7 +247,7 @@ class Planner:
 
     def __init__(self, base: Path, left_out: Iterable[Path] = ()) -> None:
         self._base = base
-        self._left_out = tuple(left_out)
+        self.left_out = tuple(left_out)
         self._trees: dict[tuple[Path, tuple[str, ...]], TreeState] = {}
         self._top = str(base)
         self._disks = Disks()
@@ -259,7 +259,7 @@ class Planner:
 
         Raises `NoMatch`, `UnusableInput`, `UnsafeTarget` or `TargetConflict`.
         """
-        return merged(item for mirror in mirrors for item in self._items(mirror))
+        return merged([item for mirror in mirrors for item in self._items(mirror)])
 
     def _items(self, mirror: Mirror) -> Iterator[Item]:
         if (plain := self._plain_file(mirror)) is not None:
@@ -308,7 +308,7 @@ class Planner:
 
     def skipped(self, mirror: Mirror) -> SkippedFolders:
         """The folders that a pattern does not search."""
-        return SkippedFolders.of(mirror.pattern, self._base, self._left_out)
+        return SkippedFolders.of(mirror.pattern, self._base, self.left_out)
 
     def item(
         self, path: Path, target: str, mirror: Mirror, skipped: SkippedFolders | None = None

@@ -31,9 +31,13 @@ class DeclaredNames:
         self._top = lru_cache(maxsize=1024)(lambda folder: _joined(self._folder(folder)))
         self._reach = lru_cache(maxsize=4096)(self._reach_of)
         folders = {output.to: output for output in outputs}
-        starts = {self._reach(one.pattern, one.rename, one.to).start for one in folders.values()}
+        starts = {self.reach(one).start for one in folders.values()}
         self.may_be_published = below([to, *map(_joined, starts)])
         """Whether a path is below one of the job's destinations."""
+
+    def reach(self, output: Output) -> Reach:
+        """Where an output may lead."""
+        return self._reach(output.pattern, output.rename, output.to)
 
     def allow(self, outputs: Iterable[Output], path: str) -> bool:
         """Whether one of these outputs may be published as ``path``."""
@@ -52,7 +56,7 @@ class DeclaredNames:
         return path == f"{self._top(output.to)}/{name}" and _is_plain(path)
 
     def _may(self, output: Output, names: tuple[str, ...]) -> bool:
-        reach = self._reach(output.pattern, output.rename, output.to)
+        reach = self.reach(output)
         depth = len(reach.start)
         inner = names[depth:]
         if names[:depth] != reach.start or not inner:
@@ -69,7 +73,7 @@ class DeclaredNames:
 
 def below(folders: Iterable[Path | str]) -> Callable[[str], bool]:
     """A function that tells whether a path is below one of some folders, which may be URLs."""
-    tops = tuple(f"{_top(folder)}/" for folder in folders)
+    tops = tuple([f"{_top(folder)}/" for folder in folders])
 
     def is_below(path: str) -> bool:
         name = "/".join(url_parts(path)) if is_url(path) else path
