@@ -29,8 +29,8 @@ def _of_a_dead_controller(lease: Lease) -> Lease:
 
 
 def test_a_run_that_goes_on_is_not_over_until_it_ends(tmp_path: Path) -> None:
-    lease = new_lease(tmp_path, TOKEN)
-    lease.take()
+    lease = new_lease(str(tmp_path), TOKEN)
+    lease.take(OwnFolder(tmp_path))
     watch = Watch(lease)
     assert not watch.over()
     lease.end()
@@ -39,23 +39,25 @@ def test_a_run_that_goes_on_is_not_over_until_it_ends(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_begins_after_the_end_sees_it_too(tmp_path: Path) -> None:
-    assert Watch(new_lease(tmp_path, TOKEN)).over()
+    assert Watch(new_lease(str(tmp_path), TOKEN)).over()
 
 
 def test_a_controller_that_died_on_this_host_is_missed_at_once(tmp_path: Path) -> None:
-    lease = _of_a_dead_controller(new_lease(tmp_path, TOKEN))
-    lease.take()
+    lease = _of_a_dead_controller(new_lease(str(tmp_path), TOKEN))
+    lease.take(OwnFolder(tmp_path))
     assert Watch(lease).over()
 
 
 def test_a_process_id_that_another_process_has_now_is_no_controller(tmp_path: Path) -> None:
-    lease = _controlled(new_lease(tmp_path, TOKEN), start="1")
-    lease.take()
+    lease = _controlled(new_lease(str(tmp_path), TOKEN), start="1")
+    lease.take(OwnFolder(tmp_path))
     assert Watch(lease).over()
 
 
 def test_on_another_host_only_a_file_that_was_seen_and_went_counts(tmp_path: Path) -> None:
-    far = _controlled(_of_a_dead_controller(new_lease(tmp_path, TOKEN)), host="far", boot="far")
+    far = _controlled(
+        _of_a_dead_controller(new_lease(str(tmp_path), TOKEN)), host="far", boot="far"
+    )
     watch = Watch(far)
     assert not watch.over()
     far.take()
@@ -65,8 +67,8 @@ def test_on_another_host_only_a_file_that_was_seen_and_went_counts(tmp_path: Pat
 
 
 def test_what_a_killed_run_left_is_found_and_damage_is_passed_over(tmp_path: Path) -> None:
-    lease = new_lease(tmp_path, TOKEN)
-    lease.take()
+    lease = new_lease(str(tmp_path), TOKEN)
+    lease.take(OwnFolder(tmp_path))
     (tmp_path / f"running-{DAMAGED}").write_text("{")
     (tmp_path / "running-").write_text("{}")  # whose token all names begin with
     (tmp_path / f"running-{TOKEN}x").write_text("{}")

@@ -317,8 +317,8 @@ def test_a_strangers_lease_is_none_and_a_part_has_an_owner(scratch: Path) -> Non
     folder = scratch / "sums.job"
     folder.mkdir()
     folder.chmod(0o777)
-    lease = new_lease(folder, TOKEN)
-    assert lease.take() == os.geteuid()
+    lease = new_lease(str(folder), TOKEN)
+    assert lease.take(OwnFolder(folder)) == os.geteuid()
     stranger('echo "{}" > "$1/running-ba9876543210"; touch "$1/running-"', folder)
     assert [file.name for file, _ in leases(OwnFolder(folder))] == [f"running-{TOKEN}"]
     stranger('touch "$1/.encamp-$2-theirs"', scratch, TOKEN)

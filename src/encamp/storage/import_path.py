@@ -16,7 +16,7 @@ from pathlib import Path
 from encamp.errors import EncampError, printable
 from encamp.search_paths import only_ours
 from encamp.storage.process_identity import boot_id
-from encamp.storage.shared_folders import SharedPath, shared_roots, to_abstract, to_actual
+from encamp.storage.shared_folders import SharedPath, in_root, shared_roots, to_actual
 
 _SEP = "\0"
 _LIBRARY = Path(os.__file__).parent
@@ -82,7 +82,7 @@ def _is_for_this_python(folder: str) -> bool:
 
 
 def _everywhere(folder: str, roots: list[Path]) -> str:
-    shared = to_abstract(folder, roots)
+    shared = in_root(os.path.realpath(folder), roots)
     return folder if shared is None else _SEP.join((folder, str(shared.root), shared.rest))
 
 

@@ -49,10 +49,11 @@ def to_abstract(path: Path | str, roots: list[Path] | None = None) -> SharedPath
     If several roots contain it, the longest counts. Symlinks are resolved on both sides, and whole
     components are compared, so ``/home2/x`` is not in ``/home``.
     """
-    return _in_root(os.path.realpath(path), shared_roots() if roots is None else roots)
+    return in_root(os.path.realpath(path), shared_roots() if roots is None else roots)
 
 
-def _in_root(real: str, roots: list[Path]) -> SharedPath | None:
+def in_root(real: str, roots: list[Path]) -> SharedPath | None:
+    """`to_abstract` of a real path."""
     found = None
     for number, root in enumerate(map(str, roots)):
         if is_below(real, root) and (found is None or len(root) > len(str(roots[found]))):
@@ -74,12 +75,12 @@ def to_actual(shared: SharedPath) -> Path:
 def portable(path: Path | str) -> Portable:
     """``path`` in the form that is sent to other hosts, with symlinks resolved."""
     real = os.path.realpath(path)
-    return _in_root(real, shared_roots()) or real
+    return in_root(real, shared_roots()) or real
 
 
 def portable_name(path: Path) -> Portable:
     """`portable` without resolving symlinks, whatever is at the path by now."""
-    return _in_root(str(path), shared_roots()) or str(path)
+    return in_root(str(path), shared_roots()) or str(path)
 
 
 def with_name(path: Portable, name: str) -> Portable:

@@ -55,7 +55,7 @@ class JournalFile:
             raise not_written(exc, self._folder.path, len(view)) from exc
         extents = []
         for line in lines:
-            extents.append(extent(self._end, len(line)))
+            extents.append(self._end << _LENGTH | len(line))
             self._end += len(line)
         return extents
 
@@ -102,5 +102,5 @@ def lines_of(files: OwnFiles) -> Iterator[tuple[Line, int]]:
         start, end = 0, os.fstat(file.fileno()).st_size
         while start < end and (line := file.readline(_LONGEST_LINE)):
             if line.endswith(b"\n") and (record := seen(line)) is not None:
-                yield record, extent(start, len(line))
+                yield record, start << _LENGTH | len(line)
             start += len(line)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
+from itertools import chain, filterfalse
 
 from encamp.errors import BadJob
 from encamp.jobs.outputs_of import OutputsOf
@@ -32,7 +33,7 @@ class Graph:
             if task.after or task.takes:
                 self.before[name] = _predecessors(task, tasks)
         self._tasks, self._left = tasks, len(tasks)
-        self._related = self.before.keys() | {one for all_ in self.before.values() for one in all_}
+        self._related = set(chain(self.before, *self.before.values()))
         """Tasks with an order; the sorter has no others, as most of a million tasks have none."""
         self._chosen: Collection[str] | None = None
         self._free_given = False
@@ -47,18 +48,14 @@ class Graph:
         """Return only these tasks from now on; they include all that they wait for."""
         self._chosen, self._left = frozenset(tasks), len(tasks)
 
-    def ready(self) -> Iterator[str]:
+    def ready(self) -> Iterable[str]:
         """Names of tasks that no longer wait, each returned once."""
-        chosen = self._chosen
-        return (name for name in self._ready() if chosen is None or name in chosen)
-
-    def _ready(self) -> Iterator[str]:
-        ready = self._sorter.get_ready()
-        if self._free_given:
-            return iter(ready)
-        self._free_given = True
-        first = set(ready)
-        return (name for name in self._tasks if name in first or name not in self._related)
+        ready: Iterable[str] = self._sorter.get_ready()
+        if not self._free_given:
+            self._free_given = True
+            waiting = self._related.difference(ready)
+            ready = filterfalse(waiting.__contains__, self._tasks)
+        return ready if self._chosen is None else filter(self._chosen.__contains__, ready)
 
     def ended(self, name: str) -> None:
         """The task has ended, in any state."""

@@ -24,11 +24,6 @@ from encamp.storage.inputs.mirror import Item, Mirror, Planner, merged
 from encamp.storage.outputs.accepted_names import DeclaredNames
 from encamp.storage.urls import is_url
 
-
-def _has_any(task: Task) -> bool:
-    return bool(task.mirror or task.takes)
-
-
 _FIELDS = tuple(Item.__struct_fields__)
 """The last one is ``cached``."""
 _KIND, _MODE, _IDENTITY = map(_FIELDS.index, ("kind", "mode", "identity"))
@@ -73,7 +68,7 @@ class Inputs:
         self._wanted: set[int] = set()
         """Hashes of the identities of inputs that several tasks need."""
         for name, task in job.tasks.items():
-            if _has_any(task) and not graph.before[name]:
+            if (task.mirror or task.takes) and not graph.before.get(name):
                 items = self._plan(task, planner)
                 self._planned[name] = _packed(items)
                 self.in_place.note_inputs(task, items)
@@ -84,7 +79,7 @@ class Inputs:
     def of(self, name: str) -> list[Item]:
         """The files that a task's patterns match; for a task that waits for others, now."""
         task = self.job.tasks[name]
-        if not _has_any(task):
+        if not (task.mirror or task.takes):
             return []
         packed = self._planned.get(name)
         if packed is not None and not self.in_place.concerns(task):

@@ -28,14 +28,11 @@ class TimeLeft:
         self._end = self._asked()
         self._limit = time_limit
         """The run's time limit for every task, if there is one."""
+        self.limited = self._end < math.inf
+        """Whether the run has a known end."""
         limits = map(self._limit_of, tasks) if self.limited else ()
         self._longest = max(limits, default=0.0)
         self._quickest: dict[_Kind, float] = {}
-
-    @property
-    def limited(self) -> bool:
-        """Whether the run has a known end."""
-        return self._end < math.inf
 
     @property
     def short(self) -> bool:
@@ -61,6 +58,7 @@ class TimeLeft:
     def moved(self) -> bool:
         """Whether the end was moved to a later time."""
         before, self._end = self._end, self._asked()
+        self.limited = self._end < math.inf
         return self._end > before
 
     def error(self, done: int, tasks: int, waiting: Task | None) -> OutOfTime:

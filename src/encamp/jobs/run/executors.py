@@ -126,9 +126,7 @@ def one_worker_a_call(executor: Executor) -> Executor:
 
 
 def answering(executor: Executor, answer: Callable[[Any], Any]) -> Executor:
-    """``executor``, or one whose calls can ask questions, if hosts may not share the disk."""
-    if not hosts_elsewhere(executor):
-        return executor
+    """An executor like this one of encamp's, whose calls can ask questions."""
     view: Executor = executor._answering(answer)  # type: ignore[attr-defined]
     return view
 

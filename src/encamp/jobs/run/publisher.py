@@ -84,7 +84,7 @@ class Publisher:
         records: list[Record] = []
         taking: list[Outcome] = []
         for name, outcome in came:
-            if outcome.error is None:
+            if outcome.error is None and outcome.staged:
                 try:
                     records += self._to_take(name, outcome)
                     taking.append(outcome)
@@ -106,9 +106,12 @@ class Publisher:
 
     def _flush(self, outcomes: list[Outcome], journal: list[Path]) -> None:
         """Flush copies, and the journal's record of their final names, before renaming."""
+        copies: list[Staged] = []
+        for outcome in outcomes:
+            copies += outcome.staged if outcome.log is None else (outcome.log, *outcome.staged)
+        if not copies:
+            return
         self._journal.own_folder.check()  # logs get their names by its path
-        logs = [outcome.log for outcome in outcomes if outcome.log is not None]
-        copies = [*logs, *(one for outcome in outcomes for one in outcome.staged)]
         failed = flush_copies(copies, journal)
         unwritten = [failed[str(file)] for file in journal if str(file) in failed]
         for outcome in outcomes if failed else ():
@@ -122,22 +125,27 @@ class Publisher:
         if outcome.log is not None:
             with suppress(EncampError, OSError):
                 publish([outcome.log], flush=False)
-        if outcome.error is None:
-            try:
-                own = self._journal.own(name)
-                return publish(outcome.staged, flush=False, own=own, checked=True)
-            except (EncampError, OSError) as exc:
-                outcome.error = exc
+        if outcome.error is not None:
+            return None
+        if not outcome.staged:
+            return []
+        try:
+            own = self._journal.own(name)
+            return publish(outcome.staged, flush=False, own=own, checked=True)
+        except (EncampError, OSError) as exc:
+            outcome.error = exc
         return None
 
     def _flushed(self, done: list[Done]) -> list[Done]:
         """The tasks whose new names are on the disk."""
         failed: dict[Path, BadDestination] = {}
-        for folder in parents(one for _, _, published in done for one in published):
+        for folder in parents([one for _, _, published in done for one in published]):
             try:
                 flush_folders([folder])
             except BadDestination as exc:
                 failed[folder] = exc
+        if not failed:
+            return done
         good: list[Done] = []
         for name, outcome, published in done:
             unwritten = parents(published) & failed.keys()

@@ -66,7 +66,7 @@ from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.stage import unstage
 from encamp.storage.outputs.temporary_names import new_token
 from encamp.storage.outputs.transfer import TaskFiles
-from encamp.storage.shared_folders import local, portable_name
+from encamp.storage.shared_folders import below, local, portable_name
 from encamp.timeouts import JOB_ENDS
 from encamp.units import counted
 from encamp.values import as_json
@@ -107,8 +107,9 @@ class Run:
         self.window = max(WINDOW, 4 * (workers or 0))
         self.token = new_token()
         self.shared = journal.own_folder.shared
-        self.lease = new_lease(journal.folder, self.token)
-        logs = portable_name(journal.folder / "logs")
+        folder = portable_name(journal.folder)
+        self.lease = new_lease(folder, self.token)
+        logs = below(folder, "logs")
         self._logs_here = local(logs)
         self.logs = Output("log", at=logs, trust=trust_in(job.to, 1, shared=self.shared))
         self.sys_path = tuple(import_path())
@@ -145,7 +146,7 @@ class Run:
     def run(self) -> JobReport:
         sweep(self.job, self.journal.own_folder)
         self._pass_over()
-        self.uid = self.lease.take(shared=self.shared)
+        self.uid = self.lease.take(self.journal.own_folder)
         self.prepared.note_job_inputs()
         self.progress.began(self.job.name, len(self.tasks), self.workers)
         try:
@@ -224,10 +225,10 @@ class Run:
         return counts and bool(self.running) and self.submissions.some_arrived
 
     def _begin_in_time(self, name: str) -> None:
-        if self.time_left.enough_for(self.job.tasks[name]):
-            self._begin(name)
-        else:
+        if self.time_left.limited and not self.time_left.enough_for(self.job.tasks[name]):
             self.late.append(name)
+        else:
+            self._begin(name)
 
     def _see_time_left(self, ready: deque[str]) -> None:
         """Cancel tasks that have not started and could not end in time; stop if no others are left.
@@ -276,10 +277,11 @@ class Run:
 
     def _begin(self, name: str) -> None:
         """Submit a ready task, unless there is a reason not to run it."""
-        failed = [b for b in self.prepared.graph.before[name] if not self.ended.is_done(b)]
-        if failed:
-            self._end(TaskReport(name, "blocked", why=f"it waits for {failed[0]}, which failed"))
-            return
+        for other in self.prepared.graph.before.get(name, ()):
+            if not self.ended.is_done(other):
+                waits = f"it waits for {other}, which failed"
+                self._end(TaskReport(name, "blocked", why=waits))
+                return
         try:
             inputs = self.prepared.inputs.of(name)
             self.orphans.look(f"task {name}", inputs)
@@ -421,7 +423,8 @@ class Run:
             current.attempts.append(attempt_report(name, current, outcome))
             report = replace(self._task_report(name, "done", current, outcome), outputs=published)
             self.time_left.note(self.job.tasks[name], outcome.phases)
-            kept = replace(report, value=as_json(report.value))
+            value = report.value
+            kept = report if value is None else replace(report, value=as_json(value))
             records.append(Record("done", name, time.time(), current.number, current.key, kept))
             reports.append(report)
         lines = self.journal.write(*records)

@@ -20,12 +20,14 @@ def check_staged(prepared: Prepared, name: str, outcome: Outcome, token: str, lo
     """
     task, declared = prepared.job.tasks[name], prepared.declared
     claimed = outcome.staged
-    outcome.staged = [one for one in claimed if staged_by(one, token)]
-    outcome.rescued = [
-        one
-        for one in outcome.rescued
-        if staged_by(one, token) and declared.allow(task.on_failure, final_name(one.final))
-    ]
+    if claimed:
+        outcome.staged = [one for one in claimed if staged_by(one, token)]
+    if outcome.rescued:
+        outcome.rescued = [
+            one
+            for one in outcome.rescued
+            if staged_by(one, token) and declared.allow(task.on_failure, final_name(one.final))
+        ]
     if outcome.log is not None and not (
         staged_by(outcome.log, token) and final_name(outcome.log.final) == log
     ):

@@ -35,15 +35,12 @@ class Submissions:
         """The error if nothing can run any more."""
         self._arrived: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
         self._files: dict[str, TaskFiles] = {}
-        self._beacons = Beacons(token) if hosts_elsewhere(executor) else None
+        self.elsewhere = hosts_elsewhere(executor)
+        """Whether workers may be on hosts that do not share this one's disks."""
+        self._beacons = Beacons(token) if self.elsewhere else None
         self._heard = time.monotonic()
         """When a result arrived last, or the executor was last known to be there."""
         self._seen_gone = False
-
-    @property
-    def elsewhere(self) -> bool:
-        """Whether workers may be on hosts that do not share this one's disks."""
-        return self._beacons is not None
 
     @property
     def some_arrived(self) -> bool:
@@ -63,7 +60,8 @@ class Submissions:
             (*work.shared, *work.inputs), (*work.outputs, *work.on_failure, work.logs)
         )
         try:
-            future = answering(self.executor, files.answer).submit(attempt, work)
+            executor = answering(self.executor, files.answer) if self.elsewhere else self.executor
+            future = executor.submit(attempt, work)
             _check(self.executor, future)
         except EngineFailed as exc:
             self.over = exc
@@ -92,7 +90,7 @@ class Submissions:
                 time.sleep(seconds)
             while len(arrivals) < most:
                 arrivals.append(self._arrived.get_nowait())
-        return [arrival for arrival in arrivals if arrival is not None]
+        return list(filter(None, arrivals))
 
     def take(self, arrival: Arrival) -> TaskFiles:
         """An attempt has ended; returns its files, to be closed once the outputs are published."""

@@ -21,7 +21,7 @@ from encamp.storage.disk.disk import disk_full
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 from encamp.storage.outputs.temporary_names import is_token
 from encamp.storage.process_identity import MOST_FACTS, ProcessFacts, facts_in, this_process
-from encamp.storage.shared_folders import Portable, local, portable
+from encamp.storage.shared_folders import Portable, below, local
 
 PREFIX = "running-"
 _STOPPED = "stopped-"
@@ -59,14 +59,14 @@ class Lease(msgspec.Struct, frozen=True):
     file: Portable
     controller: ProcessFacts
 
-    def take(self, *, shared: bool = False) -> int:
-        """Begin the lease; returns the owner of files that this process creates there.
+    def take(self, folder: OwnFolder) -> int:
+        """Begin the lease in the job's folder; returns the owner of files that are created there.
 
         Raises `NotOurs`, `BadDestination` or `DiskFull`.
         """
         file = local(self.file)
         try:
-            with OwnFolder(file.parent, shared).opened() as files:
+            with folder.opened() as files:
                 return files.make(file.name, self.controller.as_bytes()).st_uid
         except OSError as exc:
             if not isinstance(exc, FileExistsError):
@@ -89,9 +89,9 @@ class Lease(msgspec.Struct, frozen=True):
             _stopped(local(self.file)).unlink(missing_ok=True)
 
 
-def new_lease(folder: Path, token: str) -> Lease:
+def new_lease(folder: Portable, token: str) -> Lease:
     """A lease for a run of the job in ``folder`` that this process controls."""
-    return Lease(portable(folder / f"{PREFIX}{token}"), this_process())
+    return Lease(below(folder, f"{PREFIX}{token}"), this_process())
 
 
 class Watch:
@@ -133,16 +133,14 @@ def _stopped(lease: Path) -> Path:
 def leases(folder: OwnFolder) -> list[tuple[Path, ProcessFacts | None]]:
     """The lease files in a job's folder, with their contents; files of others do not count."""
     with suppress(OSError), folder.opened() as files:
-        names = [name for name in files.names() if _is_lease(name)]
-        return [(folder.path / name, _facts(files, name)) for name in names if _ours(files, name)]
+        return [(folder.path / name, _facts(files, name)) for name in _names(files, PREFIX)]
     return []
 
 
 def untidy_runs(folder: OwnFolder) -> list[Path]:
     """The lease files of runs that were killed or stopped and may have left files."""
     with suppress(OSError), folder.opened() as files:
-        names = [name for name in files.names() if _is_lease(name) or _is_lease(name, _STOPPED)]
-        return [folder.path / name for name in names if _ours(files, name)]
+        return [folder.path / name for name in _names(files, PREFIX, _STOPPED)]
     return []
 
 
@@ -151,8 +149,13 @@ def token_of(lease: Path) -> str:
     return lease.name.partition("-")[2]
 
 
-def _is_lease(name: str, prefix: str = PREFIX) -> bool:
-    return name.startswith(prefix) and is_token(name.removeprefix(prefix))
+def _names(files: OwnFiles, *prefixes: str) -> list[str]:
+    """Lease files that begin so; files of others do not count."""
+    return [
+        name
+        for name in files.names()
+        if name.startswith(prefixes) and is_token(name.partition("-")[2]) and _ours(files, name)
+    ]
 
 
 def _ours(files: OwnFiles, name: str) -> bool:

@@ -25,7 +25,7 @@ from typing import IO
 from encamp.errors import NotOurs
 from encamp.storage.disk.disk import flushed
 from encamp.storage.disk.file_owners import name_of_user, uid_of_new_files
-from encamp.storage.disk.safe_destination import NAMED, opened
+from encamp.storage.disk.safe_destination import NAMED, open_folder
 
 _GUARDED = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -59,8 +59,7 @@ class OwnFolder:
         if self._held and self._held[0].is_at(self.path):
             yield self._held[0]
             return
-        with self._above(make) as folder:
-            files = OwnFiles(self.path, folder, shared=self.shared, anybody=self.anybody, make=make)
+        files = self._files(make=make)
         try:
             if self._held and not files.made:
                 why = "another folder has replaced it since the run began"
@@ -74,12 +73,11 @@ class OwnFolder:
     @contextmanager
     def held(self) -> Iterator[OwnFiles]:
         """Its files, created if it is missing; during a block no other folder may get its name."""
-        with self.opened(make=True) as files:
-            self._held.append(files)
-            try:
-                yield files
-            finally:
-                self._held.pop().close()
+        self._held.append(self._files(make=True))
+        try:
+            yield self._held[0]
+        finally:
+            self._held.pop().close()
 
     def check(self) -> None:
         """Raise `NotOurs` if the name now belongs to another folder than the one that is held.
@@ -89,21 +87,21 @@ class OwnFolder:
         with suppress(FileNotFoundError), self.opened():
             pass
 
-    @contextmanager
-    def _above(self, make: bool) -> Iterator[int]:
+    def _files(self, *, make: bool) -> OwnFiles:
+        folder = self._above(make=make)
+        try:
+            return OwnFiles(self.path, folder, shared=self.shared, anybody=self.anybody, make=make)
+        finally:
+            os.close(folder)
+
+    def _above(self, *, make: bool) -> int:
         """A descriptor of its parent."""
         folder = self.path.parent
         if self.is_true:
-            with opened(folder, NAMED, make=make) as fd:
-                yield fd
-            return
+            return open_folder(str(folder), NAMED, make=make)
         if make:
             folder.mkdir(parents=True, exist_ok=True)
-        fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
+        return os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 class OwnFiles:
