@@ -198,9 +198,11 @@ def checked_retries(name: str, retries: int) -> int:
 
 def checked_limit(name: str, limit: float | None) -> float | None:
     """A time limit in seconds. Raises `BadJob`."""
+    if limit is None:
+        return None
     seconds = as_number(limit)
-    if limit is not None and seconds is None:
+    if seconds is None:
         raise BadJob(name, f"the time limit must be a number of seconds, not {limit!r}")
-    if seconds is not None and not seconds > 0:
+    if not seconds > 0:
         raise BadJob(name, f"the time limit must be more than 0 seconds, not {limit}")
     return seconds

@@ -106,7 +106,8 @@ class Job(JobDefinition):
         from encamp.jobs.run.run_job import run_job
         from encamp.jobs.run_options import check_spelling, current
 
-        check_spelling(engine_options, Job.run)
+        if engine_options:
+            check_spelling(engine_options, Job.run)
         if keep not in (None, "never", "failed", "always"):
             raise BadJob(f"keep={keep!r}", "is not known; use 'never', 'failed' or 'always'")
         most = None if max_failures is None else whole("max_failures", max_failures, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -23,13 +24,22 @@ def reclaim_leftovers(
     this at once. Raises `BadLocalStorage`.
     """
     folders = reclaim(storage, dry_run=dry_run, stayed=stayed)
-    if not dry_run and ((storage or local_storage_path()) / "cache").is_dir():
+    cache = (storage or local_storage_path()) / "cache"
+    if not dry_run and cache.is_dir() and (folders or _is_partly_fetched(cache)):
         for path, exc in _tidied(storage, adopt=bool(folders)).items():
             if stayed is None:
                 warnings.warn(f"cannot remove {path} from the cache: {exc}", stacklevel=2)
             else:
                 stayed[path] = exc
     return folders
+
+
+def _is_partly_fetched(cache: Path) -> bool:
+    """Whether a process is fetching an entry of the cache, or was killed while it did."""
+    try:
+        return bool(os.listdir(cache / "partial"))
+    except FileNotFoundError:
+        return False
 
 
 def _tidied(storage: Path | None, *, adopt: bool) -> dict[Path, OSError]:

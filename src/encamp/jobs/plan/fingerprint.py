@@ -26,7 +26,7 @@ from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
 
-from encamp.jobs.plan.quick_digest import SINGLE, NotPlainError, digest_of_plain, quick_digest
+from encamp.jobs.plan.quick_digest import SINGLE, NotPlainError, digest_of_ordered, ordered
 from encamp.wire.global_names import global_names
 
 _INSTALLED = tuple(
@@ -41,7 +41,7 @@ _INSTALLED = tuple(
 def fingerprint(value: object) -> str:
     """A digest of ``value`` (blake2b-128, hexadecimal), the same in every process."""
     try:
-        return quick_digest(value).hex()
+        return digest_of_ordered(ordered(value)).hex()
     except NotPlainError:
         return _Hasher().digest(value).hex()
 
@@ -54,9 +54,10 @@ class _Hasher:
 
     def digest(self, value: Any) -> bytes:
         kind = type(value)
-        if kind in SINGLE or (kind in _LISTS and SINGLE.issuperset(map(type, value))):
+        is_flat = kind in _LISTS and SINGLE.issuperset(map(type, value))
+        if is_flat or kind in SINGLE or (kind is dict and not value):
             with suppress(NotPlainError):
-                return digest_of_plain(value)
+                return digest_of_ordered(value)
         if isinstance(value, _PLAIN):
             return self._digest(value)
         if isinstance(value, _CONTAINERS):

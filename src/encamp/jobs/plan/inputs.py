@@ -102,8 +102,9 @@ class Inputs:
         return self.of(name)
 
     def _plan_shared(self, planner: Planner) -> None:
-        self.shared = [replace(item, readonly=True) for item in planner.plan(self.job.mirror)]
-        self._at = {item.target: item for item in self.shared}
+        if self.job.mirror:
+            self.shared = [replace(item, readonly=True) for item in planner.plan(self.job.mirror)]
+            self._at = {item.target: item for item in self.shared}
 
     def forget(self, name: str) -> None:
         """Free the memory of a task that has ended."""

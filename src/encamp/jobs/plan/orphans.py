@@ -66,6 +66,8 @@ def orphans(journal: Journal) -> dict[str, Orphan]:
 
     A task of the job that is not done has no orphans, since it is unknown what it makes.
     """
+    if not (journal.earlier or journal.left):
+        return {}
     return _not_made(journal, (one for one in _published_before(journal) if not one.is_folder))
 
 
@@ -133,7 +135,7 @@ class OrphanWatch:
     @property
     def count(self) -> int:
         """How many there are, see `count_of`."""
-        return count_of(self._orphans)
+        return count_of(self._orphans) if self._orphans else 0
 
     def note(self, task: str, makers: Mapping[str, str]) -> None:
         """A task is done: its former outputs that it has not made again are orphans.

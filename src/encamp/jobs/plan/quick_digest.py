@@ -22,13 +22,8 @@ class NotPlainError(Exception):
     """A value is of a kind that only `fingerprint` supports."""
 
 
-def quick_digest(value: object) -> bytes:
-    """The digest of a value of Python's plain types; raises `NotPlainError`."""
-    return digest_of_plain(_ordered(value))
-
-
-def digest_of_plain(value: object) -> bytes:
-    """The digest of a value without dictionaries; raises `NotPlainError` for a very long number."""
+def digest_of_ordered(value: object) -> bytes:
+    """The digest of a plain value that is `ordered`; raises `NotPlainError` for a long number."""
     try:
         text = f"plain {value!a}"  # no other digest is of a text that begins so
     except ValueError:  # more digits than Python writes
@@ -36,17 +31,17 @@ def digest_of_plain(value: object) -> bytes:
     return blake2b(text.encode(), digest_size=SIZE).digest()
 
 
-def _ordered(value: Any, depth: int = 0) -> object:
-    """The value, with dictionaries in the order of their keys."""
+def ordered(value: Any, depth: int = 0) -> object:
+    """The value, with dictionaries in the order of their keys; raises `NotPlainError`."""
     kind = type(value)
     if kind is tuple or kind is list:
         if SINGLE.issuperset(map(type, value)):
             return value
         if depth < _DEEPEST:
             deeper = depth + 1
-            return kind([p if type(p) in SINGLE else _ordered(p, deeper) for p in value])
+            return kind([p if type(p) in SINGLE else ordered(p, deeper) for p in value])
     elif kind in SINGLE:
         return value
     elif kind is dict and depth < _DEEPEST and _TEXT.issuperset(map(type, value)):
-        return {key: _ordered(value[key], depth + 1) for key in sorted(value)} if value else value
+        return {key: ordered(value[key], depth + 1) for key in sorted(value)} if value else value
     raise NotPlainError

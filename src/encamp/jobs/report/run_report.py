@@ -18,7 +18,7 @@ from encamp.jobs.report.manifest import write_manifest
 from encamp.jobs.report.parameter_columns import parameters_of
 from encamp.jobs.report.report_files import write_page
 from encamp.jobs.report.results_csv import facts_of, write_table
-from encamp.jobs.report.task_reports import Reports, as_list_if_few
+from encamp.jobs.report.task_reports import Reports
 from encamp.jobs.run.executors import services_of
 from encamp.jobs.run.run_lock import refusal
 from encamp.jobs.run_clock import Clock
@@ -58,7 +58,7 @@ class RunReport:
 
     def write(self, warnings: list[str], *, interrupted: bool) -> JobReport:
         """Write all files at the end; ``warnings`` are the run's own."""
-        tasks, orphans = as_list_if_few(self.ended), self._orphans.count
+        tasks, orphans = self.ended.as_list_if_few(), self._orphans.count
         report = self._so_far(tasks, warnings, interrupted=interrupted, orphans=orphans)
         self._job.report = report
         folder, kept = self._journal.own_folder, self.ended.for_disk(tasks)

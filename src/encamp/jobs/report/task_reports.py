@@ -127,9 +127,11 @@ class Reports(TaskReports):
             for report in reports
         ]
 
-    def kept(self) -> Reports:
-        """The same, for use after the run's journal is closed."""
-        return self._with(_records=self._records.kept())
+    def as_list_if_few(self) -> Sequence[TaskReport]:
+        """The reports as a list, or these if there are many; also after the journal is closed."""
+        if len(self._names) > _FEW:
+            return self._with(_records=self._records.kept())
+        return list(map(self._of, self._names))
 
     def _with(self, **parts: object) -> Reports:
         other = Reports((), self._records)
@@ -244,11 +246,6 @@ class Reports(TaskReports):
 
 _FEW = 10_000
 """Reports of at most so many tasks are a list, which is easiest to use."""
-
-
-def as_list_if_few(reports: Reports) -> Sequence[TaskReport]:
-    """The reports as a list if there are few, else as they are."""
-    return reports.kept() if len(reports) > _FEW else list(reports)
 
 
 def tell_up_to_date(progress: Progress, name: str, reports: Reports) -> None:

@@ -23,7 +23,9 @@ def trace(report: JobReport, lanes: Lanes) -> list[bytes]:
     """The trace as JSON; of very many tasks it has some, and says what it leaves out."""
     about = ("name", "destination", "controller", "executor", "version", "started", "ended")
     facts = {name: str(getattr(report, name)) for name in about}
-    hosts = {host: n for n, host in enumerate(dict.fromkeys([one.host for one in lanes.lanes]), 1)}
+    hosts: dict[str | None, int] = {}
+    for lane in lanes.lanes:
+        hosts.setdefault(lane.host, len(hosts) + 1)
     places = [(hosts[lane.host], n) for n, lane in enumerate(lanes.lanes, len(hosts) + 1)]
     """The numbers of each lane's host and of itself."""
     names = [_named("process_name", n, 0, name=host or _NO_HOST) for host, n in hosts.items()]

@@ -16,7 +16,7 @@ from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.plan.selection import Selection
 from encamp.jobs.report.builders import job_report
 from encamp.jobs.report.parameter_columns import parameters_of
-from encamp.jobs.report.task_reports import Reports, as_list_if_few, tell_up_to_date
+from encamp.jobs.report.task_reports import Reports, tell_up_to_date
 from encamp.jobs.run_clock import Clock
 from encamp.jobs.run_options import Options
 from encamp.reports import DRY_RUN, JobReport, TaskReport
@@ -53,7 +53,7 @@ def dry_run(job: JobDefinition, options: Options, progress: Progress) -> JobRepo
             _look(orphans, name, prepared)
             graph.ended(name)
     warnings = [*prepared.warnings, *orphans.warnings]
-    report = job_report(job, as_list_if_few(reports), clock, DRY_RUN, False, warnings)
+    report = job_report(job, reports.as_list_if_few(), clock, DRY_RUN, False, warnings)
     report = job.report = replace(report, orphans=orphans.count)
     progress.finished(report)
     if options.for_script and report.count("to do"):

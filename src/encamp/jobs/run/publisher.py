@@ -139,7 +139,8 @@ class Publisher:
     def _flushed(self, done: list[Done]) -> list[Done]:
         """The tasks whose new names are on the disk."""
         failed: dict[Path, BadDestination] = {}
-        for folder in parents([one for _, _, published in done for one in published]):
+        everything = [one for _, _, published in done for one in published]
+        for folder in parents(everything) if everything else ():
             try:
                 flush_folders([folder])
             except BadDestination as exc:

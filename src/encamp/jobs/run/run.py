@@ -121,7 +121,7 @@ class Run:
         self.submissions = Submissions(executor, self.token)
         self.report = RunReport(job, tasks, prepared, journal, self.orphans, executor)
         self.ended, self.clock = self.report.ended, self.report.clock
-        self.time_left = TimeLeft((job.tasks[name] for name in tasks), options.time_limit)
+        self.time_left = TimeLeft(map(job.tasks.__getitem__, tasks), options.time_limit)
         self.late: list[str] = []
         """Tasks that cannot end before the allocation does."""
         self.workplaces = Workplaces(self.clock)
@@ -250,7 +250,9 @@ class Run:
 
     def _taken_back(self, name: str, future: Future[Outcome]) -> bool:
         """Whether a task was cancelled before it started, for lack of time."""
-        late = future.cancelled() and not self.time_left.enough_for(self.job.tasks[name])
+        if not (self.time_left.limited and future.cancelled()):
+            return False
+        late = not self.time_left.enough_for(self.job.tasks[name])
         if late:
             self.late.append(name)
             del self.running[name]

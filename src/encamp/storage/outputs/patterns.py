@@ -180,7 +180,9 @@ def check_destination(folder: Path) -> None:
     """Raise `BadDestination` unless files can be published to ``folder``; creates nothing."""
     if in_local_storage(folder):
         raise BadDestination(str(folder), "it is in the local storage, which encamp cleans")
-    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    there = folder
+    while not os.path.lexists(there):
+        there = there.parent
     try:
         is_folder = there.is_dir()
     except OSError as exc:
