@@ -322,8 +322,10 @@ def reclaim(
     root = (
         storage or local_storage()
     )  # nothing is removed from a folder that is not this user's own
-    with named_refusals(root):
+    try:
         names = set(os.listdir(parent))
+    except OSError as exc:
+        raise _refused(root, exc) from exc
     folders = {name.removesuffix(LOCK) for name in names}
     return [
         parent / name

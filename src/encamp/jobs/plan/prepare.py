@@ -22,10 +22,10 @@ from encamp.jobs.plan.redefined_functions import redefined
 from encamp.jobs.plan.unordered_readers import check_readers
 from encamp.jobs.steps import Call, Command
 from encamp.jobs.worker.work import pack
-from encamp.storage.disk.safe_destination import Trust, trust_in
+from encamp.storage.disk.safe_destination import trust_in
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.outputs.accepted_names import DeclaredNames
-from encamp.storage.outputs.patterns import Folders, Output, bound, check_destination, check_outputs
+from encamp.storage.outputs.patterns import Folders, Output, check_destination, check_outputs
 from encamp.storage.shared_folders import portable
 from encamp.wire.rng_warnings import RandomNumberWarnings
 
@@ -55,7 +55,8 @@ class Prepared:
         self.graph = Graph(job.tasks)
         self._trust = trust_in(job.to, shared=journal.own_folder.shared)
         check_destination(journal.folder.parent)
-        self.finals = _final_names(job, self._trust)
+        self._folders: Folders = {}
+        self.finals = self._final_names()
         check_own_folder(job, outputs, self.declared.reach)
         planner = planner_of(job)
         in_place_tasks = check_readers(job, self.graph, planner, self.declared.reach)
@@ -65,9 +66,23 @@ class Prepared:
         self._job_inputs = JobInputs(journal.own_folder)
         self._by_value: set[types.ModuleType] = set()
         self._sent: dict[str, set[types.ModuleType]] = {}
-        self._places: dict[str, Output] = {}
         self._check_steps()
         self.warnings = redefined(tasks)
+
+    def _final_names(self) -> dict[str, str]:
+        """Known final paths → the task of each; checks the folders that outputs go to."""
+        finals: dict[str, str] = {}
+        for task in self.job.tasks.values():
+            for final in {**self._known(task.outputs), **self._known(task.on_failure)}:
+                if final in finals:
+                    raise OutputConflict(final, f"task {finals[final]}", f"task {task.name}")
+                finals[final] = task.name
+        return finals
+
+    def _known(self, outputs: tuple[Output, ...]) -> dict[str, str]:
+        if not outputs:
+            return {}
+        return check_outputs(outputs, self.job.to, self._folders, shared=self._trust.shared)
 
     def _check_steps(self) -> None:
         """Raise `CannotTravel` for steps that cannot be pickled; similar ones are tried once."""
@@ -88,9 +103,7 @@ class Prepared:
         """Outputs in the form that goes to other hosts."""
         found = []
         for output in outputs:
-            if output.to not in self._places:
-                (self._places[output.to],) = bound([output], self.job.to, shared=self._trust.shared)
-            place = self._places[output.to]
+            place = self._folders[output.to, output.at]
             found.append(replace(output, at=place.at, trust=place.trust))
         return tuple(found)
 
@@ -149,17 +162,3 @@ class Prepared:
         """Free what is kept for a task that has ended."""
         self.inputs.forget(name)
         self._sent.pop(name, None)
-
-
-def _final_names(job: JobDefinition, trust: Trust) -> dict[str, str]:
-    """Known final paths → the task of each."""
-    shared = trust.shared
-    finals: dict[str, str] = {}
-    folders: Folders = {}
-    for task in job.tasks.values():
-        left = check_outputs(task.on_failure, job.to, folders, shared=shared)
-        for final in {**check_outputs(task.outputs, job.to, folders, shared=shared), **left}:
-            if final in finals:
-                raise OutputConflict(final, f"task {finals[final]}", f"task {task.name}")
-            finals[final] = task.name
-    return finals

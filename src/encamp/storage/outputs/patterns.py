@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
+import msgspec
+
 from encamp.attempt_facts import quickly_pickled
 from encamp.errors import BadDestination, BadJob, OutputConflict, printable
 from encamp.storage import urls
@@ -89,7 +91,7 @@ def bound(
     says whether a group shares the job. Raises `BadDestination` for folders that another user has
     put there.
     """
-    return tuple(_bound(output, destination, shared) for output in outputs)
+    return tuple([_bound(output, destination, shared) for output in outputs])
 
 
 def _bound(output: Output, destination: Path, shared: bool) -> Output:
@@ -112,8 +114,18 @@ def folders_of(outputs: Iterable[Output]) -> dict[Path, Trust]:
     return {local(output.at): output.trust for output in outputs if output.at is not None}
 
 
-Folders = dict[tuple[str, Portable | None], str]
-"""Destination folders that were checked, with how the final names in each begin."""
+class Place(msgspec.Struct, frozen=True):
+    """A destination folder that was checked."""
+
+    begin: str
+    """The beginning of the final names in it."""
+    at: Portable | None
+    trust: Trust
+    """As in a `bound` output."""
+
+
+Folders = dict[tuple[str, Portable | None], Place]
+"""Destination folders that were checked, by ``to`` and ``at`` of outputs."""
 
 
 def check_outputs(
@@ -144,7 +156,7 @@ def check_outputs(
             if not (name or output.rename):
                 why = "is the task's folder; write '**' for everything in it"
                 raise BadJob(f"the output {output.pattern!r}", why)
-            final = folders[output.to, output.at] + renamed(output.rename, name)
+            final = folders[output.to, output.at].begin + renamed(output.rename, name)
             if final in known:
                 raise OutputConflict(final, known[final], output.pattern)
             known[final] = output.pattern
@@ -156,8 +168,7 @@ def _is_name(pattern: str) -> bool:
     return "/" not in pattern and "\0" not in pattern and pattern[:1] not in ("", ".", "~")
 
 
-def _checked_folder(output: Output, destination: Path, shared: bool) -> str:
-    """The beginning of the final names in an output's folder."""
+def _checked_folder(output: Output, destination: Path, shared: bool) -> Place:
     if not is_url(output.to) and Path(os.path.normpath(output.to)).parts[:1] == (os.pardir,):
         why = "it is outside of the destination (if you mean that, write the absolute path)"
         raise BadDestination(output.to, why)
@@ -166,7 +177,8 @@ def _checked_folder(output: Output, destination: Path, shared: bool) -> str:
         urls.check(output.to)
     else:
         check_destination(local(output.at))
-    return str(final_of(output)(PurePosixPath("x")))[:-1]
+    begin = str(final_of(output)(PurePosixPath("x")))[:-1]
+    return Place(begin, output.at, output.trust)
 
 
 def final_of(output: Output) -> Callable[[PurePosixPath], Path | str]:
