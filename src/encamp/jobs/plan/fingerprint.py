@@ -172,8 +172,8 @@ class _Hasher:
         constants = [c for c in code.co_consts if c is not _docstring(code)]
         shape = (code.co_argcount, code.co_kwonlyargcount, code.co_posonlyargcount, code.co_flags)
         names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
-        parts = (code.co_code, code.co_exceptiontable, constants, names, shape)
-        return self._join("code", map(self.digest, parts))
+        parts = (code.co_code, code.co_exceptiontable, digest_of_ordered((names, shape)))
+        return self._join("code", (*parts, self.digest(constants)))
 
     def _class(self, cls: type) -> bytes:
         if not _own(cls):
