@@ -60,7 +60,7 @@ def test_on_another_host_only_a_file_that_was_seen_and_went_counts(tmp_path: Pat
     )
     watch = Watch(far)
     assert not watch.over()
-    far.take()
+    far.take(OwnFolder(tmp_path))
     assert not watch.over()
     far.end()
     assert watch.over()

@@ -70,12 +70,12 @@ class Shielded:
         for name in ("began", "submitted", "retried", "ended", "finished"):
             if not callable(getattr(progress, name, None)):
                 raise BadJob(f"progress={progress!r}", f"it has no method {name!r}; see Progress")
+        self._progress: Progress | None = progress
         self.wants_whole_reports: bool = getattr(progress, "wants_whole_reports", True)
         """Whether it uses more than state and reason of tasks that are up to date."""
         self.wants_status = callable(getattr(progress, "status", None))
         """Whether it has a method ``status``."""
         self.is_silent = type(progress) is Silent
-        self._progress: Progress | None = None if self.is_silent else progress
 
     def began(self, job: str, tasks: int, workers: int | None) -> None:
         """See `Progress.began`."""
