@@ -7,7 +7,7 @@ import re
 import time
 from functools import lru_cache
 
-_OCTAL = re.compile(rb"\\([0-7]{3})")
+_OCTAL = re.compile(r"\\([0-7]{3})")
 """How blanks and the like are written in mountinfo, see proc(5)."""
 
 
@@ -27,8 +27,10 @@ class _Mounts:
     def __init__(self, mountinfo: bytes) -> None:
         self._at: dict[str, tuple[str, str]] = {}
         """Where it is mounted → its disk, and the folder of the disk that it shows."""
-        for line in mountinfo.splitlines():
-            _, _, disk, root, place, *_ = map(_word, line.split(b" "))
+        for line in os.fsdecode(mountinfo).rstrip("\n").split("\n") if mountinfo else ():
+            _, _, disk, root, place, _ = line.split(" ", 5)
+            if "\\" in line:
+                root, place = _unescaped(root), _unescaped(place)
             self._at[place] = disk, root
         places: dict[str, list[tuple[str, str]]] = {}
         for place, (disk, root) in self._at.items():
@@ -72,10 +74,14 @@ def _moved(path: str, folder: str, to: str) -> str:
 def _mounts(_second: int) -> _Mounts:
     try:
         with open("/proc/self/mountinfo", "rb") as file:  # noqa: PTH123
-            return _Mounts(file.read())
+            return _as_mounts(file.read())
     except (OSError, ValueError):  # a sandbox without /proc
-        return _Mounts(b"")
+        return _as_mounts(b"")
 
 
-def _word(word: bytes) -> str:
-    return os.fsdecode(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), word))
+_as_mounts = lru_cache(maxsize=1)(_Mounts)
+"""Mounts seldom change from one second to the next."""
+
+
+def _unescaped(path: str) -> str:
+    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), path)
