@@ -6,11 +6,8 @@ import os
 import pickle
 import socket
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from typing import Any
 
-from encamp.attempt_facts import Span, Where
-from encamp.errors import TaskLost, reason_of
+from encamp.errors import reason_of
 from encamp.job_status import State
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.plan.changes import listed
@@ -28,32 +25,6 @@ from encamp.version import __version__
 
 _MOST_ORDER = 20_000
 """Pairs of tasks, of which one waits for the other, in a report at most."""
-
-
-class Workplaces:
-    """The workers of attempts, to report attempts that were lost together with their worker."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._free: dict[tuple[str, str], float] = {}
-        """When the last attempt of each worker has ended."""
-
-    def note(self, where: Where | None) -> None:
-        """An attempt has ended at a worker."""
-        if where is not None:
-            self._free[where.host, where.worker] = self._clock.now()
-
-    def lost(self, future: Future[Any], error: TaskLost, submitted: float) -> Outcome:
-        """A lost attempt, as far as the cluster's future describes it.
-
-        It cannot have started before its worker was free.
-        """
-        host, slot = getattr(future, "host", None), getattr(future, "slot", None)
-        where = None if host is None else Where(host, f"slot-{slot}", 0)
-        worker = (host or "", f"slot-{slot}")
-        began = max(submitted, self._free.get(worker, 0.0))
-        lost = Span("lost", began, max(0.0, self._clock.now() - began))
-        return Outcome(where=where, phases=[lost], error=error)
 
 
 def controller_here() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Collection, Iterable
-from concurrent.futures import CancelledError, Executor, Future
+from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import replace
 from socket import gethostname
@@ -27,7 +27,6 @@ from encamp.errors import (
     StepFailed,
     TaskLost,
     TimeLimitExceeded,
-    reason,
     reason_of,
 )
 from encamp.job_status import JobStatus, State
@@ -37,10 +36,10 @@ from encamp.jobs.display.progress_interface import Shielded
 from encamp.jobs.interrupts import Interrupts, stopped
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.lines import Record, outputs_in, seen
+from encamp.jobs.outcomes import Outcomes
 from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.report.builders import (
-    Workplaces,
     attempt_report,
     controller_here,
     task_report,
@@ -124,7 +123,7 @@ class Run:
         self.time_left = TimeLeft(map(job.tasks.__getitem__, tasks), options.time_limit)
         self.late: list[str] = []
         """Tasks that cannot end before the allocation does."""
-        self.workplaces = Workplaces(self.clock)
+        self.outcomes = Outcomes(self.submissions, self.clock)
         self.failures = 0
         self.hopeless = self.stopping = False
         self.enough = False
@@ -371,7 +370,7 @@ class Run:
             if self._taken_back(name, future):
                 continue
             if (outcome := self._outcome(name, future)) is not None:
-                self.workplaces.note(outcome.where)
+                self.outcomes.note(outcome.where)
                 check_staged(self.prepared, name, outcome, self.token, self._log_of(name))
                 came.append((name, outcome))
         done = self.publisher.publish(came)
@@ -388,24 +387,8 @@ class Run:
 
     def _outcome(self, name: str, future: Future[Outcome]) -> Outcome | None:
         """The outcome in a future; None if the task was submitted again."""
-        try:
-            raised = future.exception()
-        except CancelledError:
-            if not self.stopping:
-                self.submissions.see_cancelled()
-            cancelled = Abandoned(
-                "it was cancelled before it started, or its executor was shut down"
-            )
-            return Outcome(error=cancelled, lost=self.submissions.over is not None)
-        if raised is not None:  # executors may raise anything, such as a worker's Ctrl-C
-            if isinstance(raised, TaskLost):  # our own cluster has seen its host go
-                outcome = self.workplaces.lost(future, raised, self.running[name].submitted)
-                outcome.lost = raised.exit_code is None  # otherwise its process ended by itself
-                outcome.error = raised.with_facts(task=name)
-                return outcome
-            gone = TaskLost(name, "its host", None, reason(raised))
-            return self.workplaces.lost(future, gone, self.running[name].submitted)
-        outcome = future.result()
+        submitted = self.running[name].submitted
+        outcome = self.outcomes.of(name, future, submitted, stopping=self.stopping)
         if not isinstance(outcome.error, NotImportable):
             return outcome
         module = outcome.error.module
