@@ -36,7 +36,6 @@ from encamp.jobs.display.progress_interface import Shielded
 from encamp.jobs.interrupts import Interrupts, stopped
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.lines import Record, outputs_in, seen
-from encamp.jobs.outcomes import Outcomes
 from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.report.builders import (
@@ -49,6 +48,7 @@ from encamp.jobs.report.task_reports import tell_up_to_date
 from encamp.jobs.run.allocation_end import TimeLeft
 from encamp.jobs.run.executors import workers_of
 from encamp.jobs.run.killed_runs import discard_parts, sweep
+from encamp.jobs.run.outcomes import Outcomes
 from encamp.jobs.run.publisher import Done, Publisher
 from encamp.jobs.run.retries import SubmittedTask
 from encamp.jobs.run.staged_checks import check_staged
