@@ -175,7 +175,7 @@ def test_a_file_that_is_new_since_it_was_judged_is_left_alone(
 @pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
 def test_a_run_that_fails_leaves_no_file_either(tmp_path: Path, error: type[BaseException]) -> None:
     """Another host could not know whether the run is over."""
-    with suppress(error), run_lock(OwnFolder(tmp_path)) as locked:
+    with suppress(error), _run_lock(tmp_path) as locked:
         assert not locked
         assert (tmp_path / OWNER).exists()
         raise error
