@@ -556,6 +556,10 @@ class StorageError(EncampError):
     """A disk operation failed; other tasks are not affected."""
 
 
+_LITTLE = 1 << 20
+"""Bytes that a file system keeps for itself, or that others have just freed."""
+
+
 class DiskFull(StorageError):
     """``need`` and ``free`` are bytes; ``host`` is where the disk is full."""
 
@@ -568,9 +572,12 @@ class DiskFull(StorageError):
         super().__init__(path, need, free, host or socket.gethostname())
 
     def __str__(self) -> str:
+        disk = f"the disk of {printable(self.path)} on the host {self.host}"
+        if self.free > self.need + _LITTLE:
+            why = "it takes no more files, or a quota is used up (df -i and quota show both)"
+            return f"{disk} is full: {why}; remove some files, or use another disk"
         return (
-            f"the disk of {printable(self.path)} on the host {self.host} is full: "
-            f"{size_text(self.need)} are needed, "
+            f"{disk} is full: {size_text(self.need)} are needed, "
             f"{size_text(self.free)} are free; free some space, or use another disk"
         )
 

@@ -144,6 +144,15 @@ def test_a_command_line_that_is_too_long_is_refused_in_a_short_sentence(
     assert len(Path("out/job.job/report.json").read_bytes()) < 10_000
 
 
+def test_a_script_without_its_interpreter_is_not_told_to_be_missing(here: Path) -> None:
+    lines = "printf '#!/no/such/shell\\n' > s; chmod +x s"
+    job = encamp.Job("job", to="out")
+    job.add("task", [encamp.command(lines, shell=True), "./s"])
+    [task] = job.run(slots=1, check=False).tasks
+    why = "could not start: the interpreter that ./s names in its first line is missing"
+    assert task.why.endswith(why)
+
+
 def test_long_values_are_cut_in_every_refusal(here: Path) -> None:
     for wrong in (f"cat {'x ' * 50_000} > b", "'" + "x" * 100_000):
         with pytest.raises(BadJob) as raised:

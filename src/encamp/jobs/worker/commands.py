@@ -107,6 +107,8 @@ def _reason(
     if exc.errno == errno.E2BIG:
         return _too_long(words, environment)
     name = os.fsdecode(exc.filename or "").removeprefix(f"{folder}/")
+    if exc.errno == errno.ENOENT and "/" in name and (folder / name).is_file():
+        return f"the interpreter that {printable(name)} names in its first line is missing"
     file = f": {printable(name)}" if name else ""
     return f"{(exc.strerror or str(exc)).lower()}{file}"
 
