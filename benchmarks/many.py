@@ -18,7 +18,7 @@ import encamp
 from benchmarks.jobs import trivial
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.lines import Record
-from encamp.jobs.plan.changes import listed
+from encamp.jobs.plan.name_changed_inputs import listed
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.steps import Task
 from encamp.reports import AttemptReport, Published, Span, TaskReport, Where

@@ -12,12 +12,12 @@ from encamp.errors import BadJob, OutputConflict
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.lines import Key, Line
-from encamp.jobs.plan.changes import JobInputs, listed, which, with_name
-from encamp.jobs.plan.fingerprint import own_module
+from encamp.jobs.plan.code_digest import own_module
 from encamp.jobs.plan.graph import Graph
 from encamp.jobs.plan.inputs import Inputs, planner_of
 from encamp.jobs.plan.job_folder import check_own_folder
 from encamp.jobs.plan.keys import INPUT_CHANGED, JOB_INPUT_CHANGED, JOB_INPUTS, Keys, why_run
+from encamp.jobs.plan.name_changed_inputs import JobInputs, listed, which, with_name
 from encamp.jobs.plan.redefined_functions import redefined
 from encamp.jobs.plan.unordered_readers import check_readers
 from encamp.jobs.steps import Call, Command

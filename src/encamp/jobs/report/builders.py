@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from encamp.errors import reason_of
 from encamp.job_status import State
 from encamp.jobs.definition import JobDefinition
-from encamp.jobs.plan.changes import listed
+from encamp.jobs.plan.name_changed_inputs import listed
 from encamp.jobs.report.parameter_columns import parameters_of
 from encamp.jobs.run.retries import SubmittedTask
 from encamp.jobs.run_clock import Clock

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import encamp
-from encamp.jobs.plan.changes import JobInputs
+from encamp.jobs.plan.name_changed_inputs import JobInputs
 from encamp.jobs.report.report_files import read_report
 from encamp.reports import JobReport, TaskReport
 from encamp.storage.disk.own_files import OwnFolder

@@ -26,7 +26,7 @@ from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
 
-from encamp.jobs.plan.quick_digest import SINGLE, NotPlainError, digest_of_ordered, ordered
+from encamp.jobs.plan.value_digest import SINGLE, NotPlainError, digest_of_ordered, ordered
 from encamp.wire.global_names import global_names
 
 _INSTALLED = tuple(
