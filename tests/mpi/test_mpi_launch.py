@@ -27,7 +27,7 @@ from encamp.engines.mpi import leftovers as mpi_leftovers
 from encamp.engines.mpi.engine import launched
 from encamp.engines.mpi.hosts import Questions
 from encamp.engines.mpi.launch import Launcher, Plan, ended_by_intruder, find_launcher
-from encamp.engines.mpi.launched_engine import LaunchedMPI, _ctrl_c_deferred
+from encamp.engines.mpi.launched_engine import LaunchedMPI, _signals_deferred
 from encamp.errors import BadHostfile, BadJob, EngineFailed, EngineUnavailable
 from encamp.testing.waiting import until
 
@@ -341,13 +341,20 @@ def test_ctrl_c_does_not_reach_a_launcher_that_is_asked_who_it_is(tmp_path: Path
     assert find_launcher(str(path)).mpi == "mpich"
 
 
-def test_ctrl_c_waits_until_a_launcher_that_is_being_started_is_known() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGALRM, signal.SIGTERM])
+def test_signals_wait_until_a_launcher_that_is_being_started_is_known(
+    number: signal.Signals,
+) -> None:
+    before = signal.signal(number, signal.default_int_handler)
     done = []
-    with pytest.raises(KeyboardInterrupt), _ctrl_c_deferred():  # noqa: PT012
-        os.kill(os.getpid(), signal.SIGINT)
-        done.append(1)
-    assert done
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    try:
+        with pytest.raises(KeyboardInterrupt), _signals_deferred():  # noqa: PT012
+            os.kill(os.getpid(), number)
+            done.append(1)
+        assert done
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
 
 
 def test_folders_of_daemons_are_removed_unless_those_run(

@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,6 +46,11 @@ _SLOW = 2.5
 """Seconds after which the hosts are checked if a job has not started."""
 _LOOK = 0.1
 """Seconds between two checks whether they have answered."""
+_DEFERRED = tuple(
+    getattr(signal, f"SIG{name}")
+    for name in ["INT", "HUP", "QUIT", "TERM", "ALRM", "VTALRM", "PROF", "USR1", "USR2", "XCPU"]
+)
+"""Signals with which programs are interrupted."""
 _REFUSALS = 5
 """How often a job is started again if sshd has refused logins because there were too many."""
 
@@ -226,7 +231,7 @@ class LaunchedMPI(Engine):
         arguments, hosts = (str(self._base),), tuple(self._hosts)
         ranks = self._slots + 1
         plan = Plan(self._launcher, ranks, hosts, self._module, arguments, self._rsh_agent)
-        with _ctrl_c_deferred():
+        with _signals_deferred():
             self._run = Run(plan, self._base, self._poll)
             self._base += self._slots
             self._deadline = time.monotonic() + self._start_timeout
@@ -350,21 +355,27 @@ def _check_words(**options: object) -> None:
 
 
 @contextmanager
-def _ctrl_c_deferred() -> Iterator[None]:
-    """Defer Ctrl-C to the end of a block, so that no started process is forgotten."""
-    came: list[tuple[Any, ...]] = []
-    here = threading.current_thread() is threading.main_thread()
-    usual = signal.getsignal(signal.SIGINT) if here else None
-    if not callable(usual):
+def _signals_deferred() -> Iterator[None]:
+    """Defer Ctrl-C, time limits and the like to the end of a block, as their handlers may raise.
+
+    So no process that was started is forgotten.
+    """
+    came: list[tuple[int, Any]] = []
+    usual: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        usual = {number: signal.getsignal(number) for number in _DEFERRED}
+
+    def hand_over() -> None:
+        for number, frame in came:
+            usual[number](number, frame)
+
+    with ExitStack() as stack:  # which restores all of them, even if a handler raises meanwhile
+        stack.callback(hand_over)
+        for number, handler in usual.items():
+            if callable(handler):
+                stack.callback(signal.signal, number, handler)
+                signal.signal(number, lambda *caught: came.append(caught))
         yield
-        return
-    signal.signal(signal.SIGINT, lambda *args: came.append(args))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, usual)
-        if came:
-            usual(*came[0])
 
 
 def _sentence(faults: Mapping[str, str]) -> str:
