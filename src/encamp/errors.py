@@ -221,13 +221,15 @@ class InputError(EncampError):
 class NoMatch(InputError):
     """``required_anyway``: the input cannot be optional, so the message does not suggest it.
 
-    ``task`` is the task whose input it is; empty if that is not known, or for a job input.
+    ``task`` is the task whose input it is; empty if that is not known, or for a job input. ``but``
+    says why what matches does not count.
     """
 
     pattern: str
     folder: str
     required_anyway: bool = False
     task: str = ""
+    but: str = ""
 
     def __str__(self) -> str:
         pattern, way_out, whose = printable(self.pattern), "", _whose(self.task)
@@ -236,7 +238,7 @@ class NoMatch(InputError):
         if not any(c in self.pattern for c in "*?["):
             where = "" if self.pattern[:1] in ("/", "~") else f" in {printable(self.folder)}"
             return f"{whose}there is no {pattern!r}{where}; check its name and folder{way_out}"
-        where = printable(self.folder)
+        where = printable(self.folder) + (f": {self.but}" if self.but else "")
         return f"{whose}no file matches {pattern!r} in {where}; check the pattern{way_out}"
 
 

@@ -13,7 +13,7 @@ import pytest
 from other_processes import open_folder, unprivileged
 
 from encamp.errors import BadJob, NoMatch, TargetConflict, UnsafeTarget, UnusableInput
-from encamp.storage.inputs.mirror import Mirror, MirrorMap, as_mirrors, plan
+from encamp.storage.inputs.mirror import Mirror, MirrorMap, Planner, as_mirrors, plan
 from encamp.storage.local_storage import local_storage
 from encamp.storage.sandbox_folder import Sandbox
 
@@ -251,6 +251,21 @@ def test_an_excluded_folder_is_not_even_read(here: Path, folder: Path) -> None:
     write(here, "tree/a")
     os.mkfifo(here / "tree/pipe")
     assert mirrored(Mirror("tree", exclude=("pipe",)), here, folder) == ["tree/a"]
+
+
+def test_it_is_told_why_what_a_pattern_matches_does_not_count(here: Path) -> None:
+    for name in ("out/a.txt", "kept/b.dat", "deep/folder/c"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    reasons = {
+        Mirror("*/*.txt"): "what it matches is in the job's destination, which only patterns",
+        Mirror("kept/*", exclude=("*.dat",)): "what it matches is excluded; check",
+        Mirror("**/folder"): "it matches folders, but '**' is for files; check",
+    }
+    for mirror, why in reasons.items():
+        with pytest.raises(NoMatch) as caught:
+            Planner(here, [here / "out"]).plan([mirror])
+        assert f" in {here}: {why}" in str(caught.value)
 
 
 def test_a_pattern_without_a_match_is_an_error_unless_not_required(here: Path) -> None:

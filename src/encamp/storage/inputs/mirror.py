@@ -271,18 +271,23 @@ class Planner:
             return
         depth = globstar_depth(mirror.pattern, self._base)
         skipped = self.skipped(mirror) if is_glob(mirror.pattern) else None
-        found = False
+        found, but = False, ""
         for path in find(mirror.pattern, self._base, literal=mirror.literal):
             inner = PurePosixPath(*path.parts[depth:]) if depth else PurePosixPath(path.name)
-            if left_out(inner, mirror.exclude) or (skipped and skipped.holds(path)):
+            if left_out(inner, mirror.exclude):
+                but = "what it matches is excluded"
+                continue
+            if skipped and skipped.holds(path):
+                but = _SKIPPED
                 continue
             if depth and path.is_dir():
+                but = "it matches folders, but '**' is for files"
                 continue  # ``**`` names the files below it; their folders come with them
             found = True
             name = renamed(mirror.rename, path.name)
             yield self.item(path, str(folder / inner.parent / name), mirror, skipped)
         if mirror.required and not found:
-            raise NoMatch(mirror.pattern, str(self._base))
+            raise NoMatch(mirror.pattern, str(self._base), but=but)
 
     def _plain_file(self, mirror: Mirror) -> Item | None:
         """The input of a mirror that names one file and needs no search.
@@ -404,6 +409,9 @@ def merged(items: Iterable[Item]) -> list[Item]:
 
 
 _EXECUTABLE = " executable"
+_SKIPPED = (
+    "what it matches is in the job's destination, which only patterns that begin there search"
+)
 
 
 def _executable(permissions: int) -> int:
