@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from encamp import cores_and_memory
-from encamp.cores_and_memory import cores, memory
+from encamp import cores_and_memory, slurm
+from encamp.cores_and_memory import cores, memory, processes_left
 
 GIB = 1 << 30
 SLICE = "/system.slice/job.scope"
@@ -180,3 +180,39 @@ def test_a_cluster_in_a_real_group_has_what_the_group_has(real_groups: list[Path
         check=False,
     )
     assert done.stdout.split() == ["1", "1", str(GIB), "1"], done.stderr
+
+
+def test_as_many_processes_may_start_as_the_fullest_group_allows(tmp_path: Path) -> None:
+    assert processes_left(tmp_path) is None
+    top = tree(tmp_path, 2, SLICE)
+    files = {"pids.current": "40\n"}
+    write(top / SLICE.lstrip("/"), **files, **{"pids.max": "100\n"})
+    assert processes_left(tmp_path) == 60
+    write(top / "system.slice", **files, **{"pids.max": "50\n"})
+    write(top, **files, **{"pids.max": "max\n"})
+    assert processes_left(tmp_path) == 10
+    write(top / "system.slice", **{"pids.max": "30\n"})
+    assert processes_left(tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "mib"),
+    [
+        ({}, None),
+        ({"SLURM_MEM_PER_NODE": "300"}, 300),
+        ({"SLURM_MEM_PER_CPU": "100"}, 100),
+        ({"SLURM_MEM_PER_CPU": "100", "SLURM_CPUS_ON_NODE": "4"}, 400),
+        ({"SLURM_MEM_PER_NODE": "300", "SLURM_MEM_PER_CPU": "100"}, 300),
+        ({"SLURM_MEM_PER_NODE": "0"}, None),
+    ],
+)
+def test_slurm_tells_memory_for_a_host_or_for_each_core(
+    variables: dict[str, str], mib: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, text in {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "here", **variables}.items():
+        monkeypatch.setenv(name, text)
+    assert slurm.memory() == (None if mib is None else mib << 20)
+    monkeypatch.delenv("SLURMD_NODENAME")
+    assert slurm.memory() is None

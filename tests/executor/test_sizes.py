@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from encamp.cluster.records import HostRecord, SlotRecord
 from encamp.cluster.spawn_options import SpawnOptions
 from encamp.executor.executor import _room
-from encamp.executor.mapping import CHUNKS_PER_SLOT, LARGEST_CHUNK, chunked, good_size
+from encamp.executor.mapping import CHUNKS_PER_SLOT, LARGEST_CHUNK, Results, chunked, good_size
 
 
 def _host(slots: int) -> HostRecord:
@@ -84,3 +85,24 @@ def test_chunks_have_all_items_once_and_in_order(count: int, kind: Any) -> None:
             sizes.append(len(list(arguments[-1])))
         assert sizes == [3] * (count // 3) + [count % 3] * (count % 3 > 0)
         assert results == [divmod(n, n + 1) if others else n for n in range(count)]
+
+
+class Noted(Future[int]):
+    """Notes which future was cancelled when."""
+
+    def __init__(self, number: int, cancelled: list[int]) -> None:
+        super().__init__()
+        self.number, self.order = number, cancelled
+
+    def cancel(self) -> bool:
+        self.order.append(self.number)
+        return super().cancel()
+
+
+def test_of_results_that_are_not_wanted_the_last_are_cancelled_first() -> None:
+    """So that no slot starts one of them meanwhile."""
+    order: list[int] = []
+    results = Results((Noted(number, order) for number in range(9)), 4, None)
+    results.close()
+    assert order == [3, 2, 1, 0]
+    assert list(results) == []

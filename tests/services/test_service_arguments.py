@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import encamp
 from conftest import need
 from encamp.errors import BadJob, InputError, NoMatch, NoSuchHost, NotEnough, WrongLength
 from encamp.services import xterm_windows
+from encamp.services.copy_files import take_over
 from encamp.services.service import Service
 from encamp.testing.waiting import until
 from some_display import x_display
@@ -325,3 +327,16 @@ def test_one_pattern_and_one_host_need_no_list(tmp_path: Path) -> None:
         copied = encamp.copy_files(own, tmp_path, "*.dat", to, hosts=host, exclude="old")
     assert copied == ["a.dat", "b.dat"]
     assert sorted(path.name for path in (tmp_path / "to").iterdir()) == copied
+
+
+def test_a_file_that_cannot_be_copied_leaves_nothing_in_its_place(here: Path) -> None:
+    for name in ("a", "b"):
+        Path(name).write_text(name)
+        os.utime(name, (1, 1_000_000))
+        Path(name).chmod(0o750)
+    (here / "to/b").mkdir(parents=True)
+    with pytest.raises(OSError, match="directory"):
+        take_over(["a", "b"], str(here / "to"))
+    assert sorted(path.name for path in Path("to").iterdir()) == ["a", "b"]
+    status = Path("to/a").stat()
+    assert (status.st_mtime, status.st_mode & 0o777) == (1_000_000, 0o750)
