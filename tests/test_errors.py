@@ -45,7 +45,7 @@ def test_wrong_facts_are_a_type_error() -> None:
     with pytest.raises(TypeError, match="'folders'"):
         NoMatch("*.txt", "here", folders="there")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="too many"):
-        NoMatch("*.txt", "here", True, "t", "there")  # type: ignore[call-arg]
+        NoMatch("*.txt", "here", True, "t", "but", "there")  # type: ignore[call-arg]
 
 
 def test_an_error_is_changed_by_its_facts() -> None:
