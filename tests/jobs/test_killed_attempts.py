@@ -272,3 +272,10 @@ def test_a_limit_does_not_count_the_time_in_which_all_was_stopped(here: Path) ->
         process.kill()
         process.communicate()
     assert out == "None\ndone\n"
+
+
+def test_another_host_counts_time_by_its_own_clock() -> None:
+    """Its time since it was started says nothing of the controller's."""
+    here = Clock(began=1000.0, monotonic=time.monotonic() - 5)
+    assert 1005.0 <= here.now() < 1_000_000_000
+    assert Clock(began=1000.0, boot="another").now() > 1_000_000_000

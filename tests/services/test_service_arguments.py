@@ -8,7 +8,8 @@ import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -340,3 +341,18 @@ def test_a_file_that_cannot_be_copied_leaves_nothing_in_its_place(here: Path) ->
     assert sorted(path.name for path in Path("to").iterdir()) == ["a", "b"]
     status = Path("to/a").stat()
     assert (status.st_mtime, status.st_mode & 0o777) == (1_000_000, 0o750)
+
+
+def test_windows_are_opened_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    waits: list[float] = []
+    monkeypatch.setattr(xterm_windows, "time", SimpleNamespace(monotonic=lambda: now))
+    pump: Any = SimpleNamespace(call_later=lambda wait, _: waits.append(wait))
+    opener = xterm_windows.Opener(pump, cast("Any", None))
+    windows = xterm_windows.Windows(":0", "", 0.5)
+    for _ in range(3):
+        opener.open(windows, "name/1", "host")
+    now += 60.0
+    for _ in range(2):
+        opener.open(windows, "name/1", "host")
+    assert waits == [0.0, 0.5, 1.0, 0.0, 0.5]
