@@ -25,6 +25,7 @@ from typing import Any
 import encamp
 from encamp import Cluster, Job
 from encamp.jobs.display.progress_interface import Silent
+from encamp.storage.local_storage import LOCAL
 
 TRIES = 15
 
@@ -134,4 +135,7 @@ def main(names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    with tempfile.TemporaryDirectory() as storage:
+        os.environ[LOCAL] = storage  # a run also looks at what other programs have in theirs
+        status = main(sys.argv[1:])
+    sys.exit(status)

@@ -107,7 +107,8 @@ class RunMonitor:
             self._failed.append(FailedTask(task.name, task.why))
         if task.state in ("done", "failed") and task.attempts:
             self._times.ended(task.attempts[-1])
-            self._mirrored += sum([a.bytes_mirrored + a.bytes_shared for a in task.attempts])
+            for attempt in task.attempts:
+                self._mirrored += attempt.bytes_mirrored + attempt.bytes_shared
 
     def look(
         self,

@@ -73,15 +73,14 @@ class Prepared:
         """Known final paths → the task of each; checks the folders that outputs go to."""
         finals: dict[str, str] = {}
         for task in self.job.tasks.values():
-            for final in {**self._known(task.outputs), **self._known(task.on_failure)}:
-                if final in finals:
-                    raise OutputConflict(final, f"task {finals[final]}", f"task {task.name}")
-                finals[final] = task.name
+            for outputs in filter(None, (task.outputs, task.on_failure)):
+                for final in self._known(outputs):
+                    owner = finals.setdefault(final, task.name)
+                    if owner != task.name:
+                        raise OutputConflict(final, f"task {owner}", f"task {task.name}")
         return finals
 
     def _known(self, outputs: tuple[Output, ...]) -> dict[str, str]:
-        if not outputs:
-            return {}
         return check_outputs(outputs, self.job.to, self._folders, shared=self._trust.shared)
 
     def _check_steps(self) -> None:

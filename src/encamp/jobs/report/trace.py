@@ -112,9 +112,11 @@ def _stretched(
 
     Start and end of each are rounded, so phases stay in their attempts.
     """
+    events = []
     for event, start, end in stretches:
         known = math.isfinite(start + end)
         first = round((start - zero) * 1e6) if known else 0
         last = round((end - zero) * 1e6) if known else 0
         event |= {"ph": "X", "ts": first, "dur": last - first}
-    return [event for event, _, _ in stretches]
+        events.append(event)
+    return events

@@ -139,7 +139,9 @@ class Publisher:
     def _flushed(self, done: list[Done]) -> list[Done]:
         """The tasks whose new names are on the disk."""
         failed: dict[Path, BadDestination] = {}
-        everything = [one for _, _, published in done for one in published]
+        everything: list[Published] = []
+        for _, _, published in done:
+            everything += published
         for folder in parents(everything) if everything else ():
             try:
                 flush_folders([folder])
