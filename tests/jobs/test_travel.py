@@ -12,6 +12,7 @@ from job_steps import nothing
 
 import encamp
 from encamp.errors import CannotTravel
+from encamp.wire.pickling import dump_as
 
 
 def _run_script(folder: Path, text: str) -> str:
@@ -143,6 +144,20 @@ def test_what_cannot_travel_is_named_before_anything_runs(here: Path) -> None:
         with pytest.raises(CannotTravel, match="task bad: print cannot be sent"):
             job.run()
     assert not Path("out").exists()
+
+
+class _Exits:
+    def __reduce__(self) -> str:
+        raise SystemExit(4)
+
+
+def test_an_argument_whose_pickling_exits_is_named_and_ends_no_program(here: Path) -> None:
+    job = encamp.Job("job", to="out")
+    job.add("task", encamp.call(print, _Exits()))
+    with pytest.raises(CannotTravel, match="task task: print"):
+        job.run()
+    with pytest.raises(CannotTravel, match="a message"):
+        dump_as("a message", _Exits())
 
 
 def test_large_arguments_arrive_whole(here: Path) -> None:

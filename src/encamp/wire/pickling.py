@@ -141,7 +141,7 @@ def dump_as(what: str, value: object) -> Parts:
     """`dump`. Raises `CannotTravel`, which names the value as ``what``."""
     try:
         return dump(value)
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:  # a value's own code may raise either
         raise cannot_travel(what, exc) from exc
 
 

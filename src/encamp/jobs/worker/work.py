@@ -90,7 +90,7 @@ def pack(task: str, steps: tuple[Call | Command, ...], by_value: set[types.Modul
         cloudpickle.register_pickle_by_value(module)
     try:
         return dump_by_value(steps)
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:  # an argument's own code may raise either
         labels = ", ".join(step.label for step in steps if isinstance(step, Call))
         raise CannotTravel(f"task {task}: {labels}", text_of(exc)) from exc
     finally:
