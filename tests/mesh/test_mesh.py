@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -395,6 +396,23 @@ def test_an_agent_with_another_identity_does_not_come(net: Net) -> None:
     (expected,) = net.controller.expect("here", "here", [1])
     with pytest.raises(EngineFailed, match="refused this agent"):
         net.join(expected.number, new_identity("mesh"))
+    assert net.come[CONTROLLER] == []
+
+
+def test_only_the_certificate_itself_counts_not_one_that_it_has_signed() -> None:
+    ours, other = new_identity("mesh"), new_identity("mesh")
+    for shown, good in ((ours, True), (other, False)):
+        der = ssl.PEM_cert_to_DER_cert(shown.certificate)
+        peer: Any = SimpleNamespace(getpeercert=lambda _, der=der: der)
+        assert ours.shown_by(peer) == good
+
+
+def test_who_shows_another_certificate_does_not_come(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Identity, "shown_by", lambda *_: False)
+    with pytest.raises(EngineFailed):
+        net.join()
     assert net.come[CONTROLLER] == []
 
 
