@@ -28,7 +28,7 @@ _HOMES = {
     "ClusterError": "encamp.errors",
     "CurrentTask": "encamp.slot.slot",
     "Executor": "encamp.executor",
-    "Group": "encamp.services.service",
+    "Group": "encamp.services.group",
     "Parameters": "encamp.services.parameters",
     "Proxy": "encamp.services.proxy",
     "Result": "encamp.services.result",
@@ -37,7 +37,7 @@ _HOMES = {
     "ServiceStatistics": "encamp.service_statistics",
     "copy_files": "encamp.services.copy_files",
     "current_server": "encamp.services.server",
-    "gather": "encamp.services.service",
+    "gather": "encamp.services.collective_calls",
     "Host": "encamp.cluster.events",
     "HostAdded": "encamp.cluster.events",
     "HostDeleted": "encamp.cluster.events",
@@ -133,12 +133,14 @@ if TYPE_CHECKING:
     from encamp.jobs.steps import Call, Command, Task, call, command
     from encamp.reports import AttemptReport, JobFailed, JobReport, TaskReport
     from encamp.service_statistics import ServiceStatistics
+    from encamp.services.collective_calls import gather
     from encamp.services.copy_files import copy_files
+    from encamp.services.group import Group
     from encamp.services.parameters import Parameters
     from encamp.services.proxy import Proxy
     from encamp.services.result import Result
     from encamp.services.server import current_server
-    from encamp.services.service import Group, Service, gather
+    from encamp.services.service import Service
     from encamp.slot.launch import freeze_support
     from encamp.slot.slot import CurrentTask, current_task
     from encamp.storage.inputs.mirror import Mirror

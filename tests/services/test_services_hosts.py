@@ -11,11 +11,12 @@ import pytest
 
 from encamp.cluster.cluster import Cluster
 from encamp.errors import NotEnough, ServerLost, ServiceFailed
+from encamp.services.collective_calls import gather
 from encamp.services.copy_files import copy_files
 from encamp.services.registry import records
 from encamp.services.registry.checkpoints import SavedState
 from encamp.services.registry.server_pool import Pool
-from encamp.services.service import Service, gather
+from encamp.services.service import Service
 from encamp.testing import served
 from encamp.testing.fake import FakeEngine
 from encamp.testing.waiting import until

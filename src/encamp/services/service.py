@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -25,15 +24,16 @@ from encamp.errors import (
     ServerLost,
     UnknownOption,
     UnsupportedByEngine,
-    WrongLength,
     WrongType,
 )
 from encamp.number_checks import duration, limit, patience, whole
 from encamp.service_statistics import ServiceStatistics
-from encamp.services.argument_checks import can_be_iterated, check_name, items, named
-from encamp.services.client import Client, Outgoing
+from encamp.services.argument_checks import can_be_iterated, check_name, named
+from encamp.services.client import Client
+from encamp.services.collective_calls import Caller, CollectiveCalls
 from encamp.services.current_client import client_of
-from encamp.services.protocol import CALL, GROUP, Granted
+from encamp.services.group import Group
+from encamp.services.protocol import CALL, Granted
 from encamp.services.proxy import Proxy, pickled, proxies
 from encamp.services.registry.records import Published
 from encamp.services.registry.registry import Registry
@@ -44,7 +44,7 @@ from encamp.storage.inputs.mirror import MirrorMap
 from encamp.storage.outputs.patterns import OutputMap
 from encamp.units import counted
 from encamp.wire.frames import Parts
-from encamp.wire.pickling import dump, dump_as
+from encamp.wire.pickling import dump_as
 
 
 class _ServerOptions(TypedDict, total=False):
@@ -183,56 +183,7 @@ def _windows(options: ServiceOptions) -> Windows | None:
     return Windows.of(options.get("display", False), options.get("window", ""), delay)
 
 
-_Caller = Callable[[str, Parts], Result]
-"""Has one server call a method."""
-
-
-class _All(ABC):
-    """Calls to all servers, in their order: of a service, or of the members of a group."""
-
-    name: str
-    """The service's."""
-    _client: Client
-
-    @abstractmethod
-    def _callers(self) -> list[_Caller]: ...
-
-    def broadcast(self, method: str, /, *args: Any, **kwargs: Any) -> list[Result]:
-        """Call a method on every server; returns the results, in order; does not wait.
-
-        Each server makes the call when it is free, or has been released.
-        """
-        parts, callers = pickled(self.name, method, args, kwargs), self._callers()
-        with self._client.together():
-            return [call(method, parts) for call in callers]
-
-    def scatter(
-        self,
-        method: str,
-        arguments: Iterable[Any],
-        keywords: Iterable[Mapping[str, Any]] | None = None,
-    ) -> list[Result]:
-        """`broadcast` with separate arguments for each server: a tuple, or any other single value.
-
-        Raises `WrongLength` unless there is one for each server, and `WrongType` for what is no
-        list.
-        """
-        check_name(self.name, method)
-        given = items("scatter", arguments, "arguments, one for each server")
-        by_name = None if keywords is None else items("keywords", keywords, "dicts")
-        callers = self._callers()
-        each = scattered(self.name, method, given, by_name, len(callers))
-        with self._client.together():
-            return [call(method, parts) for call, parts in zip(callers, each, strict=True)]
-
-    def reduce(self, operation: Callable[[Any, Any], Any], method: str, /, *args: Any) -> Any:
-        """Combine the values of all servers, in their order, with an operation; waits for them."""
-        if not callable(operation):
-            raise WrongType("reduce", f"takes a function of two values first, not {operation!r}")
-        return functools.reduce(operation, gather(self.broadcast(method, *args)))
-
-
-class Service(_All):
+class Service(CollectiveCalls):
     """Servers on a cluster, each with its own object, which can be called from anywhere.
 
     Created by `Cluster.publish`. Can be passed to tasks and to other services. ``name`` is its
@@ -381,7 +332,7 @@ class Service(_All):
 
     # All servers at once
 
-    def _callers(self) -> list[_Caller]:
+    def _callers(self) -> list[Caller]:
         return [functools.partial(self._call, server=server) for server in self._servers()]
 
     def _servers(self) -> list[int]:
@@ -484,99 +435,3 @@ class Acquiring:
     ) -> None:
         if self._proxy is not None:
             self._proxy.release()
-
-
-class Group(_All):
-    """Several servers that were acquired together. ``members`` are their proxies, by rank.
-
-    A context manager that releases them. In a call of a member, `encamp.current_server` has the
-    rank and sends messages to the other members.
-    """
-
-    def __init__(self, service: Service, members: list[Proxy]) -> None:
-        self.service, self.members, self.name = service, members, service.name
-        self._client = service._client
-        tasks = tuple(member._route.to for member in members)
-        group = members[0]._lease
-        for rank, member in enumerate(members):
-            client, route, lease = member._client, member._route, member._lease
-            payload = dump((group, rank, tasks))
-            client.call(Outgoing(route, lease, GROUP, "", payload, None))
-            object.__setattr__(member, "_grouped", True)  # its release goes the same way
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    def _callers(self) -> list[_Caller]:
-        return [functools.partial(member._send, CALL) for member in self.members]
-
-    def release(self) -> None:
-        """Release all members after the calls made so far."""
-        for member in self.members:
-            member.release()
-
-    def __enter__(self) -> Group:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
-
-
-def gather(
-    results: Iterable[Future[Any]],
-    *,
-    return_exceptions: bool = False,
-    timeout: float | None = None,
-) -> list[Any]:
-    """The values of results, in their order; waits for all of them.
-
-    The first error is raised when all have ended; with ``return_exceptions`` each error takes the
-    place of its value. ``timeout`` applies to each result; then TimeoutError is raised. Raises
-    `WrongType` for an object that is not a result.
-    """
-    values: list[Any] = []
-    failed: BaseException | None = None
-    timeout = patience(timeout)
-    check_flag("return_exceptions", return_exceptions)
-    if not can_be_iterated(results):
-        raise WrongType("gather", f"takes results of calls, as broadcast returns, not {results!r}")
-    for result in results:
-        if not isinstance(result, Future):
-            raise WrongType(
-                "gather", f"takes results of calls, as broadcast returns, not {result!r}"
-            )
-        try:
-            error = result.exception(timeout)
-        except TimeoutError:
-            what = f"result {len(values) + 1} has not come"
-            raise NotInTime(what, timeout or 0.0, "its call continues") from None
-        if error is None:
-            values.append(result.result())
-        else:
-            failed = failed or error
-            values.append(error)
-    if failed is not None and not return_exceptions:
-        raise failed
-    return values
-
-
-def scattered(
-    service: str,
-    method: str,
-    arguments: Sequence[Any],
-    keywords: Sequence[Any] | None,
-    servers: int,
-) -> list[Parts]:
-    """The arguments of each server, pickled. Raises `WrongLength` and `WrongType`."""
-    each = [args if isinstance(args, tuple) else (args,) for args in arguments]
-    if len(each) != servers:
-        raise WrongLength("arguments", len(each), servers)
-    by_name = [{}] * servers if keywords is None else [named("keywords", one) for one in keywords]
-    if len(by_name) != servers:
-        raise WrongLength("named arguments", len(by_name), servers)
-    return [pickled(service, method, args, kw) for args, kw in zip(each, by_name, strict=True)]

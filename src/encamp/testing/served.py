@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from encamp.services.collective_calls import gather
 from encamp.services.proxy import Proxy
 from encamp.services.server import current_server
-from encamp.services.service import Service, gather
+from encamp.services.service import Service
 from encamp.slot.slot import current_task
 
 

@@ -17,10 +17,11 @@ from encamp.compat.isd.servers import FreeServers, Proxy, Server
 from encamp.errors import BadJob, ServiceEnded, WrongLength, WrongType
 from encamp.service_statistics import ServiceStatistics
 from encamp.services.argument_checks import items, named
+from encamp.services.collective_calls import gather
 from encamp.services.copy_files import copy_files
 from encamp.services.proxy import Proxy as OwnProxy
 from encamp.services.result import Result
-from encamp.services.service import Service, gather
+from encamp.services.service import Service
 from encamp.wire.protocol import ANY
 
 _HERE = frozenset({"localhost", "127.0.0.1", "::1", socket.gethostname()})

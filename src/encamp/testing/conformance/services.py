@@ -33,9 +33,10 @@ from encamp.errors import (
     ServiceFailed,
     WrongLength,
 )
+from encamp.services.collective_calls import gather
 from encamp.services.proxy import Proxy
 from encamp.services.registry.consoles import find
-from encamp.services.service import Service, gather
+from encamp.services.service import Service
 from encamp.testing import served, work
 from encamp.testing.conformance.bound import PATIENCE, Bound, ClusterOf, ReusedCluster
 from encamp.testing.waiting import until

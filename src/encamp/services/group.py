@@ -1,0 +1,53 @@
+"""Groups: servers that were acquired together, with ranks and messages between them."""
+
+from __future__ import annotations
+
+import functools
+from types import TracebackType
+
+from encamp.services.client import Outgoing
+from encamp.services.collective_calls import Caller, CollectiveCalls
+from encamp.services.protocol import CALL, GROUP
+from encamp.services.proxy import ProxiedService, Proxy
+from encamp.wire.pickling import dump
+
+
+class Group(CollectiveCalls):
+    """Several servers that were acquired together. ``members`` are their proxies, by rank.
+
+    A context manager that releases them. In a call of a member, `encamp.current_server` has the
+    rank and sends messages to the other members.
+    """
+
+    def __init__(self, service: ProxiedService, members: list[Proxy]) -> None:
+        self.service, self.members, self.name = service, members, service.name
+        self._client = service._client
+        tasks = tuple(member._route.to for member in members)
+        group = members[0]._lease
+        for rank, member in enumerate(members):
+            client, route, lease = member._client, member._route, member._lease
+            payload = dump((group, rank, tasks))
+            client.call(Outgoing(route, lease, GROUP, "", payload, None))
+            object.__setattr__(member, "_grouped", True)  # its release goes the same way
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def _callers(self) -> list[Caller]:
+        return [functools.partial(member._send, CALL) for member in self.members]
+
+    def release(self) -> None:
+        """Release all members after the calls made so far."""
+        for member in self.members:
+            member.release()
+
+    def __enter__(self) -> Group:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
