@@ -8,8 +8,9 @@ from pathlib import Path
 
 from encamp.errors import InputDamaged, InputLost, printable
 from encamp.storage.cache.cache import HostCache
+from encamp.storage.inputs.damaged_inputs import Placed
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.inputs.place import Placed, Placer
+from encamp.storage.inputs.place import Placer
 from encamp.storage.inputs.transfer import Channel
 from encamp.storage.inputs.unchanged import Unchanged
 from encamp.storage.ownership import OwnedFolder

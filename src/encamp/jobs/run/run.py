@@ -48,6 +48,7 @@ from encamp.jobs.report.task_reports import tell_up_to_date
 from encamp.jobs.run.allocation_end import TimeLeft
 from encamp.jobs.run.executors import workers_of
 from encamp.jobs.run.killed_runs import discard_parts, sweep
+from encamp.jobs.run.max_failures import MaxFailures
 from encamp.jobs.run.outcomes import Outcomes
 from encamp.jobs.run.publisher import Done, Publisher
 from encamp.jobs.run.retries import SubmittedTask
@@ -67,7 +68,6 @@ from encamp.storage.outputs.temporary_names import new_token
 from encamp.storage.outputs.transfer import TaskFiles
 from encamp.storage.shared_folders import below, local, portable_name
 from encamp.timeouts import JOB_ENDS
-from encamp.units import counted
 from encamp.values import as_json
 from encamp.wire.pickling import NotImportable
 
@@ -124,10 +124,8 @@ class Run:
         self.late: list[str] = []
         """Tasks that cannot end before the allocation does."""
         self.outcomes = Outcomes(self.submissions, self.clock)
-        self.failures = 0
+        self.max_failures = MaxFailures(options.max_failures)
         self.hopeless = self.stopping = False
-        self.enough = False
-        """Whether so many tasks have failed that no more are started."""
         self.untidy = False
         self.monitor = RunMonitor(
             job.name,
@@ -166,7 +164,7 @@ class Run:
                 discard_parts(self.job, self.token, self.uid)
                 if not self.running and self.submissions.over is None:  # nobody writes more
                     self.lease.swept()
-        return self._reported(interrupted=self.enough)
+        return self._reported(interrupted=self.max_failures.reached)
 
     def _pass_over(self) -> None:
         """The outputs of tasks outside of this run stay theirs."""
@@ -181,7 +179,7 @@ class Run:
     def _loop(self) -> None:
         graph = self.prepared.graph
         ready: deque[str] = deque()
-        while graph.going_on and not (self.enough and not self.running):
+        while graph.going_on and not (self.max_failures.reached and not self.running):
             ready.extend(graph.ready())
             while ready and self._may_begin() and not self._may_be_enough():
                 self._check()
@@ -196,7 +194,7 @@ class Run:
                     self._take_in(arrivals)
                 if self.submissions.look(heard=bool(arrivals)):
                     self.running.clear()
-            if not self.enough:
+            if not self.max_failures.reached:
                 self._unpark()
 
     def _try_of(self, name: str) -> int:
@@ -207,20 +205,19 @@ class Run:
         return (
             len(self.running) < self._most_ahead()
             and self.submissions.over is None
-            and not self.enough
+            and not self.max_failures.reached
         )
 
-    def _most_ahead(self) -> int:
+    def _most_ahead(self) -> float:
         """How many tasks may be submitted at once: fewer if failures are counted, to waste none."""
-        most = self.options.max_failures
-        if most is None or self.workers is None:
+        if self.workers is None or not self.max_failures.counts:
             return self.window
         workers = workers_of(self.submissions.executor) or self.workers  # a cluster may have grown
-        return min(self.window, workers + most - self.failures)
+        return min(self.window, self.max_failures.most_ahead(workers))
 
     def _may_be_enough(self) -> bool:
         """Whether a result has arrived that must be counted before another task is submitted."""
-        counts = self.options.max_failures is not None
+        counts = self.max_failures.counts
         return counts and bool(self.running) and self.submissions.some_arrived
 
     def _begin_in_time(self, name: str) -> None:
@@ -433,7 +430,7 @@ class Run:
         if isinstance(outcome.error, SourceChanged):
             self._plan_anew(name, outcome)
         retries = self._said(self.options.retries, self.job.tasks[name].retries)
-        if not self.enough and current.is_tried_again(outcome.error, retries):
+        if not self.max_failures.reached and current.is_tried_again(outcome.error, retries):
             self.progress.retried(name, current.number, current.attempts[-1].error or "")
             unstage(outcome.rescued)
             self._submit(name)
@@ -450,7 +447,7 @@ class Run:
         """Whether an attempt ended because the run stops: this is not a failure."""
         if self.stopping or (self.submissions.over is not None and outcome.lost):
             return True
-        return self.enough and isinstance(outcome.error, Abandoned | DiskFull)
+        return self.max_failures.reached and isinstance(outcome.error, Abandoned | DiskFull)
 
     def _task_report(
         self, name: str, state: State, current: SubmittedTask, outcome: Outcome
@@ -485,15 +482,10 @@ class Run:
         """Record it for a run of failed tasks, and count it for ``max_failures``."""
         kept = replace(report, value=None, log_tail="")
         self.journal.write(Record("failed", report.name, time.time(), report=kept))
-        self.failures += 1
-        if self.failures == self.options.max_failures:
-            self._begin_no_more()
+        if self.max_failures.note_failure():
+            from encamp.executor.mapping import cancel_all
 
-    def _begin_no_more(self) -> None:
-        from encamp.executor.mapping import cancel_all
-
-        self.enough = True
-        cancel_all(list(self.submissions.futures))
+            cancel_all(list(self.submissions.futures))
 
     def _note_end(self, name: str, published: Iterable[Published]) -> None:
         self.report.list_outputs(published)
@@ -511,15 +503,9 @@ class Run:
             self._take_in(self._arrivals(min(left, self.monitor.pause)))
 
     def _draw(self, status: JobStatus, pause: float) -> None:
-        self.report.draw(status, pause, self._warnings())
+        self.report.draw(status, pause, self.max_failures.warnings())
 
     def _reported(self, *, interrupted: bool) -> JobReport:
-        report = self.report.write(self._warnings(), interrupted=interrupted)
+        report = self.report.write(self.max_failures.warnings(), interrupted=interrupted)
         self.progress.finished(report)
         return report
-
-    def _warnings(self) -> list[str]:
-        if not self.enough:
-            return []
-        most = counted(self.failures, "task")
-        return [f"no more tasks were started after {most} had failed; run again to continue"]

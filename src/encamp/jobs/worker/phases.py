@@ -46,7 +46,7 @@ from encamp.slot.this_process import (
     undone,
 )
 from encamp.storage.disk.disk import free_space
-from encamp.storage.inputs.place import Placed
+from encamp.storage.inputs.damaged_inputs import Placed
 from encamp.storage.outputs.stage import stage
 from encamp.storage.sandbox_folder import Sandbox
 from encamp.storage.spare_folder import owned_folder, remove_spare

@@ -10,25 +10,22 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-import msgspec
 from msgspec.structs import replace
 
 from encamp.errors import (
-    InputDamaged,
-    InputLost,
     ModeRefused,
     SourceChanged,
     TargetConflict,
     UnsafeTarget,
 )
 from encamp.storage.cache.cache import HostCache
-from encamp.storage.cache.integrity import files_there, is_intact
 from encamp.storage.disk.copy import copy_file
 from encamp.storage.disk.disk import named_error
 from encamp.storage.disk.holes import allocated
 from encamp.storage.disk.network_delay import until_not_older
 from encamp.storage.disk.removal import remove_tree
 from encamp.storage.inputs import overlay
+from encamp.storage.inputs.damaged_inputs import Placed, check_undamaged
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.modes import ActualMode, mode_of, reflink, why_no_whole_overlay
 from encamp.storage.inputs.tree import TreeDigest, link_tree, walk
@@ -41,21 +38,6 @@ _NO_SHARING = {
 _TRIES = 10
 
 log = logging.getLogger("encamp.place")
-
-
-class Placed(msgspec.Struct):
-    """The costs of placing, and which files are shared with other tasks."""
-
-    files: int = 0
-    bytes: int = 0
-    """Bytes that were written to the local disk for this folder alone."""
-    linked: dict[str, tuple[Item, os.stat_result]] = msgspec.field(default_factory=dict)
-    """Path of a linked file → its input, and its status before."""
-    linked_trees: list[Item] = msgspec.field(default_factory=list)
-    mounted: list[Item] = msgspec.field(default_factory=list)
-    """Trees that overlays show as they are in the cache."""
-    views: dict[Path, Item] = msgspec.field(default_factory=dict)
-    """Files that an overlay shows, by their paths in its lower layer."""
 
 
 class Placer:
@@ -295,38 +277,8 @@ class Placer:
             self._folder(PurePosixPath(target))
 
     def check(self, task: str) -> None:
-        """Check that shared inputs are as they were placed.
-
-        Raises `InputLost` if one has vanished meanwhile, `InputDamaged` if the task wrote to one. A
-        damaged entry of the cache is fetched again for the next task.
-        """
-        with named_refusals(self._owned.storage):
-            self._check(task)
-
-    def _check(self, task: str) -> None:
-        for place, (item, before) in self.placed.linked.items():
-            if _changed(place, before):
-                self._cache.forget_damaged(item)
-                raise InputDamaged(task, os.path.relpath(place, self.folder))
-        for item in self.placed.linked_trees:
-            if not self._cache.is_whole(item, written=True):
-                self._raise_for(item, task)
-        for item in self.placed.mounted:
-            if not self._cache.is_whole(item):
-                self._raise_for(item, task)
-        for view, item in self.placed.views.items():
-            if not is_intact(view, replace(item, readonly=False)):
-                raise InputLost(task, item.target, str(self._owned.storage))
-        if self.placed.linked_trees:
-            self._owned.note_linked(())
-
-    def _raise_for(self, item: Item, task: str) -> None:
-        """Missing files in a tree of the cache were not removed through the task's folder."""
-        lost = files_there(self._cache.place_of(item)) < item.files
-        self._cache.forget_damaged(item, "it was damaged" if lost else "a task wrote to it")
-        if lost:
-            raise InputLost(task, item.target, str(self._owned.storage))
-        raise InputDamaged(task, item.target)
+        """See `check_undamaged`."""
+        check_undamaged(self.placed, self._cache, self._owned, task)
 
 
 def _is_as_planned(status: os.stat_result, item: Item) -> bool:
@@ -371,12 +323,3 @@ def _check_not_insisted(item: Item, exc: OSError) -> None:
         if exc.errno == errno.EXDEV:
             why = "the cache and this part of the task's folder are on different disks"
         raise ModeRefused(item.mode, item.name, why) from exc
-
-
-def _changed(path: str, before: os.stat_result) -> bool:
-    try:
-        now = os.lstat(path)
-    except FileNotFoundError:
-        return False
-    same_file = (now.st_ino, now.st_dev) == (before.st_ino, before.st_dev)
-    return same_file and (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns)
