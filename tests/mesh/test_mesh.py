@@ -399,6 +399,28 @@ def test_an_agent_with_another_identity_does_not_come(net: Net) -> None:
     assert net.come[CONTROLLER] == []
 
 
+def test_after_the_handshake_bytes_of_it_go_and_come_first() -> None:
+    """Also where the socket does not accept all of them at once."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        rest = os.urandom(1 << 20)
+        stream = link_module._Plain(ours, b"before", memoryview(rest))
+        with pytest.raises(BlockingIOError):
+            stream.sendmsg([b"after"])
+        got = b""
+        while len(got) < len(rest):
+            got += theirs.recv(1 << 16)
+            stream.push()
+        assert got == rest
+        assert not stream.unsent
+        assert stream.send(b"after") == 5
+        assert theirs.recv(10) == b"after"
+        theirs.send(b"later")
+        assert [stream.recv(4), stream.recv(4), stream.recv(9)] == [b"befo", b"re", b"later"]
+
+
 def test_only_the_certificate_itself_counts_not_one_that_it_has_signed() -> None:
     ours, other = new_identity("mesh"), new_identity("mesh")
     for shown, good in ((ours, True), (other, False)):
