@@ -73,7 +73,7 @@ def _memory_limits(root: Path) -> Iterator[int]:
 
 
 def _read(file: Path) -> str:
-    return file.read_text().strip()
+    return file.read_text(encoding="utf-8").strip()
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
@@ -127,7 +127,7 @@ def _plain(word: str) -> str:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return file.read_text().splitlines()
+        return file.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
 

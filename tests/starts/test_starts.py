@@ -172,6 +172,33 @@ def test_slots_have_the_flags_of_their_program(
     assert facts["x"] == x
 
 
+STRICT = """
+import encamp
+
+
+def twice(number):
+    return 2 * number
+
+
+if __name__ == "__main__":
+    with encamp.Cluster("local", slots=1) as cluster:
+        print(cluster.spawn(twice, 3).result(30))
+    job = encamp.Job("strict", to="out")
+    job.add("task", [encamp.call(twice, 4), encamp.command("echo word > made", shell=True)],
+            outputs={"made": "."})
+    print(job.run(slots=1)["task"].value)
+"""
+
+
+def test_nothing_depends_on_the_locale_or_compares_bytes_with_texts(here: Path) -> None:
+    (here / "strict.py").write_text(STRICT)
+    flags = ["-bb", "-X", "warn_default_encoding", "-W", "error::EncodingWarning"]
+    done = subprocess.run(
+        [sys.executable, *flags, "strict.py"], capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout.split() == ["6", "8"], done.stderr
+
+
 def test_a_frozen_program_is_told_what_to_call_and_starts_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

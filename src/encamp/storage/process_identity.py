@@ -77,7 +77,7 @@ BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
 def boot_id() -> str:
     """The identifier of the current boot of this host's kernel."""
     try:
-        return BOOT_FILE.read_text().strip()
+        return BOOT_FILE.read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 

@@ -65,7 +65,7 @@ def untaken(numbers: Iterable[int] = ENDING) -> list[int]:
 def _caught_by_libraries() -> int:
     """The signals with a handler, as bits; Python knows only its own (faulthandler has others)."""
     try:
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(status.partition("SigCgt:")[2].split(maxsplit=1)[0], 16)
     except (OSError, IndexError, ValueError):
         return 0

@@ -82,11 +82,11 @@ class Counter:
         return number * self.scale
 
     def write(self, name: str, text: str) -> str:
-        Path(name).write_text(text)
+        Path(name).write_text(text, encoding="utf-8")
         return str(Path.cwd())
 
     def read_file(self, name: str) -> str:
-        return Path(name).read_text()
+        return Path(name).read_text(encoding="utf-8")
 
     def say(self, text: str) -> None:
         """Print something, and flush it."""

@@ -348,7 +348,7 @@ def harm(what: str) -> tuple[str, int]:  # noqa: C901 - one line for each
         case "import path":
             sys.path.insert(0, "/left/behind")
         case "streams":
-            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
+            sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
         case "signals":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -499,13 +499,13 @@ def read(name: str) -> bytes:
 def write(name: str, text: str) -> str:
     """Write a file into the current folder; returns the folder."""
     Path(name).parent.mkdir(parents=True, exist_ok=True)
-    Path(name).write_text(text)
+    Path(name).write_text(text, encoding="utf-8")
     return str(Path.cwd())
 
 
 def upper(source: str, target: str) -> None:
     """Write a copy of a file in capital letters."""
-    Path(target).write_text(Path(source).read_text().upper())
+    Path(target).write_text(Path(source).read_text(encoding="utf-8").upper(), encoding="utf-8")
 
 
 def listing() -> tuple[str, list[str], str | None]:
@@ -520,7 +520,7 @@ def keep(name: str) -> tuple[str, list[str]]:
     """Add a file to the current folder; returns the folder and its previous contents."""
     here = Path.cwd()
     before = sorted(path.name for path in here.iterdir())
-    Path(name).write_text(name)
+    Path(name).write_text(name, encoding="utf-8")
     return str(here), before
 
 

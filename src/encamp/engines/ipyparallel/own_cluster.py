@@ -111,7 +111,7 @@ def _controller(folder: Path, address: str) -> subprocess.Popen[bytes]:
 
 def _complete(file: Path) -> bool:
     try:
-        return bool(json.loads(file.read_text()))
+        return bool(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return False
 

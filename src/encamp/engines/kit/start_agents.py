@@ -80,7 +80,7 @@ class Tunnels:
 
 def host_id() -> str:
     """An identifier that processes share if and only if they see each other's process ids."""
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     return f"{boot} {os.readlink('/proc/self/ns/pid')}"
 
 

@@ -51,7 +51,7 @@ def remains_here(launcher: int = 0) -> list[str]:
 
 def segments_here(*, of: str = "") -> list[str]:
     """The segments of shared memory that this process has mapped, with ``of`` in their names."""
-    lines = Path("/proc/self/maps").read_text().splitlines()
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
     found = {line.split(None, 5)[5] for line in lines if _SEGMENT.search(line)}
     return sorted(path for path in found if of in path)
 
@@ -115,7 +115,7 @@ def _unused_segments() -> Iterator[str]:
     used: set[str] = set()
     for process in psutil.process_iter():
         with suppress(OSError):
-            maps = Path(f"/proc/{process.pid}/maps").read_text()
+            maps = Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8")
             used.update(found[0].strip() for found in _SEGMENT.finditer(maps))
     return (path for path in _own(Path("/dev/shm/mpich_shm_")) if path not in used)  # noqa: S108
 

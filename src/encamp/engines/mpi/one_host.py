@@ -50,9 +50,9 @@ def _standing() -> bytes:
     os.umask(mask)
     limits = [number for name, number in vars(resource).items() if name.startswith("RLIMIT_")]
     facts = [
-        Path("/proc/sys/kernel/random/boot_id").read_text(),
+        Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8"),
         [str(Path(f"/proc/self/ns/{name}").readlink()) for name in _NAMESPACES],
-        Path("/proc/self/cgroup").read_text(),
+        Path("/proc/self/cgroup").read_text(encoding="utf-8"),
         sorted(item for item in os.environ.items() if not foreign(item[0])),
         [os.getresuid(), os.getresgid(), sorted(os.getgroups())],
         [folder, mask, os.nice(0), sys.executable, sys.version],

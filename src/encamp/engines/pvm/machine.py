@@ -111,7 +111,7 @@ class Machine:
         name = self.variables.get("PVM_VMID", os.environ.get("PVM_VMID", ""))
         with suppress(OSError):
             file = Path(self.variables["PVM_TMP"], _file("pvml", name))
-            return file.read_text(errors="replace")
+            return file.read_text(encoding="utf-8", errors="replace")
         return ""
 
     def close(self) -> None:
@@ -254,7 +254,7 @@ def daemon_files() -> list[Path]:
     """The file in which the host's daemon writes its address, and the socket that it names."""
     file = Path(os.environ.get("PVM_TMP", "/tmp"), _file("pvmd", os.environ.get("PVM_VMID", "")))  # noqa: S108
     try:
-        address = file.read_text().strip()
+        address = file.read_text(encoding="utf-8").strip()
     except OSError:
         return []
     return [file, Path(address)] if address.startswith("/") else [file]
@@ -269,7 +269,7 @@ def _answers(file: Path) -> bool:
     with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
         if file.stat().st_uid != os.getuid():
             return False
-        address = file.read_text().strip()
+        address = file.read_text(encoding="utf-8").strip()
         if not address.startswith("/"):
             return ":" in address
         probe.connect(address)

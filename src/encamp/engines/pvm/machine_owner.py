@@ -107,7 +107,7 @@ def halt() -> None:
 def _children(pid: int) -> list[int]:
     """The running processes that the daemon has started."""
     try:
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
     except OSError:
         return []
     return [int(child) for child in found]

@@ -339,7 +339,7 @@ def _cpu_seconds() -> float:
 def _forget_peak_memory() -> None:
     """Reset the kernel's measurement of this process's peak memory, see proc(5), clear_refs."""
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def _peak_memory() -> int:

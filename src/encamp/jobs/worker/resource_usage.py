@@ -57,13 +57,13 @@ def _family(pid: int) -> Iterator[int]:
 def _cpu_seconds(pid: int) -> float:
     """CPU time of a process, and of its children that it has waited for."""
     with suppress(OSError, ValueError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return sum(map(int, fields[11:15])) / _TICKS
     return 0.0
 
 
 def _peak_memory(pid: int) -> int:
     with suppress(OSError, ValueError, IndexError):
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
         return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) * 1024
     return 0

@@ -79,7 +79,11 @@ def kind_and_source(device: int) -> tuple[str, str]:
     """The type of a mounted disk and its source, see proc(5), mountinfo; empty if unknown."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
-        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+        lines = (
+            Path("/proc/self/mountinfo")
+            .read_text(encoding="utf-8", errors="surrogateescape")
+            .splitlines()
+        )
     except OSError:
         return "", ""
     for line in lines:

@@ -264,9 +264,9 @@ def _entered() -> bool:
     user, group = os.geteuid(), os.getegid()
     try:
         _call("unshare", _CLONE_NEWUSER | _CLONE_NEWNS)
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
-        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+        Path("/proc/self/setgroups").write_text("deny", encoding="utf-8")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1", encoding="utf-8")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1", encoding="utf-8")
         _call("mount", None, b"/", None, _MS_REC_PRIVATE, None)
     except OSError:
         return False

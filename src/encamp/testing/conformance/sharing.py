@@ -118,7 +118,11 @@ class Sharing(Bound):
 
     @staticmethod
     def _said(file: Path) -> str:
-        return "has ended" if "has ended" in file.read_text() else file.read_text()
+        return (
+            "has ended"
+            if "has ended" in file.read_text(encoding="utf-8")
+            else file.read_text(encoding="utf-8")
+        )
 
     def test_threads_of_a_program_spawn_send_and_receive(self, cluster: Cluster) -> None:
         task = cluster.spawn(work.echo, 80, notify=False)
