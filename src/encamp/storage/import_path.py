@@ -33,10 +33,14 @@ def import_path() -> list[str]:
 
     Without the standard library, which belongs to the interpreter.
     """
-    roots = shared_roots()
-    folders = [os.path.abspath(folder or ".") for folder in sys.path]
-    others = [_everywhere(folder, roots) for folder in folders if not _STANDARD.fullmatch(folder)]
-    return [f"{_SEP}{boot_id()}", *others]
+    roots, words = shared_roots(), [f"{_SEP}{boot_id()}"]
+    for given in sys.path:
+        folder = os.path.abspath(given or ".")
+        if not _STANDARD.fullmatch(folder):
+            shared = in_root(os.path.realpath(folder), roots)
+            parts = (folder,) if shared is None else (folder, str(shared.root), shared.rest)
+            words.append(_SEP.join(parts))
+    return words
 
 
 def is_far(words: Iterable[str]) -> bool:
@@ -79,11 +83,6 @@ def left_out_words(folders: list[str], host: str) -> str:
 def _is_for_this_python(folder: str) -> bool:
     versions = _VERSION.findall(folder)
     return not versions or versions[-1] == "{}.{}".format(*sys.version_info)
-
-
-def _everywhere(folder: str, roots: list[Path]) -> str:
-    shared = in_root(os.path.realpath(folder), roots)
-    return folder if shared is None else _SEP.join((folder, str(shared.root), shared.rest))
 
 
 @cache
