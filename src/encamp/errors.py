@@ -71,7 +71,6 @@ All of them can be pickled.
 
 from __future__ import annotations
 
-import signal
 import socket
 import time
 from collections.abc import Callable
@@ -80,6 +79,7 @@ from inspect import Parameter, Signature
 from pickle import PicklingError
 from typing import Any, ClassVar, Self, dataclass_transform
 
+from encamp.exit_codes import ending_text
 from encamp.units import size_text
 
 
@@ -776,27 +776,6 @@ class TaskLost(TaskError, BrokenExecutor):
         end = "disappeared" if self.exit_code is None else ending_text(self.exit_code)
         why = f" ({self.why})" if self.why else ""
         return f"task {printable(self.task)} was lost: its process on {self.host} {end}{why}"
-
-
-def ending_text(exit_code: int) -> str:
-    """How a process ended, by its exit code as `subprocess` gives it."""
-    if exit_code >= 0:
-        return f"ended with exit status {exit_code}"
-    name = signal_name(-exit_code)
-    hint = {
-        "SIGSEGV": ", a crash in compiled code",
-        "SIGKILL": ", often because memory ran out",
-    }.get(name, "")
-    return f"was killed by {name}{hint}"
-
-
-def signal_name(number: int) -> str:
-    """The name of a signal, such as SIGTERM, or SIGRTMIN+3 for a real-time signal."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        first = getattr(signal, "SIGRTMIN", number)
-        return f"SIGRTMIN+{number - first}" if number > first else f"signal {number}"
 
 
 class ServiceError(EncampError):

@@ -17,8 +17,8 @@ from encamp import cores_and_memory
 from encamp.engines.kit import hostfile, ssh_logins
 from encamp.engines.kit.cores import with_cores
 from encamp.engines.kit.hostfile import HostLine, hosts_of_file, spread
-from encamp.engines.kit.process_end import Sentinel
 from encamp.engines.kit.ssh_logins import AT_ONCE, LogIns, refused
+from encamp.engines.kit.wait_for_process import Sentinel
 from encamp.errors import BadHostfile
 from encamp.wire.wait_for_descriptor import readable
 

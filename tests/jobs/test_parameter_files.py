@@ -10,7 +10,8 @@ import pytest
 from encamp.errors import BadJob, InputError
 from encamp.jobs.file import foreach
 from encamp.jobs.file.jobfile import load_job
-from encamp.jobs.parameter_files import lines_in, name_of_values, read_bounded, rows_in
+from encamp.jobs.parameter_files import lines_in, read_bounded, rows_in
+from encamp.jobs.task_names import name_of_values
 
 
 def test_a_file_may_be_as_large_as_it_may_be() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from encamp.errors import signal_name
+from encamp.exit_codes import signal_name
 from encamp.jobs import interrupts as interrupts_module
 from encamp.jobs.interrupts import Interrupts
 from encamp.storage.signals import ENDING, Terminated, signals_exit, untaken

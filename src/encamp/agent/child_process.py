@@ -20,7 +20,7 @@ from encamp.agent import slot_python
 from encamp.agent.init_command import environment_after
 from encamp.engines.kit.closed_streams import open_standard_streams
 from encamp.engines.kit.launcher_variables import foreign
-from encamp.engines.kit.process_end import Sentinel
+from encamp.engines.kit.wait_for_process import Sentinel
 from encamp.slot import ledger
 from encamp.slot.launch import slot_command
 from encamp.slot.main import SlotSettings

@@ -18,7 +18,8 @@ import click
 from encamp.cli.completion import SHELLS, engines, files, folders, script_for
 from encamp.engines.kit.closed_streams import name_standard_streams
 from encamp.engines.kit.interpreter import command_signals
-from encamp.errors import EncampError, InputError, OutOfTime, printable, shown, signal_name
+from encamp.errors import EncampError, InputError, OutOfTime, printable, shown
+from encamp.exit_codes import signal_name
 from encamp.jobs.display.nonblocking_stderr import Screen
 from encamp.reports import JobFailed
 from encamp.storage.signals import Terminated

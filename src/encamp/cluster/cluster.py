@@ -18,11 +18,11 @@ from encamp.cluster.closing import Lifetime
 from encamp.cluster.cluster_options import ClusterSettings, kind_of_slots
 from encamp.cluster.controller import Controller
 from encamp.cluster.events import Host
+from encamp.cluster.hosts_table import rows_of, table
 from encamp.cluster.kill_and_cancel import NOT_INLINE
 from encamp.cluster.records import SlotRecord
 from encamp.cluster.spawn_options import SpawnOptions
 from encamp.cluster.start import await_hosts, shortcut_of, start_agents
-from encamp.cluster.table import rows_of, table
 from encamp.cluster.task import SpawnedTask
 from encamp.engines.base import Endpoint, Engine
 from encamp.engines.kit.closed_streams import open_standard_streams

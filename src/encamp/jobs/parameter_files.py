@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -102,21 +101,3 @@ def _rows(reader: Reader, columns: list[str], name: str) -> Iterator[Row]:
             why = f"has {counted(len(row), 'value')} for {counted(len(columns), 'column')}"
             raise BadJob(f"{name}, line {reader.line_num}", why)
         yield dict(zip(columns, row, strict=True))
-
-
-def name_of_values(values: Sequence[str]) -> str:
-    """A name for the task of these values, independent of their position in a table.
-
-    Characters that do not belong into a file name are replaced; then a digest keeps names unique.
-    """
-    from hashlib import blake2b
-
-    whole = "-".join(values)
-    name = re.sub(r"[^\w.+-]+", "_", whole)[:_LONGEST_NAME]
-    if name == whole and name.strip("."):
-        return name
-    digest = blake2b("\0".join(values).encode("utf-8", "surrogateescape"), digest_size=4)
-    return f"{name.strip('._')}-{digest.hexdigest()}".lstrip("-")
-
-
-_LONGEST_NAME = 40

@@ -9,24 +9,23 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import distributed
 from distributed.comm.addressing import get_address_host
 
+from encamp.engines.dask.jobqueue import cluster_of_jobs
 from encamp.engines.dask.leases import Leases
-from encamp.engines.dask.own_cluster import HostsCluster
+from encamp.engines.dask.own_cluster import close_cluster, cluster_here
 from encamp.engines.dask.tunnels import Relay, carry_here
 from encamp.engines.dask.worker import begin_here, end_here, leave_here
 from encamp.engines.kit import start_agents as starting
-from encamp.engines.kit.hostfile import HostLine, hosts_of
+from encamp.engines.kit.hostfile import hosts_of
 from encamp.engines.kit.mesh.addresses import address_towards
 from encamp.engines.kit.mesh.endpoint import Address
 from encamp.engines.kit.mesh.engine import Agent, MeshEngine, shares
@@ -39,7 +38,6 @@ _LOOK = 1.0
 """Seconds between checks of agents that have not joined."""
 _CALM = 2.0
 """Seconds for which a lease is kept after its need, so that short pauses cost Dask nothing."""
-_OF_JOBQUEUE = "see the options of dask-jobqueue"
 
 
 def open_end(
@@ -82,15 +80,15 @@ def open_end(
     security = _security(security)
     own = None
     if jobqueue is not None:
-        own = cluster = _by_jobs(jobqueue, slots, more)
+        own = cluster = cluster_of_jobs(jobqueue, slots, more)
     elif not said or said[0] in ("hosts", "hostfile"):
-        own = cluster = _own_cluster(slots, hosts_of("dask", hosts, hostfile), start_timeout)
+        own = cluster = cluster_here(slots, hosts_of("dask", hosts, hostfile), start_timeout)
     try:
         client = _connect(client or cluster, address, security, start_timeout)
         return DaskEngine(client, slots, restarts, own)
     except BaseException:
         if own is not None:
-            _close(own)
+            close_cluster(own)
         raise
 
 
@@ -118,84 +116,6 @@ def _security(given: Any) -> Any:
     except (TypeError, ValueError) as exc:
         why = f"must be a Security of Dask, or a table of its options: {exc}"
         raise BadJob("security", why) from exc
-
-
-def _jobqueue() -> Any:
-    """The package of dask-jobqueue. Importing it must not change what Ctrl-C does."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        return import_module("dask_jobqueue")
-    except ImportError as exc:
-        raise EngineUnavailable("dask", str(exc), "pip install dask-jobqueue") from exc
-    except ValueError as exc:  # it sets a signal handler
-        remedy = "import dask_jobqueue in the main thread first"
-        raise EngineUnavailable("dask", f"dask-jobqueue: {exc}", remedy) from exc
-    finally:
-        if signal.getsignal(signal.SIGINT) is not handler:
-            signal.signal(signal.SIGINT, handler)
-
-
-def _by_jobs(which: str, slots: int | None, options: dict[str, Any]) -> Any:
-    """A cluster whose workers are jobs of a batch system, with ``slots`` cores in all."""
-    if slots is None:
-        raise BadJob("slots", "say how many cores to request from the batch system")
-    dask_jobqueue = _jobqueue()
-    known = {
-        name.removesuffix("Cluster").lower(): name
-        for name in dir(dask_jobqueue)
-        if name.endswith("Cluster") and name != "JobQueueCluster"
-    }
-    if not isinstance(which, str) or which.lower() not in known:
-        raise BadJob("jobqueue", f"must be one of {', '.join(sorted(known))}, not {which!r}")
-    try:
-        cluster = getattr(dask_jobqueue, known[which.lower()])(**options)
-    except (ValueError, TypeError, OSError) as exc:
-        raise EngineUnavailable("dask", f"{which}: {exc}", _OF_JOBQUEUE) from exc
-    try:
-        cluster.scale(cores=slots)
-        cluster.sync(_submitted, cluster)
-    except RuntimeError as exc:
-        _close(cluster)
-        said = "; ".join(str(exc).partition("stderr:")[2].split("\n")).strip("; ") or str(exc)
-        raise EngineUnavailable("dask", f"{which}: {said}", _OF_JOBQUEUE) from exc
-    return cluster
-
-
-async def _submitted(cluster: Any) -> None:
-    """Wait until the batch system has taken the jobs; raises RuntimeError if it refuses."""
-    await cluster  # which does not report refused jobs
-    status = distributed.Status
-    refused = [job for job in cluster.workers.values() if job.status != status.running]
-    try:
-        for job in refused:
-            await job
-    finally:
-        for job in refused:
-            job.status = job.status if job.status == status.running else status.failed
-
-
-def _close(cluster: Any) -> None:
-    """End a cluster that the engine has started."""
-    with contextlib.suppress(AssertionError):  # Distributed expects that no job was refused
-        cluster.close()
-
-
-def _own_cluster(slots: int | None, hosts: Sequence[HostLine], within: float) -> Any:
-    """A cluster on hosts, or a scheduler and a worker in this process, for this process only."""
-    if hosts:
-        return HostsCluster(hosts, within)
-    cluster: Any = distributed.LocalCluster
-    try:
-        return cluster(
-            n_workers=1,
-            threads_per_worker=slots,
-            processes=False,
-            dashboard_address="127.0.0.1:0",
-            worker_dashboard_address="127.0.0.1:0",
-            memory_limit=0,
-        )
-    except Exception as exc:  # whatever keeps a scheduler or a worker from starting
-        raise EngineFailed("dask", f"its own cluster did not start: {text_of(exc)}") from exc
 
 
 def _connect(given: Any, address: str | None, security: Any, within: float) -> Any:
@@ -471,7 +391,7 @@ class DaskEngine(MeshEngine):
         self._briefly(self._leave)
         self._briefly(self._client.close)
         if self._own is not None:
-            _close(self._own)
+            close_cluster(self._own)
 
     def _leave(self) -> None:
         """Remove everything of this run from the cluster."""

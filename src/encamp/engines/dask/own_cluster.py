@@ -7,6 +7,7 @@ All connections use TLS with a certificate made for the cluster, which hosts get
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -19,6 +20,7 @@ import distributed
 from encamp import cores_and_memory
 from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.ssh import READY, RemotePrograms, address_towards_hosts
+from encamp.errors import EngineFailed, text_of
 
 _PAGES = "127.0.0.1:0"
 """The address of Dask's dashboards, on the host only: they have no users and no TLS."""
@@ -69,6 +71,30 @@ class HostsCluster:
             "tls": {"tls_ca_file": tls["ca_file"], "tls_worker_cert": tls["cert"],
                     "tls_worker_key": tls["key"]},
         }  # fmt: skip
+
+
+def cluster_here(slots: int | None, hosts: Sequence[HostLine], within: float) -> Any:
+    """A cluster on hosts, or a scheduler and a worker in this process, for this process only."""
+    if hosts:
+        return HostsCluster(hosts, within)
+    cluster: Any = distributed.LocalCluster
+    try:
+        return cluster(
+            n_workers=1,
+            threads_per_worker=slots,
+            processes=False,
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
+            memory_limit=0,
+        )
+    except Exception as exc:  # whatever keeps a scheduler or a worker from starting
+        raise EngineFailed("dask", f"its own cluster did not start: {text_of(exc)}") from exc
+
+
+def close_cluster(cluster: Any) -> None:
+    """End a cluster that the engine has started."""
+    with contextlib.suppress(AssertionError):  # Distributed expects that no job was refused
+        cluster.close()
 
 
 async def _serve(order: dict[str, Any]) -> None:

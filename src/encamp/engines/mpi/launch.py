@@ -22,7 +22,7 @@ from encamp import slurm
 from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.interpreter import PACKAGE, START, python_command, signals_to_restore
 from encamp.engines.kit.mesh.addresses import address_towards_login
-from encamp.engines.kit.process_end import Sentinel
+from encamp.engines.kit.wait_for_process import Sentinel
 from encamp.engines.mpi.hosts import AGENTS, Questions, remote_shell
 from encamp.engines.mpi.leftovers import remove
 from encamp.engines.mpi.libraries import GIVEN, libraries_for_hosts, with_libraries

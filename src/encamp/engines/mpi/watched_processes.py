@@ -6,7 +6,7 @@ import select
 from collections.abc import Mapping
 from contextlib import suppress
 
-from encamp.engines.kit.process_end import Sentinel
+from encamp.engines.kit.wait_for_process import Sentinel
 
 
 class Processes:

@@ -20,7 +20,7 @@ from secrets import token_hex
 from typing import IO
 
 from encamp.engines.kit.interpreter import PACKAGE, python_here
-from encamp.engines.kit.process_end import Sentinel
+from encamp.engines.kit.wait_for_process import Sentinel
 from encamp.engines.pvm import machine_owner
 from encamp.engines.pvm.host_names import why_not
 from encamp.errors import EngineFailed, EngineUnavailable

@@ -13,7 +13,8 @@ from pathlib import Path
 from encamp.errors import BadJob, NoMatch, printable
 from encamp.jobs.file.positions import Problem, at, items_of
 from encamp.jobs.file.schema import Numbers, TaskTable, described
-from encamp.jobs.parameter_files import Rows, lines_in, name_of_values, read_text, rows_in
+from encamp.jobs.parameter_files import Rows, lines_in, read_text, rows_in
+from encamp.jobs.task_names import name_of_values
 from encamp.jobs.templates.placeholders import FILE_NAMES, expand_files
 from encamp.storage.inputs import mirror as storage
 from encamp.values import Scalar, scalar_in

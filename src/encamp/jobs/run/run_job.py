@@ -36,7 +36,7 @@ def run_job(
     """Run what is missing or has changed of a job; see `Job.run`."""
     check_executor(executor)
     if options.debugged is not None:
-        from encamp.jobs.debug import debug  # and pdb, which is for few
+        from encamp.jobs.debug_shell import debug  # and pdb, which is for few
 
         return debug(job, options, options.debugged)
     if options.dry_run:

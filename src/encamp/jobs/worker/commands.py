@@ -12,7 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from encamp.errors import CommandNotFound, StepFailed, ending_text, printable, text_of
+from encamp.errors import CommandNotFound, StepFailed, printable, text_of
+from encamp.exit_codes import ending_text
 from encamp.jobs.steps import Command
 from encamp.slot.numerical_threads import with_chosen
 from encamp.slot.process_tree import end_descendants

@@ -17,8 +17,8 @@ from encamp.engines.base import CONTROLLER, Left
 from encamp.engines.kit.mesh.certificate import Identity
 from encamp.engines.kit.mesh.endpoint import Address, Greeting, Mesh, addresses
 from encamp.engines.kit.mesh.tls_connection import Link
-from encamp.engines.kit.process_end import Sentinel
 from encamp.engines.kit.start_agents import Spec
+from encamp.engines.kit.wait_for_process import Sentinel
 from encamp.errors import EngineFailed
 from encamp.timeouts import GREETED, STARTS
 
