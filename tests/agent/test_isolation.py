@@ -32,6 +32,8 @@ from encamp.jobs.job import Job
 from encamp.jobs.steps import call
 
 SOON = 30.0
+folders = sys.path
+"""As after `from sys import path`."""
 ROOT = os.geteuid() == 0
 
 
@@ -238,6 +240,18 @@ def test_a_call_finds_its_process_as_the_first_one_did(
     cluster.spawn(deed).result(SOON)
     cluster.spawn(time.sleep, 0.03).result(SOON)
     assert cluster.spawn(state).result(SOON) == before
+
+
+def is_import_path() -> bool:
+    same = folders is sys.path
+    sys.path = [*sys.path, "/more"]
+    folders.append("/even/more")
+    return same
+
+
+def test_who_has_imported_the_import_path_by_name_may_go_on_changing_it(cluster: Cluster) -> None:
+    assert [cluster.spawn(is_import_path).result(SOON) for _ in range(3)] == [True] * 3
+    assert "/even/more" not in cluster.spawn(state).result(SOON)["path"]
 
 
 def test_limits_are_looked_up_only_after_a_call_that_can_have_changed_some(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
 from encamp.loop.pump import Pump
 
@@ -69,4 +70,34 @@ def test_a_timer_that_is_late_keeps_nobody_asleep() -> None:
     pump.call_later(-1.0, lambda: rung.append(2))
     pump.turn(None)
     assert rung == [1, 2]
+    pump.close()
+
+
+def test_what_waits_while_it_is_called_may_have_all_else_called_meanwhile() -> None:
+    pump, done = Pump(), list[int]()
+
+    def waits() -> None:
+        pump.until(lambda: done, 30)
+        done.append(2)
+
+    pump.call_soon(waits)
+    pump.call_soon(lambda: done.append(1))
+    pump.call_soon(lambda: done.append(3))
+    pump.turn(0)
+    pump.turn(0)
+    assert done[0] == 1
+    assert sorted(done) == [1, 2, 3]
+    pump.close()
+
+
+def test_the_background_thread_goes_on_after_a_long_order() -> None:
+    pump, rung = Pump(), threading.Event()
+
+    def takes_long() -> None:
+        pump.start()  # the thread finds another one that drives for long, and sleeps
+        time.sleep(0.2)
+        pump.call_later(0.0, rung.set)
+
+    pump.order(takes_long)
+    assert rung.wait(30)
     pump.close()

@@ -357,6 +357,25 @@ def test_signals_wait_until_a_launcher_that_is_being_started_is_known(
         signal.signal(number, before)
 
 
+def test_all_signals_that_came_while_a_launcher_was_started_are_handled() -> None:
+    came: list[int] = []
+
+    def limit(number: int, _: object) -> None:
+        came.append(number)
+        raise TimeoutError
+
+    numbers = signal.SIGALRM, signal.SIGUSR1
+    before = [signal.signal(number, limit) for number in numbers]
+    try:
+        with pytest.raises(TimeoutError), _signals_deferred():  # noqa: PT012
+            for number in numbers:
+                os.kill(os.getpid(), number)
+        assert came == [*numbers]
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
 def test_folders_of_daemons_are_removed_unless_those_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

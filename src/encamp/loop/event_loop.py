@@ -218,7 +218,9 @@ class EventLoop:
         self.passed = 0
         if self._ends:
             self._arrivals()
-        for _ in range(len(self.orders)):
+        left = len(self.orders)  # those that they order themselves are for the next turn
+        while left and self.orders:  # one that waits has others called meanwhile
+            left -= 1
             self.orders.popleft()()
         if self._timers:
             now = time.monotonic()

@@ -121,9 +121,13 @@ class Pump(EventLoop):
         return locked
 
     def _leave(self) -> None:
-        self._driver = 0
         self.left_at = time.monotonic()
-        long = self.left_at - self._since > _LONG / 2
+        self._release()
+
+    def _release(self) -> None:
+        """Let others drive. The background thread may sleep since this one has begun long ago."""
+        self._driver = 0
+        long = time.monotonic() - self._since > _LONG / 2
         self.lock.release()
         if self.waiters:
             self.tell_waiters()
@@ -178,11 +182,8 @@ class Pump(EventLoop):
                     else:
                         call()
                         self._send_if_due()
-                finally:  # this is no wait, after which the background thread would linger
-                    self._driver = 0
-                    self.lock.release()
-                if self.waiters:
-                    self.tell_waiters()
+                finally:
+                    self._release()  # `left_at` stays, as this thread may not call again soon
             else:
                 self.call_soon(call)
         if behind:

@@ -57,7 +57,7 @@ class ProcessRestored(NotIsolated):
 
     def _note(self) -> None:
         self._environment = _environment().copy()
-        self._path = sys.path[:]
+        self._folders, self._path = sys.path, sys.path[:]
         self._recursion = sys.getrecursionlimit()
         self._properties = properties(self._own_handlers)
         self._limits = _limits()
@@ -81,8 +81,9 @@ class ProcessRestored(NotIsolated):
             os.environ.clear()
             for name, value in self._environment.items():
                 os.environb[name] = value
-        if getattr(sys, "path", None) != self._path:
-            sys.path = self._path[:]
+        if self._folders != self._path:
+            self._folders[:] = self._path
+        sys.path = self._folders  # the same object, as modules may have imported it by name
         now = properties()
         if now != self._properties:
             good = put_back(now, self._properties)

@@ -366,8 +366,9 @@ def _signals_deferred() -> Iterator[None]:
         usual = {number: signal.getsignal(number) for number in _DEFERRED}
 
     def hand_over() -> None:
-        for number, frame in came:
-            usual[number](number, frame)
+        with ExitStack() as others:  # which calls all of them, even if one raises
+            for number, frame in reversed(came):
+                others.callback(usual[number], number, frame)
 
     with ExitStack() as stack:  # which restores all of them, even if a handler raises meanwhile
         stack.callback(hand_over)
