@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +104,32 @@ def test_every_failure_has_a_reason_and_none_is_long(here: Path, step: object, w
     assert len(report["step"].why) < 2000
     assert report["step"].attempts[0].error == report["step"].why
     assert report["after"].state == "done"
+
+
+class _EndsItsReader:
+    """Sends SIGTERM to the process that unpickles it, unless that is the one that made it."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _end_unless, (os.getpid(),)
+
+
+def _end_unless(spared: int) -> None:
+    if os.getpid() != spared:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_slot_that_ends_before_its_task_has_a_folder_touches_no_file_of_the_user(
+    here: Path,
+) -> None:
+    Path("log").write_text("x" * 100_000)
+    Path("task").mkdir()
+    Path("task/made").touch()
+    job = encamp.Job("job", to="out", log_limit=4096)
+    job.add("step", encamp.call(print, _EndsItsReader()), on_failure="made")
+    [task] = job.run(slots=1, check=False).tasks
+    assert "another process, or its own code, sent it SIGTERM" in task.why
+    assert (task.rescued, task.log_tail) == ([], "")
+    assert Path("log").read_text() == "x" * 100_000
 
 
 def test_what_says_nothing_is_called_by_its_kind() -> None:

@@ -123,7 +123,7 @@ class _Attempt:
                 self._in_folder(self._steps())
             except (EncampError, Stopped, OSError) as exc:
                 self._failed(exc)
-        if isinstance(self.outcome.error, Stopped):
+        if isinstance(self.outcome.error, Stopped) and self._standing.folder:
             tell(self._standing)  # from now on the supervisor is responsible for the folder
 
     def _steps(self) -> tuple[Call | Command, ...]:
