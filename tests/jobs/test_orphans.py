@@ -332,6 +332,21 @@ def test_prune_removes_what_it_can_and_names_what_stays(
     assert _files() == ["m", "m/1", "m/1/1.txt", "sum.txt"]
 
 
+def test_prune_tells_of_a_running_job_also_if_files_of_another_stay(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tasks in ([1, 2], [1]):
+        job = encamp.Job("free", to="out")
+        for n in tasks:
+            job.add(f"m{n}", f"touch free{n}", outputs=f"free{n}")
+        _run(job)
+    monkeypatch.setattr("encamp.jobs.plan.orphans._removed", lambda *_, **__: {"out/free2": "why"})
+    busy = Journal(Path("out/busy.job")).writing()
+    with busy, pytest.raises(CannotRemove, match="cannot remove out/free2: why"):
+        prune_command(Path("out"), dry_run=False)
+    assert "out/busy.job" in capsys.readouterr().out
+
+
 def test_a_folder_that_cannot_be_entered_keeps_its_orphans(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

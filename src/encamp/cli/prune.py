@@ -11,6 +11,7 @@ from encamp.errors import (
     BadDestination,
     BadJob,
     CannotRemove,
+    EncampError,
     InputError,
     JobBusy,
     NotOurs,
@@ -51,12 +52,12 @@ def prune_command(destination: Path, *, dry_run: bool, shared: bool = False) -> 
         one.removed or one.folders or one.kept or one.elsewhere or one.stayed for one in pruned
     ):
         _say(f"nothing to remove in {printable(destination)}")
-    if stayed := {path: why for one in pruned for path, why in one.stayed.items()}:
-        raise CannotRemove(stayed)
-    for other in refused[1:]:
+    stayed = {path: why for one in pruned for path, why in one.stayed.items()}
+    errors: list[EncampError] = [CannotRemove(stayed), *refused] if stayed else [*refused]
+    for other in errors[1:]:
         _say(str(other))
-    if refused:
-        raise refused[0]
+    if errors:
+        raise errors[0]
 
 
 def _tell(pruned: Pruned, destination: Path, verb: str) -> None:
