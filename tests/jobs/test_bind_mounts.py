@@ -102,3 +102,22 @@ def test_no_output_gets_into_the_jobs_folder_by_a_mount(
     job.add("task", "touch journal.jsonl", outputs={pattern: str(here / to)})
     with pytest.raises(BadDestination, match="job's own folder"):
         job.run()
+
+
+def test_a_job_publishes_to_a_mounted_folder_and_finds_its_results_again(
+    bound: Path, here: Path
+) -> None:
+    def job() -> encamp.Job:
+        job = encamp.Job("mounted", to="bound")
+        outputs = [encamp.Output("a"), encamp.Output("b*", to=str(here / "folders/import"))]
+        job.add("task", "touch a b1", outputs=outputs)
+        job.add("bad", ["touch c", "false"], on_failure="c")
+        return job
+
+    first = job().run(check=False)
+    assert first["task"].state == "done"
+    published = [output.path for output in (*first["task"].outputs, *first["bad"].rescued)]
+    assert published == [f"{bound}/a", f"{here}/folders/import/b1", f"{bound}/c"]
+    again = job().run(check=False)
+    assert again["task"].state == "up to date"
+    assert again.orphans == 0

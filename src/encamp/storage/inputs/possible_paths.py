@@ -49,15 +49,20 @@ def published_by(output: Output, folder: Callable[[str], tuple[str, ...]]) -> Re
     return Reach(folder(output.to), rest)
 
 
-def folders_below(to: Path) -> Callable[[str], tuple[str, ...]]:
-    """A function that returns the names of outputs' folders, with a cache."""
-    return lru_cache(maxsize=1024)(partial(_names, to))
+def folders_below(
+    to: Path, real: Callable[[Path], str] = os.path.realpath
+) -> Callable[[str], tuple[str, ...]]:
+    """A function that returns the names of outputs' folders, with a cache.
+
+    By default they are real paths, as in final names; `one_name` makes them comparable with inputs.
+    """
+    return lru_cache(maxsize=1024)(partial(_names, to, real))
 
 
-def _names(base: Path, folder: str) -> tuple[str, ...]:
+def _names(base: Path, real: Callable[[Path], str], folder: str) -> tuple[str, ...]:
     if is_url(folder):
         return url_parts(folder)
-    return Path(one_name(base / os.path.expanduser(folder))).parts
+    return Path(real(base / os.path.expanduser(folder))).parts
 
 
 def _new_name(template: str | None, name: str) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
+from encamp.storage.disk.one_name import one_name
 from encamp.storage.inputs.globs import escape, may_meet
 from encamp.storage.inputs.possible_paths import Reach, folders_below, published_by
 from encamp.storage.outputs.patterns import Output
@@ -29,15 +30,16 @@ class DeclaredNames:
     def __init__(self, to: Path, outputs: Iterable[Output]) -> None:
         self._folder = folders_below(to)
         self._top = lru_cache(maxsize=1024)(lambda folder: _joined(self._folder(folder)))
-        self._reach = lru_cache(maxsize=4096)(self._reach_of)
-        folders = {output.to: output for output in outputs}
-        starts = {self.reach(one).start for one in folders.values()}
+        self._reach = lru_cache(maxsize=4096)(partial(_reach_of, self._folder))
+        by_one_name = partial(_reach_of, folders_below(to, one_name))
+        self._reach_by_one_name = lru_cache(maxsize=4096)(by_one_name)
+        starts = {self._folder(folder) for folder in {output.to for output in outputs}}
         self.may_be_published = below([to, *map(_joined, starts)])
         """Whether a path is below one of the job's destinations."""
 
     def reach(self, output: Output) -> Reach:
-        """Where an output may lead."""
-        return self._reach(output.pattern, output.rename, output.to)
+        """Where an output may lead; its folder has the `one_name` that it has as an input, too."""
+        return self._reach_by_one_name(output.pattern, output.rename, output.to)
 
     def allow(self, outputs: Iterable[Output], path: str) -> bool:
         """Whether one of these outputs may be published as ``path``."""
@@ -56,7 +58,7 @@ class DeclaredNames:
         return path == f"{self._top(output.to)}/{name}" and _is_plain(path)
 
     def _may(self, output: Output, names: tuple[str, ...]) -> bool:
-        reach = self.reach(output)
+        reach = self._reach(output.pattern, output.rename, output.to)
         depth = len(reach.start)
         inner = names[depth:]
         if names[:depth] != reach.start or not inner:
@@ -67,8 +69,11 @@ class DeclaredNames:
         own = PurePosixPath(output.rename or output.pattern).name
         return inner[0] == own or may_meet(tuple(map(escape, inner)), reach.rest)
 
-    def _reach_of(self, pattern: str, rename: str | None, to: str) -> Reach:
-        return published_by(Output(pattern, to, rename), self._folder)
+
+def _reach_of(
+    folder: Callable[[str], tuple[str, ...]], pattern: str, rename: str | None, to: str
+) -> Reach:
+    return published_by(Output(pattern, to, rename), folder)
 
 
 def below(folders: Iterable[Path | str]) -> Callable[[str], bool]:
