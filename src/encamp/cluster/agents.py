@@ -122,8 +122,8 @@ class Agents:
         self.orders: dict[int, tuple[int, bool, str] | None] = {}
         """By ticket: the agent, whether it has succeeded, and its answer; None until then."""
         self.has_lost = False
-        self._last_loss = ""
         """Whether an agent has left, so that perhaps no host can meet some needs."""
+        self._last_loss = ""
         self._tickets = itertools.count(1)
 
     def joined(self, number: int, frames_by: str) -> None:
