@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -356,3 +357,37 @@ def test_windows_are_opened_one_after_the_other(monkeypatch: pytest.MonkeyPatch)
     for _ in range(2):
         opener.open(windows, "name/1", "host")
     assert waits == [0.0, 0.5, 1.0, 0.0, 0.5]
+
+
+class OutOfTime(Exception):
+    pass
+
+
+class TakesLong:
+    """Its time is over while it is pickled."""
+
+    def __reduce__(self) -> Any:
+        os.kill(os.getpid(), signal.SIGALRM)
+        time.sleep(0)
+        return int, ()
+
+
+def out_of_time(number: int, frame: object) -> None:
+    raise OutOfTime
+
+
+def test_an_exception_of_a_signal_handler_is_no_fault_of_an_argument(
+    cluster: encamp.Cluster, service: Service
+) -> None:
+    before = signal.signal(signal.SIGALRM, out_of_time)
+    try:
+        with service.acquire(timeout=SOON) as proxy:
+            with pytest.raises(OutOfTime):
+                proxy.add(TakesLong())
+            assert proxy.add(1, 2).get(SOON) == 3
+        with pytest.raises(OutOfTime):
+            service.broadcast("add", TakesLong())
+        with pytest.raises(OutOfTime):
+            cluster.publish(Adder, kwargs={"more": TakesLong()})
+    finally:
+        signal.signal(signal.SIGALRM, before)

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from encamp.errors import ProxyReleased, words_of
+from encamp.loop.event_loop import by_signal
 from encamp.services.argument_checks import check_name
 from encamp.services.client import Client, Outgoing, Route
 from encamp.services.protocol import CALL, READ, WRITE
@@ -190,6 +191,8 @@ def pickled(service: str, name: str, args: tuple[Any, ...], kwargs: dict[str, An
     try:
         return dump_arguments(args, kwargs)
     except Exception as exc:
+        if by_signal(exc):
+            raise
         raise cannot_travel(f"an argument of {service}.{name}", exc) from exc
 
 

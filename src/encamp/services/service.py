@@ -93,7 +93,8 @@ def publish(
     options: ServiceOptions,
 ) -> Service:
     """See `Cluster.publish`; ``cluster`` stays as long as somebody has the service."""
-    published = _published(what, args, options)
+    with controller.pump.signals_deferred:  # an exception of a handler is no error of ``what``
+        published = _published(what, args, options)
 
     def begin() -> Service:
         registry = controller.tenant
