@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from encamp.cluster.cluster import SPAWNER, Cluster
 from encamp.cluster.events import TaskExit, TaskResult
 from encamp.loop import polling
 from encamp.loop.event_loop import PASSED
+from encamp.loop.pump import Pump
 from encamp.loop.signal_safe_lock import NonReentrantLock
 from encamp.slot import ledger, shared_memory
 from encamp.slot.shared_memory import ROOM, Cells, ProgramShortcut, SlotShortcut
@@ -326,3 +328,27 @@ def test_others_have_their_turn_in_an_exchange_without_a_pause(
     while put(b"again") and slot.catch(7, None) is not None:
         caught += 1
         assert caught <= PASSED
+
+
+def test_a_signal_handler_that_raises_leaves_no_lock_behind() -> None:
+    pump = Pump()
+    shortcut = ProgramShortcut(pump, (), (), lambda _: None, lambda *_: None)
+    raised: list[str] = []
+
+    def raise_while_locked(frame: Any, event: str, _: Any) -> None:
+        """As a handler may, before the first step of any function of Python."""
+        if pump.lock.locked():
+            raised.append(frame.f_code.co_name)
+            raise TimeoutError
+
+    before = sys.gettrace()
+    sys.settrace(raise_while_locked)
+    try:
+        sent = shortcut.send(bool, b"payload")
+    except TimeoutError:
+        sent = False
+    finally:
+        sys.settrace(before)
+    assert not pump.lock.locked(), raised
+    assert sent
+    pump.close()

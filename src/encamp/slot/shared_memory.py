@@ -270,6 +270,8 @@ class ProgramShortcut:
         self._hosted, self._pass_on = hosted, pass_on
         self._tries = map(pump.lock.acquire, repeat(False))
         """See `EngineShortcut`."""
+        self._release = pump.lock.release
+        """Not in a method, before whose first step a signal's handler may run, and raise."""
         self._cells: dict[Cell, Process] = {}
         """The cells to poll: of slots for which the program has prepared sends."""
         self._poller = Poller()
@@ -298,6 +300,8 @@ class ProgramShortcut:
                 return not (pump.orders or pump.pending) and prepared(payload)
             finally:
                 self._release()
+                if self._pump.waiters:
+                    self._pump.tell_waiters()
         return False
 
     def receive(self, to: int, source: int | None) -> Caught | None:
@@ -311,12 +315,9 @@ class ProgramShortcut:
                 return self._catch(source) if self._may_pass() else None
             finally:
                 self._release()
+                if self._pump.waiters:
+                    self._pump.tell_waiters()
         return None
-
-    def _release(self) -> None:
-        self._pump.lock.release()
-        if self._pump.waiters:
-            self._pump.tell_waiters()
 
     def _may_pass(self) -> bool:
         """Whether a message may be received outside a turn of the pump."""
