@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -352,3 +353,28 @@ def test_a_signal_handler_that_raises_leaves_no_lock_behind() -> None:
     assert not pump.lock.locked(), raised
     assert sent
     pump.close()
+
+
+def out_of_time(number: int, frame: object) -> None:
+    raise TimeoutError
+
+
+def test_a_time_limit_that_ends_while_a_task_looks_for_a_message_leaves_no_lock_behind(
+    ends: tuple[Any, Sent, Sockets, SlotShortcut],
+) -> None:
+    _, _, sockets, slot = ends
+    leave = sockets.leave
+
+    def late() -> None:
+        os.kill(os.getpid(), signal.SIGALRM)
+        leave()
+
+    sockets.leave = late  # type: ignore[method-assign]
+    before = signal.signal(signal.SIGALRM, out_of_time)
+    try:
+        with pytest.raises(TimeoutError):
+            slot.catch(7, None)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert sockets.polling.acquire(wait=False)
+    sockets.polling.release()

@@ -35,6 +35,7 @@ from time import monotonic
 from typing import Any, Protocol
 
 from encamp.engines.base import PreparedSend
+from encamp.loop.deferred_signals import if_task_has_any
 from encamp.loop.event_loop import PASSED, TURN_WITHIN
 from encamp.loop.polling import Poller
 from encamp.loop.pump import Pump
@@ -175,6 +176,10 @@ class SlotShortcut:
         None if it is not, or if none arrives soon; also from time to time in any case, so that the
         sockets are read, too.
         """
+        with if_task_has_any():  # a handler that raises would leave the lock taken
+            return self._catch(to, source)
+
+    def _catch(self, to: int, source: int | None) -> Caught | None:
         sockets, cell = self._sockets, self._in
         self._passed += 1
         if source or self._passed > PASSED or not sockets.polling.acquire(wait=False):
