@@ -11,6 +11,8 @@ import pytest
 
 from encamp.agent.inline_slot import InlineSlot
 from encamp.agent.thread_slot import ThreadSlot
+from encamp.loop.deferred_signals import DeferredSignals
+from encamp.loop.signal_safe_lock import NonReentrantLock
 from encamp.slot.slot import Slot
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump
@@ -99,6 +101,7 @@ def test_an_agent_that_waits_again_at_the_end_does_not_block() -> None:
         raise AssertionError("it would block")
 
     slot = InlineSlot.__new__(InlineSlot)
-    pump = SimpleNamespace(spun=lambda: False, turn=turn)
+    pump = SimpleNamespace(spun=lambda: False, turn=turn, signals_deferred=DeferredSignals())
     slot.agent = SimpleNamespace(over=True, pump=pump)  # type: ignore[assignment]
+    slot._alone = NonReentrantLock()
     assert wait_twice(slot) == [True, True]

@@ -45,3 +45,13 @@ def test_what_a_step_leaves_is_ended_but_not_its_slot(here: Path) -> None:
         left = int(Path("results/pid").read_text())
         until(lambda: gone(left))
         assert report["c"].value["supervisor"] == cluster.spawn(os.getpid).result(20)
+
+
+def test_a_cluster_that_is_closed_at_once_leaves_no_folder(
+    here: Path, local_storage_base: Path
+) -> None:
+    job = encamp.Job("short", to="results")
+    job.add("one", "true")
+    with encamp.Cluster("local", slots=2) as cluster:
+        job.run(cluster)
+    assert list(local_storage_base.glob("encamp-*/sandboxes/*")) == []

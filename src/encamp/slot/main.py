@@ -180,8 +180,12 @@ def _arrived(slot: Slot, sockets: SlotSockets, limit: float | None) -> bool:
 
 def _end_all(pid: int) -> None:
     """End all child processes of the slot's process, except libraries' helpers."""
-    if os.getpid() == pid:
-        end_descendants(grace=0, spare=helpers())
+    if os.getpid() != pid:
+        return
+    if ThisProcess.at_end is not None:
+        with suppress(Exception):
+            ThisProcess.at_end()
+    end_descendants(grace=0, spare=helpers())
 
 
 def _end_late() -> None:

@@ -21,6 +21,7 @@ class ThisProcess:
     """See `leave_process_alone`."""
     last_words: Callable[[], None] | None = None
     at_rest: Callable[[], None] | None = None
+    at_end: Callable[[], None] | None = None
 
 
 def tell(message: object) -> None:
@@ -56,6 +57,11 @@ def at_supervisors_end(last_words: Callable[[], None] | None) -> None:
 def at_rest(tidy: Callable[[], None]) -> None:
     """Set a function to be called once, soon after the last call, if no other call arrives."""
     ThisProcess.at_rest = tidy
+
+
+def at_end(tidy: Callable[[], None]) -> None:
+    """Set a function to be called when this slot ends, before its child processes are ended."""
+    ThisProcess.at_end = tidy
 
 
 def spoil() -> None:

@@ -26,6 +26,7 @@ from encamp.slot.main import SlotSettings
 from encamp.slot.process_tree import supervised
 from encamp.slot.program_settings import SettingsSource
 from encamp.slot.slot import Setup
+from encamp.slot.this_process import at_end
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import (
     NotBegun,
@@ -351,4 +352,5 @@ def slots_here() -> Slots:
     global _here, _pid
     if _here is None or _pid != os.getpid():
         _here, _pid = Slots(), os.getpid()
+        at_end(_here.close)  # otherwise they are killed, and leave their folders
     return _here
