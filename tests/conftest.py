@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from encamp.jobs.worker.slots import slots_here
 from encamp.slot.process_tree import descendants
 from encamp.storage.local_storage import LOCAL
 from encamp.storage.shared_folders import MIRRORED
+from encamp.testing.waiting import until
 from lab import Lab, missing
 
 _STARTERS_OWN = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD,
@@ -88,6 +90,8 @@ def local_storage_base(
     monkeypatch.delenv(MIRRORED, raising=False)
     yield base
     slots_here().close()
+    with suppress(AssertionError):  # slots of a pool's workers end after these
+        until(lambda: not list(base.glob("encamp-*/sandboxes/*")), 5)
     left = list(base.glob("encamp-*/sandboxes/*"))
     assert left == [], f"left in the local storage: {left}"
 

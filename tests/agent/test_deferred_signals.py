@@ -74,6 +74,39 @@ def test_each_signal_reaches_its_handler_though_another_raises() -> None:
     assert came == ["usr1"]
 
 
+def test_a_handler_that_waits_hands_over_the_others_and_may_change_theirs() -> None:
+    held, came = DeferredSignals(), []
+
+    def first(*_: object) -> None:
+        came.append("alrm")
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+        with held:
+            pass
+        came.append("end")
+
+    signal.signal(signal.SIGALRM, first)
+    signal.signal(signal.SIGUSR1, lambda *_: came.append("usr1"))
+    with held:
+        signal.raise_signal(signal.SIGALRM)
+        signal.raise_signal(signal.SIGUSR1)
+    assert came == ["alrm", "usr1", "end"]
+
+
+def test_a_signal_whose_handler_another_one_has_called_is_no_error() -> None:
+    """As when an alarm comes between the look for what waits and the call of its handler."""
+    came: list[str] = []
+
+    class Racing(DeferredSignals):
+        def _hand_over(self, *numbers: int) -> None:
+            super()._hand_over(*numbers)
+            super()._hand_over(*numbers)
+
+    signal.signal(signal.SIGALRM, lambda *_: came.append("alrm"))
+    with Racing():
+        signal.raise_signal(signal.SIGALRM)
+    assert came == ["alrm"]
+
+
 def test_a_second_ctrl_c_is_raised_at_once() -> None:
     held, done = DeferredSignals(), []
     with pytest.raises(KeyboardInterrupt), held:  # noqa: PT012

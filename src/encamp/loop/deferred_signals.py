@@ -36,7 +36,8 @@ class DeferredSignals:
         self._wake = wake
         self._depth = 0
         self._handlers: dict[int, Any] = {}
-        self.caught: dict[int, Any] = {}
+        self.caught: dict[int, tuple[Any, Any]] = {}
+        """By signal: its handler and the frame that it has interrupted."""
         self._noting = self._note
 
     def __enter__(self) -> None:
@@ -62,18 +63,23 @@ class DeferredSignals:
                 _set(number, handler)
 
     def _note(self, number: int, frame: object) -> None:
-        if number == _INT and number in self.caught:
+        if number == _INT:
             self._hand_over(number)
-        self.caught[number] = frame
+        self.caught[number] = self._handlers[number], frame
         self._wake()
 
     def check(self) -> None:
         """Handle deferred signals now, unless this is nested; may raise."""
         if self.caught and self._depth == 1 and threading.get_ident() == _main_thread:
-            self._hand_over(next(iter(self.caught)))
+            self._hand_over(*self.caught)
 
-    def _hand_over(self, number: int) -> None:
-        self._handlers[number](number, self.caught.pop(number))
+    def _hand_over(self, *numbers: int) -> None:
+        """Call the handler of the first of these that waits; another signal may take them, too."""
+        for number in numbers:
+            if (waiting := self.caught.pop(number, None)) is not None:
+                handler, frame = waiting
+                handler(number, frame)
+                return
 
     def __exit__(self, *exc: object) -> None:
         if _thread() != _main_thread:
@@ -95,7 +101,7 @@ class DeferredSignals:
         """Call all waiting handlers, even if one of them raises."""
         while self.caught:
             try:
-                self._hand_over(next(iter(self.caught)))
+                self._hand_over(*self.caught)
             finally:
                 self._hand_over_all()
 
