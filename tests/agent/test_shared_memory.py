@@ -156,14 +156,16 @@ def test_a_message_that_waits_in_memory_is_there_for_who_does_not_wait(
     cluster: Cluster, passed: dict[str, int]
 ) -> None:
     task = cluster.spawn(echo)
-    for number in range(200):
+    until = time.monotonic() + 3 * SOON
+    number = 0
+    while number < 200 or not passed["received"]:  # not all do if the cores are busy
+        number += 1
         cluster.send(task, "alone")
-        until = time.monotonic() + SOON
         while (got := cluster.receive(0 if number % 3 else None)) is None:
             assert time.monotonic() < until
         assert got == Received(task.id, "alone")
+        assert time.monotonic() < until
     cluster.send(task, None)
-    assert passed["received"] > 0
 
 
 def test_messages_of_many_slots_all_come_once_and_in_order(passed: dict[str, int]) -> None:

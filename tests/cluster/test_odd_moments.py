@@ -162,10 +162,10 @@ def test_a_callback_of_a_task_that_kill_all_cancels_may_wait_for_one_that_it_kil
     waiting = one.spawn(abs, -1)
     ready(one, running)
     got: list[Any] = []
-    waiting.add_done_callback(lambda _: got.append(running.exception(BRIEFLY)))
+    waiting.add_done_callback(lambda _: got.append(running.exception(SOON)))
     one.kill_all()
-    assert isinstance(running.exception(SOON), TaskKilled)
-    until(lambda: got, 2 * BRIEFLY)
+    assert isinstance(running.exception(2 * SOON), TaskKilled)
+    until(lambda: got, SOON)
     assert isinstance(got[0], TaskKilled)
 
 

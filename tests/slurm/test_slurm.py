@@ -127,7 +127,7 @@ def test_the_warning_of_slurm_stops_a_job_in_good_order(slurm: SomeSlurm, here: 
         'name = "j"\nto = "out"\n[[task]]\nname = "t"\nsteps = ["touch begun", "sleep 600"]\n'
     )
     line = f"exec {BIN}/encamp run --keep failed -n 1 job.toml"
-    batch = slurm.submit(line, "-n1", "--signal=B:USR1@55", "-t1", cwd=here)
+    batch = slurm.submit(line, "-n1", "--signal=B:USR1@45", "-t1", cwd=here)
     said = batch.ended()
     assert "encamp: stopped by SIGUSR1; finished tasks stay done; run again to continue" in said
 
