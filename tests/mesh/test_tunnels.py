@@ -133,7 +133,7 @@ def test_all_bytes_arrive_in_order_and_few_are_on_their_way() -> None:
             loop.call_soon(ends[to].heard, said)
 
         ends += [Tunnel(ours[1], partial(say, 1)), Tunnel(theirs[1], partial(say, 0))]
-        carrying = [asyncio.create_task(end.carry()) for end in ends]
+        carrying = [end.begin() for end in ends]
 
         async def tell(near: socket.socket) -> None:
             near.setblocking(False)
@@ -166,7 +166,7 @@ def test_few_pieces_are_on_their_way_however_small_they_are() -> None:
     async def main() -> int:
         ours, said = socket.socketpair(), list[TunnelData]()
         tunnel = Tunnel(ours[1], said.append)
-        carrying = asyncio.create_task(tunnel.carry())
+        carrying = tunnel.begin()
         for _ in range(2 * tunnel_module._MOST):
             ours[0].send(b"x")
             await asyncio.sleep(0.0005)
@@ -182,6 +182,18 @@ def test_few_pieces_are_on_their_way_however_small_they_are() -> None:
     assert asyncio.run(main()) == tunnel_module._MOST
 
 
+def test_a_tunnel_that_ends_before_it_has_begun_leaves_no_socket() -> None:
+    async def main() -> tuple[int, bytes]:
+        ours, theirs = socket.socketpair()
+        carrying = Tunnel(theirs, lambda _: None).begin()
+        carrying.cancel()
+        await asyncio.gather(carrying, return_exceptions=True)
+        with ours:
+            return theirs.fileno(), ours.recv(1)
+
+    assert asyncio.run(main()) == (-1, b"")
+
+
 def test_who_hangs_up_is_told_to_the_other_end() -> None:
     async def main() -> bytes:
         ours, theirs = socket.socketpair(), socket.socketpair()
@@ -190,7 +202,7 @@ def test_who_hangs_up_is_told_to_the_other_end() -> None:
             Tunnel(ours[1], lambda said: ends[1].heard(said)),
             Tunnel(theirs[1], lambda said: ends[0].heard(said)),
         ]
-        carrying = asyncio.gather(*(end.carry() for end in ends))
+        carrying = asyncio.gather(*(end.begin() for end in ends))
         ours[0].close()
         theirs[0].setblocking(False)
         end = await asyncio.get_running_loop().sock_recv(theirs[0], 1)

@@ -124,7 +124,7 @@ async def _carry(worker: Any, name: str, number: int, near: socket.socket) -> No
         comm = await _connected(worker.scheduler.address, worker.security, "worker", name, number)
         speaker = _Speaker(comm)
         tunnel = Tunnel(near, speaker.say)
-        carrying = asyncio.create_task(tunnel.carry())
+        carrying = tunnel.begin()
         listening = asyncio.create_task(_listen(comm, tunnel))
         await asyncio.wait([carrying, listening], return_when=asyncio.FIRST_COMPLETED)
         carrying.cancel()
@@ -195,7 +195,7 @@ class Relay:
                     near, far = socket.socketpair()
                     tunnel = Tunnel(near, partial(speaker.say_of, number))
                     self._tunnels[number] = tunnel
-                    carried.add(asyncio.create_task(tunnel.carry()))
+                    carried.add(tunnel.begin())
                     self._come(far)
                 if number in self._tunnels:
                     self._tunnels[number].heard(said)

@@ -100,7 +100,7 @@ class _EngineSide:
 
     def _carry(self, run: str, number: int, near: socket.socket) -> None:
         tunnel = Tunnel(near, partial(self._say, run, number))
-        carrying = self._loop.create_task(tunnel.carry())
+        carrying = tunnel.begin()
         self._tunnels[run, number] = tunnel, carrying
         carrying.add_done_callback(lambda _: self._tunnels.pop((run, number), None))
         self._look(run)
@@ -210,7 +210,7 @@ class _ProgramSide:
         if number not in self._tunnels and said and isinstance(said, bytes):
             near, far = socket.socketpair()
             tunnel = Tunnel(near, partial(self._say, number))
-            self._tunnels[number] = tunnel, asyncio.create_task(tunnel.carry())
+            self._tunnels[number] = tunnel, tunnel.begin()
             self._come(far)
             if self._again is None:
                 self._greet_again()

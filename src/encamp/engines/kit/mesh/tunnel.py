@@ -23,7 +23,7 @@ TunnelData = bytes | int
 class Tunnel:
     """One end of a tunnel. ``say`` sends something to the other end, in order, without waiting.
 
-    For one event loop. The tunnel closes the socket ``near``.
+    For one event loop. The task of `begin` closes the socket ``near``.
     """
 
     def __init__(self, near: socket.socket, say: Callable[[TunnelData], object]) -> None:
@@ -42,9 +42,17 @@ class Tunnel:
         else:
             self._come.put_nowait(said)
 
-    async def carry(self, first: bytes = b"") -> None:
-        """Carry bytes, ``first`` those that were read already, until both ends have ended."""
-        both = [asyncio.create_task(self._out(first)), asyncio.create_task(self._in())]
+    def begin(self) -> asyncio.Task[None]:
+        """Carry bytes until both ends have ended.
+
+        Call it in the event loop. The task may be cancelled, also before it has begun.
+        """
+        carrying = asyncio.create_task(self._carry())
+        carrying.add_done_callback(lambda _: self._near.close())
+        return carrying
+
+    async def _carry(self) -> None:
+        both = [asyncio.create_task(self._out()), asyncio.create_task(self._in())]
         try:
             await asyncio.gather(*both)
         except OSError:
@@ -53,12 +61,11 @@ class Tunnel:
             for one in both:
                 one.cancel()
             await asyncio.gather(*both, return_exceptions=True)
-            self._near.close()
             with suppress(OSError):
                 self._say(b"")
 
-    async def _out(self, data: bytes) -> None:
-        data = data or await self._read()
+    async def _out(self) -> None:
+        data = await self._read()
         while data:
             self._under_way += len(data)
             self._pieces += 1
