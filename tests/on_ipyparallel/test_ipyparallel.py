@@ -43,6 +43,12 @@ def agents_of(client: Any) -> list[int]:
     return [one.pid for engine in engines for one in children_with("encamp.agent", engine)]
 
 
+def idle(client: Any) -> bool:
+    """Whether no engine has anything to do, as far as the controller knows."""
+    told = [client.queue_status(engine) for engine in client.ids]
+    return not any(said["queue"] or said["tasks"] for said in told)
+
+
 def wait_for(file: str, number: int) -> int:
     """Runs on engines, which have no such module: it imports what it needs."""
     import time
@@ -55,6 +61,7 @@ def wait_for(file: str, number: int) -> int:
 
 def test_a_client_is_enough_and_its_engines_stay_as_they_were(client: Any) -> None:
     client[:].push({"mine": 5}, block=True)
+    until(lambda: idle(client))  # the controller hears of it later than the client
     with Cluster(client) as cluster:
         assert cluster.slots == len(client.ids)
         assert len(agents_of(client)) == len(client.ids)
