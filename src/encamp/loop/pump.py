@@ -121,13 +121,13 @@ class Pump(EventLoop):
         return locked
 
     def _leave(self) -> None:
-        self.left_at = time.monotonic()
-        self._release()
+        self.left_at = now = time.monotonic()
+        self._release(now)
 
-    def _release(self) -> None:
+    def _release(self, now: float) -> None:
         """Let others drive. The background thread may sleep since this one has begun long ago."""
         self._driver = 0
-        long = time.monotonic() - self._since > _LONG / 2
+        long = now - self._since > _LONG / 2
         self.lock.release()
         if self.waiters:
             self.tell_waiters()
@@ -183,7 +183,8 @@ class Pump(EventLoop):
                         call()
                         self._send_if_due()
                 finally:
-                    self._release()  # `left_at` stays, as this thread may not call again soon
+                    # `left_at` stays, as this thread may not call again soon
+                    self._release(time.monotonic())
             else:
                 self.call_soon(call)
         if behind:

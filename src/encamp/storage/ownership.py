@@ -319,13 +319,9 @@ def reclaim(
     parent = sandboxes(storage or local_storage_path())
     if not os.path.lexists(parent):
         return []
-    root = (
-        storage or local_storage()
-    )  # nothing is removed from a folder that is not this user's own
-    try:
+    root = storage or local_storage()  # nothing is removed but in this user's own folder
+    with named_refusals(root):
         names = set(os.listdir(parent))
-    except OSError as exc:
-        raise _refused(root, exc) from exc
     folders = {name.removesuffix(LOCK) for name in names}
     return [
         parent / name

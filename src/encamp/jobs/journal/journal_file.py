@@ -24,9 +24,9 @@ def extent(start: int, length: int) -> int:
     return start << _LENGTH | length
 
 
-def length_of(extent: int) -> int:
+def length_of(at: int) -> int:
     """The bytes of a line at such a position."""
-    return extent % (1 << _LENGTH)
+    return at % (1 << _LENGTH)
 
 
 class JournalFile:
@@ -55,16 +55,16 @@ class JournalFile:
             raise not_written(exc, self._folder.path, len(view)) from exc
         extents = []
         for line in lines:
-            extents.append(self._end << _LENGTH | len(line))
+            extents.append(extent(self._end, len(line)))
             self._end += len(line)
         return extents
 
-    def line(self, extent: int) -> bytes:
+    def line(self, at: int) -> bytes:
         """The line at a position."""
         if self._fd < 0:
             with self._folder.opened() as files:
                 self._fd = files.open(NAME)
-        start, length = divmod(extent, 1 << _LENGTH)
+        start, length = divmod(at, 1 << _LENGTH)
         return os.pread(self._fd, length, start)
 
     def flush(self) -> None:
@@ -102,5 +102,5 @@ def lines_of(files: OwnFiles) -> Iterator[tuple[Line, int]]:
         start, end = 0, os.fstat(file.fileno()).st_size
         while start < end and (line := file.readline(_LONGEST_LINE)):
             if line.endswith(b"\n") and (record := seen(line)) is not None:
-                yield record, start << _LENGTH | len(line)
+                yield record, extent(start, len(line))
             start += len(line)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from functools import lru_cache
 
-_OCTAL = re.compile(r"\\([0-7]{3})")
-"""How blanks and the like are written in mountinfo, see proc(5)."""
+from encamp.storage.disk import mountinfo
+from encamp.storage.real_paths import is_below
 
 
 def one_name(path: str | os.PathLike[str]) -> str:
@@ -24,14 +23,13 @@ def one_name(path: str | os.PathLike[str]) -> str:
 class _Mounts:
     """The mounted disks and folders, by what they show."""
 
-    def __init__(self, mountinfo: bytes) -> None:
+    def __init__(self, told: bytes) -> None:
         self._at: dict[str, tuple[str, str]] = {}
         """Where it is mounted → its disk, and the folder of the disk that it shows."""
-        for line in os.fsdecode(mountinfo).rstrip("\n").split("\n") if mountinfo else ():
-            _, _, disk, root, place, _ = line.split(" ", 5)
-            if "\\" in line:
-                root, place = _unescaped(root), _unescaped(place)
-            self._at[place] = disk, root
+        for line in told.split(b"\n")[:-1]:
+            _, _, device, *fields, _ = line.split(b" ", 5)
+            root, place = map(mountinfo.unescaped, fields)
+            self._at[place] = device.decode(), root
         places: dict[str, list[tuple[str, str]]] = {}
         for place, (disk, root) in self._at.items():
             places.setdefault(disk, []).append((root, place))
@@ -44,7 +42,7 @@ class _Mounts:
         disk, root = self._at.get(place, ("", ""))
         on_disk = _moved(real, place, root)
         for other_root, other in self.several.get(disk, ()):
-            if _is_in(on_disk, other_root):
+            if is_below(on_disk, other_root):
                 name = _moved(on_disk, other_root, other)
                 if self._place_of(name) == other:  # it is not hidden by what is mounted over it
                     return name
@@ -60,10 +58,6 @@ def _by_root(mount: tuple[str, str]) -> int:
     return len(mount[0])
 
 
-def _is_in(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder if folder == "/" else f"{folder}/")
-
-
 def _moved(path: str, folder: str, to: str) -> str:
     """A path in a folder as a path in another one."""
     inner = path[len(folder) :].lstrip("/")
@@ -73,15 +67,10 @@ def _moved(path: str, folder: str, to: str) -> str:
 @lru_cache(maxsize=1)
 def _mounts(_second: int) -> _Mounts:
     try:
-        with open("/proc/self/mountinfo", "rb") as file:  # noqa: PTH123
-            return _as_mounts(file.read())
+        return _as_mounts(mountinfo.read())
     except (OSError, ValueError):  # a sandbox without /proc
         return _as_mounts(b"")
 
 
 _as_mounts = lru_cache(maxsize=1)(_Mounts)
 """Mounts seldom change from one second to the next."""
-
-
-def _unescaped(path: str) -> str:
-    return _OCTAL.sub(lambda found: chr(int(found[1], 8)), path)

@@ -15,6 +15,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from encamp.storage.disk import mountinfo
 from encamp.storage.disk.copy_folder import copy_as_it_is
 from encamp.storage.disk.removal import remove_tree
 
@@ -166,46 +167,16 @@ def _is_opaque(folder: Path) -> bool:
 def mounts_below(folder: Path) -> list[str]:
     """The mounts at or below ``folder``, in the order of mounting."""
     try:
-        told = _mountinfo()
+        told = mountinfo.read()
     except OSError:
         return []
-    if _escaped(folder.name) not in told:
+    if mountinfo.escaped(folder.name) not in told:
         return []
     inside = os.path.realpath(folder)
-    if _escaped(inside) not in told:
+    if mountinfo.escaped(inside) not in told:
         return []
-    points = [_unescaped(line.split()[4]) for line in told.splitlines()]
+    points = [mountinfo.unescaped(line.split()[4]) for line in told.splitlines()]
     return [p for p in points if p == inside or p.startswith(f"{inside}/")]
-
-
-def _mountinfo() -> bytes:
-    """All mounts, see proc(5); without a file object, since every folder asks."""
-    fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        parts = []
-        while part := os.read(fd, 1 << 16):
-            parts.append(part)
-        return b"".join(parts)
-    finally:
-        os.close(fd)
-
-
-_OCTAL = b"134", b"040", b"011", b"012"
-"""What is written in octal in mountinfo, see proc(5): the backslash, blanks and the like."""
-
-
-def _escaped(path: str) -> bytes:
-    written = os.fsencode(path)
-    for code in _OCTAL:
-        written = written.replace(bytes([int(code, 8)]), b"\\" + code)
-    return written
-
-
-def _unescaped(field: bytes) -> str:
-    plain = field
-    for code in reversed(_OCTAL):
-        plain = plain.replace(b"\\" + code, bytes([int(code, 8)]))
-    return os.fsdecode(plain)
 
 
 def why_not(folder: Path) -> str | None:

@@ -226,13 +226,14 @@ def _wanted(
         if found.add(output) or not output.required:
             continue
         passed = found.passed[start:]
-        if is_from is None or not any(_goes_to_source(one, finals_of, is_from) for one in passed):
+        to_source = partial(_goes_to_source, is_from=is_from)
+        if not any(to_source(one, finals_of(one.output)(one.inner)) for one in passed):
             left = tuple(one.path for one in passed[:10])
             raise MissingOutput(task, output.pattern, _new_files(folder, inputs), left)
     wanted: dict[Final, OutputFile] = {}
     for made in found.all():
         final = finals_of(made.output)(made.inner)
-        if found.takes_inputs and is_from and _goes_to_source(made, finals_of, is_from):
+        if found.takes_inputs and _goes_to_source(made, final, is_from):
             continue
         before = wanted.setdefault(final, made)
         if before.path != made.path and not before.kind == made.kind == "folder":
@@ -241,13 +242,10 @@ def _wanted(
 
 
 def _goes_to_source(
-    made: OutputFile,
-    place: Callable[[Output], Callable[[PurePosixPath], Final]],
-    is_from: Callable[[str, Path], bool],
+    made: OutputFile, final: Final, is_from: Callable[[str, Path], bool] | None
 ) -> bool:
     """Whether an input came from the name that it would get."""
-    final = place(made.output)(made.inner)
-    return isinstance(final, Path) and is_from(made.path, final)
+    return is_from is not None and isinstance(final, Path) and is_from(made.path, final)
 
 
 def _new_files(folder: Path, inputs: frozenset[str]) -> tuple[str, ...]:
