@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from encamp.slot.process_state import forget_warnings, properties, put_back
+from encamp.slot.process_state import forget_warnings, properties, restored
 
 _CLONE_FS = 0x00000200
 _SLOTS_OWN = int(signal.SIGINT), int(signal.SIGTERM)
@@ -67,7 +67,6 @@ class ProcessRestored(NotIsolated):
 
     def undo(self) -> bool:
         """Restore what has changed; False if something cannot be restored."""
-        good = True
         for timer in _TIMERS:  # first, so that none goes off meanwhile
             _signal.setitimer(timer, 0)
         sys.setrecursionlimit(self._recursion)  # the following needs some depth itself
@@ -84,9 +83,7 @@ class ProcessRestored(NotIsolated):
         if self._folders != self._path:
             self._folders[:] = self._path
         sys.path = self._folders  # the same object, as modules may have imported it by name
-        now = properties()
-        if now != self._properties:
-            good = put_back(now, self._properties)
+        good = restored(self._properties)
         if _MODULE in sys.modules:  # otherwise no limit can have been changed
             good = _put_limits_back(self._limits) and good
         return good

@@ -19,6 +19,8 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
+from operator import attrgetter, itemgetter
 from typing import Any
 
 SIGNALS = tuple(
@@ -33,28 +35,18 @@ _ALL = 6
 _LOGGING = "logging"
 
 
-def _users() -> Any:
-    return os.getresuid(), os.getresgid(), os.getgroups()
-
-
-def _put_users(users: Any) -> None:
-    """Restore user and groups; the user first, who may be allowed to change the groups."""
-    os.setresuid(*users[0])
-    if os.getgroups() != users[2]:
-        os.setgroups(users[2])
-    os.setresgid(*users[1])
-
-
 _CAPABILITIES = (ctypes.c_uint32 * 2)(0x20080522, 0)  # the version; this thread
 _SETS = (ctypes.c_uint32 * 6)()
 _libc = ctypes.PyDLL(None)
-_GET_NO_NEW_PRIVS = [ctypes.c_ulong(number) for number in (39, 0, 0, 0, 0)]
+_get_sets = partial(_libc.capget, _CAPABILITIES, _SETS)
+_sets = memoryview(_SETS).cast("B")
+_no_new_privileges = partial(_libc.prctl, 39, 0, 0, 0, 0)
 
 
 def _privileges() -> Any:
     """The capabilities, see capget(2), and whether it has given up others (no_new_privs)."""
-    _libc.capget(_CAPABILITIES, _SETS)
-    return bytes(_SETS), _libc.prctl(*_GET_NO_NEW_PRIVS)
+    _get_sets()
+    return _sets.tobytes(), _no_new_privileges()
 
 
 def _check_privileges(before: Any) -> None:
@@ -68,16 +60,26 @@ def _root() -> Any:
     return root.st_dev, root.st_ino
 
 
-def _cannot_leave(_: Any) -> None:
-    raise OSError("a chroot(2) cannot be undone")
+_ROOT = _root()
 
 
-def _policy() -> Any:
-    return os.sched_getscheduler(0), os.sched_getparam(0)
+_folder_by_root = os.getcwd
+"""The path of the current folder, which begins at the root. (To look at the root takes longer.)"""
 
 
-def _mask() -> Any:
-    return _signal.pthread_sigmask(_BLOCK, ())
+def _check_root(_: Any) -> None:
+    if _root() != _ROOT:
+        raise OSError("a chroot(2) cannot be undone")
+
+
+_PRIORITY = os.sched_getparam(0)
+
+
+def _put_policy(policy: int) -> None:
+    os.sched_setscheduler(0, policy, _PRIORITY)
+
+
+_mask = partial(_signal.pthread_sigmask, _BLOCK, ())
 
 
 def _put_mask(mask: Any) -> None:
@@ -89,7 +91,7 @@ def _put_mask(mask: Any) -> None:
 
 
 def _handlers() -> list[Any]:
-    return list(map(_signal.getsignal, SIGNALS))
+    return [*map(_signal.getsignal, SIGNALS)]
 
 
 def _put_handlers(handlers: list[Any]) -> None:
@@ -98,8 +100,7 @@ def _put_handlers(handlers: list[Any]) -> None:
             _signal.signal(number, handler)
 
 
-def _zone() -> Any:
-    return time.tzname, time.timezone, time.altzone
+_zone = partial(itemgetter("tzname", "timezone", "altzone"), vars(time))
 
 
 def _put_zone(_: Any) -> None:
@@ -120,20 +121,15 @@ def _locale_name() -> str | None:
 _LOCALE = _locale.setlocale(_ALL, None)
 
 
-def _arguments() -> Any:
-    return sys.argv[:], vars(sys).get("tracebacklimit")
+def _put_arguments(arguments: list[str]) -> None:
+    sys.argv = arguments[:]
 
 
-def _put_arguments(state: Any) -> None:
-    sys.argv, limit = state[0][:], state[1]
+def _put_traceback_limit(limit: Any) -> None:
     if limit is not None:
         sys.tracebacklimit = limit
     elif hasattr(sys, "tracebacklimit"):
         del sys.tracebacklimit
-
-
-def _filters() -> Any:
-    return warnings.filters[:]
 
 
 forget_warnings: Callable[[], object] = getattr(warnings, "_filters_mutated", int)
@@ -145,31 +141,24 @@ def _put_filters(filters: list[Any]) -> None:
     warnings.filters.extend(filters)  # type: ignore[attr-defined]
 
 
-def _streams() -> Any:
-    return sys.stdin, sys.stdout, sys.stderr
+_IN_SYS = "stdin", "stdout", "stderr", "excepthook", "displayhook", "unraisablehook"
+_sys_attributes = partial(itemgetter(*_IN_SYS), vars(sys))
 
 
-def _put_streams(streams: Any) -> None:
-    sys.stdin, sys.stdout, sys.stderr = streams
+def _put_sys_attributes(values: Any) -> None:
+    vars(sys).update(zip(_IN_SYS, values, strict=True))
 
 
-def _streams_own() -> Any:
-    """The state of the streams themselves, which a call may have closed or detached."""
-    return [
-        one and (one.closed, one.encoding, one.errors, one.line_buffering, one.write_through)
-        for one in (sys.__stdin__, sys.__stdout__, sys.__stderr__)
-    ]
+_STREAM = attrgetter("closed", "encoding", "errors", "line_buffering", "write_through")
+_streams_own = [one for one in (sys.__stdin__, sys.__stdout__, sys.__stderr__) if one is not None]
 
 
-def _put_streams_own(states: Any) -> None:
-    """Restore how the streams encode and buffer; raises if one is closed."""
-    own = sys.__stdin__, sys.__stdout__, sys.__stderr__
-    for one, state in zip(own, states, strict=True):
-        if state and not state[0]:
-            _, encoding, errors, lines, through = state
-            one.reconfigure(  # type: ignore[union-attr]
-                encoding=encoding, errors=errors, line_buffering=lines, write_through=through
-            )
+def _put_stream(stream: Any, state: Any) -> None:
+    """Restore how a stream encodes and buffers; raises if it is closed."""
+    _, encoding, errors, lines, through = state
+    stream.reconfigure(
+        encoding=encoding, errors=errors, line_buffering=lines, write_through=through
+    )
 
 
 def _input() -> Any:
@@ -181,33 +170,8 @@ def _cannot_unread(_: Any) -> None:
     raise ValueError("sys.stdin may have read ahead from another file")
 
 
-def _hooks() -> Any:
-    return sys.excepthook, sys.displayhook, sys.unraisablehook, threading.excepthook
-
-
-def _put_hooks(hooks: Any) -> None:
-    sys.excepthook, sys.displayhook, sys.unraisablehook, threading.excepthook = hooks
-
-
-def _tracing() -> Any:
-    return sys.gettrace(), sys.getprofile(), threading.gettrace(), threading.getprofile()
-
-
-def _put_tracing(functions: Any) -> None:
-    sys.settrace(functions[0])
-    sys.setprofile(functions[1])
-    threading.settrace(functions[2])
-    threading.setprofile(functions[3])
-
-
-def _collecting() -> Any:
-    return gc.isenabled(), gc.get_threshold(), gc.get_debug()
-
-
-def _put_collecting(state: Any) -> None:
-    (gc.enable if state[0] else gc.disable)()
-    gc.set_threshold(*state[1])
-    gc.set_debug(state[2])
+def _put_thread_hook(hook: Any) -> None:
+    threading.excepthook = hook
 
 
 set_up_loggers: list[Any] = []
@@ -220,8 +184,9 @@ def _logging() -> Any:
     if logging is None:
         return 0, [([], 30, True, False)]
     root = logging.root
+    loggers = (root, *set_up_loggers) if set_up_loggers else (root,)
     return root.manager.disable, [
-        (one.handlers[:], one.level, one.propagate, one.disabled) for one in (root, *set_up_loggers)
+        (one.handlers[:], one.level, one.propagate, one.disabled) for one in loggers
     ]
 
 
@@ -241,31 +206,39 @@ def _put_dumps(enabled: bool) -> None:
 
 
 _ASPECTS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
-    (_users, _put_users),
+    (os.getresuid, lambda ids: os.setresuid(*ids)),  # first, as only root may change groups
+    (os.getgroups, os.setgroups),
+    (os.getresgid, lambda ids: os.setresgid(*ids)),
     (_privileges, _check_privileges),
-    (_root, _cannot_leave),
+    (_folder_by_root, _check_root),
     (_mask, _put_mask),
     (_handlers, _put_handlers),
     (_zone, _put_zone),
     (_umask, os.umask),
-    (lambda: os.getpriority(*_HERE), lambda nice: os.setpriority(*_HERE, nice)),
-    (_policy, lambda policy: os.sched_setscheduler(0, *policy)),
-    (lambda: os.sched_getaffinity(0), lambda cores: os.sched_setaffinity(0, cores)),
-    (_locale_name, lambda name: _locale.setlocale(_ALL, name)),
+    (partial(os.getpriority, *_HERE), partial(os.setpriority, *_HERE)),
+    (partial(os.sched_getscheduler, 0), _put_policy),
+    (partial(os.sched_getaffinity, 0), partial(os.sched_setaffinity, 0)),
+    (_locale_name, partial(_locale.setlocale, _ALL)),
     (sys.getrecursionlimit, sys.setrecursionlimit),
     (sys.getswitchinterval, sys.setswitchinterval),
     (sys.get_int_max_str_digits, sys.set_int_max_str_digits),
     (sys.getdlopenflags, sys.setdlopenflags),
     (threading.stack_size, threading.stack_size),
     (socket.getdefaulttimeout, socket.setdefaulttimeout),
-    (_streams, _put_streams),
-    (_streams_own, _put_streams_own),
+    (_sys_attributes, _put_sys_attributes),
+    *((partial(_STREAM, one), partial(_put_stream, one)) for one in _streams_own),
     (_input, _cannot_unread),
-    (_arguments, _put_arguments),
-    (_filters, _put_filters),
-    (_hooks, _put_hooks),
-    (_tracing, _put_tracing),
-    (_collecting, _put_collecting),
+    (partial(getattr, sys, "argv"), _put_arguments),
+    (partial(vars(sys).get, "tracebacklimit"), _put_traceback_limit),
+    (partial(getattr, warnings, "filters"), _put_filters),
+    (sys.gettrace, sys.settrace),
+    (sys.getprofile, sys.setprofile),
+    (partial(getattr, threading, "excepthook"), _put_thread_hook),
+    (threading.gettrace, threading.settrace),
+    (threading.getprofile, threading.setprofile),
+    (gc.isenabled, lambda enabled: (gc.enable if enabled else gc.disable)()),
+    (gc.get_threshold, lambda threshold: gc.set_threshold(*threshold)),
+    (gc.get_debug, gc.set_debug),
     (_logging, _put_logging),
     (faulthandler.is_enabled, _put_dumps),
 ]
@@ -273,20 +246,27 @@ _ASPECTS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
 
 They are restored in this order.
 """
-_AT_HANDLERS = [look for look, _ in _ASPECTS].index(_handlers)
+_LOOKS = [look for look, _ in _ASPECTS]
+_AT_HANDLERS = _LOOKS.index(_handlers)
 _UNREADABLE = object()
 """In place of a property that cannot be read, as a call has deleted or broken it."""
 
 
-def properties(handlers: Mapping[int, Any] | None = None) -> list[Any]:
+def properties(handlers: Mapping[int, Any]) -> list[Any]:
     """All properties as they are now, with some signals' ``handlers`` as given."""
-    try:
-        found = [look() for look, _ in _ASPECTS]
-    except Exception:  # noqa: BLE001 - each function has its own errors
-        found = [_read(look) for look, _ in _ASPECTS]
-    for number, handler in (handlers or {}).items():
+    found = [value[:] if type(value) is list else value for value in map(_read, _LOOKS)]
+    for number, handler in handlers.items():
         found[_AT_HANDLERS][SIGNALS.index(number)] = handler
     return found
+
+
+def restored(before: list[Any]) -> bool:
+    """Restore the properties that have changed; False if one cannot be restored."""
+    try:
+        now = [look() for look in _LOOKS]
+    except Exception:  # noqa: BLE001 - each function has its own errors
+        now = [*map(_read, _LOOKS)]
+    return now == before or _put_back(now, before)
 
 
 def _read(look: Callable[[], Any]) -> Any:
@@ -296,8 +276,7 @@ def _read(look: Callable[[], Any]) -> Any:
         return _UNREADABLE
 
 
-def put_back(now: list[Any], before: list[Any]) -> bool:
-    """Restore the properties that differ; False if one cannot be restored."""
+def _put_back(now: list[Any], before: list[Any]) -> bool:
     good = True
     for (_, put), is_, was in zip(_ASPECTS, now, before, strict=True):
         if is_ != was:

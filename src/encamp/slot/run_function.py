@@ -12,27 +12,6 @@ from typing import Any, NoReturn
 from encamp.wire.pickling import traceback_of
 
 
-def called(
-    function: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-) -> Any:
-    """The value of ``function(*args, **kwargs)``; a coroutine is run to its end.
-
-    If the function forks and returns in both processes, the child process ends here.
-    """
-    pid = os.getpid()
-    try:
-        value = function(*args, **kwargs or {})
-        if type(value) is CoroutineType:
-            value = _awaited(value)
-    except BaseException as exc:
-        if os.getpid() != pid:
-            _end(exc)
-        raise
-    if os.getpid() != pid:
-        _end(None)
-    return value
-
-
 class _Forks:
     """The number of forks between this process and the one that has imported this module."""
 
@@ -44,6 +23,27 @@ class _Forks:
 
 
 os.register_at_fork(after_in_child=_Forks.forked)
+
+
+def called(
+    function: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+) -> Any:
+    """The value of ``function(*args, **kwargs)``; a coroutine is run to its end.
+
+    If the function forks and returns in both processes, the child process ends here.
+    """
+    forks = _Forks.count
+    try:
+        value = function(*args, **kwargs or {})
+        if type(value) is CoroutineType:
+            value = _awaited(value)
+    except BaseException as exc:
+        if _Forks.count != forks:
+            _end(exc)
+        raise
+    if _Forks.count != forks:
+        _end(None)
+    return value
 
 
 def called_for_each(

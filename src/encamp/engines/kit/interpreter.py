@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +61,8 @@ def interpreter_flags() -> list[str]:
     A program that has set `sys.dont_write_bytecode` counts as started with ``-B``: slots would
     write compiled modules into its folders, which are stale if a module changes within a second.
     """
+    import subprocess  # here, so that slots start faster
+
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     added = sys.dont_write_bytecode and not sys.flags.dont_write_bytecode
     return [*flags, "-B"] if added else flags
