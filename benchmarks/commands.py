@@ -6,7 +6,6 @@ and a journal; HyperQueue has a server and workers, the others have none of thes
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import random
 import shutil
@@ -17,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import encamp
+from benchmarks.peers.installed import HYPERQUEUE, installed
 from benchmarks.timing import Figure, Side, compare
 
 FILES = 1000
@@ -85,8 +85,8 @@ def _peers(
     parallel = ["parallel", f"-j{CORES}", line]
     yield "GNU parallel", 1.5, shutil.which("parallel"), lambda: _run(parallel, files)
     command = [sys.executable, "-c", _HYPERQUEUE, str(data), str(made), str(CORES)]
-    hyperqueue = importlib.util.find_spec("hyperqueue")
-    yield "HyperQueue (started for it)", 1, hyperqueue, lambda: _run(command, b"")
+    hyperqueue = _hyperqueue()
+    yield "HyperQueue (started for it)", 1, hyperqueue, lambda: _run(command, b"", hyperqueue)
     shell = f'sort -n "$0" -o {made}/$(basename "$0" .txt).sorted'
     xargs = ["xargs", f"-P{CORES}", "-d", "\n", "-n1", "sh", "-c", shell]
     yield "xargs sh -c", 0.3, shutil.which("xargs"), lambda: _run(xargs, files)
@@ -96,8 +96,16 @@ def _peers(
     yield "make", 0.2, shutil.which("make"), lambda: _run(make, b"")
 
 
-def _run(words: list[str], text: bytes) -> None:
-    subprocess.run(words, input=text, stdout=subprocess.DEVNULL, check=True)
+def _hyperqueue() -> Path | None:
+    try:
+        return installed(HYPERQUEUE)
+    except subprocess.CalledProcessError:
+        return None
+
+
+def _run(words: list[str], text: bytes, packages: Path | None = None) -> None:
+    environment = os.environ if packages is None else {**os.environ, "PYTHONPATH": str(packages)}
+    subprocess.run(words, input=text, stdout=subprocess.DEVNULL, check=True, env=environment)
 
 
 def _emptied(folder: Path) -> None:

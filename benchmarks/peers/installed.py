@@ -9,6 +9,7 @@ from pathlib import Path
 from benchmarks.peers.pyopus_source import own_cache
 
 PYRO5, RAY = ("Pyro5==5.17", "serpent==1.43"), ("ray==2.60.0",)
+HYPERQUEUE = ("hyperqueue==0.27.0",)
 
 
 def installed(packages: tuple[str, ...]) -> Path:
