@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,6 +91,31 @@ def test_what_is_not_kept_takes_no_room(local_storage_base: Path, tmp_path: Path
         assert isinstance(lost.exception(SOON), TaskLost)
         assert lost.output.endswith("the end\n")
         assert "left out" in lost.output
+
+
+def _wakes(slot: int) -> dict[str, str]:
+    """How often each thread of a process has gone to sleep, and whether one runs."""
+    tasks = Path(f"/proc/{slot}/task").iterdir()
+    return {task.name: (task / "status").read_text().split("voluntary")[1] for task in tasks}
+
+
+def _sleeps(slot: int) -> bool:
+    before = _wakes(slot)
+    time.sleep(1.5)  # longer than the pause between two checks of the output
+    return before == _wakes(slot)
+
+
+def test_an_idle_slot_does_not_wake_up_and_then_bounds_the_output_of_a_call(
+    followed: tuple[Cluster, list[str]], tmp_path: Path
+) -> None:
+    cluster, said = followed
+    slot = cluster.spawn(os.getpid).result(SOON)
+    until(lambda: _sleeps(slot))
+    assert cluster.spawn(flood, 20, tmp_path / "done").result(SOON) == 20_000_000
+    until(lambda: _sleeps(slot))
+    cluster.spawn(print_and_wait, "again", tmp_path / "seen")
+    until(lambda: "".join(said).endswith("again"))
+    (tmp_path / "seen").touch()
 
 
 def flood_and_die() -> None:

@@ -40,7 +40,7 @@ _LOOK_AGAIN = 0.05
 _FOLLOW = 0.1
 """Seconds between two readings of a task's output."""
 _LOOK = 1.0
-"""Seconds between two checks whether a task runs, while none does."""
+"""Seconds between two checks whether a task runs, while none does but some arrive."""
 
 
 class _Link(NamedTuple):
@@ -96,6 +96,11 @@ class SlotSockets:
         self.said = Writer(self._control)
         self.follow: Callable[[], None] | None = None
         self.look: Callable[[], None] | None = None
+        self._watcher = Waker()
+        self._dozes = False
+        """Whether the watching thread sleeps until something is read."""
+        self._seen = -1
+        """``_reads`` when the watching thread last found no call."""
 
     def send(self, parts: Parts, message: Message | None = None) -> None:
         """Send to the agent; blocks until the socket has taken all."""
@@ -228,6 +233,8 @@ class SlotSockets:
             elif fd in self._numbers:  # False if the link was replaced just now
                 self._read_link(self._numbers[fd])
         self._reads += 1
+        if self._dozes:
+            self._watcher.wake()
         if self._others:
             self._tell_others()
 
@@ -278,15 +285,32 @@ class SlotSockets:
         """Serve the control socket until it is closed."""
         reader = Reader(self._control)
         poll, fd = select.poll(), self._control.fileno()
+        poll.register(self._watcher.fileno(), select.POLLIN)
         with suppress(EOFError, OSError):
             while True:
                 poll.register(fd, select.POLLIN | (select.POLLOUT if self.said.waiting else 0))
-                pause = _LOOK if self.follow is None and self.slot.running < 0 else _FOLLOW
-                if not poll.poll(pause * 1000 if self.look is not None else None):
+                if not poll.poll(self._until_look()):
                     self._see()
+                if self._dozes:
+                    self._dozes = False
+                    self._watcher.rest()
                 self.said.flush()
                 for parts in reader.read():
                     self._recall(decode(parts[0]))
+
+    def _until_look(self) -> float | None:
+        """Milliseconds until the next look at a task's output; None while no task can run."""
+        if self.look is None:
+            return None
+        with self.slot.lock:
+            idle = self.slot.running < 0 and not self.slot.calls
+        if not idle:
+            return _FOLLOW * 1000
+        self._dozes = True  # before the comparison: who reads looks at this afterwards
+        if self._seen == self._reads:
+            return None
+        self._dozes, self._seen = False, self._reads
+        return (_LOOK if self.follow is None else _FOLLOW) * 1000
 
     def _see(self) -> None:
         if self.follow is not None:
