@@ -101,7 +101,7 @@ def _wakes(slot: int) -> dict[str, str]:
 
 def _sleeps(slot: int) -> bool:
     before = _wakes(slot)
-    time.sleep(1.5)  # longer than the pause between two checks of the output
+    time.sleep(0.5)  # longer than the pause between two checks of the output
     return before == _wakes(slot)
 
 

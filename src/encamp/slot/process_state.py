@@ -219,7 +219,6 @@ _ASPECTS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
     (partial(os.sched_getscheduler, 0), _put_policy),
     (partial(os.sched_getaffinity, 0), partial(os.sched_setaffinity, 0)),
     (_locale_name, partial(_locale.setlocale, _ALL)),
-    (sys.getrecursionlimit, sys.setrecursionlimit),
     (sys.getswitchinterval, sys.setswitchinterval),
     (sys.get_int_max_str_digits, sys.set_int_max_str_digits),
     (sys.getdlopenflags, sys.setdlopenflags),

@@ -38,9 +38,7 @@ _CUT_OFF = (
 _LOOK_AGAIN = 0.05
 """Seconds that a thread waits for another one to poll, before it tries itself."""
 _FOLLOW = 0.1
-"""Seconds between two readings of a task's output."""
-_LOOK = 1.0
-"""Seconds between two checks whether a task runs, while none does but some arrive."""
+"""Seconds between two readings of a task's output, and until an idle slot sleeps for good."""
 
 
 class _Link(NamedTuple):
@@ -100,7 +98,7 @@ class SlotSockets:
         self._dozes = False
         """Whether the watching thread sleeps until something is read."""
         self._seen = -1
-        """``_reads`` when the watching thread last found no call."""
+        """``_reads`` when the watching thread last looked."""
 
     def send(self, parts: Parts, message: Message | None = None) -> None:
         """Send to the agent; blocks until the socket has taken all."""
@@ -304,13 +302,11 @@ class SlotSockets:
             return None
         with self.slot.lock:
             idle = self.slot.running < 0 and not self.slot.calls
-        if not idle:
-            return _FOLLOW * 1000
-        self._dozes = True  # before the comparison: who reads looks at this afterwards
-        if self._seen == self._reads:
+        self._dozes = idle  # before the comparison: a thread that reads looks at this afterwards
+        if idle and self._seen == self._reads:
             return None
         self._dozes, self._seen = False, self._reads
-        return (_LOOK if self.follow is None else _FOLLOW) * 1000
+        return _FOLLOW * 1000
 
     def _see(self) -> None:
         if self.follow is not None:
