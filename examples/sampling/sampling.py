@@ -2,8 +2,8 @@
 
     python examples/sampling/sampling.py [DESTINATION] [--replicas 4] [--engine local]
 
-A single walker at temperature 1 stays for ages on the hill where it begins. Hot walkers cross the
-valleys; now and then neighbours exchange their temperatures, so that each comes to be the cold one.
+A single walker at temperature 1 stays for ages on the hill where it starts. Hot walkers cross the
+valleys; now and then neighbours exchange their temperatures, so each is the cold one at times.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ MEANS = np.array([[-3.0, -3.0], [3.0, 0.0], [-1.0, 4.0]])
 WIDTHS = np.array([0.7, 0.9, 0.6])
 HOTTEST = 12.0
 SHOWN = 80
-"""Rounds of which the picture shows who had which temperature."""
+"""Number of rounds for which the picture shows the temperature of each walker."""
 
 
 def density(points):
-    """The density that is sampled: three hills, none like another."""
+    """The density that is sampled: three different hills."""
     away = ((points[..., None, :] - MEANS) ** 2).sum(-1) / WIDTHS**2
     return (WEIGHTS / (2 * np.pi * WIDTHS**2) * np.exp(-away / 2)).sum(-1)
 
 
 def energy(point):
-    """What Metropolis steps go by."""
+    """The energy that decides whether a Metropolis step is accepted."""
     return -np.log(density(point) + 1e-300)
 
 
@@ -46,7 +46,7 @@ def hill_of(points):
 
 
 class Walker:
-    """What each server has: a place that it keeps between calls, and random numbers of its own."""
+    """A walker, one for each server: keeps its position and random generator between calls."""
 
     def start(self, seed, place):
         self.random = np.random.default_rng(seed)
@@ -54,7 +54,7 @@ class Walker:
         self.energy = energy(self.place)
 
     def walk(self, steps, temperature):
-        """Metropolis steps; where they led, how many were taken, and the energy at the end."""
+        """Metropolis steps: the positions, the fraction accepted, and the energy at the end."""
         trace = np.empty((steps, 2))
         taken = 0
         moves = self.random.normal(0, 0.9 * temperature**0.5, (steps, 2))
@@ -71,25 +71,25 @@ class Walker:
 
 @dataclass
 class Run:
-    """What came of it: places at temperature 1, and for each round who had which temperature."""
+    """The result: positions at temperature 1, and the walker at each temperature in each round."""
 
     temperatures: np.ndarray
     cold: np.ndarray
     ranks: np.ndarray
-    """By round and temperature: the walker that had it."""
+    """The walker at each temperature, by round and temperature."""
     taken: np.ndarray
-    """Temperature: how many of the steps were taken."""
+    """The fraction of steps accepted, by temperature."""
     exchanged: np.ndarray
-    """Neighbours: how often they exchanged, of the rounds in which they tried."""
+    """The fraction of exchanges accepted, by pair of neighbours."""
 
     @property
     def weights(self):
-        """How much of the time was spent on each hill."""
+        """The fraction of the time that was spent on each hill."""
         return np.bincount(hill_of(self.cold), minlength=len(WEIGHTS)) / len(self.cold)
 
 
 def temper(group, rounds=300, steps=40, seed=1):
-    """Parallel tempering by the members of a group, all of which begin on the same hill."""
+    """Parallel tempering by the members of a group, which all start on the same hill."""
     count = len(group)
     temperatures = HOTTEST ** (np.arange(count) / max(1, count - 1))
     random = np.random.default_rng(seed)
@@ -117,7 +117,7 @@ def temper(group, rounds=300, steps=40, seed=1):
 
 
 def picture(run, path):
-    """Acceptance, chains, and the density that was found beside the true one."""
+    """Draw acceptance, chains, and the sampled density beside the true one."""
     figure, axes = plt.subplots(2, 2, figsize=(11, 8.5), layout="constrained")
     names = [f"{one:.1f}" for one in run.temperatures]
     bars, chains, found, true = axes.flat
@@ -160,7 +160,7 @@ def picture(run, path):
 
 
 def main():
-    """Run it, and say what came of it."""
+    """Run it, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("destination", nargs="?", default=str(Path(__file__).parent / "results"))
     parser.add_argument("--replicas", type=int, default=4)
