@@ -36,7 +36,7 @@ def test_facts_are_given_by_place_or_name_and_some_have_a_value_of_their_own() -
 def test_a_disk_with_room_for_bytes_may_be_full_of_files() -> None:
     assert "is full: 2 B are needed, 1 B are free" in str(DiskFull("p", 2, 1))
     assert "is full: 2 B are needed, 1.0 MiB are free" in str(DiskFull("p", 2, 1 << 20))
-    assert "is full: it takes no more files, or a quota" in str(DiskFull("p", 2, 1 << 30))
+    assert "is full: it has no free inodes, or a quota" in str(DiskFull("p", 2, 1 << 30))
 
 
 def test_wrong_facts_are_a_type_error() -> None:

@@ -578,7 +578,7 @@ BAD = {
     ),
     "no values": (
         '[[task]]\nname = "x"\nsteps = "y"\nforeach = { a = { from = 2, to = 1 } }',
-        (4, 17, "there is no value for {a}; give a list or numbers that hold one"),
+        (4, 17, "{a} has no values; give a list or range that is not empty"),
     ),
     "no lists": (
         '[[task]]\nname = "x"\nsteps = "y"\nforeach = {}',

@@ -242,7 +242,7 @@ PLAIN_ONLY = [
     ("eval true; echo {v}", "its eval might run data as code"),
     ("declare -i x; x={v}", "declare -i x might run data as code"),
     ("{v} x", "the shell may treat a value there as code"),
-    ("$X {v}", "the line contains a command whose name is not written out"),
+    ("$X {v}", "the line contains a command whose name is not a literal word"),
     ("PATH={v}", "shells and programs act upon the variable PATH"),
     ("PS4={v}; set -x", "shells and programs act upon the variable PS4"),
     ("sort {v}; echo don't", "the line cannot be parsed for certain"),

@@ -60,7 +60,7 @@
     │   ├── InitializerFailed      an executor's initializer raised; its calls cannot run
     │   └── BadFrame               bytes from the network that are not a message of encamp
     ├── HostsNotReached            a command failed on some hosts
-    ├── NotInTime                  the time to wait is over, and what was waited for continues
+    ├── NotInTime                  a wait timed out; what it waited for continues
     ├── NotInstalled               an optional library that is not installed
     ├── JobFailed                  some tasks of a job failed (in `encamp.reports`, with its report)
     └── OutOfTime                  a job stopped before its allocation ends; run it again
@@ -211,7 +211,7 @@ def _said(exc: BaseException) -> str:
     except Stopped:
         raise
     except BaseException as other:  # noqa: BLE001 - its own code may raise what it likes
-        return f"(its text cannot be made: {name_of(other)})"
+        return f"(no message: str() raised {name_of(other)})"
 
 
 class InputError(EncampError):
@@ -222,7 +222,7 @@ class NoMatch(InputError):
     """``required_anyway``: the input cannot be optional, so the message does not suggest it.
 
     ``task`` is the task whose input it is; empty if that is not known, or for a job input. ``but``
-    says why what matches does not count.
+    explains why existing matches do not count.
     """
 
     pattern: str
@@ -576,7 +576,7 @@ class DiskFull(StorageError):
     def __str__(self) -> str:
         disk = f"the disk of {printable(self.path)} on the host {self.host}"
         if self.free > self.need + _LITTLE:
-            why = "it takes no more files, or a quota is used up (df -i and quota show both)"
+            why = "it has no free inodes, or a quota is exhausted (check df -i and quota)"
             return f"{disk} is full: {why}; remove some files, or use another disk"
         return (
             f"{disk} is full: {size_text(self.need)} are needed, "
@@ -694,8 +694,8 @@ class BadValues(TaskError, ValueError):
 
     def __str__(self) -> str:
         return (
-            f"task {printable(self.task)}: {shortened(self.why)}; the values of a task are "
-            "numbers, texts, true, false and null (None in Python), one alone or several by name"
+            f"task {printable(self.task)}: {shortened(self.why)}; a task's value must be a "
+            "number, a string, true, false or null (None in Python), or a mapping of names to these"
         )
 
 

@@ -44,7 +44,7 @@ def test_each_host_of_a_lab_has_its_own_lines(lab: Lab) -> None:
     assert "can read the network between the hosts" in said["lab1"]
     assert f"seen here as {second.share / 'results'}" in said["lab2"]
     for host in ("lab1", "lab2"):
-        assert "one that the program's host holds is seen here" in said[host]
+        assert "a lock that the program's host holds is visible here" in said[host]
         assert "the ports of all other hosts can be reached" in said[host]
     assert "fails" in said["lab9"]
     assert "  note   shared folders" in said[AFAR]

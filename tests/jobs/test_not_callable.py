@@ -69,7 +69,7 @@ def numbers() -> Iterator[int]:
 def test_a_generator_function_which_would_run_nothing_is_refused(
     function: Callable[..., Any],
 ) -> None:
-    with pytest.raises(BadJob, match="the step numbers: is a generator function, of which a call"):
+    with pytest.raises(BadJob, match="the step numbers: is a generator function: calling it"):
         encamp.call(function)
 
 

@@ -92,7 +92,7 @@ def _end_own_group() -> None:
         (_leave, "step '_leave' raised SystemExit"),
         (
             _unprintable,
-            "step '_unprintable' raised _Unprintable: (its text cannot be made: KeyError)",
+            "step '_unprintable' raised _Unprintable: (no message: str() raised KeyError)",
         ),
         (_end_own_group, "another process, or its own code, sent it SIGTERM"),
         (_loud, "raised ValueError: xxx"),
@@ -139,7 +139,7 @@ def test_what_says_nothing_is_called_by_its_kind() -> None:
         "OSError: [Errno 5] no",
     )
     assert text_of(KeyError()) == "KeyError"
-    assert reason(_Unprintable()) == "_Unprintable: (its text cannot be made: KeyError)"
+    assert reason(_Unprintable()) == "_Unprintable: (no message: str() raised KeyError)"
     assert text_of(BadJob("job x", "has no tasks")) == "job x: has no tasks"
 
 

@@ -166,7 +166,7 @@ def test_a_value_that_is_no_row_is_told_of_and_left_out_of_the_file(
     job.add("set", encamp.call(object))
     report = job.run(slots=1)
     report = job.run(slots=1) if again else report
-    with pytest.raises(BadValues, match="task list: 'value' is a list; the values of a task are"):
+    with pytest.raises(BadValues, match="task list: 'value' is a list; a task's value must be"):
         report.values()
     with pytest.raises(BadValues, match="task set: its value is of the type object; the values"):
         report.values("s*")
@@ -252,7 +252,7 @@ def test_a_file_that_has_no_values_is_told(name: str, here: Path) -> None:
     with pytest.raises(BadValues) as raised:
         read_values(Path(name), "t")
     assert said in str(raised.value)
-    assert str(raised.value).count("the values of a task are") == 1
+    assert str(raised.value).count("a task's value must be") == 1
 
 
 def test_a_file_of_values_may_have_64_kib(here: Path) -> None:

@@ -145,5 +145,5 @@ def test_a_worker_that_reaches_only_the_scheduler_works(lab: Lab, tmp_path: Path
         )
     assert re.search(r"note +frames +go by Dask's scheduler", done.stdout), done
     assert re.search(
-        rf"note +ports +no port can be reached of {socket.gethostname()}\n", done.stdout
+        rf"note +ports +cannot connect to any port of {socket.gethostname()}\n", done.stdout
     ), done

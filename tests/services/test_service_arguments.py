@@ -114,7 +114,7 @@ def test_a_time_that_is_over_is_told(service: Service, tmp_path: Path) -> None:
         done, waits = proxy.add(1), proxy.wait(str(gone))
         with pytest.raises(TimeoutError, match=r"^Adder.wait has not returned within 0.1 s; the c"):
             waits.get(0.1)
-        with pytest.raises(TimeoutError, match=r"^result 2 has not come within 0 s; its call cont"):
+        with pytest.raises(TimeoutError, match=r"^result 2 has not arrived within 0 s; its call"):
             encamp.gather([done, waits], timeout=0)
         gone.touch()
         assert waits.get(SOON) is None

@@ -258,8 +258,8 @@ def test_it_is_told_why_what_a_pattern_matches_does_not_count(here: Path) -> Non
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
     reasons = {
-        Mirror("*/*.txt"): "what it matches is in the job's destination, which only patterns",
-        Mirror("kept/*", exclude=("*.dat",)): "what it matches is excluded; check",
+        Mirror("*/*.txt"): "its matches are in the job's destination, which is searched only",
+        Mirror("kept/*", exclude=("*.dat",)): "all its matches are excluded; check",
         Mirror("**/folder"): "it matches folders, but '**' is for files; check",
     }
     for mirror, why in reasons.items():

@@ -256,13 +256,13 @@ def _locks(facts: ProgramFacts) -> Iterator[CheckResult]:
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        yield CheckResult("ok", name, "one that the program's host holds is seen here")
+        yield CheckResult("ok", name, "a lock that the program's host holds is visible here")
     except OSError as exc:
         yield CheckResult(
             "note", name, f"the disk has none: {(exc.strerror or str(exc)).lower()}", remedy
         )
     else:
-        found = f"one that the program's host holds in {facts.shown} is not seen here"
+        found = f"a lock that the program's host holds in {facts.shown} is not visible here"
         yield CheckResult("note", name, found, remedy)
     finally:
         os.close(fd)

@@ -117,5 +117,5 @@ def _line(closed: Collection[str]) -> CheckResult:
     if not closed:
         return CheckResult("ok", "ports", "the ports of all other hosts can be reached")
     return CheckResult(
-        "note", "ports", f"no port can be reached of {', '.join(sorted(closed))}", _REMEDY
+        "note", "ports", f"cannot connect to any port of {', '.join(sorted(closed))}", _REMEDY
     )

@@ -123,8 +123,7 @@ this host, wherever the task ran.
 
 Arguments after the task's name are passed to the script.
 
-Exit status: that of the shell; with pdb 0, or 1 if a step raised an error; 2 the input cannot be
-used.
+Exit status: the shell's. With pdb: 0, or 1 if a step raised an error. 2: invalid input.
 """
 
 _PRUNE = """Remove files that jobs have published and no longer make.
@@ -238,9 +237,9 @@ _running = _options(
                  "[default: one for each core]."),
     _reached,
     click.option("--retries", type=click.IntRange(min=0), metavar="N",
-                 help="Further attempts after a failure, whatever the job says."),
+                 help="Number of retries after a failure; overrides the job's setting."),
     click.option("--time-limit", metavar="TIME",
-                 help="Limit for one attempt, whatever the job says: 30, '5 min', 2h."),
+                 help="Limit for one attempt; overrides the job's setting: 30, '5 min', 2h."),
     click.option("--max-failures", type=click.IntRange(min=1), metavar="N",
                  help="After N failures start no more tasks; running tasks are finished."),
     click.option("-f", "--force", is_flag=True, help="Run all tasks, even if they are up to date."),
@@ -463,7 +462,7 @@ def main() -> NoReturn:
     """Entry point. Ends the process with the exit status; bad input never gives a traceback."""
     name_standard_streams()
     command_signals()
-    atexit.register(gc.freeze)  # no look for garbage at the end, when all memory is given back
+    atexit.register(gc.freeze)  # skip garbage collection at exit, when all memory is freed anyway
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names may hold any character
     sys.exit(_flushed(_status()))

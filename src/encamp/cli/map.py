@@ -44,7 +44,7 @@ _ONE_NAME = (
     "--into {task}"
 )
 _MOST_PATTERNS = 100
-"""Nobody writes more patterns than these: the shell or a program has listed files."""
+"""More arguments than this are file names from the shell or a program, not typed patterns."""
 _OPTIONS = {
     "env": "--env",
     "foreach": "--foreach",

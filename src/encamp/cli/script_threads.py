@@ -16,7 +16,7 @@ from encamp.jobs.run.dry_run import DryRunEnds
 from encamp.reports import JobFailed
 
 _HEARD_WITHIN = 0.5
-"""Seconds for which a thread lasts longer, so that its end is not seen before the interrupt."""
+"""Seconds that a thread sleeps before it ends, so that the main thread sees the interrupt first."""
 
 
 @contextmanager

@@ -56,9 +56,9 @@ class Agent:
         self.facts: Hello | None = None
         self.tickets: list[int] = []
         self.missed = 0
-        """How often in a row it had not answered when all were asked again."""
+        """The number of consecutive pings that it has not answered."""
         self.gone: set[SlotRecord] = set()
-        """Its slots that have no process any more."""
+        """Its slots whose processes have ended."""
         self.refreshing = 0
         """Ticket of the order to replace the processes of its idle slots; 0 if there is none."""
         self.heard = True

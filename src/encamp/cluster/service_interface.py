@@ -24,7 +24,7 @@ class Tenant(Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is awaited that it can still deliver."""
+        """Whether no request or answer is pending that its servers can still fulfil."""
 
     @property
     def crowding(self) -> bool:

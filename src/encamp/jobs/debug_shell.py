@@ -79,8 +79,8 @@ def _as_it_is(job: JobDefinition, task: str, options: Options) -> JobReport:
     """The report of an earlier job of the script; raises `BadJob` if it has something to do."""
     report = dry_run(job, replace(options, for_script=False), Silent())
     if report.count("to do"):
-        remedy = "check the name, or run that first"
-        why = f"is not in the job {printable(job.name)}, which has tasks to do; {remedy}"
+        remedy = "check the task's name, or run that job first"
+        why = f"is not in the job {printable(job.name)}, which has unfinished tasks; {remedy}"
         raise BadJob(f"task {task}", why)
     return report
 
@@ -115,7 +115,7 @@ def _shell(folder: Path, steps: tuple[Call | Command, ...]) -> int:
     for step in steps:
         chosen |= step.env if isinstance(step, Command) else {}
     shell = os.environ.get("SHELL") or "/bin/sh"
-    _say(f"  a shell, {printable(shell)}; exit ends it")
+    _say(f"  starting {printable(shell)}; type exit to leave it")
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for programs in the shell
     try:
         process = subprocess.Popen(

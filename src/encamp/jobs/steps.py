@@ -34,7 +34,7 @@ class Call:
             raise not_callable(self.function, "call(f, x), not call(f(x))")
         code = getattr(self._unwrapped(), "__code__", None)
         if code is not None and code.co_flags & _GENERATES:
-            why = "is a generator function, of which a call runs nothing; return a list instead"
+            why = "is a generator function: calling it runs none of its code; return a list instead"
             raise BadJob(f"the step {self.label}", why)
 
     @property

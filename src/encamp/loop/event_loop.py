@@ -26,14 +26,15 @@ from encamp.loop.polling import Poller
 
 REST = 0.001
 MANY = 200
-"""With more calls than that waiting for each slot, results are collected before they are read.
+"""With more calls than this waiting for each slot, results are collected before they are read.
 
-Even the shortest so many calls take longer than `REST`: a slot with fewer would wait for more.
+Even the shortest calls keep a slot busy for longer than `REST` if there are this many; with fewer,
+it might run out of calls.
 """
 TURN_WITHIN = 0.02
 PASSED = 200
-"""Messages may be handled without a turn for so many seconds after the last one, and so many
-messages: an exchange without a pause must not keep all else waiting."""
+"""At most this many messages are handled without a turn, and none later than `TURN_WITHIN` seconds
+after the last one: an exchange without a pause must not keep everything else waiting."""
 _SPINS = 32
 _FOREVER = 3600.0
 
@@ -67,7 +68,7 @@ class EventLoop:
         self._poll = select.epoll()
         self._handlers: dict[int, Ready] = {}
         self._new: set[int] = set()
-        """Descriptors added in this turn: events found before belong to others of the number."""
+        """Descriptors added in this turn. Events that were polled before belong to closed ones."""
         self.rest = 0.0
         """Seconds to sleep before a turn, so that messages that come singly are read together."""
         self.eager = False

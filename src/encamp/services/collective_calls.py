@@ -92,7 +92,7 @@ def gather(
         try:
             error = result.exception(timeout)
         except TimeoutError:
-            what = f"result {len(values) + 1} has not come"
+            what = f"result {len(values) + 1} has not arrived"
             raise NotInTime(what, timeout or 0.0, "its call continues") from None
         if error is None:
             values.append(result.result())

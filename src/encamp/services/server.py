@@ -49,7 +49,7 @@ _LOOK = 4 * HOLD
 """Seconds after which held answers are sent, whatever the server is doing."""
 _IDLE_LOOKS = 5
 _LOOKS = 10
-"""Checks of a busy server, within its limit, whether it is asked if it is alive."""
+"""How many times per ``call_limit`` a busy server checks for a `Probe`."""
 
 
 @dataclass(frozen=True)

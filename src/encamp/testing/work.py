@@ -26,7 +26,7 @@ from encamp.storage.shared_folders import Portable, local
 from encamp.wire.protocol import SPAWNER
 
 LONG = 600.0
-"""Seconds that nothing here takes."""
+"""Seconds; longer than anything in these tests takes."""
 
 
 def add(a: int, b: int = 1) -> int:

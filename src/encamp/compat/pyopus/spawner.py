@@ -61,7 +61,7 @@ class Finished(BaseException):
 
 
 HERE = -1.0
-"""Instead of seconds to wait: do not even check for new messages."""
+"""Passed in place of a timeout: return only messages that were already read."""
 
 
 class Mailbox:

@@ -74,10 +74,10 @@ def launched() -> bool:
 
 
 def open_end(**options: Any) -> Endpoint:
-    """The end that this process is: an agent's where ``mpirun`` started it as a rank other than 0.
+    """Open this process's endpoint: an agent's if ``mpirun`` started it as a rank other than 0.
 
-    Options are those of `LaunchedMPI`; under ``mpirun``, the ranks are those that there are. Raises
-    `EngineUnavailable` and `EngineFailed`.
+    Otherwise it is the controller's. Options are those of `LaunchedMPI`; under ``mpirun``, the
+    ranks are those that exist. Raises `EngineUnavailable` and `EngineFailed`.
     """
     if not launched():
         return LaunchedMPI(**options)

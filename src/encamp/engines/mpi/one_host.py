@@ -99,7 +99,7 @@ class OneHostMPIEngine(InProcessEndpoint, Engine):
         self._ranks.check_open()
 
     def receive(self) -> Sequence[Arrival]:
-        """See `Endpoint.receive`. By MPI nothing comes that would have to be told."""
+        """See `Endpoint.receive`. Polls MPI only to notice dead ranks; always returns nothing."""
         if (now := time.monotonic()) > self._look_at:
             self._look_at = now + IDLE_LONG[1]
             self._ranks.receive()

@@ -171,12 +171,10 @@ def _listed(key: str, given: Sequence[Scalar] | Numbers, *path: str | int) -> Se
         raise Problem((*path, "step"), "a step of 0 never ends; give 1 or more, or -1 to go down")
     for number, value in enumerate(given if isinstance(given, list) else ()):
         if "\0" in str(value):
-            raise Problem((*path, number), f"{value!r} holds a null character; remove it")
+            raise Problem((*path, number), f"{value!r} contains a null byte; remove it")
     numbers = _range(given) if isinstance(given, Numbers) else given
     if not numbers:
-        raise Problem(
-            path, f"there is no value for {{{key}}}; give a list or numbers that hold one"
-        )
+        raise Problem(path, f"{{{key}}} has no values; give a list or range that is not empty")
     return numbers
 
 

@@ -19,7 +19,7 @@ Scalar = str | int | float | bool
 TimeLimit = Annotated[
     int | float | str, Meta(description="Seconds, or like '500 ms', '30 s', '5 min', '2 h'.")
 ]
-Retries = Annotated[int, Meta(ge=0, description="Further attempts after a failure.")]
+Retries = Annotated[int, Meta(ge=0, description="Number of retries after a failure.")]
 Env = Annotated[dict[str, str], Meta(description="Added to the environment of commands.")]
 
 

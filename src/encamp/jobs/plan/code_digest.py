@@ -261,7 +261,7 @@ _NOT_CODE = {
     "__static_attributes__",
     "__annotations_cache__",
 }
-"""What a class holds that says nothing about what it does, or stands in no fixed order."""
+"""Attributes of a class that do not affect its behaviour, or whose order varies."""
 
 
 def _content(cell: types.CellType) -> object:

@@ -175,8 +175,8 @@ class OrphanWatch:
         more = f" and {len(read) - _NAMED} more" if len(read) > _NAMED else ""
         self.warnings.append(
             f"{printable(who)} reads {files} that no task of the job makes any more: "
-            f"{names}{more}; take only what tasks make with outputs_of, "
-            f"or remove such files: encamp prune {printable(self._to)}"
+            f"{names}{more}; to read only files that tasks make, use outputs_of; "
+            f"to remove the others: encamp prune {printable(self._to)}"
         )
 
     def _name(self, path: str) -> str:

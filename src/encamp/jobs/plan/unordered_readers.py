@@ -409,9 +409,9 @@ def _output(writes: _Writes) -> str:
 def _for_all(writes: _Writes) -> str:
     first = next(iter(writes.tasks))
     return (
-        f"reads what {_publishes(first, writes)}, but job inputs are "
-        "there before any task has run; leave it out (exclude), or have the tasks that need it "
-        f"take it by outputs_of({first!r})"
+        f"reads what {_publishes(first, writes)}, but job inputs must "
+        f"exist before any task runs; exclude it, or use outputs_of({first!r}) in the tasks that "
+        "need it"
     )
 
 

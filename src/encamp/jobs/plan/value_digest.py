@@ -1,7 +1,7 @@
-"""Digests of plain values: texts, numbers, and lists and dictionaries of these.
+"""Digests of plain values: strings, numbers, and lists and dictionaries of these.
 
-The arguments, commands, inputs and outputs of a million tasks are such values. Python's text for
-one, as `ascii` writes it, is that of no other; so its digest tells them apart.
+The arguments, commands, inputs and outputs of a million tasks are such values. Different values
+have different `ascii` representations, so hashing the representation is enough.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 SIZE = 16
 """Bytes of a digest."""
 _DEEPEST = 50
-"""Lists in lists: what is deeper, as a list that holds itself, is not plain."""
+"""Maximum depth of lists in lists; deeper values, such as a list in itself, are not plain."""
 _TEXT = frozenset({str})
 SINGLE = frozenset({str, int, float, complex, bool, type(None)})
-"""Without bytes: their text would take four times their memory."""
+"""Without bytes: their representation would take four times their memory."""
 
 
 class NotPlainError(Exception):

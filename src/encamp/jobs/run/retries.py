@@ -44,7 +44,7 @@ class SubmittedTask:
         self.tries += 1
 
     def host_was_lost(self) -> None:
-        """The loss of a host is no failed attempt, for some times."""
+        """The host was lost. The first `MOST_LOSSES` losses do not count as failed attempts."""
         if self.losses < MOST_LOSSES:
             self.losses += 1
             self.tries -= 1

@@ -72,10 +72,10 @@ from encamp.values import as_json
 from encamp.wire.pickling import NotImportable
 
 WINDOW = 1000
-"""Tasks that are submitted and have not ended, at most; or four for each worker."""
+"""Maximum number of submitted tasks that have not ended; four for each worker if that is more."""
 TOGETHER = 0.1
-"""Seconds for which results are collected, at most, if there are many: their outputs are flushed
-and recorded together."""
+"""Maximum number of seconds for which results are collected if there are many: their outputs are
+flushed and recorded together."""
 _SHORTEST = 0.001
 """Seconds that a worker needs for any task, to estimate how long its submitted tasks last."""
 _PLENTY = 10

@@ -2,8 +2,8 @@
 
 A record lock (fcntl(2)) is dropped with its process, also over a network disk, and a forked worker
 does not inherit it. On a disk without locks, the process that creates the file `OWNER` first may
-run the job. Whether another run is alive is decided by its process on the same host, or by whether
-it still touches its file from another host.
+run the job. Another run on the same host is alive if its process is; one on another host is alive
+if it still touches its file.
 """
 
 from __future__ import annotations

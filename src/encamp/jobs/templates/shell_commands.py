@@ -144,7 +144,7 @@ def why_unsafe(words: Words) -> str:
     """Why data in this command or its input might be run as code; empty if it is not."""
     first, rest = words[0], words[1:]
     if first.text is None or not _COMMAND.fullmatch(first.text):
-        return "the line contains a command whose name is not written out"
+        return "the line contains a command whose name is not a literal word"
     name = _known(first.text)
     if name in _RESERVED:
         return "it cannot be parsed for certain"

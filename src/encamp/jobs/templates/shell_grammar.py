@@ -152,7 +152,7 @@ class ShellLine:
         if kind not in _KNOWN:
             return f"the line has a {kind.replace('_', ' ')}"
         if kind == "arithmetic_expansion" or _is_sum(node):
-            return "" if _SUM.fullmatch(_text(node)) else "the line computes with words"
+            return "" if _SUM.fullmatch(_text(node)) else "the line does arithmetic with variables"
         if kind == "command":
             words = self._words(node)
             return why_unsafe(words) if words else ""

@@ -1,10 +1,11 @@
 """The lease of a run: workers check whether their controller still wants their results.
 
 While a job runs, its folder has a lease file. The controller removes it when the run ends, and a
-later run removes that of a killed one. If the run is stopped, the file gets another name until
-nothing of the run is left at the destination; otherwise a later run looks for that. A worker that
-has seen the file and finds it gone stops its task, since nobody would publish the result. So does a
-worker on the controller's own host that finds the controller's process gone.
+later run removes that of a killed one. If the run is stopped, the file is renamed, and removed once
+no files of the run are left at the destination; if it is still there, a later run removes these
+files. A worker that has seen the file and finds it removed stops its task, because its result would
+not be published. So does a worker on the controller's own host when the controller's process has
+ended.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from encamp.wire.protocol import SPAWNER
 
 _log = logging.getLogger("encamp")
 SAY_AFTER = 1.0
-"""Seconds after which it is said why servers, or those who want them, wait."""
+"""Seconds of waiting until a message says why servers wait for slots, or clients for servers."""
 
 
 class Grants:
@@ -55,7 +55,7 @@ class Grants:
         return None
 
     def _say_soon(self, service: Service, request: Request) -> None:
-        """Say shortly why the program waits for servers, if it does; once for a service."""
+        """After `SAY_AFTER` seconds, log why the program still waits; once for each service."""
         if request.waits and not service.said_held:
             self._records.pump.call_later(SAY_AFTER, lambda: self._say_why(service, request))
 

@@ -19,7 +19,7 @@ _PARTIAL = ".part"
 
 @dataclass
 class SavedState:
-    """A state on the disk. ``serial``: how many calls of the server that made it it knows of."""
+    """A saved state. ``serial`` is the number of the server's calls that it includes."""
 
     path: Path
     serial: int

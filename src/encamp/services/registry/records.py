@@ -58,9 +58,9 @@ class Service:
         self.states: list[tuple[str, SavedState]] = []
         """States of dead servers that successors take over, with the host if it is fixed."""
         self.said = False
-        """Whether it was, or will be, said that servers wait for slots."""
+        """Whether the warning that servers wait for slots was logged or is scheduled."""
         self.said_held = False
-        """Whether it was said why the program waits for servers."""
+        """Whether the reason why the program waits for servers was logged."""
         self.watch: Watch | None = None
         self.former: deque[ServerStatistics] = deque(maxlen=_FORMER)
 

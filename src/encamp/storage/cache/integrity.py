@@ -19,9 +19,9 @@ from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.tree import TreeDigest, walk
 
 _ALWAYS = 1000
-"""Trees of up to so many files are checked file by file at every use."""
+"""Trees of up to this many files are checked file by file at every use."""
 _PAUSE = 50
-"""After the check of a larger tree there is none for so many times as long as it took."""
+"""A larger tree is checked again only after this many times the duration of its last check."""
 _KEPT = 100
 """The number of large trees whose last check this process remembers."""
 

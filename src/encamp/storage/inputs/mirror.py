@@ -73,7 +73,7 @@ class Mirror:
     mode: Mode = "auto"
     executable: bool = False
     literal: bool = field(default=False, kw_only=True, compare=False, repr=False)
-    """Whether a file called ``pattern``, if there is one, is meant alone; so it is of a `Path`."""
+    """Whether ``pattern``, if a file has this name, means only that file; always so for a `Path`."""
 
     def __post_init__(self) -> None:
         for given in (self.pattern, self.to):
@@ -275,7 +275,7 @@ class Planner:
         for path in find(mirror.pattern, self._base, literal=mirror.literal):
             inner = PurePosixPath(*path.parts[depth:]) if depth else PurePosixPath(path.name)
             if left_out(inner, mirror.exclude):
-                but = "what it matches is excluded"
+                but = "all its matches are excluded"
                 continue
             if skipped and skipped.holds(path):
                 but = _SKIPPED
@@ -410,7 +410,7 @@ def merged(items: Iterable[Item]) -> list[Item]:
 
 _EXECUTABLE = " executable"
 _SKIPPED = (
-    "what it matches is in the job's destination, which only patterns that begin there search"
+    "its matches are in the job's destination, which is searched only by patterns that start there"
 )
 
 

@@ -127,7 +127,8 @@ def may_make(output: Output, path: str, to: Path) -> bool:
 def left_out(reach: Reach, read: Reach, exclude: tuple[str, ...]) -> bool:
     """Whether all that ``reach`` publishes is excluded from what ``read`` matches.
 
-    Of names that are known only as patterns, those count that are excluded by the same pattern.
+    If an output's name is known only as a pattern, it counts as excluded if ``exclude`` contains
+    the same pattern.
     """
     if not exclude:
         return False

@@ -88,7 +88,7 @@ def _same(place: str, original: str) -> bool:
     if now.st_size != before.st_size:
         return False
     if (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino):
-        return True  # a link to it, which was seen to be as it was
+        return True  # a hard link to the original, which is known to be unchanged
     return _same_bytes(place, original)
 
 

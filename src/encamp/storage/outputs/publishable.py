@@ -25,7 +25,7 @@ from encamp.storage.inputs.tree import special
 from encamp.storage.outputs.patterns import Output
 
 Kind = Literal["file", "link", "folder"]
-"""As what something goes home; a ``folder`` is an empty one."""
+"""The kind of a published entry; ``folder`` means an empty folder."""
 
 
 class OutputFile(msgspec.Struct, frozen=True):
@@ -126,7 +126,10 @@ class Publishable:
     def _take(
         self, path: str, inner: PurePosixPath, output: Output, *, top: bool, held: bool = False
     ) -> None:
-        """Add one match; of a folder that is ``held`` the pattern matches the contents."""
+        """Add one match.
+
+        With ``held``, leave out the folder's contents, because the pattern matches them itself.
+        """
         self._check_inside(path)
         status = os.lstat(self._top + path)
         if stat.S_ISDIR(status.st_mode):

@@ -59,18 +59,17 @@ class Bound:
     def here(self, host: str | None, pid: int) -> int:
         """The process id that a process of a host has here, 0 if it has ended.
 
-        Another one where hosts have processes of their own; to be given by the file that binds the
-        suite then, as `path` and `storages` are.
+        Override this, `path` and `storages` if hosts have their own process ids and files.
         """
         return pid
 
     def path(self, host: str | None, path: str) -> Path:
-        """Where a host's file is to be seen from here."""
+        """The path of a host's file as seen from here."""
         return Path(path)
 
     @classmethod
     def storages(cls) -> list[Path]:
-        """The local storage of each host as it is to be seen from here."""
+        """The local storage of each host as seen from here."""
         return [Path(os.environ[LOCAL])]
 
     def told(self, cluster: Cluster, task: SpawnedTask) -> int:

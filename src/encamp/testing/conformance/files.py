@@ -103,6 +103,6 @@ class Files(Bound):
 
 
 def _published(folder: Path) -> list[str]:
-    """What is in a destination, also by a temporary name, but what shows it to hosts."""
+    """The names in a destination, including temporary files but not beacons."""
     names = (path.name for path in folder.iterdir())
     return [name for name in names if not name.endswith("-beacon")]
