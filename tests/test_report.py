@@ -256,7 +256,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one_whole(
 def test_a_broken_report_is_a_bad_job(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     path.write_bytes(content)
-    with pytest.raises(BadJob, match="is no report"):
+    with pytest.raises(BadJob, match="is not a report"):
         read_report(path)
 
 
@@ -264,7 +264,7 @@ def test_a_cut_report_and_a_missing_one_are_bad_jobs(tmp_path: Path) -> None:
     write_report(six_tasks(), tmp_path)
     path = tmp_path / "report.json"
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(BadJob, match="is no report"):
+    with pytest.raises(BadJob, match="is not a report"):
         read_report(path)
     with pytest.raises(BadJob, match="cannot be read: No such file"):
         read_report(tmp_path / "none.json")

@@ -44,7 +44,7 @@ def processes_left(root: Path = _ROOT) -> int | None:
     """How many more processes and threads this process's groups may have; None without a limit."""
     left = []
     for group in _groups(root, "pids"):
-        with suppress(OSError, ValueError):  # "max" is no number
+        with suppress(OSError, ValueError):  # "max" is not a number
             most = int(_read(group / "pids.max"))
             left.append(max(0, most - int(_read(group / "pids.current"))))
     return min(left, default=None)
@@ -69,7 +69,7 @@ def _memory_limits(root: Path) -> Iterator[int]:
     for group in _groups(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             with suppress(OSError, ValueError):
-                yield int(_read(group / name))  # "max" is no number
+                yield int(_read(group / name))  # "max" is not a number
 
 
 def _read(file: Path) -> str:

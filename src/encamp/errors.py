@@ -3,7 +3,7 @@
     EncampError
     ├── InputError                 unusable input from the user; the command exits with 2
     │   ├── NoMatch                a pattern that matches nothing
-    │   ├── UnusableInput          an input that is missing, unreadable or no file or folder
+    │   ├── UnusableInput          an input that is missing, unreadable, or neither file nor folder
     │   ├── UnsafeTarget           a target outside of the sandbox
     │   ├── TargetConflict         two inputs with one target in the sandbox
     │   ├── OutputConflict         two outputs for one destination
@@ -13,16 +13,16 @@
     │   ├── NotOurs                a file or folder of a job that another user may have put there
     │   ├── BadJob                 a job with wrong names, dependencies or values
     │   │   ├── WrongType          a value of the wrong type
-    │   │   └── NotCallable        not a function, where one is needed
+    │   │   └── NotCallable        a value that should be a function and is not
     │   ├── UnknownOption          an option that does not exist
     │   ├── BadJobFile             a job file that breaks the schema, with line and column
     │   ├── CannotTravel           a callable or argument that cannot be pickled
     │   ├── OtherPython            a function of a script on a host with another Python version
     │   ├── JobBusy                another process is running this job
-    │   ├── EngineUnavailable      an engine that is not known or not installed
+    │   ├── EngineUnavailable      an engine that is unknown or not installed
     │   ├── UnsupportedByEngine    a request that this engine does not support
     │   ├── BadHostfile            a hostfile that cannot be used
-    │   ├── WrongLength            not one value for each server
+    │   ├── WrongLength            the number of values is not that of servers
     │   ├── NoSuchHost             a host that is not in the cluster
     │   ├── NoSuchConsole          a server that none of the user's programs here has
     │   ├── SeveralConsoles        a server name that several programs have
@@ -100,7 +100,7 @@ class EncampError(Exception):
     """Root of the tree; catch it to catch everything that encamp raises on purpose.
 
     Subclasses declare their facts like dataclasses. They are not real dataclasses, because
-    compiling the methods of so many would take long at each start of a slot.
+    compiling the methods of so many classes would slow down each start of a slot.
     """
 
     _facts: ClassVar[tuple[str, ...]] = ()
@@ -150,7 +150,7 @@ def printable(path: object) -> str:
 def shown(text: str) -> str:
     """Untrusted text of several lines, for a terminal.
 
-    Line ends and tabs stay; all other control characters are escaped.
+    Line endings and tabs stay; all other control characters are escaped.
     """
     if text.isprintable():
         return text
@@ -201,7 +201,7 @@ def text_of(exc: BaseException) -> str:
 
 
 def reason_of(exc: BaseException, task: str) -> str:
-    """What an exception says, for a place that names the task anyway."""
+    """The text of an exception, for a place that names the task anyway."""
     return text_of(exc).removeprefix(f"task {printable(task)}: ")
 
 
@@ -210,7 +210,7 @@ def _said(exc: BaseException) -> str:
         return shown("".join(str(exc)).strip())
     except Stopped:
         raise
-    except BaseException as other:  # noqa: BLE001 - its own code may raise what it likes
+    except BaseException as other:  # noqa: BLE001 - its own code may raise anything
         return f"(no message: str() raised {name_of(other)})"
 
 
@@ -467,7 +467,7 @@ class HostsNotReached(EncampError):
 
 
 class WrongLength(InputError, ValueError):
-    """Also a ValueError. ``what`` names the values, of which each server gets one."""
+    """Also a ValueError. ``what`` names the values; each server gets one."""
 
     what: str
     given: int

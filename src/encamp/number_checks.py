@@ -15,7 +15,7 @@ MOST_SLOTS = 1_000_000
 
 
 def as_whole(value: object) -> int | None:
-    """``value`` as an int; None if it is no whole number."""
+    """``value`` as an int; None if it is not an integer."""
     if not isinstance(value, bool):
         with suppress(TypeError):
             return operator.index(value)  # type: ignore[arg-type]
@@ -23,14 +23,14 @@ def as_whole(value: object) -> int | None:
 
 
 def as_number(value: object) -> float | None:
-    """``value`` as a number of Python's; None if it is no number."""
+    """``value`` as a plain Python number; None if it is not a number."""
     if isinstance(value, bool) or not isinstance(value, Real):
         return None
     return value if isinstance(value, int | float) else float(value)
 
 
 def duration(name: str, value: object) -> float:
-    """The option ``name`` as seconds, 0 or more, also from a text. Raises `BadJob`."""
+    """The option ``name`` as seconds, 0 or more; accepts strings. Raises `BadJob`."""
     with suppress(TypeError, ValueError, OverflowError):
         number = float(value)  # type: ignore[arg-type]
         if 0 <= number < math.inf and not isinstance(value, bool):

@@ -36,7 +36,7 @@ DRY_RUN = "dry run"
 
 
 MOST_COUNTED = 1000
-"""Orphans are counted up to this number, as each is looked for on the disk."""
+"""Orphans are counted up to this number, because each is looked for on the disk."""
 _LISTED = 10
 """How many failures, or rows, a summary shows."""
 _FORESEEN = 50

@@ -10,7 +10,7 @@ from encamp.errors import printable
 
 @dataclass(frozen=True, slots=True)
 class ServerStatistics:
-    """What a server has done. ``mean`` is the mean time of its last 50 calls, in seconds."""
+    """Statistics of a server. ``mean`` is the mean time of its last 50 calls, in seconds."""
 
     server: int
     host: str
@@ -24,7 +24,7 @@ class ServerStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatistics:
-    """What a service has done.
+    """Statistics of a service.
 
     ``queue`` is how many callers wait for a server, ``lost`` how many servers
     have died, and ``wanted`` how many there should be.

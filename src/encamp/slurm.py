@@ -67,7 +67,7 @@ def hosts() -> list[str]:
 def end_time() -> float | None:
     """When the allocation ends, as `time.time` counts; None without an allocation or an end.
 
-    Runs ``squeue``, as the end may have been changed, and blocks until that ends.
+    Runs ``squeue``, because the end may have been changed, and blocks until that ends.
     """
     job = job_id()
     if job is None:
@@ -109,7 +109,7 @@ def counts(text: str) -> list[int]:
 
 
 def _asked(command: list[str]) -> str:
-    import subprocess  # here, as slots do not need it
+    import subprocess  # here, because slots do not need it
 
     try:
         done = subprocess.run(

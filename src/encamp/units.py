@@ -15,14 +15,14 @@ _TOO_LARGE = 1e300
 
 
 def parse_size(text: str) -> int | None:
-    """The bytes of a text such as ``"20 GiB"``, ``"500M"`` or ``"1024"``; None if it is no size."""
+    """The bytes of a size such as ``"20 GiB"``, ``"500M"`` or ``"1024"``; None if it is not one."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text, re.IGNORECASE)
     size = float(found[1]) * _SIZES[found[2].lower()] if found else math.inf
     return int(size) if math.isfinite(size) else None
 
 
 def seconds_in(text: str) -> float | None:
-    """The seconds of a text such as ``"5 min"``; None if it is no time."""
+    """The seconds of a time such as ``"5 min"``; None if it is not one."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|h)\s*", text)
     return float(match[1]) * _TIMES[match[2]] if match else None
 

@@ -157,11 +157,11 @@ def test_status_of_a_broken_report_is_refused(half_done: Path) -> None:
     report = half_done / "results" / "half.job" / "report.json"
     report.write_text(report.read_text()[:50])
     ended = encamp("status", "results")
-    ended.check_refused("report.json", "is no report of a run", "run the job again")
+    ended.check_refused("report.json", "is not a report of a run", "run the job again")
     report.write_text("")
     for command in (["status"], ["status", "--json"]):
         ended = encamp(*command, "results")
-        ended.check_refused("report.json", "is no report of a run: it is empty; run the job again")
+        ended.check_refused("report.json", "is not a report of a run: it is empty; run the job again")
 
 
 def test_a_broken_report_hides_no_other_job(half_done: Path) -> None:
@@ -170,11 +170,11 @@ def test_a_broken_report_hides_no_other_job(half_done: Path) -> None:
     (broken / "report.json").write_text("")
     ended = encamp("status", "results")
     assert ended.status == 0
-    assert ended.out.startswith("results/a.job/report.json: is no report of a run: it is empty")
+    assert ended.out.startswith("results/a.job/report.json: is not a report of a run: it is empty")
     assert "\nhalf: " in ended.out
     ended = encamp("status", "--json", "results")
     assert [one["name"] for one in json.loads(ended.out)] == ["half"]
-    assert ended.err.startswith("results/a.job/report.json: is no report of a run")
+    assert ended.err.startswith("results/a.job/report.json: is not a report of a run")
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def test_a_join_that_does_not_block_gives_nothing_while_nothing_has_ended(system
 @pytest.mark.parametrize("tid", [0, 1, 99])
 def test_only_children_can_be_joined(system: OpusOS, tid: int) -> None:
     child = system.Spawn(speak, [system, [], "a", 2])
-    with pytest.raises(PyOpusError, match=f"task {tid} is no child"):
+    with pytest.raises(PyOpusError, match=f"task {tid} is not a child"):
         system.Join([tid])
     assert system.Join() == {child: 2}
 

@@ -79,7 +79,7 @@ class SlotProcess:
         undo.callback(os.close, self.ledger)
         self._output = tempfile.TemporaryFile()  # noqa: SIM115
         undo.callback(self._output.close)
-        # Output is appended, also after the file was emptied.
+        # Output is appended, even after the file was emptied.
         fcntl.fcntl(self._output, fcntl.F_SETFL, os.O_APPEND | os.O_RDWR)
         self.data, its_data = socket.socketpair()
         self.control, its_control = socket.socketpair()

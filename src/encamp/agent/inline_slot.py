@@ -111,5 +111,5 @@ class InlineSlot(AgentSlot):
         self.agent.pass_on(given, [encode(given)])
 
     def end(self, within: float) -> None:
-        """Drop the waiting calls. None can be running, as they run in the calling thread."""
+        """Drop the waiting calls. None can be running: they run in the calling thread."""
         self._slot.drop()

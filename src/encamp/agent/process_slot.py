@@ -98,7 +98,7 @@ class ProcessSlot(AgentSlot):
         """How often in a row the system has refused to start a process."""
         self._fresh_refused = 0
         self._down = False
-        """Whether there is no process now. Calls that arrive count as lost with the last one."""
+        """Whether it has no process now. Calls that arrive count as lost with the last one."""
         self._process = self._start()
 
     def _start(self) -> SlotProcess:

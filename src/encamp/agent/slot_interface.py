@@ -1,4 +1,4 @@
-"""What an agent and its slots need of each other; the slots are processes, threads or the agent."""
+"""The interfaces between an agent and its slots (processes, threads, or the agent itself)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from encamp.wire.protocol import Orders, Recall
 
 
 class OwningAgent(Protocol):
-    """What a slot needs from its agent."""
+    """The part of an agent that a slot needs."""
 
     host: str
     number: int

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 SHELLS = ("bash", "fish", "zsh")
 _VARIABLE = "_ENCAMP_COMPLETE"
-"""The environment variable by which a shell asks click for completions."""
+"""The environment variable that shells use to ask click for completions."""
 
 
 def script_for(shell: str, command: click.Command) -> str:

@@ -50,7 +50,7 @@ def _addresses() -> list[str]:
 
 
 def _closed(open_ports: Mapping[str, OpenPort]) -> list[str]:
-    """The hosts with ports to which this host cannot connect."""
+    """The hosts with ports that this host cannot connect to."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         opens = list(pool.map(_accepts, open_ports.values()))
     return [name for name, does in zip(open_ports, opens, strict=True) if not does]

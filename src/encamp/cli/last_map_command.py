@@ -14,7 +14,7 @@ _SHOWN = 80
 
 
 def other_line(job: Job, command: str, *, shared: bool) -> str | None:
-    """The line with which the job was run before, if it is different from ``command``."""
+    """The previous command line of the job, if it differs from ``command``."""
     with suppress(OSError, EncampError), _folder(job, shared).opened() as files:
         before = files.read(_NAME, _MOST).decode("utf-8", "replace")
         return None if before == _noted(command) else before

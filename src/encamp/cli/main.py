@@ -73,7 +73,7 @@ FILES are names or patterns, or - for names from standard input, one on each lin
 {line} of --lines and the names of --foreach. Each value stays one word. Exit status: as for run.
 """
 
-_COMPLETION = """Print a script with which a shell completes encamp's command lines.
+_COMPLETION = """Print a script that lets a shell complete encamp's command lines.
 
 \b
   eval "$(encamp completion bash)"                                in ~/.bashrc
@@ -129,8 +129,8 @@ Exit status: the shell's. With pdb: 0, or 1 if a step raised an error. 2: invali
 _PRUNE = """Remove files that jobs have published and no longer make.
 
 These are outputs of tasks that are no longer in the job, and outputs under names that the job no
-longer uses; the job's last run counts. Files that have changed since they were published stay, and
-so do all files that no job has published. DESTINATION is the folder with a job's results, or the
+longer uses; the job's last run counts. Files that have changed since they were published, and
+files that no job has published, stay. DESTINATION is the folder with a job's results, or the
 job's own folder in it. With a job file, it is the destination of that job.
 """
 
@@ -145,21 +145,21 @@ current one.
   encamp doctor -e mpi --hosts n1,n2 /net/results
                                             other hosts, and whether they see /net/results
 
-Lines say ok, note (it works, but slower or less safely than it could) or fails. Exit status: 0 all
-will work, 1 something will not, 2 the input cannot be used.
+Lines say ok, note (it works, but slower or less safely than it could) or fails. Exit status: 0 if
+no check fails, 1 if a check fails, 2 if the input cannot be used.
 """
 
 _ATTACH = """Follow the output of a service's server, until it ends.
 
 NAME is SERVICE/SERVER, with the number that `Service.statistics` shows; without it, the servers of
 your programs on this host are listed. Run it on the host of the program that has published the
-service, whichever host the server is on. It first shows the server's latest output.
+service, even if the server runs on another host. It first shows the server's latest output.
 
 \b
   encamp attach                list servers
   encamp attach Sampler/3      follow the third one
 
-Exit status: 0 the server has ended, 2 there is no such server, 130 stopped by Ctrl-C.
+Exit status: 0 if the server has ended, 2 if there is no such server, 130 if stopped by Ctrl-C.
 """
 
 _SHARED = "Accept a job folder that belongs to another member of its group."
@@ -178,7 +178,7 @@ works while the job runs, from another terminal or from another host that sees t
 
 
 class _Run(click.Command):
-    """Takes options also after a job file, but leaves what follows a script to the script."""
+    """Accepts options after a job file, but passes everything after a script to the script."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.allow_interspersed_args = not any(word.endswith(".py") for word in args)
@@ -290,7 +290,7 @@ def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
     metavar="FOLDER",
     help="Folder inside the destination, such as '{parent}'.",
 )
-@click.option("--no-outputs", is_flag=True, help="There is nothing to publish.")
+@click.option("--no-outputs", is_flag=True, help="Publish nothing.")
 @click.option(
     "--stdout", metavar="NAME", help="File for the output of the command; it is published too."
 )

@@ -177,7 +177,7 @@ def _check_script(path: Path) -> None:
 
 
 def _instead(path: Path) -> str:
-    """What to do about a job of a notebook, which only the notebook can run."""
+    """The remedy for a job of a notebook, which only the notebook can run."""
     if path.suffix != ".ipynb" and not (path.is_dir() and list(path.glob(f"*{SUFFIX}"))):
         return ""
     return (

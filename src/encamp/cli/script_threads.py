@@ -49,7 +49,7 @@ def errors_of_threads() -> Iterator[None]:
 
 
 class _Errors:
-    """What threads have raised. Errors after the end of the script count at the process's end."""
+    """Errors in threads. Those after the end of the script count when the process ends."""
 
     def __init__(self) -> None:
         self.usual = threading.excepthook

@@ -100,7 +100,7 @@ def _tell_news(states: list[JobState], told: dict[str, object], *, as_json: bool
 
 
 class _Display:
-    """What is drawn of the running jobs."""
+    """The display of the running jobs."""
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[JobState, float]] = {}

@@ -70,7 +70,7 @@ class Agent:
 
 
 class Controls(Protocol):
-    """What agents need from their controller."""
+    """The part of the controller that agents need."""
 
     @property
     def inline(self) -> bool:

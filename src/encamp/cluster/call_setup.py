@@ -1,4 +1,4 @@
-"""What a call needs besides its function: its folder, devices, limits, and the files for it."""
+"""The setup of a call besides its function: folder, devices, limits and files."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class Setups:
         return files.answer(question)
 
     def _beacon(self, options: Options) -> str:
-        """The description by which hosts recognize destinations; empty if all are this host."""
+        """The description that hosts use to recognize destinations; empty if all are this host."""
         if self._beacons is None:
             return ""
         self._beacons.light(folders_of((*options.outputs, *options.on_failure)))

@@ -55,7 +55,7 @@ SPAWNER = 0
 """The id to send messages to the program that has spawned the tasks."""
 _ALL: weakref.WeakSet[Cluster] = weakref.WeakSet()
 _EAGER = 64
-"""New tasks after which the spawning thread sends them, at the latest."""
+"""Maximum number of new tasks before the spawning thread sends them."""
 _PATIENCE = 0.002
 """Seconds for which it waits for another thread that drives the pump."""
 
@@ -94,7 +94,7 @@ class Cluster:
         but a task that crashes ends its agent, and tasks cannot be killed. "threads" runs each
         slot's tasks in a thread, so that the agent itself stays free.
     startup_dir
-        The current folder of tasks, also on other hosts if they have it; by default the program's.
+        The current folder of tasks, even on other hosts if they have it; by default the program's.
     follow
         True to print the output of tasks while they run, or a function that gets the task's id and
         the text.

@@ -23,7 +23,7 @@ Follower = Callable[[int, str], None]
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """What all agents of a cluster are told. By host: values by host name, `ANY` for all others."""
+    """Settings for all agents of a cluster. Those by host map host names, and `ANY` for others."""
 
     folder: str
     """The current folder of tasks, as JSON of a portable path."""

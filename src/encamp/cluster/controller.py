@@ -93,7 +93,7 @@ _NO_BUFFERS: Parts = []
 
 
 class SlotHere(Protocol):
-    """What the controller needs of a slot whose agent is in its own process."""
+    """The part of a slot that the controller needs if the agent is in its own process."""
 
     def give(self, envelope: Any, parts: Parts) -> None:
         """Pass a message to the slot."""
@@ -218,7 +218,7 @@ class Controller:
             if self.agents.has_lost:  # perhaps since `spawn` has checked the hosts
                 self.agents.end_unmet()
         if scheduler.slots:
-            # Repeated, as a call that cannot be sent leaves its slot free.
+            # Repeated, because a call that cannot be sent leaves its slot free.
             while (scheduler.plain or scheduler.needy) and (assigned := scheduler.assign()):
                 for slot, tasks in assigned:
                     self._run(slot, tasks)
@@ -472,7 +472,7 @@ class Controller:
         if seconds >= 0:
             task.function.timing.took(seconds)
         self.scheduler.ended(slot, task)
-        if last and slot.ahead:  # first, as the rest may run callbacks, which may wait
+        if last and slot.ahead:  # first, because the rest may run callbacks, which may wait
             self.begins(slot)
         if good and payload == _NONE and not task.options.staged:
             self.end(task, True, None)
@@ -572,7 +572,7 @@ class Controller:
     def _started(self, agent: Agent, envelope: Started, parts: Parts) -> None:
         task = self.tasks.get(envelope.task)
         if task is not None and (limit := task.options.time_limit) is not None:
-            self._watch(task.id, limit)  # by number, as the task may end long before
+            self._watch(task.id, limit)  # by number, because the task may end long before
 
     def _watch(self, number: int, left: float) -> None:
         """End a task after its time limit; time while this process was stopped does not count."""

@@ -33,7 +33,7 @@ NOT_INLINE = "make the cluster without inline=True"
 
 
 class Controls(Protocol):
-    """What recalls need from their controller."""
+    """The part of the controller that recalls need."""
 
     def known(self) -> list[TaskRecord]:
         """The tasks that have not ended."""
@@ -215,7 +215,7 @@ class Recalls:
     def cancel(self, waiting: list[TaskRecord]) -> None:
         """Cancel waiting tasks."""
         self._scheduler.drop(waiting)
-        for task in waiting:  # last, as their callbacks may wait for other tasks
+        for task in waiting:  # last, because their callbacks may wait for other tasks
             self._controller.cancelled(task)
 
     def take_back_all(self, tasks: Iterable[SpawnedTask]) -> None:

@@ -16,7 +16,7 @@ def show_lines_at_once() -> None:
 
 
 def show(text: str) -> None:
-    """Write whole lines to the standard output; from any thread, also while another one prints.
+    """Write whole lines to the standard output. Thread-safe, even while another thread prints.
 
     They appear before an incomplete line of the program. If ``sys.stdout`` was replaced, the text
     is written to the replacement.

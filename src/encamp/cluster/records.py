@@ -1,4 +1,4 @@
-"""What the controller knows of a task, a slot and a host, and how the state of a task changes.
+"""The controller's records of tasks, slots and hosts, and how the state of a task changes.
 
     WAITING ──sent──► SENT ──begins──► RUNNING ──left──► LEFT ──ended──► ENDED
        ▲                │                 │               │

@@ -21,7 +21,7 @@ _UNDIVIDED = 0.001
 """Seconds of waiting work that are not divided between busy slots: they would wait for it longer
 than they would gain."""
 _MOST = 4000
-"""Calls that are sent ahead to a slot, at most."""
+"""Maximum number of calls that are sent ahead to a slot."""
 
 
 Assignment = tuple[SlotRecord, list[TaskRecord]]

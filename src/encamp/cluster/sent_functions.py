@@ -47,9 +47,9 @@ _WITHOUT_STATE = types.FunctionType, types.BuiltinFunctionType, type, _CACHING
 
 _NOT_CALLED = "give the function and its arguments, as in spawn(f, x), not spawn(f(x))"
 MOST_KEPT = 1000
-"""Functions in a slot, at most, in addition to those of its calls."""
+"""Maximum number of functions in a slot, in addition to those of its calls."""
 MOST_BYTES = 64 << 20
-"""Bytes of their pickles, at most; the last one may be larger."""
+"""Maximum number of bytes of their pickles; the last one may be larger."""
 
 
 class Function:
@@ -77,7 +77,7 @@ class Function:
         self.by_value = by_value
         self.timing = Timing()
         self.state: Hashable = None
-        """What it used when it was pickled; None if it is sent by reference."""
+        """The state that it used when it was pickled; None if it is sent by reference."""
         self.random = False
         """Whether it, or its module, has a random number generator."""
 
@@ -92,7 +92,7 @@ class RecentFunctions:
         self.latest: Function | None = None
 
     def add(self, function: Function) -> None:
-        """Keep a function, as the ``latest``; removes the oldest if there are too many."""
+        """Keep a function as the ``latest``; removes the oldest if there are too many."""
         self.latest = function
         if self.numbers.pop(function.number, None) is None:
             self._bytes += len(function.payload)
@@ -115,7 +115,7 @@ def apply(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
 
 
 def name_of_called(function: Function, args: tuple[Any, ...]) -> str:
-    """The name of the called function, also if it is an argument of `apply`."""
+    """The name of the called function, even if it is an argument of `apply`."""
     if function.function is not apply:
         return function.name
     called = args[0]

@@ -17,7 +17,7 @@ from encamp.units import parse_size
 
 
 class Need(NamedTuple):
-    """What a task needs of a host. Tasks with the same need wait in one queue."""
+    """The resources that a task needs. Tasks with equal needs wait in one queue."""
 
     on: frozenset[str] | None = None
     cores: int = 1
@@ -50,7 +50,7 @@ class Options:
     answer: Callable[[Any], Any] | None = None
     """The function that answers the questions of the call; None for the cluster."""
     owner: object = None
-    """The owner of the call, by which its spawner finds its own calls."""
+    """The owner of the call; its spawner uses it to find its own calls."""
     heard: Callable[[bytes], None] | None = None
     """A function that gets the output of the call while it runs."""
     at_once: bool = False

@@ -169,7 +169,7 @@ class LightFuture(Future[Any]):
 
 
 class Driven(Protocol):
-    """What a future needs from the pump."""
+    """The part of the pump that a future needs."""
 
     @property
     def elsewhere(self) -> bool:
@@ -180,7 +180,7 @@ class Driven(Protocol):
 
 
 class Canceller(Protocol):
-    """What a task's future may ask the cluster to do."""
+    """The part of the cluster that a task's future may call."""
 
     @property
     def pump(self) -> Driven:

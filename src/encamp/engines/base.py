@@ -110,7 +110,7 @@ class Endpoint(ABC):
 
     @abstractmethod
     def receive(self) -> Sequence[Arrival]:
-        """What has arrived since the last call, without waiting; also sends what was kept.
+        """Return what has arrived since the last call, without waiting; also send what was kept.
 
         Buffers of received parts belong to the caller. Raises `EngineFailed` if the network as a
         whole has failed.

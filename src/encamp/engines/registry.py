@@ -83,7 +83,7 @@ def open_end(
 
 
 def _remedy(name: str, known: list[str]) -> str:
-    """What to try instead of an option that the engine lacks."""
+    """The remedy for an option that the engine lacks."""
     from difflib import get_close_matches  # which takes long to load in every slot
 
     if not known:

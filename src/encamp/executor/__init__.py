@@ -1,4 +1,4 @@
-"""`concurrent.futures.Executor` on a cluster: submit, map, dispatch, also in private folders.
+"""`concurrent.futures.Executor` on a cluster: submit, map and dispatch, in private folders on request.
 
 This package is the standard interface to `encamp.cluster`. It knows nothing of jobs.
 """

@@ -26,7 +26,7 @@ MOST_AHEAD = 100
 
 @dataclass(frozen=True)
 class Runner:
-    """What a dispatch needs from its executor."""
+    """The part of an executor that a dispatch needs."""
 
     submit: Callable[..., Future[Any]]
     slots: Callable[[], int]
@@ -156,6 +156,6 @@ class _Sink:
                 self.full = True
 
     def close(self) -> None:
-        """Close the collector, as there are no more results."""
+        """Close the collector when there are no more results."""
         if self._generator is not None:
             self._generator.close()

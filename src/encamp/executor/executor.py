@@ -328,7 +328,7 @@ class _Owner:
 
 
 class _Shared:
-    """What an executor shares with those that `options` returns."""
+    """State that an executor shares with those that `options` returns."""
 
     def __init__(self, cluster: Any, slots: int | None, engine_options: dict[str, Any]) -> None:
         self.is_ours = not isinstance(cluster, Cluster)

@@ -1,4 +1,4 @@
-"""What a job is: shared inputs, tasks, and a destination."""
+"""The definition of a job: shared inputs, tasks, and a destination."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _LEAST_LOG_LIMIT = 1 << 10
 
 
 class JobDefinition:
-    """What a job is; `Job` adds how it is run."""
+    """The definition of a job; `Job` adds how it is run."""
 
     report: JobReport | None = None
-    """The report of its last run in this program, also of one that failed or was interrupted."""
+    """The report of its last run in this program, even if it failed or was interrupted."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class JobDefinition:
 
         ``steps`` run one after the other in the task's folder: functions (see `call` for arguments)
         and command lines. ``mirror`` may include outputs of other tasks of this job, see
-        `outputs_of`. ``after`` names tasks that must be done first, also as glob patterns
+        `outputs_of`. ``after`` names tasks that must be done first, or glob patterns for them
         (``"strip-*"``); patterns in ``mirror`` are then looked up when those tasks are done.
         ``on_failure`` names files to publish, if they exist, when the task fails or is killed.
         ``values`` names a file that the steps write, with the task's values (the ``value`` of its

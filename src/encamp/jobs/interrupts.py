@@ -23,13 +23,13 @@ _IN_A_HURRY = signal.SIGINT, signal.SIGQUIT
 _SENT_AGAIN = signal.SIGHUP, signal.SIGXCPU
 """Signals that are repeated automatically: by the shell and the kernel, or every second."""
 _ONE_REQUEST = 1.0
-"""Seconds within which signals are one request: `timeout` sends two, service managers several."""
+"""Signals within this many seconds are one request: `timeout` sends two, others several."""
 
 
 def stopped(exc: KeyboardInterrupt, so_far: str = "") -> KeyboardInterrupt:
     """``exc`` with a text for an interrupted run; ``so_far`` says what is done.
 
-    There is no subclass, as Python ends itself by SIGINT only for exactly this class.
+    There is no subclass, because Python ends itself by SIGINT only for exactly this class.
     """
     words = f"the run was stopped{f': {so_far}' if so_far else ''}; run it again to continue"
     exc.args = (words,)
@@ -122,7 +122,7 @@ class _Worker:
 def _end_worker(number: int) -> None:
     """End a worker that was forked during a run, and has inherited its parent's handlers.
 
-    A broken pool sends SIGTERM to its workers, also to those that are cleaning up already, because
+    A broken pool sends SIGTERM to its workers, even to those that are cleaning up already, because
     the first signal reached all; and it waits until they have ended.
     """
     if not _Worker.clears_up:

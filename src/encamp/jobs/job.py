@@ -87,8 +87,9 @@ class Job(JobDefinition):
             In place of what the job and its tasks say: further attempts after a failure, seconds
             for one attempt.
         max_failures
-            Start no more tasks after so many failures. Running tasks still end, so at most as many
-            more may fail as there are slots (or workers of an executor, if it tells their number).
+            Start no more tasks after this many failures. Running tasks still end, so at most as
+            many more may fail as there are slots (or workers of an executor, if it tells their
+            number).
         check
             Raise `JobFailed` at the end if tasks failed; it carries the report.
         progress

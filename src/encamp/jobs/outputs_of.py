@@ -132,7 +132,7 @@ InputMap = (
     | Mapping[str | Mirror | OutputsOf, str]
     | Iterable[str | Mirror | OutputsOf]
 )
-"""A `MirrorMap` that may hold `OutputsOf` as well, also as keys: ``{outputs_of("m*"): "m"}``."""
+"""A `MirrorMap` that may also hold `OutputsOf`, even as keys: ``{outputs_of("m*"): "m"}``."""
 
 
 def as_inputs(spec: InputMap) -> tuple[tuple[Mirror, ...], tuple[OutputsOf, ...]]:

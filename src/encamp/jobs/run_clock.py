@@ -17,7 +17,7 @@ class Clock(msgspec.Struct, frozen=True):
     boot: str = msgspec.field(default_factory=boot_id)
 
     def now(self) -> float:
-        """The time now, also in other processes of the run's host; elsewhere that host's time."""
+        """The time now, the same in all processes of the run's host; elsewhere that host's time."""
         if self.boot != boot_id():
             return time.time()
         return self.began + time.monotonic() - self.monotonic

@@ -50,7 +50,7 @@ class Options:
     failed: bool = False
     """Whether to run only tasks that failed in their last run, with those that they need."""
     max_failures: int | None = None
-    """After so many failed tasks, no more are started."""
+    """After this many failed tasks, no more are started."""
     for_script: bool = False
     """Whether `encamp run` runs a script; then a dry run ends it if a job has something to do."""
     debugged: Debugged | None = None
@@ -80,7 +80,7 @@ class _Current:
 current = _Current()
 
 _LIKE = 0.8
-"""The similarity (0 to 1) from which on a name counts as misspelt, not as an engine's option."""
+"""Names with at least this similarity (0 to 1) count as misspelt, not as an engine's options."""
 
 
 def check_spelling(names: Iterable[str], function: Callable[..., Any]) -> None:

@@ -1,4 +1,4 @@
-"""Tasks and steps, in every form in which users may write them."""
+"""Tasks and steps, in every form that users may write."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Command:
 
 
 def line_of(step: Call | Command) -> str:
-    """What a step runs, on one line: a command with its redirections, as in a shell."""
+    """A step on one line: a command with its redirections, as in a shell."""
     if isinstance(step, Call):
         return step.label
     line = step.line if isinstance(step.line, str) else shlex.join(step.line)
@@ -86,7 +86,7 @@ def line_of(step: Call | Command) -> str:
 
 
 def lines_of(step: Call | Command) -> list[str]:
-    """What a step runs, with a line for each of its variables."""
+    """A step on several lines: one for each of its variables, and the command."""
     env = step.env if isinstance(step, Command) else {}
     variables = [f"  env: {printable(name)}={printable(value)}" for name, value in env.items()]
     return [f"step: {line_of(step)}", *variables]

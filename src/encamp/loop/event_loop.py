@@ -242,7 +242,7 @@ class EventLoop:
                 limit = patience
         if self._timers:
             limit = min(limit, self._timers[0][0] - time.monotonic())
-        return max(limit, 0.0)  # to epoll a negative number is no limit
+        return max(limit, 0.0)  # for epoll a negative number means no limit
 
     def _arrivals(self) -> None:
         again = True
@@ -259,7 +259,7 @@ class EventLoop:
                 again = again or (bool(arrivals) and len(self._ends) > 1)
 
     def _receive(self, end: Endpoint) -> Sequence[Arrival] | None:
-        """What has arrived at an endpoint; None if its engine has failed."""
+        """Return what has arrived at an endpoint; None if its engine has failed."""
         try:
             return end.receive()
         except Exception as exc:  # noqa: BLE001 - an engine may be somebody else's code
@@ -283,7 +283,7 @@ class EventLoop:
     def spun(self) -> bool:
         """Poll a busy engine a few times, and nothing else, which is faster than a turn.
 
-        Returns whether anything arrived; False also if the pump has other things to do.
+        Returns whether anything arrived, and also False if the pump has other things to do.
         """
         end = self._only_end()
         if end is None:

@@ -44,7 +44,7 @@ class Poller:
 
         In the pause after polling in vain it returns None at once. If other processes want the
         core, they get it after the first look, for milliseconds. A process that sleeps instead
-        gets it back sooner, as the kernel favours processes that do not use up their time.
+        gets it back sooner, because the kernel favours processes that do not use up their time.
         """
         begun = now = time.perf_counter()
         if begun < self._not_before:

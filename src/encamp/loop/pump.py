@@ -17,12 +17,12 @@ from encamp.loop.event_loop import EventLoop, Events
 T = TypeVar("T")
 
 _LINGER = 0.002
-"""For so many seconds after a thread has waited it is expected to wait again."""
+"""For this many seconds after a wait, a thread is expected to wait again."""
 _NAP = 0.001
 _LONG = 0.02
-"""After a wait of so many seconds no thread is expected to wait again soon."""
+"""After a wait of this many seconds, no thread is expected to wait again soon."""
 _AT_LEAST = 60.0
-"""Seconds that the background thread sleeps at most."""
+"""Maximum number of seconds that the background thread sleeps."""
 
 
 class Pump(EventLoop):
@@ -183,7 +183,7 @@ class Pump(EventLoop):
                         call()
                         self._send_if_due()
                 finally:
-                    # `left_at` stays, as this thread may not call again soon
+                    # `left_at` stays: this thread may not call again soon
                     self._release(time.monotonic())
             else:
                 self.call_soon(call)

@@ -16,7 +16,7 @@ def items(what: str, given: Any, meant: str) -> list[Any]:
 
 
 def can_be_iterated(given: Any) -> bool:
-    """Whether it has items and is no text; takes none of them."""
+    """Whether a value can be iterated and is not a string; takes no items."""
     if isinstance(given, str | bytes | bytearray):
         return False
     try:

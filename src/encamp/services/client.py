@@ -40,7 +40,7 @@ from encamp.wire.pickling import disclosed, dump, enclosed, load
 from encamp.wire.protocol import SPAWNER
 
 _MOST = 1000
-"""Calls in one message, at most."""
+"""Maximum number of calls in one message."""
 
 
 class Question(Awaited):
@@ -214,7 +214,7 @@ class Client(ABC):
     def release(
         self, route: Route, lease: int, last: Result | None, *, shared: bool, grouped: bool = False
     ) -> None:
-        """End a lease behind its calls, of which ``last`` is the last one.
+        """End a lease after its calls; ``last`` is the last one.
 
         ``shared``: others may have made calls, too. ``grouped``: the server is to forget its group.
         Where the cluster is gone there is nothing to release.

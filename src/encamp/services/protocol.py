@@ -22,8 +22,8 @@ from encamp.errors import BadFrame
 from encamp.wire.frames import Buffer
 
 CALL, READ, WRITE, APPLY, RELEASE, GROUP, END = range(7)
-"""What a call does: call a method, read an attribute, set one, make a `ParameterCall`; end its
-lease; tell the server the members of its group; end the server."""
+"""Kinds of calls: call a method, read an attribute, set one, make a `ParameterCall`, end the lease,
+tell the server the members of its group, end the server."""
 
 Call = tuple[int, int, int, str, bytes, int]
 """The call's number at the client, lease, kind, name of the method or attribute, pickle of the

@@ -12,7 +12,7 @@ from encamp.errors import NotInTime
 
 
 class Waited(Protocol):
-    """What waiting for a result needs of a client."""
+    """The part of a client that waiting for a result needs."""
 
     def wait(self, what: Awaited, timeout: float | None) -> None:
         """Wait until it is done or the time is over."""

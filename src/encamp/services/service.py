@@ -48,7 +48,7 @@ from encamp.wire.pickling import dump_as
 
 
 class _ServerOptions(TypedDict, total=False):
-    """What servers take as any task does; see `Cluster.spawn`."""
+    """Options that servers share with tasks; see `Cluster.spawn`."""
 
     on: Host | str | Iterable[Host | str] | None
     mirror: MirrorMap
@@ -93,7 +93,7 @@ def publish(
     options: ServiceOptions,
 ) -> Service:
     """See `Cluster.publish`; ``cluster`` stays as long as somebody has the service."""
-    with controller.pump.signals_deferred:  # an exception of a handler is no error of ``what``
+    with controller.pump.signals_deferred:  # an exception of a handler is not an error of ``what``
         published = _published(what, args, options)
 
     def begin() -> Service:

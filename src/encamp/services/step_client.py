@@ -161,7 +161,7 @@ class Relay:
             head, payload = rest
             letter = decode(head)
             handler = self._handlers.get(type(letter))
-            if handler is not None:  # no `NewClient`, of which the worker's client is informed
+            if handler is not None:  # not `NewClient`, which is for the worker's client
                 handler(letter, payload)
         elif what == "post":
             to, head, payload = rest

@@ -192,7 +192,7 @@ class TaskClient(Client):
 
 
 def _wanted(what: Awaited) -> tuple[int, int, int, str]:
-    """What a future waits for: a service, a server, a call's number there, and a name for it."""
+    """The target of a wait: a service, a server, a call's number there, and a name for it."""
     if isinstance(what, Result):
         name = f"{what.service}.{what.call}"
         return (0 if what.server else what._wanted), what.server, what.number, name

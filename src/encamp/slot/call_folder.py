@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 class Staging:
     """The inputs and outputs of a call's folder.
 
-    Outputs are `bound`. ``beacon`` names the beacon files at their destinations, by which a host
-    sees whether it shares these with the spawner; empty if all do. ``persistent`` is the name under
-    which the folder is kept for the slot's next call; empty if it is removed.
+    Outputs are `bound`. ``beacon`` names the beacon files at their destinations, which show a
+    host whether it shares these with the spawner; empty if all do. ``persistent`` is the name of
+    the folder that is kept for the slot's next call; empty if it is removed.
     """
 
     name: str

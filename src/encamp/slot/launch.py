@@ -1,4 +1,4 @@
-"""How the program of a slot's process is started, also in a frozen program."""
+"""Starts the program of a slot's process, even in a frozen program."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Results that a slot has not sent yet, in memory that its agent can read.
 
 Sending a result takes as long as a short call, so a slot with short calls sends several results
-together. Until then they are in shared memory, from which the agent takes them if the process ends
+together. Until then they are in shared memory; the agent takes them from there if the process ends
 or a call takes longer than expected. A slot holds a result back only within `HOLD` seconds after
 its last message, and has written it here before twice that time is over. An agent that has received
 nothing from a slot for four times as long reads the memory (`read`).
@@ -11,12 +11,12 @@ nothing from a slot for four times as long reads the memory (`read`).
     8 bytes   behind `SIZE`: how many calls the slot has begun
     16 bytes  then: a note of the running call's progress (`Ledger.mark`)
     8 bytes   number of the note << 20 | its length, or 0 while there is none
-    a note:   what would be lost with the process, such as the position of the running call
-    cells:    short messages, which are no part of the ledger (`shared_memory`)
+    a note:   data that would be lost with the process, such as the position of the running call
+    cells:    short messages, which are not part of the ledger (`shared_memory`)
 
-The first 8 bytes are one word, which is written last, and so is that of the note. Numbers only
-grow. If the process ends, a call that it has begun and that has no result is lost; calls that it
-has not begun can run elsewhere.
+The first 8 bytes are one word, which is written last. The same applies to the word of the note.
+Numbers only grow. If the process ends, a call that it has begun and that has no result is lost;
+calls that it has not begun can run elsewhere.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def begun(fd: int) -> int:
 
 
 def marked(fd: int) -> tuple[int, int]:
-    """What the running call of a slot has marked last; for its agent."""
+    """The last mark of the running call of a slot; for its agent."""
     words = os.pread(fd, 2 * _WORD, SIZE + _WORD)
     return int.from_bytes(words[:_WORD], "little"), int.from_bytes(words[_WORD:], "little")
 

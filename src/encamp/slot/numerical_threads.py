@@ -43,7 +43,7 @@ def of_new_slot(
 
 
 def of_task(cores: int) -> dict[str, str]:
-    """The variables for a task of so many cores in this slot, without those that it has changed."""
+    """The variables for a task with this many cores, except those that the slot has changed."""
     if cores == int(_FIRST):
         return {}
     ours = _ours(os.environ)

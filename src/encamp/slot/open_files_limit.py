@@ -11,7 +11,7 @@ from encamp.slot.isolation import resource_unseen
 resource = resource_unseen()  # as this is imported in slots, too
 
 _EACH = 8
-"""Open files per slot in its supervisor, at most."""
+"""Maximum number of open files per slot in its supervisor."""
 _ASIDE = 24
 """Open files that a supervisor needs besides: to start a slot, for a journal, to list folders."""
 _ONE = 40
@@ -26,7 +26,7 @@ class _Raised:
 
 
 def need_files(slots: int) -> None:
-    """Raise this process's limit, if necessary, to what so many more slots need.
+    """Raise this process's limit, if necessary, to what this many more slots need.
 
     Slots and their commands keep the limit from before. Raises `TooFewFiles`.
     """

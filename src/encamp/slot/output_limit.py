@@ -15,7 +15,7 @@ _PUNCH_HOLE, _KEEP_SIZE = 2, 1
 _BLOCK = 512
 """Bytes per block in the results of stat(2)."""
 _PAGE = 1 << 16
-"""Holes are rounded to so many bytes, as file systems free whole blocks."""
+"""Holes are rounded to this many bytes, because file systems free whole blocks."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -37,7 +37,7 @@ def free_middle(fd: int, head: int, tail: int) -> None:
 
 
 def free_middle_of(file: Path, most: int) -> None:
-    """`free_middle` for a file of which ``most`` bytes are kept; it need not exist."""
+    """`free_middle` for a file that keeps ``most`` bytes; it need not exist."""
     with suppress(OSError):  # the file does not exist yet, or was removed
         if file.stat().st_size > most:
             fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""What tasks print: a file, which is emptied after each task and sent to the program."""
+"""The output of tasks: a file, which is sent to the program and emptied after each task."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def output_to(log: Path) -> Iterator[None]:
     """Append standard output and error of this process and its children to ``log``.
 
     Descriptors 1 and 2 are redirected, so output of compiled code and crash reports are included.
-    Output that is still buffered is written to the file for which it was meant.
+    Output that is still buffered is written to the file that it was meant for.
     """
     flush()
     saved = os.dup(1), os.dup(2)

@@ -119,7 +119,7 @@ class Cells:
 
 
 class Receiver(Protocol):
-    """What a slot's sockets need from a slot."""
+    """The part of a slot that its sockets need."""
 
     inbox: deque[tuple[int, Parts]]
 
@@ -154,7 +154,7 @@ class SlotShortcut:
     """A slot's shortcut to the program; for the thread that runs its calls, except `take_in`."""
 
     waiting = False
-    """Never true, as a message in a cell says how many messages go before it."""
+    """Never true: a message in a cell says how many messages precede it."""
 
     def __init__(self, sockets: Sockets, memory: memoryview) -> None:
         cells = Cells(memory)
@@ -278,7 +278,7 @@ class ProgramShortcut:
         self._release = pump.lock.release
         """Not in a method, before whose first step a signal's handler may run, and raise."""
         self._cells: dict[Cell, Process] = {}
-        """The cells to poll: of slots for which the program has prepared sends."""
+        """The cells to poll: those of slots that the program has prepared sends for."""
         self._poller = Poller()
         self._looks = 0
 

@@ -1,4 +1,4 @@
-"""What a slot does: it takes calls, runs them in order, and lets each send and receive messages.
+"""A slot: takes calls, runs them in order, and lets each send and receive messages.
 
 The code is the same for slots that are processes, threads of their agent, or the agent itself; they
 differ in the `Connection` through which messages are sent and received.
@@ -75,9 +75,9 @@ if TYPE_CHECKING:
 
 _NOTHING: Parts = []
 BRIEF = 0.001
-"""Seconds to look for a small message by the shortcut, at most."""
+"""Maximum number of seconds to look for a small message by the shortcut."""
 _PREPARED = 1000
-"""The number of receivers for which a task has a prepared send, at most."""
+"""Maximum number of receivers that a task has prepared sends for."""
 _MOST_TASKS = 1 << 63
 FORKED = -2
 """The running task's number in a process that a call has forked."""
@@ -161,7 +161,7 @@ class Slot:
         self._early: dict[int, list[tuple[int, int, Parts]]] = {}
         """By task, messages for calls that wait here, or that have not arrived yet."""
         self._expected: dict[int, int] = {}
-        """By task, the number of the `Run` with which a call arrives that has messages already."""
+        """By task with messages but no call yet, the number of the `Run` that brings the call."""
         self._latest = 0
         self._routes: dict[int, tuple[int, int, int]] = {}
         self.prepared: dict[int, PreparedSend | None] = {}
@@ -219,7 +219,7 @@ class Slot:
                 self._forget_gone()
 
     def _forget_gone(self) -> None:
-        """Drop messages for calls that run elsewhere, as they did not come with their `Run`."""
+        """Drop messages for calls that run elsewhere: they did not arrive with their `Run`."""
         here = {call[0] for call, _ in self.calls}
         for task, number in list(self._expected.items()):
             if number <= self._latest:
@@ -313,7 +313,7 @@ class Slot:
             self.connection.send([encode(message), *letter], message)
 
     def hand_back(self) -> None:
-        """Return the waiting calls, as this process ends."""
+        """Return the waiting calls when this process ends."""
         while (waiting := self._take_next()) is not None:
             self._not_run = True
             self._ended(waiting[0][0], False, -1.0, _NOT_BEGUN)
@@ -407,7 +407,7 @@ class Slot:
 
     @property
     def task(self) -> CurrentTask:
-        """The running task, as its code sees it."""
+        """The running task as its code sees it."""
         if self._task is None:
             self._task = CurrentTask(self, self.running, "")
         return self._task
@@ -547,7 +547,7 @@ _slots: WeakSet[Slot] = WeakSet()
 
 
 def _forked() -> None:
-    """In a process that a call has forked: it is no slot, the messages are for its parent."""
+    """In a process that a call has forked: it is not a slot; the messages are for its parent."""
     for slot in list(_slots):
         slot.running = slot.thread = FORKED
         slot.lock = threading.Lock()

@@ -109,7 +109,7 @@ class EngineShortcut:
         return False
 
     def receive(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
-        """See `Shortcut.receive`. None also if the queue has messages."""
+        """See `Shortcut.receive`. Also returns None if the queue has messages."""
         for alone in self._tries:
             if not alone:
                 break

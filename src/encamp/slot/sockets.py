@@ -81,7 +81,7 @@ class SlotSockets:
         self.shortcut: SlotShortcut | None = None
         self._poller = Poller()
         self._cut_off: int | None = None
-        """A task that may have missed messages, as there was no free descriptor for a link."""
+        """A task that may have missed messages, because there was no free descriptor for a link."""
         self._poll = select.poll()
         self._poll.register(self._data, select.POLLIN)
         self._poll.register(self._wake.fileno(), select.POLLIN)
@@ -123,7 +123,7 @@ class SlotSockets:
         return True
 
     def _push(self, fd: int, writer: Writer) -> None:
-        """Write the rest. Reads meanwhile, as the other side may also be blocked in writing."""
+        """Write the rest. Reads meanwhile: the other side may also be blocked in writing."""
         try:
             while writer.waiting:
                 deferred_signals.of_task.check()

@@ -1,4 +1,4 @@
-"""What code in a slot's process can do: tell its supervisor, ask it, have its process replaced."""
+"""Functions for code in a slot: notify or ask its supervisor, have the process replaced."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ask(question: object) -> Any:
     Raises the error that the supervisor answers with, and RuntimeError outside a slot.
     """
     if ThisProcess.slot is None:
-        raise RuntimeError("this process is no slot")
+        raise RuntimeError("this process is not a slot")
     return ThisProcess.slot.ask(question)
 
 

@@ -113,7 +113,7 @@ class OwnedFolder:
         return left in ([], [LOG])
 
     def renew(self, name: str) -> None:
-        """Make the emptied folder that of another task, as a new one would be. Raises OSError.
+        """Make the emptied folder that of another task, like a new one. Raises OSError.
 
         While only the lock file has its new name, the folder's own lock says that it has an owner.
         """
@@ -128,7 +128,7 @@ class OwnedFolder:
     def note_parts(self, parts: Iterable[Path]) -> None:
         """Note temporary files elsewhere, which are removed with the folder if its owner dies.
 
-        Does nothing if the disk is full, as the results matter more.
+        Does nothing if the disk is full, because the results matter more.
         """
         with suppress(OSError):
             (self.path / PARTS).write_bytes(b"".join(os.fsencode(part) + b"\0" for part in parts))
@@ -142,7 +142,7 @@ class OwnedFolder:
         """Note trees of the cache that the task could write to; none when they were checked.
 
         If this folder is removed while trees are noted, they are checked completely before their
-        next use, as the task may have written to them.
+        next use, because the task may have written to them.
         """
         self._has_linked = True
         with suppress(OSError):
@@ -151,8 +151,8 @@ class OwnedFolder:
     def remove(self) -> None:
         """Remove the folder and give up ownership; may be called twice.
 
-        Warns about files that cannot be removed; they stay without an owner, as the work is done.
-        Does nothing in a process that was forked from the owner.
+        Warns about files that cannot be removed; they stay without an owner, because the work is
+        done. Does nothing in a process that was forked from the owner.
         """
         if self._lock >= 0 and self._pid == os.getpid():
             try:

@@ -1,4 +1,4 @@
-"""Identifying a process, also after a reboot or when process ids are reused."""
+"""Identifies a process, even after a reboot or when process ids are reused."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _facts_of(pid: int, host: str) -> ProcessFacts:
 
 
 MOST_FACTS = 1 << 14
-"""Bytes of a file with the facts of a process, at most."""
+"""Maximum size in bytes of a file with the facts of a process."""
 _MOST_PIDS = 1 << 31
 _DECODER = msgspec.json.Decoder(ProcessFacts)
 

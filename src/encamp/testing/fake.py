@@ -29,7 +29,7 @@ _END_WITHIN = 10.0
 
 
 class _Inbox:
-    """What has arrived for an endpoint. ``descriptor`` is readable then. For any thread."""
+    """The arrivals of an endpoint. ``descriptor`` is readable while there are some. Thread-safe."""
 
     def __init__(self) -> None:
         self._arrivals: deque[Arrival] = deque()
@@ -44,7 +44,7 @@ class _Inbox:
                 os.eventfd_write(self.descriptor, 1)
 
     def take(self) -> list[Arrival]:
-        """What has arrived since the last call."""
+        """Return what has arrived since the last call."""
         with self._lock:
             if self.descriptor < 0:
                 return []

@@ -50,7 +50,7 @@ def host_and_pid() -> tuple[str, int]:
 
 
 def whoami() -> tuple[int, str, int, int, str]:
-    """What a task knows about itself."""
+    """The id, host, slot, parent and name of the task."""
     me = current_task()
     return me.id, me.host, me.slot, me.parent, me.name
 
@@ -390,7 +390,7 @@ def send_while_interrupted(rounds: int) -> list[int]:
 
 
 def send_in_handlers(seconds: float) -> int:
-    """Send to the program, also in the handler of an alarm; the number of messages."""
+    """Send to the program, even in the handler of an alarm; returns the number of messages."""
     task, numbers, sent = current_task(), count(1), 0
     if threading.current_thread() is not threading.main_thread():
         return 0

@@ -74,7 +74,7 @@ def dump_by_value(value: object, buffer_callback: Callable[[Any], object] | None
 def _reduce_caching(function: Any) -> str | tuple[Any, ...]:
     """The name of a function with a cache, or what it is made from.
 
-    In two steps, as a function that calls itself is among its own globals.
+    In two steps, because a function that calls itself is among its own globals.
     """
     if is_importable(function):
         return str(function.__qualname__)

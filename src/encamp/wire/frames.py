@@ -29,7 +29,7 @@ MARK = 0xC1
 """The first byte of a short message; no frame's first part begins with it."""
 MOST_PARTS = 0xFFFF
 LONGEST = 1 << 40
-"""Bytes of one part, at most."""
+"""Maximum number of bytes in one part."""
 _MAGIC = b"eC"
 _HEAD = struct.Struct("<2sH")
 _SIZE = struct.Struct("<Q")

@@ -14,7 +14,7 @@ _READS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 def global_names(code: types.CodeType) -> tuple[str, ...]:
     """The names of globals and builtins that code and the functions inside it read, in order.
 
-    ``code.co_names`` has the names of attributes and imports, too, which are no variables.
+    ``code.co_names`` also has the names of attributes and imports, which are not variables.
     """
     names = {step.argval for step in dis.get_instructions(code) if step.opname in _READS}
     for constant in code.co_consts:

@@ -17,7 +17,7 @@ _BUNDLE = 1 << 20
 
 
 class Network(Protocol):
-    """What sends frames: an engine's endpoint."""
+    """The sender of frames: an engine's endpoint."""
 
     def send(self, to: int, parts: Parts) -> None:
         """Send a frame."""

@@ -17,7 +17,7 @@ from encamp.errors import CannotTravel, Stopped, name_of, text_of, words_of
 from encamp.wire.frames import Buffer, Parts
 
 _SMALL = 4096
-"""Smaller buffers stay in the pickle, as a part of their own would take longer."""
+"""Smaller buffers stay in the pickle, because a separate part would take longer."""
 PLAIN = frozenset({int, float, bool, str, type(None)})
 """Types whose values have no buffers, and whose pickling runs no other code."""
 _UNDERSCORE = ord("_")

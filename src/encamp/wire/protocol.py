@@ -62,7 +62,7 @@ class Orders(Envelope, tag=0):
     niceness: dict[str, int] = {}
     interpreters: dict[str, str] = {}
     cluster: str = ""
-    """A unique name of the cluster, by which slots recognize objects of other clusters."""
+    """A unique name of the cluster; slots use it to recognize objects of other clusters."""
 
 
 def of_host(each: Mapping[str, T], host: str, otherwise: T) -> T:
@@ -350,7 +350,7 @@ def decode_calls(part: Buffer) -> list[Call]:
 
 
 RESULTS = encode(Results(0, []))[:2]
-"""The first bytes of an envelope of results, by which agents recognize it without decoding."""
+"""The first bytes of an envelope of results; agents use them to recognize it without decoding."""
 count_results = msgspec.msgpack.Decoder(ResultCount).decode
 decode_results = msgspec.msgpack.Decoder(Results).decode
 """Both raise `msgspec.DecodeError`."""

@@ -23,9 +23,9 @@ from encamp.wire.pickling import dump
 _MARKS = b"numpy.random._pickle", b"\x06random\x94\x8c\x06Random\x94"
 """Bytes in the pickle of a generator of NumPy, or of one of the standard library."""
 _MOST = 1000
-"""The number of states that are remembered, at most."""
+"""Maximum number of states that are remembered."""
 _CHECKED = 300
-"""The number of values that are checked, at most."""
+"""Maximum number of values that are checked."""
 _DEPTH = 3
 """How deep collections and attributes are checked."""
 _MODULES = "numpy", "random"
@@ -130,7 +130,7 @@ def _generators(values: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
         if not waiting:
             return
         name, value, depth = waiting.popleft()
-        # By the type, as an object may answer to any name.
+        # By the type, because an object may answer to any name.
         owner = value.__self__ if hasattr(type(value), "__self__") else value
         if _is_generator(owner):
             yield name, owner
@@ -140,7 +140,7 @@ def _generators(values: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
 
 
 def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """What a value consists of, with names."""
+    """The parts of a value, with names."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield (key if isinstance(key, str) else name), inner

@@ -17,7 +17,7 @@ class Grid(Protocol):
     """The `AbstractGrid` with the servers."""
 
     def statistics(self, service_id: str) -> ServiceStatistics:
-        """What a service has done."""
+        """The statistics of a service."""
 
     def find_server(self, service_id: str, timeout: float | None = None) -> Server:
         """Acquire a server; waits. Raises TimeoutError."""

@@ -1,4 +1,4 @@
-"""What all virtual machines of the dialect share: ids, messages, paths, storage.
+"""The part that all virtual machines of the dialect share: ids, messages, paths, storage.
 
 The names are those of PyOPUS.
 """
@@ -53,7 +53,7 @@ class PyOpusError(EncampError):
 
 
 class TaskID:
-    """The id of a task: comparable, hashable, printable. This base class is no task's."""
+    """The id of a task: comparable, hashable, printable. No task has the base class as its id."""
 
     @staticmethod
     def bad() -> TaskID:
@@ -75,7 +75,7 @@ class TaskID:
 
 
 class HostID:
-    """The id of a host: comparable, hashable, printable. This base class is no host's."""
+    """The id of a host: comparable, hashable, printable. No host has the base class as its id."""
 
     @staticmethod
     def bad() -> HostID:
@@ -180,7 +180,7 @@ class DebugLabel:
 
     @classmethod
     def turn_of(cls, number: int) -> None:
-        """Note which task of this process runs, also for PyOPUS's own modules.
+        """Record which task of this process runs, for PyOPUS's own modules, too.
 
         Its simulators and evaluators use `pyopus.misc.identify` in names of temporary files.
         """
@@ -260,7 +260,7 @@ class VirtualMachine:
 
     @staticmethod
     def freeSlots() -> int:
-        """The number of free slots: so many tasks can be spawned now."""
+        """The number of free slots, which is how many tasks can be spawned now."""
         return 0
 
     @staticmethod
@@ -369,7 +369,7 @@ class VirtualMachine:
     def clearLocalStorage(self, timeout: float = -1.0) -> None:
         """Remove what dead processes left in the local storage of every host.
 
-        Waits so many seconds for the hosts. Folders of living processes stay.
+        Waits this many seconds for the hosts. Folders of living processes stay.
         """
         raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""What all virtual machines of the dialect do alike on a cluster: spawn, send, receive, end.
+"""The part that all virtual machines of the dialect share on a cluster: spawn, send, receive, end.
 
 Subclasses define the ids and the facts about hosts.
 """
@@ -60,7 +60,7 @@ running: dict[int, Here] = {}
 
 
 def task_here() -> Here | None:
-    """The calling task, also in threads that it has started; None in the spawner.
+    """The calling task, even in threads that it has started; None in the spawner.
 
     If tasks run in the spawner's process, threads that they start count as the spawner's.
     """

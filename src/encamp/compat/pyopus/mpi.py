@@ -4,7 +4,7 @@ The other ranks become slots when this module is imported. Without mpirun there 
 PyOPUS, unless the program has called `encamp.compat.pyopus.use_cluster`.
 
 Different from PyOPUS on purpose: a task's exception is printed at the spawner and arrives as
-``MsgTaskResult`` with ``success`` False, and the program continues, also when a task's process
+``MsgTaskResult`` with ``success`` False, and the program continues, even when a task's process
 dies. Tasks run in their own processes on their rank's host and do not take part in MPI. Waiting
 uses no processor time. ``finalize()`` may be called while messages are in transit.
 """

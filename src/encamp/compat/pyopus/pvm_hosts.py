@@ -1,7 +1,7 @@
 """The hosts of a cluster in PVM's terms, and the integer ids of hosts and tasks.
 
 A task's id contains its host's id in the bits that PVM reserves for it. The rest is a number that
-PVM itself never uses, as PVM does not know tasks in slots.
+PVM itself never uses, because PVM does not know tasks in slots.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class HostTable:
         return self._cluster._pump.call(what) if self._cluster is not None else None
 
     def dtid(self, alias: str) -> int:
-        """The id of a host by the cluster's name for it, also if it has left."""
+        """The id of a host by the cluster's name for it, even if it has left."""
         if alias not in self._ids:
             least = 0 if self._engine is None else _ODD_HOSTS
             number = max([least, *(dtid // _FIRST_HOST for dtid in self._ids.values())]) + 1
@@ -129,11 +129,11 @@ class HostTable:
         return self._ids[alias]
 
     def name(self, dtid: int) -> str | None:
-        """PVM's name for a host, also if it has left."""
+        """PVM's name for a host, even if it has left."""
         return self._names.get(dtid)
 
     def alias(self, dtid: int) -> str | None:
-        """The cluster's name for a host, also if it has left."""
+        """The cluster's name for a host, even if it has left."""
         return next((name for name, known in self._ids.items() if known == dtid), None)
 
     def answering(self, timeout: float | None) -> set[str]:

@@ -108,7 +108,7 @@ class Join(SysCall):
         for tid in self.tidList:
             child = me.finishedChildren.get(tid) or tasks.get(tid)
             if child is None or child.ptid != me.tid:
-                raise PyOpusError(f"task {tid} is no child that task {me.tid} could join")
+                raise PyOpusError(f"task {tid} is not a child that task {me.tid} could join")
 
     def take(self, ended: dict[int, Task]) -> list[Task]:
         """Remove the children of the answer from those that have ended."""
@@ -132,7 +132,7 @@ class Collect(Join):
     tidList: Mapping[int, Any]
 
     def check(self, tasks: Mapping[int, Task], me: Task) -> None:
-        """See `Join.check`; does nothing, as the caller has started the tasks."""
+        """See `Join.check`; does nothing, because the caller has started the tasks."""
 
     def wants(self, tid: int) -> bool:
         """See `Join.wants`."""

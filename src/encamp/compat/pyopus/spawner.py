@@ -259,7 +259,7 @@ class Spawner:
         host.free.difference_update(slots)
 
     def remove(self, name: str) -> None:
-        """Forget a host's slots, also those with tasks in them."""
+        """Forget a host's slots, including those with tasks."""
         host = self.hosts.get(name)
         if host is not None:
             self._forget(host, self._of(host))

@@ -37,7 +37,7 @@ from encamp.timeouts import ENDS
 _LOOK = 1.0
 """Seconds between checks of agents that have not joined."""
 _CALM = 2.0
-"""Seconds for which a lease is kept after its need, so that short pauses cost Dask nothing."""
+"""Seconds that a lease is kept when it is no longer needed, so that Dask ignores short pauses."""
 
 
 def open_end(
@@ -107,7 +107,7 @@ def takes(
 
 
 def _security(given: Any) -> Any:
-    """What `distributed.Client` takes as its ``security``; a table of options becomes one."""
+    """The argument ``security`` for `distributed.Client`; a table of options becomes one."""
     if given is None or isinstance(given, distributed.Security):
         return given
     kind: Any = distributed.Security
@@ -402,7 +402,7 @@ class DaskEngine(MeshEngine):
         self._run(leave_here, self.run, 1.0, workers=list(self._slots_of))
 
     def _briefly(self, call: Callable[[], Any]) -> None:
-        """Make a call that may wait for a lost scheduler, for some seconds at most."""
+        """Make a call that may wait for a lost scheduler, at most for some seconds."""
         self._beside(call).join(ENDS)
 
     @staticmethod

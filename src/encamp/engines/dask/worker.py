@@ -1,4 +1,4 @@
-"""What the engine ``dask`` runs in Dask's workers."""
+"""Functions that the engine ``dask`` runs in Dask's workers."""
 
 from __future__ import annotations
 

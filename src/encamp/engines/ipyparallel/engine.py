@@ -44,8 +44,8 @@ _ABOUT = (
     "__import__('platform').python_version(), "
     f"__import__({host_id.__module__!r}, fromlist=['']).host_id()"
 )
-"""What is asked first, as text: ipyparallel sends functions as bytecode, which crashes a Python of
-another version."""
+"""The first question to an engine, as source code: ipyparallel sends functions as bytecode, which
+crashes a Python of another version."""
 _OTHER_PYTHON = "it runs Python {}, but this program runs Python {}: use one version everywhere"
 _START_ONE = "start one: ipcluster start -n 4"
 _START_IT = "start it, and wait for its engines: start_and_connect_sync()"
@@ -230,7 +230,7 @@ class IPythonEngine(MeshEngine):
         self._helper.start()
 
     def _queues(self) -> dict[int, Any]:
-        """What each engine has to do. ipyparallel itself waits for a dead controller for ever."""
+        """The engines' queues. ipyparallel itself would wait forever for a dead controller."""
         answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
         def ask() -> None:
@@ -295,7 +295,7 @@ class IPythonEngine(MeshEngine):
             self._ask(engine, then, begin_here, order, {agent.number: agent.slots})
 
     def _hosts(self, here: bool) -> list[str]:
-        """Addresses of this host by which an engine may reach it."""
+        """Addresses of this host that an engine may reach it at."""
         endpoint = self._client._query_socket.LAST_ENDPOINT.decode()
         host = urlsplit(endpoint).hostname or "127.0.0.1"
         towards = address_towards(host)

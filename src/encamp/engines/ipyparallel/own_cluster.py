@@ -55,7 +55,7 @@ class OwnCluster:
 
     @property
     def connection_file(self) -> str:
-        """The file by which a client connects."""
+        """The file that a client needs to connect."""
         return str(self._folder / _FILES / "ipcontroller-client.json")
 
     def close(self) -> None:

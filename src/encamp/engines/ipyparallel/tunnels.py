@@ -24,8 +24,8 @@ from encamp.timeouts import ENDS
 
 _TYPE = "encamp_tunnel"
 _AGAIN, _SILENCE = 5.0, 30.0
-"""Seconds after which a program repeats its greeting to engines with tunnels in use, and seconds
-without any message of a program after which an engine takes it as ended."""
+"""Seconds between a program's greetings to engines with tunnels in use, and seconds without any
+message of a program until an engine assumes that it has ended."""
 _here: _EngineSide | None = None
 """In an engine's process, its side, as long as programs have agents there."""
 _changing = threading.Lock()

@@ -1,4 +1,4 @@
-"""What engines share; no engine knows another.
+"""Code that engines share; no engine knows another.
 
 hostfile, cores         hosts as users write them; cores of hosts
 interpreter, foreign    starting an interpreter like this one, and its environment

@@ -132,7 +132,7 @@ def hosts_of(
 
 
 _MOST = 1 << 24
-"""Bytes of a hostfile, at most."""
+"""Maximum size of a hostfile in bytes."""
 
 
 def hosts_of_file(hostfile: str | os.PathLike[str]) -> tuple[HostLine, ...]:

@@ -1,4 +1,4 @@
-"""Environment variables by which MPI and PVM recognize the processes that they have started."""
+"""Environment variables that MPI and PVM use to recognize the processes that they have started."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import psutil
 
 _LOOK = 0.02
-"""Seconds between checks of a process that is no child, if the kernel does not report its end."""
+"""Seconds between checks of a process that is not a child, if the kernel cannot report its end."""
 
 
 class Sentinel:

@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm, Request
 
 SPIN = 0.001
-"""Seconds after the last message for which a rank polls without a pause."""
+"""Seconds that a rank polls without a pause after the last message."""
 _LONG_WAY = 0.02
 """The same, while a long message is in transit: MPIs transfer it only while they are polled."""
 _ALONE = 0.00003
-"""The same, before it also yields the core, as the process that it waits for may need it."""
+"""The same, before it also yields the core, which the process that it waits for may need."""
 IDLE = 0.004
 """Seconds between two polls of a rank that has just become idle."""
 LONG = 0.25
@@ -52,7 +52,7 @@ UNDER_WAY = 0.0002
 _SMALL = 1 << 16
 """Parts up to this size are sent together."""
 _TOGETHER = 1 << 17
-"""Bytes of all parts that are sent together, at most."""
+"""Maximum number of bytes of parts that are sent together."""
 _PIECE = 1 << 30
 """Bytes in one MPI message; old libraries count them in 31 bits."""
 _LOOKS = 40
@@ -60,9 +60,9 @@ _LOOKS = 40
 _SHORT = 1 << 12
 """Messages up to this size are sent at once, whatever the receiver does, and tested later."""
 _UNSEEN = 16
-"""Sent messages that are not tested yet, at most."""
+"""Maximum number of sent messages that are not tested yet."""
 _AT_ONCE = 256
-"""Frames that one call of `MPIEndpoint.receive` returns, at most."""
+"""Maximum number of frames that one call of `MPIEndpoint.receive` returns."""
 _PART = 2
 """Tag of the messages after the first one of a frame."""
 _FAREWELL, _HASTE = -1, -2
@@ -240,7 +240,7 @@ class MPIEndpoint(Endpoint):
             arrivals.append(Frame(rank and rank + self._base, parts))
 
     def _extend(self, rank: int, parts: list[Any]) -> None:
-        """Handle a message that is no whole frame, or that follows an incomplete one."""
+        """Handle a message that is not a whole frame, or that follows an incomplete one."""
         self.short.usable = False
         requests: deque[Request] = deque()
         if type(parts[0]) is int:
@@ -416,9 +416,9 @@ class MPIEndpoint(Endpoint):
     def _settle(self) -> bool:
         """Receive and drop messages in transit to this rank; returns whether all ranks have left.
 
-        All ranks tell each other to which ranks they may have sent something. Each waits for the
-        farewells of its senders, after which nothing follows. A rank that has them all continues to
-        poll, as MPICH completes no message to a rank that only waits for the end of MPI.
+        All ranks tell each other which ranks they may have sent something to. Each waits for the
+        farewells of its senders; nothing follows a farewell. A rank that has them all continues to
+        poll, because MPICH completes no message to a rank that only waits for the end of MPI.
         """
         if self._hasty or self._dead:
             return self._wait_while(self._waits_in_haste) and not self._hasty

@@ -65,7 +65,7 @@ _opened = False
 _THREADS = "MPI4PY_RC_THREAD_LEVEL"
 """Environment variable in which users choose MPI's level of thread support."""
 _EXIT = 3
-"""Tag of the message by which rank 0 lets the others exit."""
+"""Tag of rank 0's message that lets the others exit."""
 
 
 def launched() -> bool:

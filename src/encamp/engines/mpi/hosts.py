@@ -29,9 +29,9 @@ AGENTS = {
     "openmpi": ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent"),
     "mpich": ("HYDRA_LAUNCHER_EXEC",),
 }
-"""By MPI, environment variables in which a launcher finds the name of a remote shell."""
+"""By MPI, environment variables with the name of the launcher's remote shell."""
 _OTHER_WAYS = ("SLURM_JOB_ID", "PBS_NODEFILE", "LSB_JOBID", "PE_HOSTFILE", "COBALT_JOBID")
-"""Variables of batch systems, through which launchers may reach hosts without a remote shell."""
+"""Variables of batch systems; with these, launchers may reach hosts without a remote shell."""
 _SHELLS = ("ssh", "rsh")
 _NO_SHELL = 255
 """Exit status of a remote shell that did not reach its host."""
@@ -46,7 +46,7 @@ _CHECK = (
 
 
 def remote_shell(given: str | None, mpi: str) -> list[str] | None:
-    """The command with which a launcher reaches hosts; None if it does not use one."""
+    """The command that a launcher uses to reach hosts; None if it uses none."""
     variables: Mapping[str, str] = os.environ
     named = given or next((variables[n] for n in AGENTS[mpi] if variables.get(n)), None)
     if named:
@@ -68,7 +68,7 @@ def command_by(shell: Sequence[str] | None) -> Callable[[HostLine, Sequence[str]
 
 
 def interface_towards(address: str) -> str | None:
-    """The network interface by which this host reaches an address, or that has the address."""
+    """The network interface that this host uses to reach an address, or that has the address."""
     source = address_towards(address)
     for name, addresses in psutil.net_if_addrs().items():
         if source in [one.address for one in addresses]:

@@ -1,4 +1,4 @@
-"""What arrives at a rank, one message after the other, and the shortcut for small messages.
+"""The inbox of a rank, one message at a time, and the shortcut for small messages.
 
 Each message contains its receiver, sender and length, so MPI may be asked twice for the same
 message: a completed receive stays complete until it is started again (MPI 4.1, 3.9). After an
@@ -36,7 +36,7 @@ _SHORT = 1 << 12
 
 
 class Rank(Protocol):
-    """What short messages need from a rank's endpoint."""
+    """The part of a rank's endpoint that short messages need."""
 
     busy: bool
 

@@ -55,7 +55,7 @@ _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - its usual path
 _EACH = 32 << 20
 """Bytes of shared memory that a rank may need."""
 _LEAST = 1 << 20
-"""Bytes of shared memory without which a rank cannot start, whatever it has printed."""
+"""A rank cannot start with fewer bytes of shared memory, whatever it has printed."""
 _SHORT_OF_MEMORY = re.compile(
     r"Bus error|signal 7\b|EXIT CODE: 7\b|No space left|shared memory|BTLs attempted: self",
     re.IGNORECASE,
@@ -85,7 +85,7 @@ _START = (
 
 @dataclass(frozen=True)
 class Launcher:
-    """An ``mpiexec``; ``mpi`` is ``"openmpi"`` or ``"mpich"``, also for MPIs based on MPICH."""
+    """An ``mpiexec``; ``mpi`` is ``"openmpi"``, or ``"mpich"`` (and for MPIs based on it)."""
 
     path: str
     mpi: str
@@ -187,9 +187,9 @@ def _asked(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a job runs: ``module`` with ``arguments``, in rank 0 on this host and in all others.
+    """The plan of an MPI job: it runs ``module`` with ``arguments`` in all ranks.
 
-    The others are on this host, too, or on ``hosts``, which are reached by ``rsh_agent``.
+    Rank 0 is on this host. The others are here, too, or on ``hosts``, reached by ``rsh_agent``.
     """
 
     launcher: Launcher

@@ -50,7 +50,7 @@ _DEFERRED = tuple(
     getattr(signal, f"SIG{name}")
     for name in ["INT", "HUP", "QUIT", "TERM", "ALRM", "VTALRM", "PROF", "USR1", "USR2", "XCPU"]
 )
-"""Signals with which programs are interrupted."""
+"""Signals that interrupt programs."""
 _REFUSALS = 5
 """How often a job is started again if sshd has refused logins because there were too many."""
 
@@ -134,7 +134,7 @@ class LaunchedMPI(Engine):
 
     ``slots`` is the number of agents, by default that of this host's cores or the hosts' slots.
     ``hosts`` are names like ``"node1"`` or ``"node1:4"``, or come from a ``hostfile`` of either
-    MPI; ``rsh_agent`` is the command with which the launcher reaches them, instead of ``ssh``.
+    MPI; ``rsh_agent`` is the command that the launcher uses to reach them, instead of ``ssh``.
     ``launcher`` is the path of an ``mpiexec``, ``mpi`` the MPI that it must belong to. If the job,
     or all of its agents, has died, it is started again on the hosts that answer, at most
     ``restarts`` times, not counting jobs that another user has ended through MPICH's open port.
@@ -356,7 +356,7 @@ def _check_words(**options: object) -> None:
 
 @contextmanager
 def _signals_deferred() -> Iterator[None]:
-    """Defer Ctrl-C, time limits and the like to the end of a block, as their handlers may raise.
+    """Defer Ctrl-C, time limits and the like to the end of a block: their handlers may raise.
 
     So no process that was started is forgotten.
     """

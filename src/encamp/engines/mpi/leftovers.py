@@ -1,4 +1,4 @@
-"""What MPI jobs leave behind on a host when they are killed, and how to recognize our own."""
+"""Files that killed MPI jobs leave behind on a host, and how to recognize our own."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def remove(paths: Iterable[str]) -> None:
 
 
 def remains_here(launcher: int = 0) -> list[str]:
-    """What this rank's job would leave behind on its host if it were killed.
+    """The files that this rank's job would leave behind on its host if it were killed.
 
     These are segments of shared memory, which the kernel keeps without their processes, and the
     folder of Open MPI's ``launcher``.

@@ -122,7 +122,7 @@ class Run:
             self._poll.modify(self._link, events)
 
     def advance(self) -> list[Arrival]:
-        """What has arrived. Raises `EOFError` if the job has ended."""
+        """Return what has arrived. Raises `EOFError` if the job has ended."""
         over = self.job.ended  # checked before the rest in the socket is read
         arrivals: list[Arrival] = []
         try:

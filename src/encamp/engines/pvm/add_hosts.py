@@ -1,4 +1,4 @@
-"""The program that adds hosts to a virtual machine, as a PVM task of its own.
+"""The program that adds hosts to a virtual machine, in its own PVM task.
 
 It is a separate process because libpvm blocks until a daemon has started or failed, for minutes if
 a host does not answer. It needs only the standard library.
@@ -17,7 +17,7 @@ from encamp.engines.pvm import libpvm
 _GONE_WITHIN = 1.0
 """Seconds to remove a host whose daemon is alive; others take minutes."""
 _ENDS_WITHIN = 10.0
-"""Seconds for which a daemon that ends may block a new one."""
+"""Seconds that a daemon that is ending may block a new one."""
 _LOOK = 0.05
 _STRUCK_WITHIN = 2.0
 _ENDED = 1
@@ -34,8 +34,8 @@ def main(given: str) -> None:
     """Add hosts, and print as JSON the tid or the error code of each that was not in the machine.
 
     A host that is in the machine by another name has its tid, too. ``given`` is JSON: ``hosts`` to
-    add, and the names of ``dead`` ones, which are removed first, as the machine waits for them. If
-    the machine is the user's ``own``, logs are removed.
+    add, and the names of ``dead`` ones, which are removed first, because the machine waits for
+    them. If the machine is the user's ``own``, logs are removed.
     """
     wanted = json.loads(given)
     libpvm.mytid()

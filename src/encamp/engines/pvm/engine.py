@@ -89,7 +89,7 @@ class PVMEngine(MeshEngine):
         self._tasks: dict[int, _Task] = {}
         self._only = first_words(hosts)
         self._addresses = addresses_in(hosts)
-        """Addresses of hosts for which the user has given them."""
+        """Addresses of hosts that the user has given."""
         self._before: set[int] = set()
         """The hosts of this process's machine at the start; those that others add are used, too."""
         self._known_hosts: set[int] = set()
@@ -353,14 +353,14 @@ class PVMEngine(MeshEngine):
                 libpvm.kill(task.tid)
 
     def _wait(self) -> None:
-        """Wait until PVM has reported the ends of all tasks, for some seconds at most."""
+        """Wait until PVM has reported the ends of all tasks, at most for some seconds."""
         deadline = time.monotonic() + GRACE
         while not self._member.failure and self._running() and time.monotonic() < deadline:
             readable(self._member.fd, _LOOK)
             self._member.drain()
 
     def _drop_lost(self) -> None:
-        """Remove lost hosts, for which the machine would wait at its end."""
+        """Remove lost hosts; otherwise the machine would wait for them at its end."""
         if not self._member.machine.own or self._member.engines != [self]:
             return
         with suppress(EngineFailed), self._member.asking():

@@ -85,7 +85,7 @@ def parsed(host: str) -> HostLine | None:
 def why_not(codes: Mapping[str, int], log: str, shell: str) -> str:
     """A sentence about the hosts that could not be added, from PVM's ``codes``.
 
-    ``log`` is the daemon's new output, ``shell`` the command by which it reaches hosts.
+    ``log`` is the daemon's new output, ``shell`` the command that it uses to reach hosts.
     """
     if libpvm.LOOPBACK in codes.values():
         return f"hosts could not be added: {libpvm.code_text(libpvm.LOOPBACK)}; {_ADDRESS}"

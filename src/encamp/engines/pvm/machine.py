@@ -51,7 +51,7 @@ _used_tmp: str | None = None
 
 
 class Machine:
-    """A running virtual machine; ``variables`` are the environment by which libpvm finds it."""
+    """A running virtual machine; libpvm finds it by the environment ``variables``."""
 
     own = False
 

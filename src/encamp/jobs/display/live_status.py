@@ -47,7 +47,7 @@ class Throttle:
         return time.monotonic() >= self._next
 
     def done(self, took: float) -> None:
-        """Note that the action took so many seconds."""
+        """Record how many seconds the action took."""
         self.pause = max(self._every, took * _SHARE)
         self._next = time.monotonic() + self.pause
 

@@ -129,5 +129,5 @@ def _stops(fd: int) -> bool:
     try:
         behind = os.tcgetpgrp(fd) != os.getpgrp()
         return behind and bool(termios.tcgetattr(fd)[3] & termios.TOSTOP)
-    except (OSError, termios.error):  # it is no terminal, or not this session's
+    except (OSError, termios.error):  # it is not a terminal, or not this session's
         return False

@@ -1,4 +1,4 @@
-"""The methods by which a run reports its progress."""
+"""The methods that a run calls to report its progress."""
 
 from __future__ import annotations
 

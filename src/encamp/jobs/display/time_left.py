@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from encamp.reports import AttemptReport
 
 _WAVES = 2
-"""After so many ended tasks per slot, the time left is estimated from their number."""
+"""After this many ended tasks per slot, the remaining time is estimated from their number."""
 
 
 class RunTimes:

@@ -1,4 +1,4 @@
-"""``foreach``: the files or values for which a table of a job file makes tasks."""
+"""``foreach``: the files or values that a job file makes tasks for."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def _range(numbers: Numbers) -> range:
 
 
 def _count(values: Values) -> int:
-    """`len`, also for a range that is too long for `len`."""
+    """`len`, even for a range that is too long for `len`."""
     if isinstance(values, range):
         return (values[-1] - values[0]) // values.step + 1
     return len(values)

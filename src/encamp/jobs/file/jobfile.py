@@ -107,7 +107,7 @@ def _end_of(text: str) -> tuple[int, int]:
 
 
 _MOST = 1 << 26
-"""Bytes of a job file at most."""
+"""Maximum size of a job file in bytes."""
 
 
 class _Loader:

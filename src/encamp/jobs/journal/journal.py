@@ -42,7 +42,7 @@ class Journal:
         self._file = JournalFile(self.own_folder)
         self.done = Records(self._file)
         self.attempts: dict[str, int] = {}
-        """Tries that tasks have had since they were last done, also in runs that were killed."""
+        """Tries of tasks since they were last done, including those in runs that were killed."""
         self.earlier: dict[str, dict[str, Published | None]] = {}
         """Final names that were once a task's, but are not in its last result; None if the run was
         killed before the rest was recorded."""

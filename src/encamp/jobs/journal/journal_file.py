@@ -12,7 +12,7 @@ from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 
 NAME = "journal.jsonl"
 _LONGEST_LINE = 1 << 28
-"""Bytes of a line, at most; longer ones are not encamp's."""
+"""Maximum number of bytes in a line; longer ones are not encamp's."""
 _READ_AT_ONCE = 1 << 20
 """Bytes of the file, which may have a million lines."""
 _LENGTH = 32
@@ -86,7 +86,7 @@ class JournalFile:
 
 
 def opened(files: OwnFiles) -> int:
-    """A descriptor of the journal; raises `NotOurs`, also if others could have put it there."""
+    """A descriptor of the journal; raises `NotOurs` if another user may have put it there."""
     fd = files.open(NAME)
     try:
         files.check_writers()

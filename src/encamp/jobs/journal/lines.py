@@ -18,7 +18,7 @@ from encamp.reports import TaskReport
 from encamp.storage.urls import without_scheme
 
 Key = dict[str, str]
-"""What a task's result depends on: part (code, inputs, …) → digest."""
+"""The parts that a task's result depends on (code, inputs, …) → their digests."""
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):

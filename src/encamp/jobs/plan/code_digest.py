@@ -217,7 +217,7 @@ _SHORT = 100
 
 
 def _reduced(value: Any) -> Any:
-    """What a pickle would hold of an object; some types have no method that tells it."""
+    """The reduced form of an object, as pickled; some types have no method for it."""
     from cloudpickle import CloudPickler
 
     reduce = CloudPickler.dispatch_table.get(type(value))
@@ -324,7 +324,7 @@ def _used(
 
 
 def _imported_files(code: types.CodeType, package: str) -> list[tuple[str, str]]:
-    """File and package of own modules that code imports when it runs, also in inner functions."""
+    """File and package of own modules that code, or an inner function, imports when it runs."""
     found = {
         (file, _package(name, file)) for name in _imports(code, package) if (file := _file_of(name))
     }

@@ -94,7 +94,7 @@ class Prepared:
             if not (plain and functions <= travel):
                 pack(name, task.steps, self._by_value)
                 travel |= functions
-            for step in calls:  # plain arguments are no random number generators
+            for step in calls:  # plain arguments are not random number generators
                 given = () if plain else (*step.args, *step.kwargs.values())
                 rng_warnings.of_step(step.function, given)
 

@@ -121,7 +121,7 @@ def _start(name: str) -> str:
 
 
 class _Published:
-    """Everything that the tasks of a job may publish, also on failure, by folder."""
+    """Everything that the tasks of a job may publish, on success or failure, by folder."""
 
     def __init__(
         self, job: JobDefinition, reach_of: Callable[[Output], Reach], *, failed: bool
@@ -163,7 +163,7 @@ class _Published:
         return folder
 
     def read(self, by: Reach) -> Iterator[_Writes]:
-        """What a pattern may read; in the destination only if the pattern begins with it."""
+        """The outputs that a pattern may read; in the destination only if it begins with that."""
         depth = len(self._destination)
         named = by.start[:depth] == self._destination
         yield from self._read(self._top, (), by.whole, None if named else self._destination)

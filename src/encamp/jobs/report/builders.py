@@ -24,7 +24,7 @@ from encamp.values import MOST_KEPT, as_json
 from encamp.version import __version__
 
 _MOST_ORDER = 20_000
-"""Pairs of tasks, of which one waits for the other, in a report at most."""
+"""Maximum number of dependencies between tasks in a report."""
 
 
 def controller_here() -> str:
@@ -109,7 +109,7 @@ def task_report(task: Task, state: State, current: SubmittedTask, outcome: Outco
 
 
 def _kind(value: object, size: int) -> str:
-    """What kind of value was not kept."""
+    """A description of a value that was not kept."""
     large = f", and has more than {size_text(MOST_KEPT)}" if size > MOST_KEPT else ""
     return f"{type(value).__name__}{large}"
 

@@ -15,7 +15,7 @@ _LONG = 4096
 
 
 def with_json_value(task: TaskReport) -> TaskReport:
-    """A task with its value in JSON's own types, also what msgspec rejects or encodes differently.
+    """A task with its value in JSON's own types, even if msgspec rejects or changes the value.
 
     Reports of a run have such values already.
     """

@@ -29,13 +29,13 @@ from encamp.reports import JobReport, TaskReport
 from encamp.values import rounded
 
 _LARGEST = 5_000_000
-"""Bytes of the facts of all tasks on the page, at most."""
+"""Maximum number of bytes for the facts of all tasks on the page."""
 _LONGEST_VALUE = 2000
 _LONGEST_LOG = 16_000
 _MOST_OUTPUTS = 100
-"""Outputs of a task that are shown, at most."""
+"""Maximum number of outputs that are shown for a task."""
 _MOST_ATTEMPTS = 20
-"""Attempts of a task that are shown, at most; the last ones."""
+"""Maximum number of attempts that are shown for a task; the last ones."""
 
 Facts = dict[str, Any]
 """A report, or a part of it, in JSON's own types."""
@@ -64,7 +64,7 @@ def page_of(report: JobReport, lanes: Lanes, folder: Path, **more: object) -> by
 def _template() -> tuple[bytes, bytes, bytes]:
     """The page before its title, from there to its facts, and after these.
 
-    It has the hash by which browsers accept only the page's own script; see CSP Level 3.
+    With its hash, browsers accept only the page's own script; see CSP Level 3.
     """
     text = files("encamp.jobs.report").joinpath("report.html").read_bytes()
     script = text.partition(b"<script>")[2].partition(b"</script>")[0]
@@ -130,7 +130,7 @@ def _step_name(label: str) -> str:
 
 _PHASES = ("job prephase", "task prephase", "task postphase")
 _MOST_STEPS = 40
-"""Kinds of steps that are shown, at most; those that took longest."""
+"""Maximum number of kinds of steps that are shown; those that took longest."""
 _SUMMED = ("cpu_seconds", "bytes_mirrored", "files_mirrored", "bytes_shared")
 
 

@@ -14,7 +14,7 @@ from encamp.values import Scalar, check_scalar, plain
 
 _PLAIN = (str, int, float, bool, type(None))
 _LONGEST = 200
-"""Characters of an argument that becomes a parameter, at most."""
+"""Maximum number of characters of an argument that becomes a parameter."""
 
 
 def checked_parameters(task: str, given: Mapping[str, Any] | None) -> Parameters | None:
@@ -47,7 +47,7 @@ def parameters_of(task: Task) -> dict[str, Scalar]:
 
 
 def parameters_but_values(task: Task) -> object:
-    """What the parameters depend on, except the arguments of steps, which are in the task's key."""
+    """The sources of the parameters, except arguments of steps, which are in the task's key."""
     if task.parameters is not None:
         return task.parameters
     last = _last_call(task)

@@ -60,7 +60,7 @@ def write_page(report: JobReport, folder: OwnFolder, status: JobStatus, pause: f
 
 
 def _in_pieces(report: JobReport) -> Iterator[bytes]:
-    """The report as readable JSON; one task at a time, as there may be a million."""
+    """The report as readable JSON; one task at a time, because there may be a million."""
     whole = facts_json(replace(report, tasks=[]))
     head, tasks, tail = msgspec.json.format(whole, indent=2).partition(b'"tasks": []')
     yield head + (tasks if not report.tasks else b'"tasks": [')
@@ -162,7 +162,7 @@ def _told_as_bad_job(path: Path) -> Iterator[None]:
     except BadJob:
         raise
     except (ValueError, RecursionError) as exc:
-        why = f"is no report of a run: {exc}; run the job again, which writes it anew"
+        why = f"is not a report of a run: {exc}; run the job again to write a new one"
         raise BadJob(str(path), why) from exc
 
 

@@ -27,7 +27,7 @@ Row = dict[str, Scalar]
 
 
 class Written(msgspec.Struct, frozen=True):
-    """The digest from which the table was made, and the complete file's state."""
+    """The digest of the table's sources, and the state of the complete file."""
 
     made_of: str
     size: int

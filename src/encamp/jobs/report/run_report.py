@@ -28,7 +28,7 @@ from encamp.values import Scalar
 
 
 class RunReport:
-    """What a run of ``tasks`` reports; ``ended`` are the reports of its tasks."""
+    """The report of a run of ``tasks``; ``ended`` are the reports of its tasks."""
 
     def __init__(
         self,

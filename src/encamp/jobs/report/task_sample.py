@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 _FOR_FAILURES = 0.6
 """The part of the room for tasks that failed or were tried again."""
 _LOOKED_AT = 10_000
-"""The number of tasks of each kind, failed and others, from which those that fit are chosen."""
+"""The number of candidates of each kind, failed and others; those that fit are chosen."""
 
 
 def sample_of(

@@ -20,9 +20,9 @@ from encamp.reports import AttemptReport, JobReport
 MOST_LANES = 96
 """With more workers than this, workers that ran one after the other share a lane."""
 RAN: tuple[State, ...] = ("waiting", "running", "done", "failed", "blocked", "to do")
-"""All states except "up to date", as the attempts of such a task are of an earlier run."""
+"""All states except "up to date": the attempts of such a task are of an earlier run."""
 _CLOCK_NOISE = 1e-6
-"""Seconds by which an attempt may seem to start before the one before it has ended."""
+"""Tolerance in seconds: an attempt may seem to start before the previous one has ended."""
 
 
 @dataclass(frozen=True)

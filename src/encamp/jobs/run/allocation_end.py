@@ -12,7 +12,7 @@ from encamp.errors import OutOfTime
 from encamp.jobs.steps import Task
 
 STOP_BEFORE = 30.0
-"""Seconds before the end at which running tasks are stopped: what is done is published then."""
+"""Running tasks are stopped this many seconds before the end; finished ones are then published."""
 
 _Kind = tuple[tuple[type, str], ...]
 

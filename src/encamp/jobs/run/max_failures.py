@@ -14,7 +14,7 @@ class MaxFailures:
         self._most, self._failed = most, 0
         self.counts = most is not None
         self.reached = False
-        """Whether so many tasks have failed that no more are started."""
+        """Whether enough tasks have failed that no more are started."""
 
     def note_failure(self) -> bool:
         """A task has failed; returns whether it is the last that may."""
@@ -29,7 +29,7 @@ class MaxFailures:
         return math.inf if self._most is None else workers + self._most - self._failed
 
     def warnings(self) -> list[str]:
-        """What the report says if tasks were not started."""
+        """Warnings for the report if tasks were not started."""
         if not self.reached:
             return []
         most = counted(self._failed, "task")

@@ -1,4 +1,4 @@
-"""Publishes what tasks have staged, in an order in which a kill at any moment loses nothing.
+"""Publishes staged outputs, in an order that loses nothing if the run is killed at any moment.
 
 Final names are written to the journal and copies are flushed before anything gets its final name;
 folders are flushed before a task is done. Many tasks go through each step together.

@@ -50,14 +50,14 @@ class SubmittedTask:
             self.tries -= 1
 
     def plan_anew(self, inputs: list[Item], shared: tuple[Item, ...], key: Key) -> None:
-        """Its inputs were looked up again; if they had changed, this is no failed attempt."""
+        """Replace its inputs; if they had changed, this does not count as a failed attempt."""
         if key != self.key and self.changes < MOST_CHANGES:
             self.changes += 1
             self.tries -= 1
         self.inputs, self.shared, self.key = inputs, shared, key
 
     def put_aside(self, ended: int) -> None:
-        """A full disk is no failed attempt; ``ended`` is how many tasks have ended."""
+        """Wait for space on a disk, without a failed attempt; ``ended`` tasks have ended so far."""
         self.tries -= 1
         self.number -= 1
         self.attempts.pop()

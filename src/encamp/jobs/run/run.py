@@ -79,7 +79,7 @@ flushed and recorded together."""
 _SHORTEST = 0.001
 """Seconds that a worker needs for any task, to estimate how long its submitted tasks last."""
 _PLENTY = 10
-"""Submitted tasks per worker from which on results are collected."""
+"""From this many submitted tasks per worker, results are collected."""
 
 
 Number = TypeVar("Number", int, float | None)

@@ -1,6 +1,6 @@
 """One run of a job at a time, on all hosts: by a lock, or by heartbeats on a disk without locks.
 
-A record lock (fcntl(2)) is dropped with its process, also over a network disk, and a forked worker
+A record lock (fcntl(2)) is dropped with its process, even over a network disk, and a forked worker
 does not inherit it. On a disk without locks, the process that creates the file `OWNER` first may
 run the job. Another run on the same host is alive if its process is; one on another host is alive
 if it still touches its file.
@@ -25,7 +25,7 @@ from encamp.storage.process_identity import MOST_FACTS, ProcessFacts, facts_in, 
 
 OWNER = "lock.owner"
 PATIENCE = 5 * Heartbeat.EVERY
-"""Seconds in which a run on another host must have touched its file once."""
+"""A run on another host must touch its file at least once in this many seconds."""
 _LOOK = 0.1
 
 _open_here: set[Path] = set()

@@ -1,4 +1,4 @@
-"""What a run has submitted to its executor, and what arrives from there."""
+"""Attempts that a run has submitted to its executor, and their results."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Submissions:
         return not self._arrived.empty()
 
     def beacon(self, outputs: Iterable[Output]) -> str:
-        """The description by which workers find out whether they see the outputs' folders."""
+        """The description that workers use to find out whether they see the outputs' folders."""
         if self._beacons is None:
             return ""
         self._beacons.light(folders_of(outputs))

@@ -16,7 +16,7 @@ from encamp.jobs.templates.template import Placeholder, parse
 from encamp.storage.inputs.globs import escape
 
 Values = Mapping[str, str]
-"""What each placeholder stands for, by its name."""
+"""The value of each placeholder, by its name."""
 
 FILE_NAMES = ("input", "name", "stem", "suffix", "parent", "path")
 """Placeholders of a task that is made for a file."""

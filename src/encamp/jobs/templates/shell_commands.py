@@ -107,7 +107,7 @@ _RUN_BY_OPTION = {
     "tar": r"-?[A-Za-z]*[IF].*|-.*(action|command|program|script)\b.*",
     "": r"-.*(command|program|filter|exec|eval|action|pager|editor|shell|rsh|script|hook)\b.*",
 }
-"""Options with which programs run what follows: for some programs, and for all others."""
+"""Options that make programs run the rest of the line: for some programs, and for all others."""
 _RESERVED = names(
     "! { } [[ ]] if then elif else fi for while until do done case esac in function select"
 )

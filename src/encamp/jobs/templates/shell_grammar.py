@@ -305,7 +305,7 @@ def _only_plain(leaf: Node, word: Node) -> str:
 
 
 def _of_sum(node: Node) -> str:
-    """The name of a construct in which the shell computes; empty for other nodes."""
+    """The name of a construct with shell arithmetic; empty for other nodes."""
     text = _text(node)
     if node.type == "arithmetic_expansion" and text.startswith("$["):
         return "$[...]"

@@ -61,7 +61,7 @@ resource = resource_unseen()  # as steps run in this process
 _SCARCE = 1 << 16
 """With fewer free bytes, a step's failure is explained by a full disk."""
 _BRIEF = 0.1
-"""Seconds for which a positive answer whether the run continues is valid."""
+"""Seconds for which the answer that the run continues stays valid."""
 _OUR_OWN = str(Path(__file__).parents[2]) + os.sep
 """Folders with the code that calls steps, which tracebacks leave out."""
 _LONGEST_TRACEBACK = 16_000

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _PAUSE = 1.0
-"""Seconds between measurements, at most."""
+"""Maximum number of seconds between measurements."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 

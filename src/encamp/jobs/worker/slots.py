@@ -110,7 +110,7 @@ class Slot:
 
     @property
     def is_new(self) -> bool:
-        """Whether it has run one call at most."""
+        """Whether it has run at most one call."""
         return self._calls <= 1
 
     @property

@@ -1,4 +1,4 @@
-"""In which worker of which executor this code runs, found out at run time.
+"""Finds out in which worker of which executor this code runs.
 
 It only looks at loaded modules, and imports no library of an executor.
 """

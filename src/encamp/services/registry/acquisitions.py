@@ -134,6 +134,6 @@ class Grants:
                 self._records.pump.call_soon(partial(self.grant, service))
 
     def refuse_all(self, service: Service, error: EncampError) -> None:
-        """Refuse all requests, as no server will be free any more."""
+        """Refuse all requests, because no server will be free any more."""
         for request in service.pool.requests():
             self._refuse(service, request, error)

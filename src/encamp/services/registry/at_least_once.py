@@ -12,7 +12,7 @@ from encamp.services.registry.server_pool import ServerRecord
 from encamp.wire.frames import Parts, own
 
 _TOGETHER = 1000
-"""Calls that go in one message at most."""
+"""Maximum number of calls in one message."""
 Entry = tuple[int, Call, Parts]
 """A call of a server's log, with its client and large buffers."""
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _LOOKS = 8
 """Checks of a server at least, before its limit is over."""
 _PERIOD = 0.5
-"""Seconds between two checks at most."""
+"""Maximum number of seconds between two checks."""
 
 
 class Watch:
@@ -23,7 +23,7 @@ class Watch:
     ``servers`` returns the servers to check, None when there will be none any more. ``ask`` asks a
     server, which answers between two calls or while it waits; then `answered` must be called.
     ``overdue`` is called with a server that has not answered for ``limit`` seconds. Time in which
-    this program was stopped does not count, as its servers were usually stopped, too.
+    this program was stopped does not count, because its servers were usually stopped, too.
     """
 
     def __init__(

@@ -99,7 +99,7 @@ class States:
         return self._kept.pop(server, None)
 
     def adopt(self, server: int, kept: SavedState) -> bytes | None:
-        """The state with which a new server begins; None if it cannot be read any more."""
+        """The initial state of a new server; None if it cannot be read any more."""
         try:
             state = kept.path.read_bytes()
         except OSError:

@@ -41,7 +41,7 @@ class Facts(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The name by which `find` finds it."""
+        """Its name for `find`."""
         return f"{self.service}/{self.server}"
 
 

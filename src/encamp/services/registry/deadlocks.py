@@ -49,7 +49,7 @@ class Deadlocks:
             del self._waiting[task]
 
     def _blocked(self) -> set[int]:
-        """The tasks of which each can continue only after another one of them has."""
+        """Tasks that can each continue only after another one of them has."""
         blocked = set(self._waiting)
         while free := [task for task in blocked if self._may_go_on(self._waiting[task], blocked)]:
             blocked.difference_update(free)

@@ -19,7 +19,7 @@ from encamp.wire.pickling import disclosed
 from encamp.wire.protocol import SERVICES, SPAWNER
 
 _EAGER = 64
-"""Calls after which the program's thread sends them itself, at the latest."""
+"""Maximum number of calls before the program's thread sends them itself."""
 
 
 class ProgramClient(Client):

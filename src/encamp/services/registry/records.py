@@ -22,7 +22,7 @@ from encamp.wire.frames import Parts
 from encamp.wire.protocol import SERVICES, SPAWNER
 
 _FORMER = 100
-"""Former servers that a service's statistics include, at most."""
+"""Maximum number of former servers in a service's statistics."""
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class Endings:
     def _give_up(
         self, service: Service, server: ServerRecord, lost: tuple[int, int], value: TaskLost
     ) -> None:
-        """Fail a call during which two servers have died, instead of repeating it."""
+        """Fail a call that two servers have died in, instead of repeating it."""
         for at, (client, call, _) in enumerate(server.log):
             if (client, call[0]) == lost:
                 del server.log[at]

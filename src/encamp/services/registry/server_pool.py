@@ -51,7 +51,7 @@ class ServerRecord:
     pinned: deque[Request] = field(default_factory=deque)
     statistics: CallStatistics = (0, 0, 0.0, 0.0)
     began: tuple[int, int] | None = None
-    """What `Stopping` says of its last call when it was asked to stop."""
+    """Its last call, as reported by `Stopping` when it was asked to stop."""
     host: str = ""
     fixed: str = ""
     """The only host where it may run; empty for any."""

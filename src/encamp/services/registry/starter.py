@@ -202,6 +202,6 @@ def waiting_for_slots(name: str, count: int, there: list[str], ending: list[str]
 
 
 def remedy(*, several: bool) -> str:
-    """What to do with services that occupy slots."""
+    """The remedy for services that occupy slots."""
     it = "them" if several else "it"
     return f"terminate {it}, or publish {it} with count="

@@ -1,14 +1,14 @@
 """The host cache: every input that tasks share is copied to this host's disk once.
 
 There is one per user and host, used by any number of processes at once and kept between runs. An
-entry, a file or a whole tree, is found by its source's path and state (size, time of change,
-permissions, inode, device; for a tree, these of everything in it), so a changed source has another
+entry, a file or a whole tree, is found by its source's path and state (size, modification time,
+permissions, inode, device; for a tree, those of everything in it), so a changed source has another
 entry. Entries appear by rename and are never written to. An entry that has changed (a task wrote to
 it, the host lost power) is fetched again. Locks that the kernel drops with their holder ensure that
 each entry is fetched once, and that no tree is evicted while it is used.
 
 A source may have two entries: a read-only one, which tasks get as links, and one with the source's
-own permissions, of which tasks get copies or overlays.
+own permissions, which tasks get as copies or overlays.
 """
 
 from __future__ import annotations
@@ -331,8 +331,8 @@ class HostCache:
     def _evict(self, size: int, what: str, *, spare: set[str]) -> bool:
         """Remove the least recently used entries, ``size`` bytes by the index if there are as many.
 
-        Returns whether anything was removed; the disk may have gained less, as entries are recorded
-        before they are fetched.
+        Returns whether anything was removed; the disk may have gained less, because entries are
+        recorded before they are fetched.
         """
         dropped = 0
         for page in self._pages():

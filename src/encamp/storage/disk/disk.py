@@ -109,7 +109,7 @@ class Disks:
         self._names: dict[int, str | None] = {}
 
     def lasting_number(self, path: Path | str, status: os.stat_result) -> str:
-        """A text that identifies a file among those of all disks, also after a restart.
+        """A string that identifies a file among those of all disks, even after a restart.
 
         It has the inode number and a name of the disk; empty if the disk's numbers do not last.
         """

@@ -16,7 +16,7 @@ from encamp.storage.disk.disk import flushed
 from encamp.storage.disk.network_delay import is_network_device
 
 _SEVERAL = 4
-"""From so many files on, their whole disk is flushed, if little else waits to be written."""
+"""From this many files, their whole disk is flushed, if little else waits to be written."""
 _LITTLE = 64 << 10
 """Kilobytes."""
 _SYNCFS_TELLS_ERRORS = (5, 8)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 _SMALL = 1 << 16
-"""Smaller files are not checked, as disks may store these outside of blocks."""
+"""Smaller files are not checked, because disks may store them outside of blocks."""
 
 
 def allocated(status: os.stat_result) -> int:

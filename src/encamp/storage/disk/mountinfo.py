@@ -18,7 +18,7 @@ def read() -> bytes:
 
 
 _OCTAL = b"134", b"040", b"011", b"012"
-"""What is written in octal in mountinfo, see proc(5): the backslash, blanks and the like."""
+"""Characters written in octal in mountinfo, see proc(5): backslash, space, tab, newline."""
 
 
 def escaped(path: str) -> bytes:

@@ -34,7 +34,7 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 _REMEDY = "remove it, use another destination, or share the job (--shared)"
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 MOST = 1 << 32
-"""Bytes to read from one file, at most."""
+"""Maximum number of bytes to read from one file."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class OwnFolder:
     def check(self) -> None:
         """Raise `NotOurs` if the name now belongs to another folder than the one that is held.
 
-        A missing folder is no error here; writing into it fails.
+        A missing folder is not an error here; writing into it fails.
         """
         with suppress(FileNotFoundError), self.opened():
             pass
@@ -318,7 +318,8 @@ def open_regular(
 ) -> BufferedReader:
     """Open a regular file of any owner for reading; never waits for other kinds of files.
 
-    It may be relative to ``folder``, a descriptor. Raises OSError, also for other kinds of files.
+    It may be relative to ``folder``, a descriptor. Raises OSError, including for other kinds of
+    files.
     """
     flags = _GUARDED & ~os.O_NOFOLLOW if follow else _GUARDED
     fd = os.open(path, os.O_RDONLY | flags, dir_fd=folder)

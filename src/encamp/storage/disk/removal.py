@@ -20,12 +20,12 @@ import msgspec
 from encamp.errors import UnsafeTarget, printable
 
 _TRIES = 20
-"""How often removal is tried, as a process that outlives its task may still create files."""
+"""How often removal is tried, because a process that outlives its task may still create files."""
 _CHANGES = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ESTALE}
 """Errors of a folder that changes while it is removed."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _FEW = 4
-"""Folders with so many levels are removed with one open descriptor per level."""
+"""Folders with up to this many levels are removed with one open descriptor per level."""
 _LONGEST = 300
 _NAMED = 3
 """How many files that could not be removed are named in a message."""
@@ -128,7 +128,7 @@ def _remove_levels(name: str, above: int, levels: int) -> None:
 def _opened_here(name: str, above: int) -> int:
     """A descriptor of a folder with nothing mounted on it, see openat2(2), RESOLVE_NO_XDEV.
 
-    Raises OSError, also if the kernel has no such call (before Linux 5.6).
+    Raises OSError, for example if the kernel lacks the call (before Linux 5.6).
     """
     fd = _syscall(_OPENAT2, above, os.fsencode(name), _HOW, len(_HOW))
     if fd < 0:
@@ -240,7 +240,7 @@ class _Removal:
 
     @contextmanager
     def _noting(self, name: str) -> Iterator[None]:
-        """A context that records what cannot be removed and goes on. Missing files are no error."""
+        """A context that records what cannot be removed, and continues. Ignores missing files."""
         try:
             yield
         except FileNotFoundError:

@@ -29,9 +29,9 @@ from encamp.storage.urls import folder_name
 _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _NOT_SEEN = (FileNotFoundError, NotADirectoryError, PermissionError)
 _MOST_UP = 100
-"""How many folders a single relative path goes up, as paths have a limited length."""
+"""How many folders a single relative path goes up, because paths have a limited length."""
 _MOST_LINKS = 40
-"""Symlinks in a path, at most, as in the kernel; see path_resolution(7)."""
+"""Maximum number of symlinks in a path, as in the kernel; see path_resolution(7)."""
 
 
 class Trust(msgspec.Struct, frozen=True):
@@ -45,7 +45,7 @@ class Trust(msgspec.Struct, frozen=True):
     """The owner of the folder that the user has named, whom root trusts, too."""
 
     def below(self, folders: int) -> Trust:
-        """The trust for a path with so many more folders, fewer if negative."""
+        """The trust for a path with this many more folders (fewer if negative)."""
         return replace(self, depth=self.depth + folders) if folders else self
 
 
@@ -87,7 +87,7 @@ def named(base: Path, to: str | os.PathLike[str], *, shared: bool = False) -> Pa
 def below(top: Path, inner: str, *, shared: bool = False) -> tuple[Path, Trust]:
     """The real path of a folder below one that the user has named, and the users it trusts.
 
-    The existing part of the path is checked. Raises the errors of `opened`, also if the check is
+    The existing part of the path is checked. Raises the errors of `opened`, even if the check is
     impossible.
     """
     real_top = os.path.realpath(top)
@@ -217,8 +217,8 @@ def _at(way: str, fd: int) -> Iterator[int]:
 def _resolved(path: str, trust: Trust) -> tuple[str, int]:
     """The real path of a path, and how many of its own names come after the last link.
 
-    Names that do not exist, or cannot be examined, are no links. Raises `BadDestination` for a link
-    of another user.
+    Names that do not exist, or cannot be examined, do not count as links. Raises `BadDestination`
+    for a link of another user.
     """
     done, plain, links = "/", 0, 0
     pending = [(name, 1) for name in reversed(Path(path).parts[1:])]

@@ -73,7 +73,7 @@ class Mirror:
     mode: Mode = "auto"
     executable: bool = False
     literal: bool = field(default=False, kw_only=True, compare=False, repr=False)
-    """Whether ``pattern``, if a file has this name, means only that file; always so for a `Path`."""
+    """Whether ``pattern``, if a file has this name, means only it; always true for a `Path`."""
 
     def __post_init__(self) -> None:
         for given in (self.pattern, self.to):
@@ -132,7 +132,7 @@ class Item(msgspec.Struct, frozen=True):
         """The name of the source on this host, for messages."""
         try:
             return self.url or printable(local(self.source))
-        except UnusableInput as exc:  # this host has not so many shared roots
+        except UnusableInput as exc:  # this host has fewer shared roots
             return printable(exc.path)
 
     @property
@@ -148,7 +148,7 @@ def find(pattern: str, base: Path, *, literal: bool = False) -> list[Path]:
     it is known to be ``literal``.
     """
     if not pattern or "\0" in pattern:
-        raise BadJob(f"the pattern {pattern!r}", "is no path" if pattern else "is empty")
+        raise BadJob(f"the pattern {pattern!r}", "is not a path" if pattern else "is empty")
     name = os.path.abspath(os.path.join(base, os.path.expanduser(pattern)))  # noqa: PTH118
     if not os.path.lexists(name):
         return _globbed(pattern, base)
@@ -188,11 +188,11 @@ def _by_wcmatch(pattern: str, base: Path) -> list[str]:
 
 
 _DEEPEST = 2048
-"""Folders in a path at most: it has 4096 bytes."""
+"""Maximum number of folders in a path: it has 4096 bytes."""
 
 
 _MORE_THAN_A_NAME = re.compile(r"^~|\\|\*\*|/$|[\[\]{}]")
-"""What is in patterns that are not for the names in one folder alone."""
+"""Matches patterns that are for more than the names in one folder."""
 
 
 def _listed(pattern: str, folder: Path) -> list[Path]:
@@ -206,7 +206,7 @@ def _listed(pattern: str, folder: Path) -> list[Path]:
 
 
 def other_matches(pattern: str, literal: Path, base: Path) -> list[Path]:
-    """What a pattern matches besides the file that it is the name of."""
+    """The matches of a pattern, without the file that it is the name of."""
     return [path for path in _globbed(pattern, base) if path != literal] if is_glob(pattern) else []
 
 
@@ -415,7 +415,7 @@ _SKIPPED = (
 
 
 def _executable(permissions: int) -> int:
-    """Permissions with which everybody who may read a file may execute it."""
+    """Permissions that let everybody who may read a file execute it."""
     return permissions | (permissions & 0o444) >> 2
 
 
@@ -443,7 +443,7 @@ def is_here(item: Item) -> bool:
         permissions = stat.S_IMODE(status.st_mode)
         same = _identity(item.source, status, state, item.permissions) == item.identity
         return same and item.permissions in (permissions, _executable(permissions))
-    except (OSError, UnusableInput):  # or this host has not so many shared roots
+    except (OSError, UnusableInput):  # or this host has fewer shared roots
         return False
 
 

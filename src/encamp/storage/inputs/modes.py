@@ -28,7 +28,7 @@ from encamp.storage.inputs.mirror import Item
 from encamp.storage.ownership import OwnedFolder
 
 ActualMode = Literal["overlay", "reflink", "link", "copy", "direct"]
-"""``direct``: copied from the source, past the cache, as only one task needs it."""
+"""``direct``: copied from the source, past the cache, because only one task needs it."""
 
 _FICLONE = 0x40049409
 _MANY_FILES = 32

@@ -31,7 +31,7 @@ VIEW = "view"
 VIEW_TASK = "task"
 """The folder in a view that is shown at the task's, where the view is of the whole."""
 MERGED = "merged"
-"""Where in a folder for changes the whole is mounted, of which the task sees a part."""
+"""The mount point of the whole overlay in a folder for changes; the task sees a part of it."""
 _WHAT = "what"
 """The file in such a folder that says what is mounted where, for when the mount is gone."""
 _SPECIAL = set(",:\\")
@@ -39,7 +39,7 @@ _SPECIAL = set(",:\\")
 
 
 class _State:
-    """What this process is allowed to do."""
+    """Whether this process has its own mount namespace."""
 
     in_namespace = False
 

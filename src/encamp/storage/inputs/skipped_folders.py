@@ -22,7 +22,7 @@ class SkippedFolders(msgspec.Struct, frozen=True):
 
     @staticmethod
     def of(pattern: str, base: Path, left_out: tuple[Path, ...]) -> SkippedFolders:
-        """The folders of ``left_out`` with which a pattern does not begin."""
+        """The folders of ``left_out`` that a pattern does not begin with."""
         if not left_out:
             return _NOTHING
         start, _ = split(pattern, base)
@@ -52,7 +52,7 @@ _NOTHING = SkippedFolders(Path("/"), (), ())
 
 
 def split(pattern: str, base: Path) -> tuple[Path, tuple[str, ...]]:
-    """A pattern as the path with which all its matches begin, and the remaining names."""
+    """Split a pattern into the path that all its matches begin with, and the remaining names."""
     whole = Path(os.path.abspath(base / os.path.expanduser(pattern)))
     if os.path.lexists(whole):
         return whole, ()

@@ -32,7 +32,7 @@ CHUNK = 4 << 20
 class Chunk(msgspec.Struct, frozen=True):
     """Bytes of a file from an offset on, with their digest and the file's state.
 
-    Before them is a hole of so many bytes, which are not sent.
+    Before them is a hole of this many bytes, which are not sent.
     """
 
     data: bytes
@@ -194,7 +194,7 @@ def receive_tree(
 
 
 def _name(path: Portable) -> str:
-    """A path in a message, also in a shared root that this host does not have."""
+    """A path in a message, even in a shared root that this host does not have."""
     return path.rest if isinstance(path, SharedPath) else path
 
 

@@ -56,7 +56,7 @@ class TreeState:
     allocated: int
     """Bytes of a disk that it needs: fewer than ``size`` where files have holes."""
     leads_to: tuple[str, ...] = field(default=(), compare=False)
-    """Where symlinks lead out of it, also those that lead nowhere yet."""
+    """The targets of symlinks that lead out of it, including those that do not exist yet."""
 
 
 class TreeDigest:
@@ -165,7 +165,7 @@ def copy_tree(
 def link_tree(source: Path, target: Path) -> int:
     """Create a folder like ``source`` with hard links to its files; returns how many files.
 
-    Raises OSError, also if the disk has no (more) links.
+    Raises OSError, including if the disk supports no (more) links.
     """
     target.mkdir(mode=0o700)
     files, pending = 0, ["."]

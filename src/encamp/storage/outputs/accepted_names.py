@@ -21,7 +21,7 @@ NOT_DECLARED = "no output of the task can have that name"
 _LONGEST = 4096
 """Characters of a path, see limits.h(0p), PATH_MAX."""
 _DEEPEST = 200
-"""Depth below a destination up to which patterns are compared."""
+"""Patterns are compared up to this depth below a destination."""
 
 
 class DeclaredNames:

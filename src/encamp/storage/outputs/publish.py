@@ -41,7 +41,7 @@ def publish(
     fail, none is published. With ``flush`` the names are on the disk on return; otherwise the
     caller uses `flush_folders`. Blocks, on a network disk also until it shows what another host has
     written there. ``checked`` if `names_to_take` was called just now, which checks the same. Raises
-    `BadDestination`, also for a temporary file that is missing or was tampered with.
+    `BadDestination`, for example for a temporary file that is missing or was tampered with.
     """
     for one in staged if not checked else ():
         _check(one, own)

@@ -1,4 +1,4 @@
-"""What a task's folder publishes: files, symlinks and empty folders.
+"""The files, symlinks and empty folders that a task's folder publishes.
 
 A symlink is published as one if its target is published with it, below the same destination, so
 that it still leads there. Otherwise its target is published: a file or, if a pattern matches the

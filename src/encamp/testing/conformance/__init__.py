@@ -1,4 +1,4 @@
-"""What every engine must do, as tests: bound to an engine by a file of a few lines.
+"""Tests of the behaviour that every engine must have; a file of a few lines binds them to one.
 
 ::
 
@@ -40,7 +40,7 @@ from encamp.testing.conformance.sharing import Sharing, SharingInline, SharingTh
 
 
 class Conformance(Running, Messages, Sharing, Endings, Isolation, Files, Resources, Closing):
-    """What every engine must do with slots that are processes; `Inline` is for the others."""
+    """The suite for slots that are processes; `Inline` is for the others."""
 
 
 __all__ = [

@@ -39,7 +39,7 @@ class ClusterOf(Protocol):
 
 @dataclass(frozen=True)
 class Facts:
-    """What the engine that is tested is like.
+    """Facts about the engine under test.
 
     ``hosts`` is how many hosts a cluster of four slots has. ``idle_cpu`` is the part of a core
     that each process of an idle cluster may use.
@@ -73,7 +73,7 @@ class Bound:
         return [Path(os.environ[LOCAL])]
 
     def told(self, cluster: Cluster, task: SpawnedTask) -> int:
-        """The process that a task says that it is, as it is called here."""
+        """The process id that a task reports, as seen from here."""
         pid = say(cluster, task)
         return self.here(task.host, pid)
 
@@ -119,7 +119,7 @@ class Bound:
 
     @pytest.fixture
     def tidy(self, share: Path) -> Iterator[None]:
-        """After the test there are no more processes, threads, descriptors and sandboxes."""
+        """The test leaves no additional processes, threads, descriptors and sandboxes."""
         gc.collect()
         before, folders = _what_there_is(), sandboxes(self.storages())
         yield
@@ -170,13 +170,13 @@ class ReusedCluster:
 
 
 def say(cluster: Cluster, source: SpawnedTask | int | None = None) -> Any:
-    """The next message that is no event; fails if none comes."""
+    """The next message that is not an event; fails if none arrives."""
     got = heard(cluster, source)
     return got[1]
 
 
 def heard(cluster: Cluster, source: SpawnedTask | int | None = None) -> tuple[int, Any]:
-    """The next message that is no event, and who sent it."""
+    """The next message that is not an event, and its sender."""
     deadline = time.monotonic() + PATIENCE
     while (left := deadline - time.monotonic()) > 0:
         got = cluster.receive(left, source=source)
@@ -186,13 +186,13 @@ def heard(cluster: Cluster, source: SpawnedTask | int | None = None) -> tuple[in
 
 
 def results(tasks: Sequence[SpawnedTask]) -> list[Any]:
-    """What tasks return."""
+    """The results of tasks."""
     return [task.result(PATIENCE) for task in tasks]
 
 
 @contextmanager
 def gates(cluster: Cluster, count: int, function: Any, *args: Any, **options: Any) -> Iterator[Any]:
-    """That many tasks which have begun and go on when the block has ended; their list."""
+    """Start ``count`` tasks, which wait until the block has ended; yields their list."""
     tasks = cluster.spawn_many(work.gated, [(function, *args)] * count, **options)
     for task in tasks:
         assert say(cluster, task) == "ready"
@@ -202,7 +202,7 @@ def gates(cluster: Cluster, count: int, function: Any, *args: Any, **options: An
 
 
 def on_every_slot(cluster: Cluster, function: Any, *args: Any) -> list[Any]:
-    """What the function returns in each of the slots."""
+    """The results of the function in all slots."""
     with gates(cluster, cluster.slots, function, *args) as tasks:
         pass
     return results(tasks)

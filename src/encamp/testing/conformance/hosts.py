@@ -169,7 +169,7 @@ def _busy(cluster: Cluster) -> Iterator[None]:
 
 
 def _ends(cluster: Cluster, tasks: list[SpawnedTask]) -> list[type]:
-    """What was told of the ends of these tasks, task by task."""
+    """The events about the ends of these tasks, task by task."""
     told: dict[int, list[type]] = {task.id: [] for task in tasks}
     while (got := cluster.receive(0)) is not None:
         if isinstance(got.message, TaskResult | TaskExit) and got.source in told:

@@ -63,7 +63,7 @@ class LosesHosts(Bound):
     """For engines whose hosts can die alone."""
 
     NOTICED: ClassVar[float] = 10.0
-    """Seconds after which the death of a host is known at the latest."""
+    """Maximum number of seconds until the death of a host is known."""
 
     def kill_host(self, cluster: Cluster, host: str) -> None:
         """Let a host die. To be given by the file that binds the suite."""

@@ -46,7 +46,7 @@ _LONG = 2 * PATIENCE
 
 
 class ServiceSuite(Bound):
-    """What the suites of services share."""
+    """Common base of the suites of services."""
 
     @pytest.fixture
     def cluster(self, kept: ReusedCluster) -> Cluster:
@@ -76,7 +76,7 @@ class ServiceSuite(Bound):
             until(over)
 
     def pid_of(self, proxy: Proxy) -> int:
-        """The process of a server, as it is called here."""
+        """The process id of a server as seen from here."""
         return self.here(*proxy.pid().get(PATIENCE))
 
     def kill(self, proxy: Proxy) -> None:
@@ -407,7 +407,7 @@ class Lasting(ServiceSuite):
     """Servers that die, freeze, wait and end."""
 
     CHAOS: ClassVar[int] = 5
-    """Rounds of a hundred calls each, in every other one of which a server is killed."""
+    """Rounds of a hundred calls each; a server is killed in every other round."""
 
     def test_a_dead_server_fails_its_calls_and_is_replaced(
         self, publish: Publish, marks: Path
@@ -662,4 +662,4 @@ class Lasting(ServiceSuite):
 
 
 class Services(Calling, Lasting):
-    """What every engine must do for services."""
+    """The suite for services on every engine."""

@@ -36,9 +36,9 @@ _STRANGERS = 512
 _REST = 0.5
 """Seconds without accepting connections if there are too many, or no descriptor is left."""
 _SPIN = 0.0002
-"""Seconds after the last arrival for which an end polls without a pause."""
+"""Seconds that an end polls without a pause after the last arrival."""
 _OFTEN, _SELDOM = 8, 64
-"""Arrivals after which polling stops if it finds nothing, and is tried again."""
+"""Polling without success stops after the first number of arrivals; the second one resumes it."""
 _EVENTS = 256
 _ALL: weakref.WeakSet[Mesh] = weakref.WeakSet()
 
@@ -165,7 +165,7 @@ class Mesh(Endpoint):
         return address
 
     def wake(self) -> None:
-        """Have `receive` called soon; from any thread, also when this is closed."""
+        """Have `receive` called soon. Thread-safe; allowed even when this is closed."""
         with suppress(OSError):
             self._waker.wake()
 

@@ -104,7 +104,7 @@ class MeshEngine(Mesh, Engine):
         return sum(agent.slots for agent in self.known.values() if not agent.given_up)
 
     def end_by_force(self, agents: Iterable[Agent]) -> None:
-        """End agents that did not end by themselves. Blocks for seconds at most."""
+        """End agents that did not end by themselves. Blocks for at most some seconds."""
 
     def let_go(self) -> None:
         """Release the system on which the agents ran; called last."""
@@ -191,7 +191,7 @@ class MeshEngine(Mesh, Engine):
         self._come.append(Joined(number, self.tunnel if link.tunnelled else ""))
 
     def tunnelled(self, raw: socket.socket) -> None:
-        """An agent connects through a tunnel, of which this is the end."""
+        """An agent connects through a tunnel; this is its end."""
         raw.setblocking(False)
         self._add(Link(raw, self._identity, self._as_server, server=True))
 
@@ -249,7 +249,7 @@ class MeshEngine(Mesh, Engine):
         return super().receive()
 
     def _end_broken(self) -> None:
-        """End agents to which others have lost the connection: they have missed messages."""
+        """End agents that others have lost the connection to: they have missed messages."""
         now = time.monotonic()
         for number in [number for number, when in self._broken.items() if when <= now]:
             del self._broken[number]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 PIECE = 1 << 18
-"""Bytes in one piece, at most."""
+"""Maximum number of bytes in one piece."""
 _WINDOW, _MOST = 1 << 21, 64
 """Bytes and pieces in transit, at most: the system in between keeps all of them in memory."""
 
