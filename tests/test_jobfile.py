@@ -370,7 +370,7 @@ BAD = {
     "a mode that there is not": (
         'mirror = { "a" = ".", "b" = { mode = "links" } }',
         (1, 38, ("'mode' must be one of 'auto', 'overlay', 'reflink', 'link', 'copy', "
-                "not the text 'links'; did you mean 'link'?")),
+                "not the string 'links'; did you mean 'link'?")),
     ),
     "a mode in a list": (
         '[[task]]\nsteps = "x"\nmirror = [\n  "a",\n  { pattern = "b", mode = 3 },\n]',
@@ -379,22 +379,22 @@ BAD = {
     ),
     "text for read-only": (
         'mirror = { "a" = { readonly = "true" } }',
-        (1, 31, ("'readonly' must be true or false, not the text 'true'; "
+        (1, 31, ("'readonly' must be true or false, not the string 'true'; "
                 "leave out the quotes: true")),
     ),
     "a policy that there is not": (
         ('[[task]]\nsteps = "x"\n[task.outputs]\n"*.a" = { existing = "keep" }\n'
         '"*.b" = { existing = "never" }'),
-        (5, 22, "'existing' must be one of 'replace', 'error', 'keep', not the text 'never'"),
+        (5, 22, "'existing' must be one of 'replace', 'error', 'keep', not the string 'never'"),
     ),
     "a policy in what failed tasks leave": (
         '[[task]]\nsteps = "x"\non_failure = { "*.a" = { existing = "errors" } }',
         (3, 37, ("'existing' must be one of 'replace', 'error', 'keep', "
-                "not the text 'errors'; did you mean 'error'?")),
+                "not the string 'errors'; did you mean 'error'?")),
     ),
     "number for what failed tasks leave": (
         "[[task]]\nsteps = \"x\"\non_failure = 1",
-        (3, 14, ("'on_failure' must be a text in quotes or a list or a table, not the number 1; "
+        (3, 14, ("'on_failure' must be a string in quotes or a list or a table, not the number 1; "
                 'for example on_failure = { "*.log" = "failed" }')),
     ),
     "bad placeholder in what failed tasks leave": (
@@ -416,29 +416,29 @@ BAD = {
     ),
     "text for a number": (
         '[[task]]\nsteps = "x"\nretries = "2"',
-        (3, 11, "'retries' must be a whole number, not the text '2'; leave out the quotes: 2"),
+        (3, 11, "'retries' must be an integer, not the string '2'; leave out the quotes: 2"),
     ),
     "negative retries": (
         "retries = -1",
-        (1, 11, "'retries' must be a whole number of 0 or more, not the number -1"),
+        (1, 11, "'retries' must be an integer of 0 or more, not the number -1"),
     ),
     "number for a text in a free table": (
         'env = { A = "1", B = 1 }',
-        (1, 22, "'B' must be a text in quotes, not the number 1; put it in quotes: \"1\""),
+        (1, 22, "'B' must be a string in quotes, not the number 1; put it in quotes: \"1\""),
     ),
     "number among the words": (
         '[[task]]\nsteps = [\n  "x",\n  ["x", 3],\n]',
-        (4, 9, ("item 2 of item 2 of 'steps' must be a text in quotes, not the number 3; "
+        (4, 9, ("item 2 of item 2 of 'steps' must be a string in quotes, not the number 3; "
                'put it in quotes: "3"')),
     ),
     "text for true": (
         '[[task]]\nsteps = [{ run = "x", shell = "true" }]',
-        (2, 31, ("'shell' must be true, false or 'bash', not the text 'true'; "
+        (2, 31, ("'shell' must be true, false or 'bash', not the string 'true'; "
                  "leave out the quotes: true")),
     ),
     "a shell that is not known": (
         '[[task]]\nsteps = [{ run = "x", shell = "zsh" }]',
-        (2, 31, "'shell' must be true, false or 'bash', not the text 'zsh'"),
+        (2, 31, "'shell' must be true, false or 'bash', not the string 'zsh'"),
     ),
     "one pair of brackets": (
         '[task]\nname = "x"',
@@ -447,17 +447,17 @@ BAD = {
     ),
     "number for steps": (
         "[[task]]\nsteps = 1",
-        (2, 9, ("'steps' must be a text in quotes or a list, not the number 1; "
+        (2, 9, ("'steps' must be a string in quotes or a list, not the number 1; "
                'for example steps = ["prog {input}"]')),
     ),
     "date for a value": (
         '[[task]]\nsteps = "x"\nforeach = { a = [1], b = ["x", 1979-05-27] }',
-        (3, 32, ("item 2 of 'b' must be a text in quotes or a number or true or false, "
+        (3, 32, ("item 2 of 'b' must be a string in quotes or a number or true or false, "
                 "not the time 1979-05-27")),
     ),
     "text for a list of values": (
         '[[task]]\nsteps = "x"\n[task.foreach]\na = [1]\ncorner = "tt"',
-        (5, 10, "'corner' must be a list or a table, not the text 'tt'"),
+        (5, 10, "'corner' must be a list or a table, not the string 'tt'"),
     ),
     "a table that is not there": (
         '[[task]]\nsteps = "x"\nforeach = { csv = "/no/none.csv" }',
@@ -598,13 +598,13 @@ BAD = {
         (4, 13, ("this makes 100,000,000,000,000,000,000 tasks, more than 1,000,000; "
                 "check the numbers")),
     ),
-    "a null character": (
+    "a null byte": (
         '[[task]]\nname = "x"\nsteps = ["y", "a\\u0000"]',
-        (3, 15, "'a\\x00': holds a null character, which is not allowed in names and commands"),
+        (3, 15, "'a\\x00': contains a null byte, which is not allowed in names and commands"),
     ),
-    "a null character in a value": (
+    "a null byte in a value": (
         '[[task]]\nname = "x"\nsteps = "y"\nforeach = { v = ["a", "\\u0000"] }',
-        (4, 23, "'\\x00' holds a null character; remove it"),
+        (4, 23, "'\\x00' contains a null byte; remove it"),
     ),
     "an unknown user": (
         'to = "~no-such-user/x"\n[[task]]\nname = "x"\nsteps = "y"',

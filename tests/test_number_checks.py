@@ -1,4 +1,4 @@
-"""Numbers may be NumPy's wherever one is taken; truth values and texts are none."""
+"""Numbers may be NumPy's wherever one is taken; Booleans and strings are not numbers."""
 
 from __future__ import annotations
 

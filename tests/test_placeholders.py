@@ -72,8 +72,8 @@ PADDING = "only zero padding can be added, as {index:03d}; "
         ("{}", f"{{}}: {UNKNOWN}{KNOWN}"),
         ("a { b", "{: a lone brace; write {{ for a plain brace"),
         ("a } b", "}: a lone brace; write }} for a plain brace"),
-        ("{input:03d}", "{input:03d}: pads whole numbers only, and input is 'x.las' here"),
-        ("a\0b", "'a\\x00b': holds a null character, which is not allowed in names and commands"),
+        ("{input:03d}", "{input:03d}: pads integers only, and input is 'x.las' here"),
+        ("a\0b", "'a\\x00b': contains a null byte, which is not allowed in names and commands"),
     ],
 )
 def test_a_bad_placeholder_is_told_with_what_to_write(text, message):

@@ -69,7 +69,7 @@ class Published:
     """One output under its final name. ``digest`` is blake2b-128 in hexadecimal.
 
     ``kept`` if there was such a file before, which was not replaced and is not the task's. ``kind``
-    may be a symlink, whose text is ``goal``, or an empty folder; these have no digest."""
+    may be a symlink, whose target is ``goal``, or an empty folder; these have no digest."""
 
     path: str
     size: int

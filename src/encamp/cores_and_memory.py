@@ -121,7 +121,7 @@ def _mounts(root: Path, controller: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _plain(word: str) -> str:
-    """A word of ``mountinfo``, where blanks are written as octal numbers."""
+    """A word of ``mountinfo``, where spaces are written as octal numbers."""
     return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), word)
 
 

@@ -185,7 +185,7 @@ def name_of(exc: BaseException) -> str:
 
 
 def words_of(exc: BaseException) -> str:
-    """The type and text of an exception; never empty, whatever the exception's code does."""
+    """The type and message of an exception; never empty, whatever the exception's code does."""
     said = _said(exc)
     return f"{name_of(exc)}: {said}" if said else name_of(exc)
 
@@ -196,12 +196,12 @@ def reason(exc: BaseException) -> str:
 
 
 def text_of(exc: BaseException) -> str:
-    """The text of an exception, never very long; its type if it has no text."""
+    """The message of an exception, never very long; its type if it has no message."""
     return shortened(_said(exc), 4 * _LONGEST) or name_of(exc)
 
 
 def reason_of(exc: BaseException, task: str) -> str:
-    """The text of an exception, for a place that names the task anyway."""
+    """The message of an exception, for a place that names the task anyway."""
     return text_of(exc).removeprefix(f"task {printable(task)}: ")
 
 

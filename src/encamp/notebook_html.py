@@ -22,7 +22,7 @@ _CELL = "text-align:left;padding:2px 14px 2px 0;vertical-align:top"
 
 
 def escaped(text: object, most: int = _LONGEST) -> str:
-    """A text with HTML's special characters escaped; a long one is shortened."""
+    """A string with HTML's special characters escaped; a long one is shortened."""
     plain = shown(str(text)).encode("utf-8", "backslashreplace").decode()
     return html.escape(plain if len(plain) <= most else plain[: most - 1] + "…")
 
@@ -33,7 +33,7 @@ def box(*parts: str) -> str:
 
 
 def heading(title: str, words: str = "") -> str:
-    """A name in bold, and a text about it."""
+    """A name in bold, and its description."""
     more = f' <span style="opacity:.75">{escaped(words)}</span>' if words else ""
     return f"<div><strong>{escaped(title)}</strong>{more}</div>"
 

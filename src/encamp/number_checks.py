@@ -1,4 +1,4 @@
-"""Checks of numbers from users: those of Python, NumPy and others, but not truth values."""
+"""Checks of numbers from users: those of Python, NumPy and others, but not Booleans."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def limit(name: str, value: object) -> float | None:
 
 
 def whole(name: str, value: object, least: int) -> int:
-    """The option ``name`` as a whole number. Raises `BadJob`."""
+    """The option ``name`` as an integer. Raises `BadJob`."""
     number = as_whole(value)
     if number is None or number < least:
-        raise BadJob(name, f"must be a whole number, {least} or more, not {value!r}")
+        raise BadJob(name, f"must be an integer, {least} or more, not {value!r}")
     return number
 
 

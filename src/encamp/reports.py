@@ -155,7 +155,7 @@ class TaskReport:
     def row(self) -> dict[str, Scalar]:
         """The task's name, its parameters and its values; empty if it has no value.
 
-        Raises `BadValues` if the value contains anything except numbers and texts.
+        Raises `BadValues` if the value contains anything except numbers and strings.
         """
         if self.not_kept:
             raise BadValues(self.name, f"its value is of the type {self.not_kept}")

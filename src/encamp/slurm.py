@@ -84,7 +84,7 @@ def without_step(environment: Mapping[str, str]) -> dict[str, str]:
     """An environment in which ``srun`` starts a separate step of the allocation.
 
     Inside a step, ``srun`` would use that step's binding for the new one, and wait for the cores of
-    that step. Here it is told to share these cores.
+    that step. Here it is set to share these cores.
     """
     if _JOB not in environment:
         return dict(environment)
@@ -103,7 +103,7 @@ def _number(name: str) -> int | None:
 
 
 def counts(text: str) -> list[int]:
-    """The numbers in texts like ``4(x2),2``."""
+    """The numbers in strings like ``4(x2),2``."""
     found = [_COUNTED.fullmatch(part) for part in text.split(",")]
     return [int(one[1]) for one in found if one for _ in range(int(one[2] or 1))]
 

@@ -25,7 +25,7 @@ AGENT_ENDS = ENDS + GRACE + MARGIN
 ALL_END = AGENT_ENDS + MARGIN
 JOB_ENDS = ALL_END + ENDS
 KILLED = 5.0
-"""Until a killed process is gone; one that hangs in the kernel may take forever."""
+"""Until a killed process has ended; one that hangs in the kernel may take forever."""
 LEAVES = 5.0
 """To send the remaining frames before leaving, while none of them is received."""
 

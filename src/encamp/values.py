@@ -1,4 +1,4 @@
-"""The values of tasks: numbers and texts, the rows of a job's table."""
+"""The values of tasks: numbers and strings, the rows of a job's table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def as_json(value: object) -> object:
 
 
 def plain(value: Any) -> object:
-    """A number or text of NumPy's, or of a derived class, as one of Python's.
+    """A number or string of NumPy's, or of a derived class, as one of Python's.
 
     A masked number of NumPy's becomes None. Raises TypeError for other values.
     """
@@ -54,7 +54,7 @@ def plain(value: Any) -> object:
 def row_of(value: object, task: str) -> dict[str, Scalar]:
     """The columns of a task's value: the keys of a dictionary, or ``value`` for any other value.
 
-    Raises `BadValues` for a cell that is neither a number, a text, a truth value nor None.
+    Raises `BadValues` for a cell that is neither a number, a string, a Boolean nor None.
     """
     kept = as_json(value)
     if kept is None and value is not None and not isinstance(value, float):
@@ -84,9 +84,9 @@ def check_scalar(value: object, name: str, task: str) -> None:
         kind = {"list": "a list", "dict": "a table"}.get(kind := type(value).__name__, f"a {kind}")
         raise BadValues(task, f"{name!r} is {kind}")
     if "\0" in f"{name}{value}":
-        raise BadValues(task, f"{name!r} holds a null character, which is not allowed in values")
+        raise BadValues(task, f"{name!r} contains a null byte, which is not allowed in values")
     if isinstance(value, str) and len(value) > LONGEST_TEXT:
-        why = f"{name!r} is a text of {len(value)} characters, more than {LONGEST_TEXT}"
+        why = f"{name!r} is a string of {len(value)} characters, more than {LONGEST_TEXT}"
         raise BadValues(task, why)
 
 
@@ -96,7 +96,7 @@ _FORTRAN = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)[dD][-+]?[0-9]+")
 
 
 def scalar_in(text: str) -> Scalar:
-    """The value of a text in a file: a number if it is written as one, None if it is empty.
+    """The value of a string in a file: a number if it looks like one, None if it is empty.
 
     Digits that begin with a zero, such as ``007``, stay a text. Fortran's numbers with a point and
     an exponent, such as ``1.0D+03``, are numbers.

@@ -96,7 +96,7 @@ REFUSED = {
         ],
     ),
     "unknown key": ('outptus = "x"', ["job.toml:5:1: unknown key 'outptus'", "'outputs'?"]),
-    "wrong type": ('retries = "often"', ["job.toml:5:11: 'retries' must be a whole number"]),
+    "wrong type": ('retries = "often"', ["job.toml:5:11: 'retries' must be an integer"]),
     "bad placeholder": (
         'outputs = "{stme}"',
         ["job.toml:5:12: {{stme}}: no such placeholder", "{{index}}"],

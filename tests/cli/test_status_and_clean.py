@@ -161,7 +161,9 @@ def test_status_of_a_broken_report_is_refused(half_done: Path) -> None:
     report.write_text("")
     for command in (["status"], ["status", "--json"]):
         ended = encamp(*command, "results")
-        ended.check_refused("report.json", "is not a report of a run: it is empty; run the job again")
+        ended.check_refused(
+            "report.json", "is not a report of a run: it is empty; run the job again"
+        )
 
 
 def test_a_broken_report_hides_no_other_job(half_done: Path) -> None:

@@ -47,7 +47,7 @@ def one(local_storage_base: Path, no_slots_left: None) -> Iterator[Cluster]:
 
 
 class Number(int):
-    """A whole number that no envelope has room for as it is."""
+    """An integer that no envelope has room for as it is."""
 
 
 def send_to(whom: object) -> None:
@@ -326,7 +326,7 @@ def test_misspelt_options_of_a_cluster_are_refused(options: dict[str, Any], why:
 
 @pytest.mark.parametrize("name", [7, b"x", "two\nlines"])
 def test_a_name_is_text_of_one_line(cluster: Cluster, name: Any) -> None:
-    with pytest.raises(BadJob, match="name: must be text of one line, not"):
+    with pytest.raises(BadJob, match="name: must be a string of one line, not"):
         cluster.spawn(work.add, 1, name=name)
 
 
@@ -338,6 +338,6 @@ def test_a_time_limit_is_a_number(one: Cluster) -> None:
 @pytest.mark.parametrize("inline", [True, "threads"])
 def test_threads_have_no_gpus_of_their_own(inline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    refused = pytest.raises(UnsupportedByEngine, match="cannot give inline tasks GPUs of their own")
+    refused = pytest.raises(UnsupportedByEngine, match="cannot give inline tasks separate GPUs")
     with Cluster("local", slots=2, inline=inline) as cluster, refused:
         cluster.spawn(work.add, 1, gpus=1)

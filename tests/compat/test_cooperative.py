@@ -266,7 +266,7 @@ def test_a_task_whose_result_never_came_is_an_error(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(vm, "receiveMessage", exits_only)
     system = OpusOS(vm)
     system.Spawn(abs, [1], remote=True)
-    with pytest.raises(PyOpusError, match="no result came"):
+    with pytest.raises(PyOpusError, match="no result arrived"):
         system.Join()
 
 

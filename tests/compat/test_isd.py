@@ -298,14 +298,14 @@ def test_what_the_grid_cannot_use_is_named(grid: isd.Grid) -> None:
         grid.acquire_service("gone")
     wrong: Any
     for wrong in (None, 5, "ab", [None, 1, 2]):
-        with pytest.raises(TypeError, match=r"hosts: must be a list|names: must be texts"):
+        with pytest.raises(TypeError, match=r"hosts: must be a list|names: must be strings"):
             isd.Grid(wrong)
         with pytest.raises(TypeError, match="kwlist: must be"):
             grid.scatter(service_id, "times", [1, 2, 3], wrong or 0)
     for wrong in (None, 5, "abc", {1: 2}):
         with pytest.raises(TypeError, match="arglist: must be a list of arguments"):
             grid.scatter(service_id, "times", wrong)
-    with pytest.raises(TypeError, match="names: must be a list of texts, not 5"):
+    with pytest.raises(TypeError, match="names: must be a list of strings, not 5"):
         isd.create_host_list(5)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="proxy: must be what acquire_service returned, not None"):
         grid.release_service(None)  # type: ignore[arg-type]

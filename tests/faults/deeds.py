@@ -145,7 +145,7 @@ def _whole_at(folder: str, name: str, seen: dict[str, tuple[int, ...]]) -> bool:
 
 
 EPOCH = 1_700_000_000
-"""Version n of a source has this time of change, plus n seconds."""
+"""Version n of a source has this modification time, plus n seconds."""
 
 
 def edit(path: Path, version: int, size: int, rng: random.Random) -> None:

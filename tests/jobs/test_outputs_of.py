@@ -296,7 +296,7 @@ def test_in_a_job_file(here: Path) -> None:
     [
         ('[{ outputs_of = "n*" }]', "4:26", "no task of this job is called 'n*'"),
         ('[{ to = "x" }]', "4:11", "the key 'pattern' is missing here"),
-        ("[{ outputs_of = 3 }]", "4:26", "'outputs_of' must be a text in quotes or a list"),
+        ("[{ outputs_of = 3 }]", "4:26", "'outputs_of' must be a string in quotes or a list"),
         ('[{ outputs_of = "m", to = "/x" }]', "4:11", "is absolute"),
         ('[{ output_of = "m" }]', "4:13", "did you mean 'outputs_of'?"),
     ],

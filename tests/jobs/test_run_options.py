@@ -28,7 +28,7 @@ def test_retries_and_a_time_limit_are_in_place_of_those_of_the_job(job: encamp.J
     ("options", "said"),
     [
         ({"retries": -1}, "job.run: retries must be 0 or more, not -1"),
-        ({"retries": "many"}, "retries must be a whole number, not 'many'"),
+        ({"retries": "many"}, "retries must be an integer, not 'many'"),
         ({"time_limit": 0}, "the time limit must be more than 0 seconds"),
         (
             {"niceness": 3},

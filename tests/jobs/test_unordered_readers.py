@@ -32,7 +32,7 @@ def strips(here: Path) -> Path:
 def _job(
     mirror: MirrorMap, made: OutputMap | None = None, *, to: str = "out", own: OutputMap = ()
 ) -> encamp.Job:
-    """Two makers, ``m1`` and ``m2``, and a reader that does not come after them."""
+    """Two makers, ``m1`` and ``m2``, and a reader that does not run after them."""
     job = encamp.Job("job", to=to)
     for number in (1, 2):
         job.add(f"m{number}", "true", outputs=made or {"h.txt": f"import/{number}"})

@@ -237,9 +237,9 @@ BAD_FILES = {
     "twice.txt": ("a 1\nb 2\na=3\n", "line 3, 'a=3', has the name 'a' for the second time"),
     "twice.json": ('{"a": 1, "a": 2}', "the name 'a' occurs twice"),
     "large.txt": ("a " + "x" * 70_000, "'large.txt', is larger than 64 KiB"),
-    "null.json": (r'{"a": "x\u0000y"}', "'a' holds a null character, which is not allowed in val"),
-    "named.json": (r'{"a\u0000": 1}', "holds a null character, which is not allowed in values"),
-    "long.txt": ("a " + "x" * 20_000, "'a' is a text of 20000 characters, more than 10000"),
+    "null.json": (r'{"a": "x\u0000y"}', "'a' contains a null byte, which is not allowed in val"),
+    "named.json": (r'{"a\u0000": 1}', "contains a null byte, which is not allowed in values"),
+    "long.txt": ("a " + "x" * 20_000, "'a' is a string of 20000 characters, more than 10000"),
     "many.txt": ("".join(f"a{n} 1\n" for n in range(1001)), "it has 1001 values, more than 1000"),
     "bytes.txt": ("\udcff", "is not UTF-8 text"),
 }

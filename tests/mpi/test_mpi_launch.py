@@ -285,7 +285,7 @@ def test_a_bad_host_file_is_refused_at_once(
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("node1:x", "slots are a whole number from 1 to 1,000,000, not 'x'"),
+        ("node1:x", "slots must be an integer from 1 to 1,000,000, not 'x'"),
         ("node1:0", "not '0'"),
         ("node1:1000001", "not '1000001'"),
         ("node1 slots=x", "not 'x'"),

@@ -169,7 +169,7 @@ def test_gather_and_reduce_take_results_and_a_function(service: Service) -> None
 
 def test_a_server_is_called_by_its_number(service: Service) -> None:
     for number in (None, 0, -1, "1", 1.5, True):
-        with pytest.raises(BadJob, match="server: must be a whole number, 1 or more, not"):
+        with pytest.raises(BadJob, match="server: must be an integer, 1 or more, not"):
             service.call_one(number, "add", 1)  # type: ignore[arg-type]
     with pytest.raises(BadJob, match="server: Adder has no server 99; its servers are 1, 2"):
         service.call_one(99, "add", 1).get(SOON)
@@ -295,13 +295,13 @@ def test_a_display_that_does_not_answer_is_refused(
         ({"to": None}, TypeError, "to: must be the path of a folder, not None"),
         ({"to": ""}, TypeError, "to: must be the path of a folder, not ''"),
         ({"to": {"elsewhere": "x"}}, BadJob, "to: names no folder for"),
-        ({"patterns": None}, TypeError, "patterns: must be a list of texts, not None"),
-        ({"patterns": [5]}, TypeError, "patterns: must be texts, not 5"),
+        ({"patterns": None}, TypeError, "patterns: must be a list of strings, not None"),
+        ({"patterns": [5]}, TypeError, "patterns: must be strings, not 5"),
         ({"patterns": "/etc/*"}, BadJob, "patterns: must stay below .*, not '/etc/\\*'"),
         ({"patterns": ["../*.dat"]}, BadJob, "patterns: must stay below"),
         ({"patterns": "*.none"}, NoMatch, "none"),
-        ({"exclude": None}, TypeError, "exclude: must be a list of texts, not None"),
-        ({"exclude": [None]}, TypeError, "exclude: must be texts, not None"),
+        ({"exclude": None}, TypeError, "exclude: must be a list of strings, not None"),
+        ({"exclude": [None]}, TypeError, "exclude: must be strings, not None"),
         ({"hosts": []}, BadJob, "on: must be hosts"),
         ({"hosts": [5]}, BadJob, "on: must be hosts"),
         ({"hosts": "elsewhere"}, NoSuchHost, "elsewhere"),

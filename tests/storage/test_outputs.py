@@ -241,7 +241,7 @@ def test_intact_is_told_from_touched_changed_and_gone(folder: Path, to: Path) ->
     assert not intact(one)
 
 
-@pytest.mark.parametrize(("pattern", "why"), [("", "is empty"), ("a\0", "holds a null character")])
+@pytest.mark.parametrize(("pattern", "why"), [("", "is empty"), ("a\0", "contains a null byte")])
 def test_a_pattern_that_matches_nothing_ever_is_refused_at_once(pattern: str, why: str) -> None:
     with pytest.raises(BadJob, match=f"of an output: {why}"):
         as_outputs({pattern: "."})

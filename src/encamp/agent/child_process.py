@@ -62,7 +62,7 @@ class SlotProcess:
         self._unknown = False
         """Whether its exit status is unknown."""
         self.stillborn: str | None = None
-        """Its output, if it has ended before it was ready for calls."""
+        """The process's output, if it has ended before it was ready for calls."""
         open_standard_streams()
         need_files(1)
         with ExitStack() as undo:
@@ -165,7 +165,7 @@ class SlotProcess:
         return True
 
     def _wait(self, within: float | None = None) -> bool:
-        """Wait for the end; False if the time is over first."""
+        """Wait for the end; returns False on timeout."""
         if self._process.returncode is None:
             readable(self._sentinel, within)
         return self._is_over()
@@ -186,7 +186,7 @@ class SlotProcess:
         return ledger.begun(self.ledger) >= call
 
     def noted(self) -> bytes:
-        """Its note for the supervisor; empty if there is none."""
+        """The process's note for the supervisor; empty if there is none."""
         return ledger.noted(self.ledger) if self.exit_fd >= 0 else b""
 
     @property
@@ -233,7 +233,7 @@ class SlotProcess:
         """End the process and all its descendants; returns when they have ended.
 
         True if it has ended by itself, with its cleanup. The running call is interrupted by
-        `Stopped`; the process is killed if that does not help. May be called twice.
+        `Stopped`; the process is killed if that does not help. Idempotent.
         """
         self.ask_to_stop()
         self._wait(within)
@@ -245,7 +245,7 @@ class SlotProcess:
         return well
 
     def close(self) -> None:
-        """Close the sockets; may be called twice."""
+        """Close the sockets. Idempotent."""
         self.data.close()
         self.control.close()
         self.writer.close()

@@ -23,7 +23,7 @@ class Starts:
         self._words: str | None = None
 
     def note(self, stillborn: str | None, *, begun: bool, waited: bool) -> None:
-        """A process has ended; ``stillborn`` is its last output if it never was ready for calls."""
+        """Count an ended process; ``stillborn`` is its output if it was never ready for calls."""
         failed = stillborn is not None or (waited and not begun)
         self._failed = self._failed + 1 if failed else 0
         self._words = stillborn

@@ -74,7 +74,7 @@ class Agent:
 
     ``host`` is the name of its host. An agent in the controller's own process shares its pump, and
     uses no network: the controller calls `take`, and the agent calls ``to_controller``. ``over`` is
-    true when the cluster was closed or the controller is gone.
+    true when the cluster was closed or the controller has ended.
     """
 
     def __init__(
@@ -322,7 +322,7 @@ def _folder(portable: str, *, far: bool) -> str:
 
 
 def serve(endpoint: Endpoint, host: str | None = None) -> None:
-    """Run an agent until the cluster is closed or its controller has gone.
+    """Run an agent until the cluster is closed or its controller has ended.
 
     ``host`` is the host's name if it is not the machine's. Blocks.
     """

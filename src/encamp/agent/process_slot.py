@@ -352,7 +352,7 @@ class ProcessSlot(AgentSlot):
             self._restore()
 
     def _unheard(self, process: SlotProcess, link: socket.socket, exc: Exception) -> None:
-        """Ignore a socket from now on: a task may have damaged it, and other slots must go on."""
+        """Ignore a socket from now on: a task may have damaged it; other slots must continue."""
         self.agent.pump.forget(link.fileno())
         if isinstance(exc, BadFrame | DecodeError):
             process.kill()

@@ -53,7 +53,7 @@ def _tell_of(item: Item, cache: HostCache) -> None:
 
 
 def _where(item: Item, cache: HostCache) -> str:
-    """Which entries there are; job inputs have a separate, read-only entry."""
+    """Say which entries exist; job inputs have a separate, read-only entry."""
     own, shared = (cache.is_whole(replace(item, readonly=readonly)) for readonly in (False, True))
     if own and shared:
         return "is in the cache twice: read-only (for job inputs), and with its own permissions"

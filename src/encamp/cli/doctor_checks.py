@@ -87,7 +87,7 @@ class HostReport:
 
 
 def why_of(exc: BaseException) -> str:
-    """The text of an error, with its type unless it is encamp's."""
+    """The message of an error, with its type unless it is encamp's."""
     return shortened(str(exc)) if isinstance(exc, EncampError) else reason(exc)
 
 

@@ -258,7 +258,7 @@ def _listed(name: str, text: str) -> Rows | Numbers:
 
 
 def _range_in(text: str) -> Numbers | None:
-    """The numbers of ``FROM..TO`` or ``FROM..TO..STEP``; None for a text without ``..``.
+    """The numbers of ``FROM..TO`` or ``FROM..TO..STEP``; None for a string without ``..``.
 
     The ``..`` of a path, as in ``../amp.cir``, does not make a range.
     """
@@ -267,8 +267,8 @@ def _range_in(text: str) -> Numbers | None:
     match = _RANGE.fullmatch(text)
     if match is None:
         raise ValueError(
-            f"{text!r} is not a range; write whole numbers as 1..70, or 1..70..2 in steps of 2; "
-            "list other values with commas, or texts with '..' in a file for --lines"
+            f"{text!r} is not a range; write integers as 1..70, or 1..70..2 in steps of 2; "
+            "list other values with commas, or strings with '..' in a file for --lines"
         )
     first, last, step = int(match[1]), int(match[2]), int(match[3] or 1)
     return Numbers(from_=first, to=last, step=step if first <= last else -step)

@@ -78,29 +78,29 @@ class Controls(Protocol):
 
     @property
     def closing(self) -> bool:
-        """Whether the agents were told to end."""
+        """Whether the agents were asked to end."""
 
     @property
     def failure(self) -> EngineFailed | None:
         """The error if the engine has failed."""
 
     def slots_changed(self) -> None:
-        """The number of slots has changed."""
+        """Called when the number of slots has changed."""
 
     def said(self, agent: Agent, envelope: OutputText, parts: Parts) -> None:
-        """A task has printed something."""
+        """Called with the output of a task."""
 
     def waits_again(self, record: TaskRecord) -> None:
-        """A task that was sent to a slot has come back without having started."""
+        """Called with a task that its slot has given back without having started it."""
 
     def put_back(self, records: list[TaskRecord], slot: SlotRecord) -> None:
         """Queue tasks that were given back."""
 
     def end(self, record: TaskRecord, good: bool, value: Any) -> None:
-        """A task has ended."""
+        """Called when a task has ended."""
 
     def fail(self, exc: Exception) -> None:
-        """The whole engine has failed."""
+        """Called when the whole engine has failed."""
 
 
 class Agents:
@@ -133,7 +133,7 @@ class Agents:
             self._outbox.post(number, [encode(End())])
 
     def hello(self, agent: Agent, facts: Hello, parts: Parts) -> None:
-        """An agent has sent its facts: use its slots."""
+        """Use the slots of an agent that has sent its facts."""
         if agent.facts is not None:
             return
         agent.facts = facts
@@ -163,7 +163,7 @@ class Agents:
     def _say_once(words: str) -> None:
         if words not in _said:
             _said.add(words)
-            with suppress(UserWarning):  # the work must go on if warnings are errors
+            with suppress(UserWarning):  # the work must continue if warnings are errors
                 warnings.warn(words, stacklevel=2)
 
     def _know(self, host: HostRecord, agent: Agent) -> None:
@@ -220,7 +220,7 @@ class Agents:
         self.listen()
 
     def left(self, number: int, why: str) -> None:
-        """An agent has left; the tasks that it was running are lost."""
+        """Handle the leave of an agent; the tasks that it was running are lost."""
         agent = self.by_number.pop(number, None)
         if agent is None or self._controller.closing:
             return
@@ -263,7 +263,7 @@ class Agents:
             )
 
     def slot_ended(self, agent: Agent, envelope: SlotEnded, parts: Parts) -> None:
-        """A slot has a new process: the old one's running call is lost, others run elsewhere."""
+        """Handle a slot's new process: the old one's running call is lost, others run elsewhere."""
         slot = agent.slots[envelope.slot]
         slot.known.clear()
         slot.settings = b""
@@ -287,7 +287,7 @@ class Agents:
             self._go_without(agent, slot, envelope.text.decode("utf-8", "replace"))
 
     def _go_without(self, agent: Agent, slot: SlotRecord, why: str) -> None:
-        """A slot cannot start any more; its agent is lost with the last one."""
+        """Give up a slot that cannot start any more; its agent is lost with the last one."""
         self._scheduler.remove(slot)
         agent.gone.add(slot)
         if len(agent.gone) < len(agent.slots):
@@ -308,7 +308,7 @@ class Agents:
         exit_code: int | None,
         why: str,
     ) -> None:
-        """A slot's process is gone: fail the call that had started, and queue the others."""
+        """Fail the call that was running in a dead process of a slot, and queue the others."""
         for task in others:
             self._controller.waits_again(task)
         self._controller.put_back(others, slot)
@@ -332,7 +332,7 @@ class Agents:
         return tickets
 
     def order_done(self, agent: Agent, envelope: OrderDone, parts: Parts) -> None:
-        """An agent has carried out an order."""
+        """Handle the answer of an agent to an order."""
         if envelope.ticket in self.orders:
             self.orders[envelope.ticket] = agent.number, envelope.ok, envelope.value
         if envelope.ticket == agent.refreshing:

@@ -81,7 +81,7 @@ class Setups:
         return found
 
     def drop(self, initializer: object) -> None:
-        """An initializer is no longer needed."""
+        """Drop an initializer that is no longer needed."""
         known = self._initializers.pop(id(initializer), None)
         if known is not None:
             del self.kept[known.number]

@@ -46,13 +46,13 @@ class Lifetime:
         self._controller.closed = closed
 
     def begin(self) -> None:
-        """The cluster has started, and must end before the program does."""
+        """Record that the cluster has started; it must end before the program does."""
         _OPEN.add(self)
         atexit.unregister(_close_all)
         atexit.register(_close_all)  # again, so that it runs before the engine's exit functions
 
     def drop(self) -> bool:
-        """Nobody refers to the cluster any more: it ends after its tasks; False if it has ended.
+        """End the unreferenced cluster after its tasks; False if it has ended.
 
         Takes no lock, since it may be called anywhere, in the middle of anything.
         """

@@ -99,14 +99,14 @@ class Cluster:
         True to print the output of tasks while they run, or a function that gets the task's id and
         the text.
     output_limit
-        Bytes of a task's output to keep, or text like "20 MiB": half of them from the beginning,
-        half from the end; a line between them says what is left out.
+        Bytes of a task's output to keep, or a string like "20 MiB": half of them from the
+        beginning, half from the end; a line between them says what is left out.
     start_timeout
         Seconds to wait for the engine's hosts.
     init_command
         A shell command that each host runs before its slots start; the slots get the environment
-        that it leaves. A text for all hosts, or a mapping of host names to texts, with "*" for all
-        other hosts.
+        that it leaves. A string for all hosts, or a mapping of host names to strings, with "*" for
+        all other hosts.
     niceness
         Added to the niceness of slots; also per host.
     interpreter
@@ -269,7 +269,7 @@ class Cluster:
         ``on``. Its arguments are pickled then, so do not change them until the task has ended.
         ``mirror``, ``outputs``, ``on_failure`` and ``to`` give it a private folder, see
         `encamp.sandbox`; a ``persistent`` folder is kept for the slot's next such task. ``cores``,
-        ``memory`` (bytes, or text like "2 GiB") and ``gpus`` are what it needs: a host is never
+        ``memory`` (bytes, or a string like "2 GiB") and ``gpus`` are what it needs: a host is never
         overbooked, and the task sees only its own GPUs. After ``time_limit`` seconds it fails with
         `TimeLimitExceeded`. ``fresh`` runs it in a new interpreter. With ``notify`` its result and
         exit are put on the queue that `receive` reads.
@@ -317,10 +317,10 @@ class Cluster:
 
         ``what`` is the object, or a class or function that creates it in each server from ``args``
         and ``kwargs``. ``per="host"`` has one server on each host, ``count`` is the number of
-        servers in all, ``on`` restricts them to some hosts; hosts that join later get servers, too.
-        Each server is a task with its own folder, so ``mirror``, ``outputs``, ``to``, ``cores``,
-        ``memory`` and ``gpus`` are as for `spawn`. Returns at once; the service can be used as soon
-        as one server is ready.
+        servers in total, ``on`` restricts them to some hosts; hosts that join later get servers,
+        too. Each server is a task with its own folder, so ``mirror``, ``outputs``, ``to``,
+        ``cores``, ``memory`` and ``gpus`` are as for `spawn`. Returns at once; the service can be
+        used as soon as one server is ready.
 
         A server that dies is replaced, at most ``restarts`` times in a row. With
         ``checkpoint_every`` its successor gets the state after the last so many calls: the value of
@@ -392,7 +392,7 @@ class Cluster:
     def receive(
         self, timeout: float | None = None, source: SpawnedTask | int | None = None
     ) -> Received | None:
-        """The next message or event with its sender's id; None if the time is over.
+        """The next message or event with its sender's id; None on timeout.
 
         ``timeout`` in seconds; None waits forever, 0 does not wait. With ``source``, returns only
         messages of that task (0: events of hosts); the others stay in the queue, in order. Raises

@@ -81,7 +81,7 @@ def _by_host(name: str, given: T | Mapping[str, T], none: T) -> dict[str, T]:
     each = dict(given) if isinstance(given, Mapping) else {ANY: given} if given != none else {}
     for host, one in each.items():
         if not isinstance(host, str) or type(one) is not type(none):
-            kind = "a text" if none == "" else "a whole number"
+            kind = "a string" if none == "" else "an integer"
             raise BadJob(name, f"must be {kind}, or one for each host's name, not {given!r}")
     return each
 

@@ -135,7 +135,7 @@ class Controller:
         self.closed = False
         """Whether it accepts no new tasks."""
         self.closing = False
-        """Whether its agents were told to end."""
+        """Whether its agents were asked to end."""
         self._has_slots_here, self._cores = engine.agent_here is not None, cores_and_memory.cores()
         self._shares_memory = self.inline and engine.agent_here is not None
         """Whether tasks run in this process."""
@@ -200,7 +200,7 @@ class Controller:
         for what, wanted in (
             ("a fresh interpreter", options.fresh),
             ("a time limit", options.time_limit is not None),
-            ("GPUs of their own", options.need.gpus and self.kind == "thread"),
+            ("separate GPUs", options.need.gpus and self.kind == "thread"),
         ):
             if wanted:
                 what = f"give inline tasks {what}"
@@ -516,7 +516,7 @@ class Controller:
         self.end(task, False, error)
 
     def waits_again(self, task: TaskRecord) -> None:
-        """A task that was sent to a slot has come back without having started."""
+        """Queue a task again that its slot has given back without having started it."""
         task.waits_again()
         self.mail.prepared.pop(task.id, None)
 
@@ -565,7 +565,7 @@ class Controller:
             self.tenant.ended(task, good, value)
 
     def said(self, agent: Agent, envelope: OutputText, parts: Parts) -> None:
-        """A task has printed something."""
+        """Handle the output of a task."""
         if (task := self.tasks.get(envelope.task)) is not None:
             self.task_outputs.said(task, envelope)
 
@@ -619,12 +619,12 @@ class Controller:
     # Closing
 
     def forget(self, initializer: object) -> None:
-        """An executor has ended: nothing needs its initializer any more."""
+        """Drop the initializer of an executor that has ended."""
         self.functions.forget(initializer)
         self.setups.drop(initializer)
 
     def abandon(self) -> None:
-        """The cluster is closed: end all remaining tasks."""
+        """End all remaining tasks when the cluster is closed."""
         for task in self.known():
             if task.state is WAITING:
                 self.cancelled(task)
@@ -632,7 +632,7 @@ class Controller:
                 self.end(task, False, TaskKilled(task.label, task.future.host or "its host"))
 
     def fail(self, exc: Exception) -> None:
-        """The engine has failed: everything fails."""
+        """Fail everything after a failure of the engine."""
         failure = exc if isinstance(exc, EngineFailed) else None
         if failure is None:
             why = str(exc) if isinstance(exc, EncampError) else reason(exc)

@@ -78,7 +78,7 @@ class DiskThread:
         self.run(work, done)
 
     def close(self) -> None:
-        """Wait for the running work; later work is done at once. May be called twice."""
+        """Wait for the running work; later work is done at once. Idempotent."""
         if self._thread is not None and not self._closed:
             self._work.put(None)
             self._thread.join()

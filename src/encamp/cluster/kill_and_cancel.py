@@ -45,23 +45,23 @@ class Controls(Protocol):
         """All agents."""
 
     def begins(self, slot: SlotRecord) -> None:
-        """The first of the calls at a slot is the running one."""
+        """Called when the first of the calls at a slot is the running one."""
 
     def waits_again(self, record: TaskRecord) -> None:
-        """A task that was sent to a slot has come back without having started."""
+        """Called with a task that its slot has given back without having started it."""
 
     def end(self, record: TaskRecord, good: bool, value: Any) -> None:
-        """A task has ended."""
+        """Called when a task has ended."""
 
     def cancelled(self, record: TaskRecord) -> None:
-        """A waiting task is cancelled."""
+        """Called when a waiting task is cancelled."""
 
     def why_waits(self, task: int) -> str:
         """Why a task has not begun, in words; from any thread."""
 
 
 class Recalls:
-    """Recalls of one controller, in the thread that drives its pump unless said otherwise.
+    """Recalls of one controller, in the thread that drives its pump unless stated otherwise.
 
     ``inline`` is the engine's name if slots are agents, which cannot be killed; otherwise empty.
     """
@@ -103,7 +103,7 @@ class Recalls:
         self._outbox.post(slot.agent, [encode(Recall(slot.number, slot.ticket))])
 
     def _stop_unasked(self, task: TaskRecord, slot: SlotRecord) -> None:
-        """The slot does not answer: it is in compiled code, so it is still in the same call.
+        """Handle a slot that does not answer: it is in compiled code, so still in the same call.
 
         Its agent knows whether this is true; perhaps only the network is slow.
         """
@@ -141,7 +141,7 @@ class Recalls:
     def put_back(self, tasks: list[TaskRecord], slot: SlotRecord) -> None:
         """Queue tasks that were given back; those that are to be cancelled end.
 
-        The latter come last: what their callbacks use must be consistent before.
+        The latter are last: what their callbacks use must be consistent before.
         """
         goes_on: list[TaskRecord] = []
         over: list[tuple[TaskRecord, SlotRecord]] = []

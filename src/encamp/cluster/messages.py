@@ -107,12 +107,12 @@ class Mail:
                 self.prepared[to] = self.shortcut.prepare(envelope) if to in self.prepared else None
 
     def begins(self, task: TaskRecord) -> None:
-        """A task starts: it gets the messages that have waited for it."""
+        """Give a task that starts the messages that have waited for it."""
         for port, sender, payload in self.early.pop(task.id, ()):
             self.send(task.id, sender, payload, port)
 
     def forget(self, task: TaskRecord) -> None:
-        """A task has ended."""
+        """Handle the end of a task."""
         self.prepared.pop(task.id, None)
         self.early.pop(task.id, None)
 

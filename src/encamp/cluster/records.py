@@ -75,7 +75,7 @@ class TaskRecord:
         self.function = function
         self.arguments = arguments
         self.pickled: tuple[bytes, Parts] | None = None
-        """Its arguments as `Functions.pickled` returns them, if it was called at the spawn."""
+        """The arguments as `Functions.pickled` returns them, if it was called at the spawn."""
         self.options = options
         self.state = WAITING
         self.slot: SlotRecord | None = None
@@ -85,45 +85,45 @@ class TaskRecord:
         self.unwanted = False
         """Whether it is cancelled if its slot gives it back."""
         self.mark = (0, 0)
-        """Its progress when its process died, if it has noted that."""
+        """The task's progress when its process died, if it has recorded that."""
 
     @property
     def name(self) -> str:
-        """Its name in messages and errors."""
+        """The task's name in messages and errors."""
         return self.future.name
 
     @property
     def label(self) -> str:
-        """Its name in errors, which put "task" before it."""
+        """The task's name in errors, which put "task" before it."""
         return self.options.name or str(self.id)
 
     # Its states
 
     def sent(self, slot: SlotRecord) -> None:
-        """It was sent to a slot."""
+        """Record that the task was sent to a slot."""
         self.slot, self.state = slot, SENT
 
     def begins(self) -> None:
-        """It is at the head of its slot's queue now."""
+        """Record that the task is at the head of its slot's queue now."""
         slot = self.slot
         if self.state is SENT and slot is not None:
             self.state = RUNNING
             self.future._begins(slot.host.name, slot.number)
 
     def left(self) -> None:
-        """It has left its slot."""
+        """Record that the task has left its slot."""
         if self.state is not ENDED:
             self.state = LEFT
         self.slot = None
 
     def waits_again(self) -> None:
-        """It was given back without having started."""
+        """Record that the task was given back without having started."""
         if self.state is not ENDED:
             self.state = WAITING
             self.future._waits_again()
 
     def ended(self) -> None:
-        """It has ended: releases what takes memory."""
+        """Record that the task has ended, and release its memory."""
         self.state = ENDED
         self.arguments, self.pickled = ((), {}), None
 
@@ -133,7 +133,7 @@ class TaskRecord:
             self.cause = cause
 
     def why_ended(self, slot: SlotRecord, exit_code: int | None, why: str) -> EncampError:
-        """Its error if its slot was ended, or ended by itself."""
+        """The task's error if its slot was ended, or ended by itself."""
         if self.cause is Cause.KILLED:
             return TaskKilled(self.label, slot.host.name)
         if self.cause is Cause.TIME and self.options.time_limit is not None:
@@ -182,7 +182,7 @@ class SlotRecord:
 
     @property
     def key(self) -> tuple[int, int]:
-        """Its identifier in a `Need`."""
+        """The host's identifier in a `Need`."""
         return self.agent, self.number
 
 

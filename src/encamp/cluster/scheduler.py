@@ -1,4 +1,4 @@
-"""Which task runs where: queues of waiting tasks, and the free slots of hosts.
+"""Decides which task runs where: queues of waiting tasks, and the free slots of hosts.
 
 This module knows no engine and no process. Queueing a task, taking the next one and finding the
 host with the most free slots take the same time however many tasks and hosts there are.

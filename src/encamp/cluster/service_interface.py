@@ -1,4 +1,4 @@
-"""The interface for services: an object that uses a cluster and is told about tasks and hosts."""
+"""The interface for services: an object that uses a cluster and follows its tasks and hosts."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Tenant(Protocol):
         """The names of its services that occupy slots."""
 
     def arrived(self, sender: int, parts: Parts) -> None:
-        """A message has arrived on its port (`protocol.SERVICES`)."""
+        """Called with a message that has arrived on its port (`protocol.SERVICES`)."""
 
     def ended(self, task: TaskRecord, good: bool, value: Any) -> None:
-        """A task has ended, its own or another."""
+        """Called when a task has ended, its own or another."""
 
     def crowded(self) -> None:
-        """A task was spawned while its tasks occupy all slots."""
+        """Called when a task was spawned while its own tasks occupy all slots."""
 
     def hosts_changed(self) -> None:
         """The number of slots has changed."""
@@ -53,4 +53,4 @@ class Tenant(Protocol):
         """The statistics of its services."""
 
     def close(self) -> None:
-        """The cluster is closed."""
+        """Called when the cluster is closed."""

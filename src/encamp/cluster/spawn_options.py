@@ -57,7 +57,7 @@ class Options:
     """Whether its arguments are pickled when it is spawned, so that they may be changed then."""
 
     staged: bool = field(init=False)
-    """Whether calls have a folder of their own."""
+    """Whether calls have their own folder."""
     plain: bool = field(init=False)
     """Whether a slot needs no options to run the call."""
 
@@ -114,7 +114,7 @@ class SpawnOptions:
         if self.ready is not None:
             return self.ready
         if not (isinstance(self.name, str) and self.name.isprintable()):
-            raise BadJob("name", f"must be text of one line, not {self.name!r}")
+            raise BadJob("name", f"must be a string of one line, not {self.name!r}")
         for name in ("persistent", "fresh", "notify"):
             check_flag(name, getattr(self, name))
         base = current_folder()

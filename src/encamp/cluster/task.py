@@ -73,11 +73,11 @@ class LightFuture(Future[Any]):
         pass
 
     def _wait(self, timeout: float | None) -> float | None:
-        """Wait until it is done or the time is over; returns the seconds left."""
+        """Wait until it is done, or for ``timeout`` seconds; returns the seconds left."""
         raise NotImplementedError
 
     def _not_within(self, seconds: float) -> NotInTime:
-        """The error of a wait whose time is over."""
+        """The error of a wait that timed out."""
         return NotInTime("there is no result", seconds)
 
     def done(self) -> bool:
@@ -93,12 +93,12 @@ class LightFuture(Future[Any]):
         return self._state in CANCELLED
 
     def _set_cancelled(self) -> None:
-        """It was taken back before it started."""
+        """Record that the task was taken back before it started."""
         super().cancel()
         super().set_running_or_notify_cancel()
 
     def result(self, timeout: float | None = None) -> Any:
-        """Its result; waits, and raises the error of the call. See `Future.result`."""
+        """The task's result; waits, and raises the error of the call. See `Future.result`."""
         if timeout is not None:
             timeout = patience(timeout)
         left = self._wait(timeout) if self._state != FINISHED else 0
@@ -114,7 +114,7 @@ class LightFuture(Future[Any]):
         return super().result(0)  # it has ended just now
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Its error, or None; waits. See `Future.exception`."""
+        """The task's error, or None; waits. See `Future.exception`."""
         if timeout is not None:
             timeout = patience(timeout)
         left = self._wait(timeout) if self._state != FINISHED else 0
@@ -176,7 +176,7 @@ class Driven(Protocol):
         """Whether it belongs to the process that this one was forked from."""
 
     def until(self, ready: Callable[[], object], timeout: float | None = None) -> bool:
-        """Drive until that is true; False if the time is over."""
+        """Drive until that is true; False on timeout."""
 
 
 class Canceller(Protocol):
@@ -235,7 +235,7 @@ class SpawnedTask(LightFuture):
 
     @property
     def name(self) -> str:
-        """Its name in messages and errors."""
+        """The task's name in messages and errors."""
         return self._named or f"task {self.id}"
 
     def cancel(self) -> bool:
@@ -265,13 +265,13 @@ class SpawnedTask(LightFuture):
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     def _begins(self, host: str, slot: int) -> None:
-        """It runs there now."""
+        """Record that the task runs there now."""
         self.host, self.slot = host, slot
         if self._state == PENDING:
             self._state = RUNNING
 
     def _waits_again(self) -> None:
-        """Its slot has given it back."""
+        """Record that the slot has given the task back."""
         if self._state == RUNNING:
             self._state = PENDING
 
@@ -285,7 +285,7 @@ class SpawnedTask(LightFuture):
         return NotInTime(f"{self.name} has not ended", seconds, f"it is {self._standing()}")
 
     def _standing(self) -> str:
-        """Its state; also where it runs, or why it does not."""
+        """The task's state, and where it runs, or why it does not."""
         state = self._state.lower()
         if self._state == PENDING:
             why = self._canceller.why_waits(self)

@@ -33,7 +33,7 @@ class TaskOutputs:
         """The output of running tasks that has arrived."""
 
     def said(self, task: TaskRecord, envelope: OutputText) -> None:
-        """A task has printed something."""
+        """Handle the output of a task."""
         output = self.outputs.setdefault(task.id, _TaskOutput())
         raw = envelope.text[max(0, output.told - envelope.start) :]
         output.told = max(output.told, envelope.start + len(envelope.text))
@@ -52,5 +52,5 @@ class TaskOutputs:
                 _log.exception("the function that follows the output of tasks raised")
 
     def forget(self, task: TaskRecord) -> None:
-        """A task has ended."""
+        """Handle the end of a task."""
         self.outputs.pop(task.id, None)

@@ -20,7 +20,7 @@ _HERE = "127.0.0.1"
 
 
 class BareMesh(MeshEngine):
-    """An engine with ``agents`` processes and ``slots`` slots in all on this host."""
+    """An engine with ``agents`` processes and ``slots`` slots in total on this host."""
 
     def __init__(self, slots: int, agents: int, restarts: int, *, relays: bool) -> None:
         super().__init__("mesh", restarts)

@@ -51,7 +51,7 @@ class ShortMessages(ABC):
 
     An interrupt (Ctrl-C) does no harm anywhere in it, so callers need not defer it, which takes as
     long as sending a message. Short messages and frames of a pair keep their order. A short message
-    that nobody looks for arrives as a frame of one part, which begins with `MARK`, as no other part
+    that no receiver polls for arrives as a frame of one part that begins with `MARK`; no other part
     does.
 
     ``looks`` is an endless iterator: each step polls once, and is true if a message is in the
@@ -89,7 +89,7 @@ class Endpoint(ABC):
 
     ``slots`` is the number of an agent's slots, 0 if its orders say it, and ``cores`` the cores of
     each slot, if a slot may not use all of the agent's. ``short`` is the shortcut for small
-    messages, None if there is none; whoever receives one sets ``busy``, for `patience`.
+    messages, None if there is none; the receiver of one sets ``busy``, for `patience`.
     ``left_out`` are folders of the program's search paths that are not used there.
     """
 
@@ -137,7 +137,7 @@ class Endpoint(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Leave the network, after sending everything. May be called twice."""
+        """Leave the network, after sending everything. Idempotent."""
 
 
 class Engine(Endpoint):
@@ -145,7 +145,7 @@ class Engine(Endpoint):
 
     ``name`` is its name for users. ``private`` says that only encamp's own processes can put frames
     into the network; otherwise all frames are sealed. The key of the seals travels unencrypted
-    between hosts, and so does that of a private network if ``key_in_clear``. ``slots_per_agent`` is
+    between hosts; that of a private network does, too, if ``key_in_clear``. ``slots_per_agent`` is
     0 if an agent has as many slots as its host has cores. ``agents`` is how many to wait for at the
     start. ``agent_here`` is the end of the only agent if the controller's own process serves it:
     the two call each other, and send nothing through the engine. An ``elastic`` engine adapts its
@@ -183,15 +183,15 @@ class Engine(Endpoint):
         """Called twice a second with the busy slots per agent, and the number of waiting calls."""
 
     def give_up(self, agent: int) -> None:
-        """The cluster has not heard from an agent for long, and counts it as lost.
+        """Give up an agent that the cluster counts as lost, because it was silent for too long.
 
-        The agent is told to end, in case it is alive; what it still sends is ignored.
+        The agent is asked to end, in case it is alive; what it still sends is ignored.
         """
 
     @abstractmethod
     def stop(self) -> None:
         """End the agents, if necessary by force, and leave the network.
 
-        The cluster has told its agents to end before. Blocks for seconds at most. May be called
-        twice, and from another thread than the one that uses the network.
+        The cluster has asked its agents to end before. Blocks for at most some seconds. Idempotent;
+        may be called from another thread than the one that uses the network.
         """

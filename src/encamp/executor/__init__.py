@@ -1,4 +1,4 @@
-"""`concurrent.futures.Executor` on a cluster: submit, map and dispatch, in private folders on request.
+"""`concurrent.futures.Executor` on a cluster: submit, map, dispatch, in private folders if wanted.
 
 This package is the standard interface to `encamp.cluster`. It knows nothing of jobs.
 """

@@ -109,7 +109,7 @@ class JobDefinition:
         ``values`` names a file that the steps write, with the task's values (the ``value`` of its
         `TaskReport`); by default the values are those that the last function returns.
         ``parameters`` are the first columns of the job's table, by default the arguments of that
-        function that are numbers, texts or truth values. Raises `BadJob` for a name used twice, no
+        function that are numbers, strings or Booleans. Raises `BadJob` for a name used twice, no
         step, or bad numbers.
         """
         _checked_name(name, "task")
@@ -143,7 +143,7 @@ class JobDefinition:
 
 def _checked_name(name: str, kind: str) -> str:
     if not isinstance(name, str):
-        raise BadJob(f"the {kind} name {name!r}", "must be text")
+        raise BadJob(f"the {kind} name {name!r}", "must be a string")
     if (
         not name
         or name in (".", "..")
@@ -190,7 +190,7 @@ def checked_retries(name: str, retries: int) -> int:
     """A number of retries. Raises `BadJob`."""
     number = as_whole(retries)
     if number is None:
-        raise BadJob(name, f"retries must be a whole number, not {retries!r}")
+        raise BadJob(name, f"retries must be an integer, not {retries!r}")
     if number < 0:
         raise BadJob(name, f"retries must be 0 or more, not {retries}")
     return number

@@ -100,7 +100,7 @@ class Job(JobDefinition):
         Options that are None are taken from the ``encamp run`` command line, if the script runs
         under it. Tasks that fail do not stop tasks that do not depend on them. Raises an
         `InputError` for a job that cannot work, before anything runs, and `JobBusy` if another
-        process runs this job. Ctrl-C stops the running tasks, and so does any signal that ends a
+        process runs this job. Ctrl-C stops the running tasks, like any signal that ends a
         program (SIGTERM, SIGHUP, a batch system's warning); finished tasks stay done, and the next
         run continues from there.
         """

@@ -56,7 +56,7 @@ class OutputsOf:
         if self.pattern is not None and not self.pattern.strip("/"):
             raise BadJob(f"{self}: the pattern {self.pattern!r}", "names nothing")
         if self.mode not in get_args(Mode):
-            raise BadJob(f"the mode {self.mode!r}", f"is none of {', '.join(get_args(Mode))}")
+            raise BadJob(f"the mode {self.mode!r}", f"must be one of {', '.join(get_args(Mode))}")
         safe_target(self.to)
 
     def __str__(self) -> str:

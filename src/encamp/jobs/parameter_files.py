@@ -82,7 +82,7 @@ def rows_in(text: str, name: str) -> Rows:
 
 def _check_text(text: str, name: str) -> None:
     if "\0" in text:
-        raise BadJob(name, "holds null characters, which are not allowed in values")
+        raise BadJob(name, "contains null bytes, which are not allowed in values")
 
 
 def _check_columns(columns: list[str], name: str) -> None:

@@ -43,7 +43,7 @@ class Options:
     engine: str = "local"
     engine_options: dict[str, Any] = field(default_factory=dict)
     retries: int | None = None
-    """Replaces the values of the job and its tasks, if it is not None; so does ``time_limit``."""
+    """Replaces the values of the job and its tasks unless None; ``time_limit`` does the same."""
     time_limit: float | None = None
     only: tuple[str, ...] = ()
     """Names and patterns of the tasks to run, with those that they need; empty for all."""

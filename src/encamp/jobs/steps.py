@@ -135,7 +135,7 @@ def command(
     need ``shell=True``. A pipeline of ``/bin/sh`` fails only if its last command does; with
     ``shell="bash"`` bash runs the line, and a pipeline fails if any of its commands does.
     ``time_limit`` is in seconds. Raises `BadJob` for an empty line, unbalanced quotes, and what is
-    neither text nor a path.
+    neither a string nor a path.
     """
     if not any(shell is known or shell == known == "bash" for known in _SHELLS):
         raise BadJob(f"shell={shell!r}", "is not known; use True for /bin/sh, or 'bash'")
@@ -172,7 +172,7 @@ def command(
 
 def _words(line: Iterable[object]) -> tuple[str, ...]:
     if isinstance(line, bytes) or not isinstance(line, Iterable):
-        raise BadJob(f"the command line {line!r}", "must be text, or a list of words")
+        raise BadJob(f"the command line {line!r}", "must be a string, or a list of words")
     return tuple([_text("a word of a command line", word) for word in line])
 
 
@@ -197,9 +197,9 @@ def _text(what: str, given: object) -> str:
     if isinstance(given, PathLike):
         text = given.__fspath__()
     if not isinstance(text, str):
-        raise BadJob(what, f"must be text or a path, not {given!r}")
+        raise BadJob(what, f"must be a string or a path, not {given!r}")
     if "\0" in text:
-        raise BadJob(what, "holds a null character")
+        raise BadJob(what, "contains a null byte")
     return text
 
 

@@ -70,7 +70,7 @@ class EventLoop:
         self._new: set[int] = set()
         """Descriptors added in this turn. Events that were polled before belong to closed ones."""
         self.rest = 0.0
-        """Seconds to sleep before a turn, so that messages that come singly are read together."""
+        """Seconds to sleep before a turn, so that messages that arrive singly are read together."""
         self.eager = False
         """Whether to poll before a sleep: there is a core to spare."""
         self._poller = Poller()
@@ -78,7 +78,7 @@ class EventLoop:
         """Called with what an engine or a handler raises; None: the waiting thread raises it."""
         self._ends: list[tuple[Endpoint, Callable[[Arrival], None]]] = []
         self.pending: deque[tuple[Callable[[Any], None], Any]] = deque()
-        """Handlers and what arrived for them. A turn within a handler goes on with these."""
+        """Handlers and what arrived for them. A turn within a handler continues with these."""
         self.signals_deferred = DeferredSignals(self.wake)
         self._wake = Waker()
         self.watch(self._wake.fileno(), lambda _: self._wake.rest())
@@ -88,7 +88,7 @@ class EventLoop:
         """Functions to call in the next turn."""
         self._sleeping = False
         self.nudged = False
-        """Whether another thread has said that there is work."""
+        """Whether another thread has reported work."""
         self._due = False
         """Whether something was handled after which functions in ``turned`` may have to send."""
         self.turned_at = 0.0
@@ -262,14 +262,14 @@ class EventLoop:
         """Return what has arrived at an endpoint; None if its engine has failed."""
         try:
             return end.receive()
-        except Exception as exc:  # noqa: BLE001 - an engine may be somebody else's code
+        except Exception as exc:  # noqa: BLE001 - an engine may be third-party code
             if not by_signal(exc):  # the engine would fail in each turn
                 self._detach(end)
             self._break(exc)
             return None
 
     def _detach(self, end: Endpoint) -> None:
-        """Stop receiving from an endpoint, whose descriptors may stay readable for ever."""
+        """Stop receiving from an endpoint, whose descriptors may stay readable forever."""
         self._ends = [(other, handle) for other, handle in self._ends if other is not end]
         for fd in end.descriptors():
             self.forget(fd)

@@ -64,7 +64,7 @@ class Pump(EventLoop):
         """Wait until ``done()`` is true; meanwhile this thread drives if no other one does.
 
         ``done`` is not called again once it was true, so it may have an effect then. Returns False
-        if the time is over. Raises the error of a handler if there is no ``broken``.
+        on timeout. Raises the error of a handler if there is no ``broken``.
         """
         if done():
             return True
@@ -279,7 +279,7 @@ class Pump(EventLoop):
         self.elsewhere = True
 
     def close(self) -> None:
-        """End the background thread, and release everything; may be called twice."""
+        """End the background thread, and release everything. Idempotent."""
         if self._closed:
             return
         self._closed = True

@@ -9,7 +9,7 @@ from encamp.errors import BadJob, WrongType
 
 
 def items(what: str, given: Any, meant: str) -> list[Any]:
-    """The items of a list or another iterable; a text or a mapping is none. Raises `WrongType`."""
+    """The items of an iterable that is not a string or a mapping. Raises `WrongType`."""
     if isinstance(given, Mapping) or not can_be_iterated(given):
         raise WrongType(what, f"must be a list of {meant}, not {given!r}")
     return list(given)
@@ -27,11 +27,11 @@ def can_be_iterated(given: Any) -> bool:
 
 
 def texts(what: str, given: str | Iterable[str]) -> tuple[str, ...]:
-    """One text or several. Raises `WrongType`."""
-    found = (given,) if isinstance(given, str) else tuple(items(what, given, "texts"))
+    """One string or several. Raises `WrongType`."""
+    found = (given,) if isinstance(given, str) else tuple(items(what, given, "strings"))
     for one in found:
         if not isinstance(one, str):
-            raise WrongType(what, f"must be texts, not {one!r}")
+            raise WrongType(what, f"must be strings, not {one!r}")
     return found
 
 

@@ -110,7 +110,7 @@ class Client(ABC):
 
     @abstractmethod
     def wait(self, what: Awaited, timeout: float | None) -> None:
-        """Wait until ``what`` is done, or the time is over."""
+        """Wait until ``what`` is done, or for ``timeout`` seconds."""
 
     @abstractmethod
     def attend(self, what: Awaited) -> None:
@@ -217,7 +217,7 @@ class Client(ABC):
         """End a lease after its calls; ``last`` is the last one.
 
         ``shared``: others may have made calls, too. ``grouped``: the server is to forget its group.
-        Where the cluster is gone there is nothing to release.
+        If the cluster has ended, there is nothing to release.
         """
         done = not shared and (last is None or last.done())
         with suppress(ClusterError, OSError):

@@ -129,7 +129,7 @@ class Reply(Letter, tag=10):
 
 
 class ServerGone(Letter, tag=11):
-    """A server is gone; the error, without the facts of a call, follows.
+    """A server has ended; the error, without the facts of a call, follows.
 
     ``about`` and ``number``: client and number of the call that it had begun last; -1: unknown.
     """
@@ -179,7 +179,7 @@ class GroupMessage(Letter, tag=16):
 
 
 class MemberLost(Letter, tag=17):
-    """A member of a group is gone."""
+    """A member of a group has ended."""
 
     group: int
 

@@ -15,7 +15,7 @@ class Waited(Protocol):
     """The part of a client that waiting for a result needs."""
 
     def wait(self, what: Awaited, timeout: float | None) -> None:
-        """Wait until it is done or the time is over."""
+        """Wait until it is done, or for ``timeout`` seconds."""
 
     def attend(self, what: Awaited) -> None:
         """Make sure that it is done at some time, even if no thread waits for it here."""
@@ -89,7 +89,7 @@ class Result(Awaited):
     def get(self, timeout: float | None = None) -> Any:
         """The value; waits at most ``timeout`` seconds, and raises the error of the call.
 
-        Raises TimeoutError if the time is over; the call continues.
+        Raises TimeoutError on timeout; the call continues.
         """
         return self.result(timeout)
 

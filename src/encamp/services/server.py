@@ -87,7 +87,7 @@ class ParameterCall:
 
 
 def serve(settings: ServerSettings, blueprint: Blueprint, state: bytes | None = None) -> None:
-    """Run a server until it is told to end; this is the function of its task."""
+    """Run a server until it is asked to end; this is the function of its task."""
     client = task_client()
     assert client is not None  # noqa: S101 - it is a task
     server = Server(client, settings)
@@ -169,7 +169,7 @@ class Server:
     # Calls, one after the other
 
     def run(self) -> None:
-        """Run calls until the server is told to end."""
+        """Run calls until the server is asked to end."""
         own, requests, queue = self.task_client, self.task_client.requests, self._queue
         while not self._over:
             if self.settings.call_limit is not None:
@@ -365,7 +365,7 @@ class Server:
         self._wanted.set()
 
     def stopping(self) -> None:
-        """It was asked to stop: report which call was running."""
+        """Report which call was running when the server was asked to stop."""
         about, mark = self._ledger.now
         self._post(SPAWNER, [encode(Stopping(self.settings.server, about, mark))])
 
@@ -379,7 +379,7 @@ class Server:
         self._post(tasks[rank], [letter, *dump(message)])
 
     def receive(self, timeout: float | None, rank: int | None) -> tuple[int, Any] | None:
-        """The next message of a member, or None if the time is over."""
+        """The next message of a member, or None on timeout."""
         timeout = patience(timeout)
         group, _, tasks = self._talking()
         if rank is not None:
@@ -441,7 +441,7 @@ class CurrentServer:
 
     @property
     def rank(self) -> int:
-        """Its number in the group, from 0 on. RuntimeError if the call is not for a group."""
+        """The server's rank in the group, from 0. RuntimeError if the call is not for a group."""
         return self._server._group()[1]
 
     @property
@@ -458,7 +458,7 @@ class CurrentServer:
     ) -> tuple[int, Any] | None:
         """The rank of a member and its message; with ``rank`` only from that one.
 
-        Waits forever (None), not at all (0) or some seconds; None if the time is over. Raises
+        Waits forever (None), not at all (0) or some seconds; returns None on timeout. Raises
         `GroupBroken` if a member has ended.
         """
         return self._server.receive(timeout, rank)

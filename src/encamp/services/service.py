@@ -92,7 +92,7 @@ def publish(
     args: tuple[Any, ...],
     options: ServiceOptions,
 ) -> Service:
-    """See `Cluster.publish`; ``cluster`` stays as long as somebody has the service."""
+    """See `Cluster.publish`; ``cluster`` stays alive as long as the service is referenced."""
     with controller.pump.signals_deferred:  # an exception of a handler is not an error of ``what``
         published = _published(what, args, options)
 
@@ -158,7 +158,7 @@ def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> Pub
     spawned = SpawnOptions.of(rest)
     name = options.get("name", "")
     if not (isinstance(name, str) and name.isprintable()):
-        raise BadJob("name", f"must be text of one line, not {name!r}")
+        raise BadJob("name", f"must be a string of one line, not {name!r}")
     name = name or default
     parts = dump_as(f"what makes {name}", what if made else (what, tuple(args), dict(kwargs)))
     blueprint = Blueprint(tuple(map(bytes, parts)), made)
@@ -188,7 +188,7 @@ class Service(CollectiveCalls):
     """Servers on a cluster, each with its own object, which can be called from anywhere.
 
     Created by `Cluster.publish`. Can be passed to tasks and to other services. ``name`` is its
-    name, ``id`` a text that identifies it.
+    name, ``id`` a string that identifies it.
     """
 
     _cluster: object = None
@@ -204,7 +204,7 @@ class Service(CollectiveCalls):
 
     @property
     def id(self) -> str:
-        """Its name and its number on the cluster."""
+        """The service's name and its number on the cluster."""
         return f"{self.name}.{self._number}"
 
     # A server of one's own

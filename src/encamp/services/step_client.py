@@ -129,7 +129,7 @@ class Relays:
         return relay.answer(what, *rest)
 
     def close(self) -> None:
-        """The step has ended: release its servers and withdraw its requests."""
+        """Release the servers of an ended step, and withdraw its requests."""
         for relay in self._of.values():
             relay.close()
 

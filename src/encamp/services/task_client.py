@@ -106,7 +106,7 @@ class TaskClient(Client):
         return None
 
     def until(self, done: Callable[[], object], timeout: float | None = None) -> bool:
-        """Handle letters until ``done()``, or the time is over."""
+        """Handle letters until ``done()``, or for ``timeout`` seconds."""
         slot, letters = self.slot, self.slot.letters
         deadline = None if timeout is None else time.monotonic() + timeout
 

@@ -46,7 +46,7 @@ class Windows:
 
     @classmethod
     def of(cls, display: object, geometry: object, delay: float) -> Windows | None:
-        """Those of these options; None if none are wanted. Raises `BadJob` if none can open."""
+        """The windows that are wanted, None without any. Raises `BadJob` if none can open."""
         if display is None or display is False:
             return None
         if display is True and not (display := os.environ.get("DISPLAY", "")):

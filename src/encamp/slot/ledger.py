@@ -3,7 +3,7 @@
 Sending a result takes as long as a short call, so a slot with short calls sends several results
 together. Until then they are in shared memory; the agent takes them from there if the process ends
 or a call takes longer than expected. A slot holds a result back only within `HOLD` seconds after
-its last message, and has written it here before twice that time is over. An agent that has received
+its last message, and has written it here within twice that time. An agent that has received
 nothing from a slot for four times as long reads the memory (`read`).
 
     8 bytes   number of the first result here << 20 | bytes that are in use, with these 8

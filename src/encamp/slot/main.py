@@ -70,7 +70,7 @@ class SlotSettings(msgspec.Struct, array_like=True):
     streams: list[int] = []
     """Descriptors for its standard output and error, if not those that it is started with."""
     files: int = 0
-    """Its limit of open files; its supervisor may have raised its own."""
+    """The slot's limit of open files; its supervisor may have raised its own."""
     number: int = 0
     host: str = ""
     agent: int = 0
@@ -86,13 +86,13 @@ class SlotSettings(msgspec.Struct, array_like=True):
     cores: list[int] = []
     """The numbers of its cores; empty: those of its supervisor."""
     threads: dict[str, str] = {}
-    """Those of `threads.VARIABLES` that the program has set; those set on the host win."""
+    """The `threads.VARIABLES` that the program has set; those set on the host take precedence."""
     init_command: str = ""
     """The command that its supervisor runs before, see `environment_after`."""
     niceness: int = 0
-    """This is added to its supervisor's niceness."""
+    """A number to add to its supervisor's niceness."""
     interpreter: str = ""
-    """Its Python interpreter; empty: its supervisor's."""
+    """The slot's Python interpreter; if empty, its supervisor's."""
     cluster: str = ""
     """See `Orders`."""
     modules: list[str] = []

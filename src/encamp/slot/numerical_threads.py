@@ -21,7 +21,7 @@ _FIRST = "1"
 
 
 def chosen_here(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Those of `VARIABLES` that the user has set, in this process or in ``environment``."""
+    """The `VARIABLES` that the user has set, in this process or in ``environment``."""
     ours = _ours(environment)
     return {
         name: text

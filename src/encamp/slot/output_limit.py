@@ -22,8 +22,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def free_middle(fd: int, head: int, tail: int) -> None:
     """Free the disk space of all but the first ``head`` and last ``tail`` bytes, if it is much.
 
-    The size of the file stays the same, so that programs can go on appending. Does nothing on file
-    systems without support for it.
+    The size of the file stays the same, so that programs can continue appending. Does nothing on
+    file systems without support for it.
     """
     facts = os.fstat(fd)
     if facts.st_blocks * _BLOCK <= 2 * (head + tail) + 2 * _PAGE:

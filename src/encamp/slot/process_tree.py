@@ -83,8 +83,8 @@ def end_descendants(
 
     They get SIGTERM, and SIGKILL after ``grace`` seconds; what they start meanwhile gets SIGKILL
     at once. Blocks until they have ended. The processes ``besides`` and their descendants are left
-    running, and so are the process ids in ``spare``, without their descendants. Returns whether a
-    module of this process may try to go on using one that was ended.
+    running, like the process ids in ``spare``, without their descendants. Returns whether a
+    module of this process may try to continue using one that was ended.
     """
     if pid is not None:
         return bool(_end_all(lambda: _descendants(pid), grace))
@@ -126,7 +126,7 @@ def _program(pid: int) -> str:
 
 
 def descendants() -> list[psutil.Process]:
-    """The descendants of this process, with ended ones that nobody has waited for."""
+    """The descendants of this process, including zombies."""
     return _find(None) if have_children() else []
 
 
@@ -157,7 +157,7 @@ def have_children() -> bool:
 
 
 def _children() -> set[int]:
-    """The children of this process, with ended ones that nobody has waited for."""
+    """The children of this process, including zombies."""
     found: set[int] = set()
     for thread in Path("/proc/self/task").iterdir():
         with suppress(OSError):  # the thread has ended
@@ -193,7 +193,7 @@ def _marked(name: str, value: str) -> list[psutil.Process]:
 
 
 def _living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Those that still run, so without zombies."""
+    """The processes that still run, without zombies."""
     import psutil
 
     running = []

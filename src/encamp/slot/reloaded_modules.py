@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 _LIBRARIES = (str(Path(os.__file__).parent) + os.sep, str(Path(__file__).parents[1]) + os.sep)
-"""Folders of modules that nobody reloads: Python's own and encamp's."""
+"""Folders of modules that are not reloaded: Python's own and encamp's."""
 
 
 class Reloads:

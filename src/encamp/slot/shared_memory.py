@@ -248,7 +248,7 @@ class LocalSlot(Protocol):
     """A slot of the agent in the program's process."""
 
     def reachable_process(self) -> Process | None:
-        """Its process, or None if messages to it have to wait."""
+        """The slot's process, or None if messages to it have to wait."""
 
     def send_to_process(self, process: Process, parts: Parts) -> None:
         """Send a message by the socket, unless the process was replaced."""

@@ -120,7 +120,7 @@ class Connection(Protocol):
     def until(self, found: Callable[[], T | None], timeout: float | None) -> T | None:
         """Wait until ``found``, called after each arrival, returns something other than None.
 
-        Returns that, or None if the time is over. What arrives is given to `Slot.take`.
+        Returns that, or None on timeout. What arrives is given to `Slot.take`.
         """
 
     def tell_waiters(self) -> None:
@@ -596,7 +596,7 @@ class CurrentTask:
     def receive(
         self, timeout: float | None = None, source: int | Any | None = None
     ) -> Received | None:
-        """The next message that was sent to this task, or None if the time is over.
+        """The next message that was sent to this task, or None on timeout.
 
         ``timeout`` in seconds; None waits forever, 0 does not wait. With ``source``, returns only
         messages of that task; the others stay for later calls, in order.

@@ -136,7 +136,7 @@ class SlotSockets:
                     writable(fd, _LOOK_AGAIN)
                 writer.flush()
         except BaseException:
-            writer.own()  # the task goes on and may change the buffers that are not written yet
+            writer.own()  # the task continues and may change the buffers that are not written yet
             raise
 
     def _poll_to_write(self, fd: int) -> None:
@@ -162,7 +162,7 @@ class SlotSockets:
             over = left == 0
 
     def wait(self, timeout: float | None, reads: int = -1) -> bool:
-        """Wait until something arrives or the time is over; False if nothing has arrived.
+        """Wait until something arrives, or for ``timeout`` seconds; False if nothing has arrived.
 
         ``reads`` is an earlier ``_reads``: if something was read since, it does not wait.
         """

@@ -89,5 +89,5 @@ def undone() -> Iterator[None]:
 
 
 def orphaned() -> bool:
-    """Whether this is a slot whose supervisor has ended, so that nobody needs its results."""
+    """Whether this is a slot whose supervisor has ended, so that its results are not needed."""
     return ThisProcess.orphaned

@@ -95,7 +95,7 @@ class OwnedFolder:
         return False
 
     def _is_as_made(self) -> bool:
-        """Whether this process still has both locks, and nobody else may enter the folder."""
+        """Whether this process still has both locks, and no other user may enter the folder."""
         if self._folder is None or self._has_linked:
             return False
         if not _is_at(self._folder, self.path) or not _is_at(self._lock, self._lock_file):
@@ -149,7 +149,7 @@ class OwnedFolder:
             (self.path / LINKED).write_bytes(b"\0".join(os.fsencode(entry) for entry in entries))
 
     def remove(self) -> None:
-        """Remove the folder and give up ownership; may be called twice.
+        """Remove the folder and give up ownership. Idempotent.
 
         Warns about files that cannot be removed; they stay without an owner, because the work is
         done. Does nothing in a process that was forked from the owner.

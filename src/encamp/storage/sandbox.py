@@ -78,7 +78,7 @@ def sandbox(
 
     A ``persistent`` folder is kept until this process ends. The next block of the same ``name``
     finds it as it was left, and nothing is mirrored again; a changed mirror map, changed inputs or
-    ``renew`` create it anew.
+    ``renew`` create it again.
 
     The current folder of the process does not change: the block must use paths that start with the
     folder that it gets. Blocks while files are copied. Raises the errors of `Mirror` and `Output`.

@@ -98,7 +98,7 @@ class Sandbox:
         self._cache.close()
 
     def remove(self) -> None:
-        """Remove the folder; may be called twice, and from a process that is about to end.
+        """Remove the folder. Idempotent; may also be called by a process that is about to end.
 
         Warns about files that cannot be removed (root's files, made by a container) and leaves them
         to `encamp clean`, so that the result is not lost.

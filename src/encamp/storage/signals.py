@@ -17,7 +17,7 @@ A terminal sends SIGHUP when it is closed and SIGQUIT for Ctrl-\\; batch systems
 SIGXCPU, SIGUSR1 or SIGUSR2, depending on their settings; `timeout` sends any signal.
 """
 REAL_TIME = range(signal.SIGRTMIN, signal.SIGRTMAX + 1) if hasattr(signal, "SIGRTMIN") else range(0)
-"""These end a program, too. Only runs handle them: 31 handlers cost as much as a sandbox."""
+"""More signals that end a program. Only runs handle them: 31 handlers cost as much as a sandbox."""
 
 
 class Terminated(SystemExit):
@@ -56,7 +56,7 @@ def exit_on(number: int, _frame: object) -> NoReturn:
 
 
 def untaken(numbers: Iterable[int] = ENDING) -> list[int]:
-    """Which of these signals would end this process at once."""
+    """The signals among ``numbers`` that would end this process at once."""
     default = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
     caught = _caught_by_libraries()
     return [number for number in default if not caught >> (number - 1) & 1]

@@ -74,7 +74,7 @@ class RemoteFile(msgspec.Struct, frozen=True):
     inner: PurePosixPath
     size: int
     state: str
-    """A property that changes with the file: its ETag, time of change, or another one."""
+    """A property that changes with the file: its ETag, modification time, or another one."""
     mtime_ns: int
     """When it changed, in nanoseconds since the epoch; 0 if the service does not report it."""
 
@@ -106,11 +106,11 @@ def _files(system: Any, path: str) -> Iterator[RemoteFile]:
 
 
 _TIMES = ("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "modified")
-"""Names of the time of change in file systems."""
+"""Names of the modification time in file systems."""
 
 
 def _mtime_ns(info: dict[str, Any]) -> int:
-    """The time of change in nanoseconds since the epoch; 0 if it is unknown."""
+    """The modification time in nanoseconds since the epoch; 0 if it is unknown."""
     for name in _TIMES:
         with suppress(ValueError, TypeError, OverflowError):
             if (told := info.get(name)) is not None:
@@ -119,7 +119,7 @@ def _mtime_ns(info: dict[str, Any]) -> int:
 
 
 def _seconds(told: object) -> float:
-    """Seconds since the epoch, from a number, a time, or a text in HTTP's or ISO's format."""
+    """Seconds since the epoch, from a number, a time, or a string in HTTP's or ISO's format."""
     if isinstance(told, int | float):
         return float(told)
     if isinstance(told, str):

@@ -55,7 +55,7 @@ class _Inbox:
             return arrivals
 
     def close(self) -> None:
-        """Close the descriptor; may be called twice."""
+        """Close the descriptor. Idempotent."""
         with self._lock:
             if self.descriptor >= 0:
                 os.close(self.descriptor)

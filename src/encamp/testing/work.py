@@ -201,12 +201,12 @@ def die(how: str) -> NoReturn:
 
 
 def die_at(number: int, fatal: int) -> int:
-    """Its number, or the end of the process."""
+    """Return the number, or end the process."""
     return os._exit(3) if number == fatal else number
 
 
 def wait_at(number: int, last: int) -> int:
-    """Its number; the last one waits for a message."""
+    """Return the number; the last one waits for a message."""
     if number == last:
         current_task().receive()
     return number

@@ -68,7 +68,7 @@ def head(parts: Sequence[Buffer]) -> bytes:
 class Reader:
     """Reads messages from a non-blocking socket.
 
-    Parts are limited to ``longest`` bytes, and so is each message. With ``descriptors``, received
+    Parts and messages are limited to ``longest`` bytes each. With ``descriptors``, received
     file descriptors are collected in ``received``.
     """
 

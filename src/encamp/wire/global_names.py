@@ -1,4 +1,4 @@
-"""Which global variables a function reads."""
+"""Finds the global variables that a function reads."""
 
 from __future__ import annotations
 

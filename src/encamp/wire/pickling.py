@@ -23,11 +23,11 @@ PLAIN = frozenset({int, float, bool, str, type(None)})
 _UNDERSCORE = ord("_")
 """Looking for one byte takes a tenth of the time of looking for a word."""
 _LARGE = 1 << 20
-"""An argument or result that is a text or bytes of this length gets a part of its own."""
+"""An argument or result that is a string or bytes of this length gets its own part."""
 ENCLOSED = 1 << 16
 """Pickles up to this size are in the envelope; longer ones follow it, to be copied less often."""
 _MOST = 1000
-"""Buffers with parts of their own, at most: the number of a message's parts is limited."""
+"""Maximum number of buffers with their own parts: the parts of a message are limited."""
 
 
 def dump(value: object) -> Parts:
@@ -64,7 +64,7 @@ _MAY_BE_LARGE = frozenset({str, bytes, bytearray, tuple})
 
 
 def _relieved(value: Any) -> Any:
-    """The value with `_Beside` in place of large texts and bytes."""
+    """The value with `_Beside` in place of large strings and bytes."""
     if type(value) is not tuple:
         return _Beside(value) if len(value) >= _LARGE else value
     # Not of bytearrays: one that occurs again within the value must stay the same object.
@@ -77,7 +77,7 @@ def _relieved(value: Any) -> Any:
 
 
 class _Beside:
-    """A text or bytes, to be pickled as a buffer, so without a copy in the pickle."""
+    """A string or bytes, to be pickled as a buffer, so without a copy in the pickle."""
 
     def __init__(self, value: str | bytes | bytearray) -> None:
         self._value = value
@@ -219,7 +219,7 @@ def _in_words(exc: BaseException) -> RuntimeError:
 
 
 def repr_of(value: object) -> str:
-    """The `repr`, or a text that says what it has raised."""
+    """The `repr`, or a message that says what it has raised."""
     try:
         return repr(value)
     except Stopped:

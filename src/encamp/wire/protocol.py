@@ -96,7 +96,7 @@ class Run(Envelope, tag=2):
     count: int
     functions: list[int]
     fresh: bool = False
-    """Whether the call gets a process of its own."""
+    """Whether the call gets its own process."""
     life: int = 0
     """How many processes of the slot had ended before; the calls are not for a later one."""
     number: int = 0
@@ -274,7 +274,7 @@ class Order(Envelope, tag=16):
 
 
 class OrderDone(Envelope, tag=17):
-    """An order was carried out. ``value`` is its value, or the error's text if it has failed."""
+    """An order was carried out. ``value`` is its value, or the error message if it has failed."""
 
     ticket: int
     ok: bool

@@ -1,4 +1,4 @@
-"""Seals, which prove that messages come from a process of the cluster.
+"""Seals, which prove that messages are from a process of the cluster.
 
 If others can put frames into the network, messages are *sealed*: the last part of each is a keyed
 BLAKE2b digest (RFC 7693) of its sender, receiver, sequence number and other parts.
@@ -22,7 +22,7 @@ class Seal:
     """Seals the messages that an endpoint sends, and checks those that it receives; for one thread.
 
     Each pair of endpoints counts its messages in both directions. So a message that was lost,
-    repeated, changed or inserted by somebody without the key is detected before it is used.
+    repeated, changed or inserted without the key is detected before it is used.
     """
 
     def __init__(self, key: bytes, me: int) -> None:

@@ -10,7 +10,7 @@ class HasFileno(Protocol):
     """An open file, socket or pipe."""
 
     def fileno(self) -> int:
-        """Its descriptor."""
+        """The file's descriptor."""
 
 
 def readable(file: int | HasFileno, timeout: float | None) -> bool:

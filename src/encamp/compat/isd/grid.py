@@ -34,7 +34,7 @@ class _Given:
 
 
 def use_cluster(cluster: Cluster | None) -> None:
-    """Let new grids use an open cluster; None for clusters of their own."""
+    """Let new grids use an open cluster; None for separate clusters."""
     _Given.cluster = cluster
 
 
@@ -259,7 +259,7 @@ class AbstractGrid(Thread):
         arglist: Iterable[Any],
         kwlist: Iterable[Mapping[str, Any]] | None = None,
     ) -> list[Result]:
-        """`broadcast` with separate arguments; a dict, a text or a non-iterable value is one.
+        """`broadcast` with separate arguments; a dict, a string or a non-iterable value is one.
 
         Raises `WrongLength` unless there is one for each server.
         """

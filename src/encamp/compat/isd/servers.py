@@ -46,7 +46,7 @@ class Server:
 
     @property
     def host(self) -> str:
-        """Its host's name; empty before it has started, and when it has ended."""
+        """The name of the server's host; empty before it has started, and when it has ended."""
         return "" if self._facts is None else self._facts.host
 
     @property

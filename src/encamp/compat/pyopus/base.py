@@ -328,7 +328,7 @@ class VirtualMachine:
         return self.receiveMessage(0)
 
     def messageOrJobs(self) -> Any:
-        """`receiveMessage` without end, or ``()`` once a job has ended or a message has come."""
+        """`receiveMessage` without end, or ``()`` once a job has ended or a message has arrived."""
         return self.receiveMessage()
 
     def sendMessage(self, destination: Any, message: Any) -> bool:
@@ -338,7 +338,7 @@ class VirtualMachine:
     def errorIsRaised(self, task: Any) -> None:
         """Do not print the error of a task, which is raised where the task is joined."""
 
-    # Jobs: tasks of a dispatch, whose ids nobody needs
+    # Jobs: tasks of a dispatch, whose ids are not needed
 
     def roomForJobs(self, independent: bool) -> int:
         """How many more jobs can be started now: one for each free slot.

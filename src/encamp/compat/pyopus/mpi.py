@@ -6,7 +6,7 @@ PyOPUS, unless the program has called `encamp.compat.pyopus.use_cluster`.
 Different from PyOPUS on purpose: a task's exception is printed at the spawner and arrives as
 ``MsgTaskResult`` with ``success`` False, and the program continues, even when a task's process
 dies. Tasks run in their own processes on their rank's host and do not take part in MPI. Waiting
-uses no processor time. ``finalize()`` may be called while messages are in transit.
+uses no CPU time. ``finalize()`` may be called while messages are in transit.
 """
 
 # ruff: noqa: N802, N803
@@ -185,7 +185,7 @@ class MPI(JobMachine, metaclass=_Facts):
 
     @staticmethod
     def finalize() -> None:
-        """See `VirtualMachine.finalize`. May be called twice."""
+        """See `VirtualMachine.finalize`. Idempotent."""
         _spawner().finish()
 
     # For `ClusteredMachine`

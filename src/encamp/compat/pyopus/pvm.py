@@ -8,7 +8,7 @@ or the virtual machine was created with ``freshInterpreter=False``, which is fas
 
 Different from PyOPUS on purpose: a task's exception is printed at the spawner and arrives as
 ``MsgTaskResult`` with ``success`` False. There are never more tasks than slots, and the spawner
-occupies none. Only the program's own tasks are listed and killed. Waiting uses no processor time,
+occupies none. Only the program's own tasks are listed and killed. Waiting uses no CPU time,
 and asking for the state of the machine uses no memory.
 """
 
@@ -229,7 +229,7 @@ class PVM(ClusteredMachine, metaclass=_Facts):
         self.updateSpawnerInfo(timeout)
 
     def updateSpawnerInfo(self, timeout: float = -1.0) -> bool:
-        """Find the machine's hosts, and which of them answer; False if the machine is gone."""
+        """Find the machine's hosts, and which of them answer; False if the machine has ended."""
         wait, host_table = checked_timeout(timeout), host_table_of(_spawner())
         try:
             host_table.renew()
@@ -327,7 +327,7 @@ class PVM(ClusteredMachine, metaclass=_Facts):
 
     @staticmethod
     def finalize() -> None:
-        """See `VirtualMachine.finalize`. May be called twice; the machine may be joined again."""
+        """See `VirtualMachine.finalize`. Idempotent; the machine may be joined again."""
         no_task()
         ours = opened()
         if ours is not None:

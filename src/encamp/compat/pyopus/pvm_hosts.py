@@ -87,12 +87,12 @@ class HostTable:
 
     @property
     def failed(self) -> bool:
-        """Whether the machine is gone."""
+        """Whether the machine has ended."""
         controller: Any = getattr(self._cluster, "_controller", None)
         return self._cluster is None or (controller is not None and controller.failure is not None)
 
     def renew(self) -> None:
-        """Update the hosts. Raises a `ClusterError` if the machine is gone."""
+        """Update the hosts. Raises a `ClusterError` if the machine has ended."""
         if getattr(self._cluster, "_closed", False):
             raise ClusterClosed  # libpvm would join another machine
         hosts = self._others() if self._engine is None else self._of_pvm(self._engine)

@@ -78,5 +78,5 @@ class PVMTaskID(TaskID):
 
 def _checked_id(what: str, value: Any) -> int:
     if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-        raise PyOpusError(f"a {what} is a whole number, not {value!r}")
+        raise PyOpusError(f"a {what} is an integer, not {value!r}")
     return -1 if value is None or value < 0 else value

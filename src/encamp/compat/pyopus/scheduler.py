@@ -297,7 +297,7 @@ class Scheduler:
         elif task is not None:
             del self._remote[sender]
             if not task.heard:
-                task.error = PyOpusError(f"task {sender} has ended, but no result came")
+                task.error = PyOpusError(f"task {sender} has ended, but no result arrived")
             self._end(task)
         if isinstance(message, MsgTaskExit):
             self._start_waiting()
@@ -463,7 +463,7 @@ class Scheduler:
             self._reply(me, dict)
 
     def _end(self, task: Task) -> None:
-        """A task has ended: answer its parent if that waits for it."""
+        """Answer the parent of an ended task, if it waits for that."""
         if self.debug:
             self._say(f"task {task.tid} has ended")
         del self.tasks[task.tid]

@@ -68,7 +68,7 @@ class Mailbox:
     """Messages for one task; those that arrive while others are wanted are kept, in order.
 
     ``fetch`` waits for some seconds or forever (None); with `HERE` it returns only messages that
-    were read already. It returns ``(sender, message)``, None if the time is over, or ``()`` for a
+    were read already. It returns ``(sender, message)``, None on timeout, or ``()`` for a
     message that is not for the user.
     """
 
@@ -174,7 +174,7 @@ class Spawner:
         here = socket.gethostname()
         self.hosts = {here: SpawnerHost(here, cores_and_memory.cores(), {0})}
         self.host_of: dict[int, str] = {0: here}
-        """Slot → host's name, including hosts that are gone."""
+        """Slot → host's name, including hosts that have left."""
         self.number = {0: 0}
         """Slot → number of the task in it."""
         self.slot: dict[int, int] = {}
@@ -386,7 +386,7 @@ class Spawner:
         return True
 
     def ended(self, number: int) -> None:
-        """The message about a task's exit was received: free its slot."""
+        """Free the slot of a task after the message about its exit was received."""
         slot = self.slot.pop(number, None)
         for known in (self._tasks, self.ids, self.titles):
             known.pop(number, None)

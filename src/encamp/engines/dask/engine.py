@@ -59,10 +59,10 @@ def open_end(
     ``client`` is a `distributed.Client`, or a cluster object as ``cluster`` is, such as a
     `distributed.LocalCluster` or a `dask_jobqueue.SLURMCluster`; ``address`` is that of a scheduler
     (with ``security``, a `distributed.Security`, if it uses TLS). ``jobqueue`` names a batch system
-    (``"slurm"``, ``"pbs"``, …) where dask-jobqueue starts workers with ``slots`` cores in all;
+    (``"slurm"``, ``"pbs"``, …) where dask-jobqueue starts workers with ``slots`` cores in total;
     ``more`` are its options. On ``hosts`` (as ``"node1"`` or ``"node1:4"``) or those of a
     ``hostfile``, the engine starts workers through ssh, or through srun in allocations of Slurm.
-    Without any of these it starts a cluster on this host. ``slots`` is the number of slots in all,
+    Without any of these it starts a cluster on this host. ``slots`` is the total number of slots,
     by default one for each thread of the workers. Raises `BadJob`, `EngineUnavailable` and
     `EngineFailed`.
     """
@@ -240,7 +240,7 @@ class DaskEngine(MeshEngine):
             self._begin(new)
 
     def _worker_gone(self, address: str) -> None:
-        """A worker has left; its agents that have joined report their end themselves."""
+        """Handle the leave of a worker; agents that have joined report their own end."""
         self._slots_of.pop(address, None)
         self._none_of(address, "its worker has left")
 
@@ -300,7 +300,7 @@ class DaskEngine(MeshEngine):
             found: dict[str, Any] = self._client.run(
                 function, *args, workers=list(workers), on_error="return"
             )
-        except Exception as exc:  # noqa: BLE001 - the scheduler is gone, or in the middle of it
+        except Exception as exc:  # noqa: BLE001 - the scheduler has ended, or is ending
             return dict.fromkeys(workers, exc)
         return found
 

@@ -200,7 +200,7 @@ class Relay:
                 if number in self._tunnels:
                     self._tunnels[number].heard(said)
         except OSError:
-            pass  # the scheduler has gone
+            pass  # the scheduler has ended
         finally:
             for task in carried:
                 task.cancel()

@@ -61,7 +61,7 @@ def key_of(run: str) -> str:
 def hold(key: str) -> None:
     """A Dask task that lasts as long as Dask wants it; ``key`` is its own key.
 
-    Dask only forgets a task that was cancelled or whose client is gone, so this thread checks.
+    Dask only forgets a task that was cancelled or whose client has ended, so this thread checks.
     """
     worker, never = get_worker(), threading.Event()
     while worker.status.name in ("running", "paused"):

@@ -36,9 +36,9 @@ from encamp.timeouts import ENDS
 from encamp.version import same_minor
 
 _LOOK, _SOON = 0.5, 0.02
-"""Seconds between looks at engines that come, and while some are asked for something."""
+"""Seconds between looks for new engines, and the same while some engines are being asked."""
 _OUTWARDS = "192.0.2.1"
-"""An address that nobody has (RFC 5737): packets for it would leave by the default route."""
+"""An unused address (RFC 5737): packets for it would leave by the default route."""
 _WHOSE = "ipyparallel's engines"
 _ABOUT = (
     "__import__('platform').python_version(), "
@@ -68,7 +68,7 @@ def open_end(
     ``client`` is an `ipyparallel.Client` or `ipyparallel.Cluster`; otherwise ``connection_file`` or
     ``profile`` name the cluster. On ``hosts`` (as ``"node1"`` or ``"node1:4"``) or those of a
     ``hostfile``, the engine starts a cluster through ssh, or through srun in allocations of Slurm.
-    Without any of these it starts one on this host. ``slots`` is the number of slots in all,
+    Without any of these it starts one on this host. ``slots`` is the total number of slots,
     ``per_engine`` that of each engine: by default 1, if others have started the cluster. Raises
     `BadJob`, `EngineUnavailable` and `EngineFailed`.
     """
@@ -317,7 +317,7 @@ class IPythonEngine(MeshEngine):
         self.soon(partial(self.tunnelled, raw))
 
     def _not_started(self, engine: int, why: str) -> None:
-        """An engine has died, or cannot run encamp's tasks: its agents will not join."""
+        """Give up an engine that died or cannot run encamp's tasks: its agents will not join."""
         self._slots_of.pop(engine, None)
         self._unusable.add(engine)
         self.soon(partial(self._do_without, engine, why))
@@ -335,7 +335,7 @@ class IPythonEngine(MeshEngine):
         self._asked.append(_Asked(engine, result, then))
 
     def _help(self) -> None:
-        """Handle engines that come and go, and results of encamp's tasks."""
+        """Handle engines that join and leave, and results of encamp's tasks."""
         looked = 0.0
         while not self._ended.wait(_SOON if self._asked or self._again else _LOOK / 5):
             with contextlib.suppress(Exception):  # a closed client is reported elsewhere
@@ -357,7 +357,7 @@ class IPythonEngine(MeshEngine):
                 self._asked.append(one)
 
     def _look(self) -> None:
-        """Find engines that have come or gone, and agents that have ended before they joined."""
+        """Find engines that have joined or left, and agents that have ended before they joined."""
         ids = self._client.ids
         for engine in self._slots_of.keys() - set(ids):
             del self._slots_of[engine]

@@ -52,7 +52,7 @@ def _with_cores(
 
 
 def _run(words: Sequence[str], within: float) -> tuple[int, str, str]:
-    """Exit status, output and errors of a command; without a terminal that might ask somebody."""
+    """Exit status, output and errors of a command; without a terminal, so that nothing prompts."""
     try:
         ended = subprocess.run(
             words,

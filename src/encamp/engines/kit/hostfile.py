@@ -59,7 +59,7 @@ def host_in(line: str) -> HostLine:
     slots = _SLOTS.search(said["more"])
     count = said["count"] or (slots[1] if slots else "")
     if count and not (re.fullmatch("[0-9]{1,9}", count) and 1 <= int(count) <= MOST_SLOTS):
-        why = f"slots are a whole number from 1 to {MOST_SLOTS:,}, not {count!r}; {_AS}"
+        why = f"slots must be an integer from 1 to {MOST_SLOTS:,}, not {count!r}; {_AS}"
         raise BadJob(repr(line), why)
     name = (said["user"] or "") + (address or said["name"])
     return HostLine(name, int(count or 0))
@@ -102,7 +102,7 @@ def spread(hosts: Sequence[HostLine], slots: int) -> list[HostLine]:
 
 
 def names_in(hosts: Sequence[str] | str) -> list[str]:
-    """The hosts in an option: a list, or a text with commas. Raises `BadJob`."""
+    """The hosts in an option: a list, or a string with commas. Raises `BadJob`."""
     names = hosts.split(",") if isinstance(hosts, str) else hosts
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         raise BadJob("hosts", f"must be names of hosts, not {hosts!r}")
@@ -136,7 +136,7 @@ _MOST = 1 << 24
 
 
 def hosts_of_file(hostfile: str | os.PathLike[str]) -> tuple[HostLine, ...]:
-    """The hosts in a hostfile like those of MPIs: one per line, with any kind of line ends.
+    """The hosts in a hostfile like those of MPIs: one per line, with any kind of line endings.
 
     Raises `BadHostfile`.
     """

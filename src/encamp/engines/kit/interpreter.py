@@ -72,7 +72,7 @@ def default_signals() -> None:
     """Reset signals to their defaults, and unblock them.
 
     The parent may ignore some, as nohup and shells' background jobs do, and child processes would
-    inherit that. If SIGCHLD is ignored, nobody learns how a child has ended.
+    inherit that. If SIGCHLD is ignored, exit statuses of children are lost.
     """
     for number in signal.valid_signals() - _CANNOT - _PYTHONS_OWN:
         if signal.getsignal(number) is signal.SIG_IGN:

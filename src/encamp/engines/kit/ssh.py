@@ -103,7 +103,7 @@ class RemotePrograms:
             raise
 
     def close(self) -> None:
-        """End them; blocks until they have ended, or have been killed. May be called twice."""
+        """End them; blocks until they have ended, or have been killed. Idempotent."""
         for program in self._programs:
             program.ask_to_end()
         until = time.monotonic() + LOGS_IN

@@ -38,7 +38,7 @@ def refused(code: int | None, errors: str) -> bool:
 
 
 def shut_out(said: str) -> bool:
-    """Whether a text contains such a message of ssh."""
+    """Whether output contains such a message of ssh."""
     return bool(_REFUSED.search(said))
 
 

@@ -114,9 +114,9 @@ def begin(
 ) -> dict[int, str]:
     """Start agents with these numbers and numbers of slots; returns why some could not be started.
 
-    Does not raise, as some systems print the arguments of functions that do. ``told`` is called in
-    a separate thread when an agent has ended, with its number and last output. With ``tunnels``
-    each agent has the end of one, which it uses if it does not reach the controller.
+    Does not raise, because some systems print the arguments of functions that do. ``told`` is
+    called in a separate thread when an agent has ended, with its number and last output. With
+    ``tunnels`` each agent has the end of one, which it uses if it does not reach the controller.
     """
     failed = {}
     for number, slots in agents.items():

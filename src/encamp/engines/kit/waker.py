@@ -30,7 +30,7 @@ class Waker:
             os.read(self._fd, 4096)
 
     def close(self) -> None:
-        """Close the descriptor; may be called twice."""
+        """Close the descriptor. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             os.close(self._told)

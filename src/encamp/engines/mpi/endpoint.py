@@ -170,7 +170,7 @@ class MPIEndpoint(Endpoint):
         post = map(self._comm.Isend, (data,), (rank,), (tag,))
         posted = zip((rank,), post, strict=True)
         try:
-            self._posted.extend(posted)  # one step: an interrupt comes before or after all of it
+            self._posted.extend(posted)  # one step: an interrupt arrives before or after all of it
         except self._mpi.Exception as exc:
             self._fault(exc, rank)
 
@@ -358,7 +358,7 @@ class MPIEndpoint(Endpoint):
         return ()
 
     def patience(self) -> float | None:
-        """See `Endpoint.patience`: the longer nothing came, the longer."""
+        """See `Endpoint.patience`: the longer nothing has arrived, the longer."""
         if self._news:
             return 0
         now = time.monotonic()

@@ -141,7 +141,7 @@ def join(arguments: Sequence[str]) -> MPIEndpoint | None:
         mpi = _mpi4py()
     comm = _communicator(mpi)
     signal.alarm(0)
-    # All ranks have opened these; nobody would remove them if this process is killed
+    # All ranks have opened these; they would stay if this process were killed
     remove([*segments_here(of="mpich"), *topology_here()])
     remains = remains_here(os.getppid())
     _forget((*_OF_RANKS, *filter(None, names)))
@@ -278,7 +278,7 @@ def _mpi4py(*, alone: bool = True) -> ModuleType:
 
 
 def _one_thread_at_a_time() -> None:
-    """Request an MPI without locks, which is a tenth faster, unless the user wants them."""
+    """Request an MPI without locks, which is about 10 % faster, unless the user wants them."""
     import mpi4py
 
     if _THREADS not in os.environ:
@@ -337,7 +337,7 @@ def _show_process(comm: Intracomm) -> dict[int, int]:
 
 
 def _poll(done: Callable[[], bool], timeout: float | None = None) -> bool:
-    """Wait without using the core, unlike MPI's own functions; False if the time is over."""
+    """Wait without using the core, unlike MPI's own functions; False on timeout."""
     deadline = None if timeout is None else time.monotonic() + timeout
     while not done():
         if deadline is not None and time.monotonic() > deadline:

@@ -114,7 +114,7 @@ class Questions:
             self.end()
 
     def end(self) -> None:
-        """Stop waiting for answers; may be called twice."""
+        """Stop waiting for answers. Idempotent."""
         self._ended = True
         self._log_ins.end()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -134,7 +134,7 @@ class Questions:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                start_new_session=True,  # so that nobody is asked for a password
+                start_new_session=True,  # so that ssh cannot prompt for a password
                 text=True,
                 errors="replace",
             )

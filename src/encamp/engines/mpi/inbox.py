@@ -32,7 +32,7 @@ _SIZE = (1 << 20) + HEAD.size
 _PREPARED = 256
 """Bytes of a prepared send, including the heads."""
 _SHORT = 1 << 12
-"""Bytes that a short message has at most, if need be by a send of its own."""
+"""Maximum number of bytes in a short message, which may need a separate send."""
 
 
 class Rank(Protocol):
@@ -41,7 +41,7 @@ class Rank(Protocol):
     busy: bool
 
     def expects(self, to: int) -> int | None:
-        """The rank of an end, which waits from now on for what this one sends; None: it is gone."""
+        """The rank of an end, which now waits for messages of this one; None if it has left."""
 
     def post(self, rank: int, data: Buffer) -> None:
         """Send a first message, in one step."""
@@ -91,9 +91,9 @@ class MPIShortMessages(ShortMessages):
         self.size = memoryview(inbox.box)[HEAD.size - 8 : HEAD.size].cast("q")
         self.error: type[Exception] = mpi.Exception
         self._over: list[Prequest] = []
-        """Requests of prepared sends that nobody has any more."""
+        """Requests of prepared sends that are no longer referenced."""
         self.usable = True
-        """Whether all ranks are there, nobody leaves, and nothing long comes in."""
+        """Whether all ranks are there, none is leaving, and no long message is arriving."""
 
     def prepare(self, to: int, head: bytes) -> PreparedSend:
         """See `ShortMessages.prepare`."""
@@ -129,7 +129,7 @@ class MPIShortMessages(ShortMessages):
         return send
 
     def _free(self) -> None:
-        """Free the requests that nobody has any more, as far as they have completed."""
+        """Free the unreferenced requests that have completed."""
         over, self._over[:] = self._over[:], []
         for request in over:
             try:
@@ -146,5 +146,5 @@ class MPIShortMessages(ShortMessages):
 
 
 def _refuse(_: bytes) -> bool:
-    """A prepared send to an end that is gone."""
+    """A prepared send to an end that has left."""
     return False

@@ -36,7 +36,7 @@ SHARED_MEMORY = {"UCX_TLS": "posix,sysv,cma,self", "OMPI_MCA_btl": "self,sm"}
 HOME = "ENCAMP_MPI_HOME"
 """Environment variable of a job's ranks with the path of the controller's socket."""
 KEY_FILE = "k"
-"""The file with the key, beside that socket: a launcher may tell anybody its variables."""
+"""The file with the key, beside that socket: a launcher may show its variables to anybody."""
 
 CONTROLLER = "ENCAMP_MPI_CONTROLLER"
 """Environment variable with the address of the controller's host for other hosts."""
@@ -348,7 +348,7 @@ class Job:
     def end(self, within: float, asked: float = ENDS) -> None:
         """Wait ``within`` seconds for its end, and then end it; nothing of it is left afterwards.
 
-        It has ``asked`` seconds to end when it is told to, and ranks that outlive it have as many.
+        It has ``asked`` seconds to end when it is asked to; ranks that outlive it have as many.
         """
         for deed, seconds in ((_nothing, within), (self._process.terminate, asked)):
             deed()
@@ -382,8 +382,8 @@ class Job:
 def _environment(plan: Plan, folder: Path, home: str) -> dict[str, str]:
     """The variables of a launcher.
 
-    Hydra sends its variables to whoever connects to its port first. So it gets only those that it
-    needs, and ranks on this host read the others from a file that only this user can read.
+    Hydra sends its variables to the first process that connects to its port. So it gets only those
+    it needs, and ranks on this host read the others from a file that only this user can read.
     """
     given = slurm.without_step({**os.environ, **plan.variables(), HOME: home})
     if plan.launcher.mpi != "mpich":

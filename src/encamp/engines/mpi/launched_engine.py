@@ -92,7 +92,7 @@ def _rank() -> str | None:
 
 
 def relay(endpoint: MPIEndpoint, link: socket.socket, remains: Sequence[str]) -> None:
-    """Relay frames until the controller says so or is gone; then leave, which ends the agents."""
+    """Relay frames until the controller ends or asks to stop; then leave, which ends the agents."""
     fcntl.fcntl(link, fcntl.F_SETFL, fcntl.fcntl(link, fcntl.F_GETFL) & ~os.O_ASYNC)
     reader, writer = Reader(link), Writer(link)
     with link, suppress(OSError, EOFError, BadFrame):
@@ -343,10 +343,10 @@ def _check_addresses(hosts: Sequence[HostLine], mpi: str) -> None:
 
 
 def _check_words(**options: object) -> None:
-    """Raise `BadJob` for options that are not texts, or commands with unbalanced quotes."""
+    """Raise `BadJob` for options that are not strings, or commands with unbalanced quotes."""
     for name, value in options.items():
         if value is not None and not (isinstance(value, str) and value.strip()):
-            raise BadJob(name, f"must be text, not {value!r}")
+            raise BadJob(name, f"must be a string, not {value!r}")
     try:
         shlex.split(str(options["rsh_agent"]))
     except ValueError as exc:

@@ -73,7 +73,7 @@ class _Door:
         return len(parts) == 2 and hmac.compare_digest(bytes(parts[1]), self._key)
 
     def close(self) -> None:
-        """Accept no connections any more; may be called twice."""
+        """Accept no connections any more. Idempotent."""
         self.socket.close()
         self._folder.cleanup()
 

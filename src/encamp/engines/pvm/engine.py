@@ -64,7 +64,7 @@ class _Task:
 class PVMEngine(MeshEngine):
     """The controller's end; this process is a PVM task.
 
-    ``slots`` is the number of slots in all, by default that of the hosts' cores; an agent has at
+    ``slots`` is the total number of slots, by default that of the hosts' cores; an agent has at
     most ``per_agent`` of them, by default all of its host. ``hosts`` are the hosts to use, which
     are added to the machine if need be; by default all hosts of the machine. An agent that dies
     alone is started again, at most ``restarts`` times. ``python`` is the interpreter on all hosts,
@@ -289,7 +289,7 @@ class PVMEngine(MeshEngine):
             self.soon(lambda: self._ended(task))
 
     def _ended(self, task: _Task) -> None:
-        """A task has ended; if its agent has joined, its connection ends or has ended, too."""
+        """Handle the end of a task; the connection of an agent that has joined ends by itself."""
         self.not_come(task.agent.number, task.why)
         if task.again and not task.replaced:
             self._replace(task.agent)
@@ -299,7 +299,7 @@ class PVMEngine(MeshEngine):
         self._member.drain()
 
     def receive(self) -> Sequence[Arrival]:
-        """See `Endpoint.receive`; without PVM's daemon no agent goes on."""
+        """See `Endpoint.receive`; without PVM's daemon no agent continues."""
         if self._member.stirred:
             self._member.drain()
         arrivals = super().receive()

@@ -168,7 +168,7 @@ class OwnMachine(Machine):
         raise EngineUnavailable("pvm", why, "see what the command pvmd prints")
 
     def close(self) -> None:
-        """Halt the machine and remove its files. May be called twice."""
+        """Halt the machine and remove its files. Idempotent."""
         keeper = self._keeper
         with suppress(OSError, ValueError):
             os.write(keeper.stdin.fileno(), b"x")  # type: ignore[union-attr]
@@ -301,7 +301,7 @@ def _folder() -> str:
 
 
 def _make_again(folder: Path) -> None:
-    """Create a folder that this process has used before, if it is gone.
+    """Create a folder that this process has used before, if it has been removed.
 
     Files of a killed machine in it do not matter, since every machine has another name.
     """

@@ -71,7 +71,7 @@ def _told(daemon: subprocess.Popen[bytes]) -> bool:
 
 
 def _wait_for_tasks(daemon: subprocess.Popen[bytes]) -> None:
-    """The other process has died: wait for its tasks, which notice that and end."""
+    """Wait for the tasks of the dead process, which notice its death and end."""
     deadline = time.monotonic() + AGENT_ENDS
     while _children(daemon.pid) and time.monotonic() < deadline:
         time.sleep(0.02)

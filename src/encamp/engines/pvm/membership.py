@@ -41,7 +41,7 @@ class Membership:
         self.machine, self.lock = machine, threading.RLock()
         self.process = os.getpid()
         self.failure = ""
-        """Why the machine is gone."""
+        """Why the machine has ended."""
         self.engines: list[Member] = []
         self.stirred = False
         """Whether libpvm may have messages that ``fd`` does not show."""
@@ -100,7 +100,7 @@ class Membership:
                 engine.reported(tag, values, text)
 
     def _note(self, exc: PVMError) -> None:
-        """Note whether an error means that the machine is gone."""
+        """Record whether an error means that the machine has ended."""
         if exc.code == libpvm.SYS_ERR:
             self.failure = self.failure or str(exc)
             self.stirred = False

@@ -1,4 +1,4 @@
-"""Which display a job has unless its user names one."""
+"""Chooses the display of a job unless its user names one."""
 
 from __future__ import annotations
 

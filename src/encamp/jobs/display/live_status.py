@@ -1,6 +1,6 @@
 """The state of a run for all who watch it: its display, `encamp status` and the report's page.
 
-While a run goes on, ``status.json`` in the job's folder holds its state, for other terminals and
+During a run, ``status.json`` in the job's folder holds its state, for other terminals and
 hosts, and ``report.html`` is the report so far. Both take only a small part of the time.
 """
 
@@ -91,7 +91,7 @@ class RunMonitor:
         return DISPLAYED_EVERY if self._progress.wants_status else WRITTEN_EVERY
 
     def submitted(self) -> None:
-        """A task was submitted."""
+        """Record that a task was submitted."""
         if self._times.first is None:
             self._times.first = self._clock.now()
 

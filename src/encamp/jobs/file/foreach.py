@@ -44,7 +44,7 @@ class Case:
 def checked_path(folder: str) -> str:
     """``folder``, or a pattern, if it is a possible path; otherwise raises `BadJob`."""
     if "\0" in folder:
-        raise BadJob(repr(folder), "holds a null character, which no path can have")
+        raise BadJob(repr(folder), "contains a null byte, which no path can have")
     try:
         Path(folder).expanduser()
     except RuntimeError:

@@ -238,7 +238,7 @@ def _name_of(task: TaskTable, case: Case) -> str:
 
 
 def _key_of_name(task: TaskTable) -> str:
-    """The key that a bad name comes from."""
+    """The key that contains a bad name."""
     return "foreach" if task.name is None else "name"
 
 

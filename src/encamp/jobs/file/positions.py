@@ -51,7 +51,7 @@ class at:  # noqa: N801 - reads as a function; generators take twice the time, i
 
 
 def items_of(given: str | list[Any], *path: str | int) -> Iterator[tuple[KeyPath, Any]]:
-    """The items of a list with their paths; a text is a list of one."""
+    """The items of a list with their paths; a string is a list of one."""
     if isinstance(given, str):
         yield path, given
     else:

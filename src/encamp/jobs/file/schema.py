@@ -295,8 +295,8 @@ def _no_choice(key: str, value: Any) -> str:
 
 
 _WANTED = {
-    "str": "a text in quotes",
-    "int": "a whole number",
+    "str": "a string in quotes",
+    "int": "an integer",
     "float": "a number",
     "bool": "true or false",
     "array": "a list",
@@ -338,7 +338,7 @@ def described(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return f"the text {value if len(value) <= 40 else value[:37] + '...'!r}"
+        return f"the string {value if len(value) <= 40 else value[:37] + '...'!r}"
     if isinstance(value, int | float):
         return f"the number {value}"
     if isinstance(value, list | dict):

@@ -1,7 +1,7 @@
 """The journal of a job: what is done, so that another run does only the rest.
 
 ``journal.jsonl`` in the job's folder has one JSON object per line, and is only appended to while a
-run goes on. An unfinished line of a killed run is skipped. The journal's records are checked
+run continues. An unfinished line of a killed run is skipped. The journal's records are checked
 against the disk before they are used, and nothing in them is ever executed. File names count only
 if the job could have published them (see `may_have_published`).
 """
@@ -47,7 +47,7 @@ class Journal:
         """Final names that were once a task's, but are not in its last result; None if the run was
         killed before the rest was recorded."""
         self.rescued: dict[str, set[str]] = {}
-        """Those of them that were rescued from a failure."""
+        """The tries that were rescued from a failure."""
         self.failed = Records(self._file)
         """Tasks that failed and were not done since."""
         self.left: set[str] = set()
@@ -194,7 +194,7 @@ class Journal:
                     self._file.close()
 
     def _check(self, files: OwnFiles) -> None:
-        """Check that the folder is a job's, and let nobody else write to it; make that of logs."""
+        """Check that the folder is a job's, keep other users out, and create the folder of logs."""
         _check_is_jobs(files)
         with suppress(FileNotFoundError):
             os.close(opened(files))

@@ -76,7 +76,7 @@ class JournalFile:
         return JournalFile(self._folder, os.dup(self._fd) if self._fd >= 0 else -1)
 
     def close(self) -> None:
-        """Close the file until a line is needed; may be called twice."""
+        """Close the file until a line is needed. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -62,12 +62,12 @@ class Records(Mapping[str, Record]):
         return extents
 
     def moved(self, extents: array[int]) -> None:
-        """The file was written anew, and they are at these extents."""
+        """Record the new extents after the file was rewritten."""
         self._extents.update(zip(self._extents, extents, strict=True))
 
     def __getitem__(self, task: str) -> Record:
         record = decoded(self._file.line(self._extents[task]))
-        if record is None or record.task != task:  # another run has written the file anew
+        if record is None or record.task != task:  # another run has rewritten the file
             raise KeyError(task)
         return record
 

@@ -91,7 +91,7 @@ class _Hasher:
             return self._extended(value)
         kind = type(value).__qualname__
         match value:
-            case int():  # Python limits how many decimal digits it writes of a whole number
+            case int():  # Python limits how many decimal digits it writes of an integer
                 return self._join(kind, [hex(value).encode()])
             case None | float() | complex():
                 return self._join(kind, [repr(value).encode()])

@@ -21,14 +21,14 @@ class Dependencies(dict[str, list[str]]):
 
 
 class Graph:
-    """The order of a job's tasks: returns tasks that are ready, and is told which have ended.
+    """The order of a job's tasks: returns tasks that are ready, and records which have ended.
 
     Raises `BadJob` for an ``after`` that names no task, and for tasks that wait for each other.
     """
 
     def __init__(self, tasks: Mapping[str, Task]) -> None:
         self.before = Dependencies()
-        """Which tasks each one waits for."""
+        """The tasks that each task waits for."""
         for name, task in tasks.items():
             if task.after or task.takes:
                 self.before[name] = _predecessors(task, tasks)
@@ -58,7 +58,7 @@ class Graph:
         return ready if self._chosen is None else filter(self._chosen.__contains__, ready)
 
     def ended(self, name: str) -> None:
-        """The task has ended, in any state."""
+        """Record that the task has ended, in any state."""
         self._left -= 1
         if name in self._related:
             self._sorter.done(name)

@@ -60,7 +60,7 @@ class InPlaceOutputs:
                 raise BadDestination(final, _IS_INPUT)
 
     def note(self, task: str) -> None:
-        """A task has ended: note its outputs."""
+        """Record the outputs of a task that has ended."""
         if self._makers is not None and task in self._in_place_tasks:
             self._makers.update(self._of(task))
 

@@ -1,6 +1,6 @@
 """A job's own folder (journal, lock, report, logs): neither a place for outputs, nor an input.
 
-The path of an output is known before a run, and so is the pattern of job folders' names
+The path of an output and the pattern of job folders' names are known before a run
 (``*.job``). If an output could get into the folder by a name that its task has yet to choose, this
 is checked when the output exists.
 """

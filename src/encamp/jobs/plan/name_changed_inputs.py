@@ -1,4 +1,4 @@
-"""Which inputs of a task or a job have changed since a task was done."""
+"""Finds the inputs of a task or a job that have changed since a task was done."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class JobInputs:
             file.write(msgspec.json.encode(last))
 
     def changed(self, before: str, items: Sequence[Item]) -> str:
-        """Which input changed since the state with a digest; empty if unknown."""
+        """The input that changed since the state with a digest; empty if unknown."""
         known = self._states().get(before)
         return "" if known is None else which(known, listed(items, _KEPT_OF_JOB))
 

@@ -138,7 +138,7 @@ class OrphanWatch:
         return count_of(self._orphans) if self._orphans else 0
 
     def note(self, task: str, makers: Mapping[str, str]) -> None:
-        """A task is done: its former outputs that it has not made again are orphans.
+        """Record as orphans the former outputs that a finished task has not made again.
 
         ``makers`` tells which other task makes a path.
         """
@@ -155,7 +155,7 @@ class OrphanWatch:
                 self._orphans[path] = orphan
 
     def foresee(self, task: Task) -> None:
-        """A task will run: former outputs that it cannot make again will be orphans."""
+        """Record as orphans the former outputs that a task cannot make again when it runs."""
         for output in self._journal.done.outputs(task.name):
             orphan = Orphan(output.path, task.name, output)
             made_again = any(may_make(one, output.path, self._to) for one in task.outputs)

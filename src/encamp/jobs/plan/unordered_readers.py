@@ -437,8 +437,8 @@ def _of_another(mirror: Mirror, maker: str, writes: _Writes, later: bool) -> str
     if later:
         return f"{reads}, which comes after it; {_PART_THEM}"
     if writes.failed:
-        return f"{reads}, but does not come after it; {_PART_THEM}"
+        return f"{reads}, but does not run after it; {_PART_THEM}"
     return (
-        f"{reads}, but does not come after it; take it by outputs_of({maker!r}), "
+        f"{reads}, but does not run after it; use outputs_of({maker!r}), "
         f"add after={maker!r}, or publish to another folder"
     )

@@ -73,7 +73,7 @@ def _earlier(files: OwnFiles) -> _Earlier | None:
 
 _MOST_AT_END = 1 << 20
 _WARNINGS = b'\n  "warnings": '
-"""The beginning of the last part of a report: texts in JSON contain no line ends."""
+"""The beginning of the last part of a report: strings in JSON contain no line endings."""
 
 
 def _end_of(text: mmap.mmap) -> bytes | None:

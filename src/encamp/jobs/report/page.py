@@ -135,7 +135,7 @@ _SUMMED = ("cpu_seconds", "bytes_mirrored", "files_mirrored", "bytes_shared")
 
 
 def _for_page(task: TaskReport, lanes: list[int], report: JobReport, folder: Path) -> bytes:
-    """One task's facts for the page: with lanes and links, and long texts cut."""
+    """One task's facts for the page: with lanes and links, and long strings cut."""
     shown: Facts = msgspec.json.decode(facts_json(task))
     shown["href"] = None if task.log is None else _link(task.log)
     shown["log_tail"] = shown["log_tail"][-_LONGEST_LOG:]

@@ -141,7 +141,7 @@ def _mapped(file: BinaryIO) -> mmap.mmap:
 def read_report(path: Path, *, shared: bool = False) -> JobReport:
     """The report in ``path``, a report.json.
 
-    Raises `BadJob` if it is missing or broken, `NotOurs` if somebody else may have written it.
+    Raises `BadJob` if it is missing or broken, `NotOurs` if another user may have written it.
     """
     with _told_as_bad_job(path), OwnFolder(path.parent, shared).opened() as files:
         return report_in(files, path.name)

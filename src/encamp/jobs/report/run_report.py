@@ -48,7 +48,7 @@ class RunReport:
         self._manifest: list[bytes] = []
 
     def list_outputs(self, outputs: Iterable[Published]) -> None:
-        """These files are outputs of the job, and are listed in its manifest."""
+        """Add files to the outputs of the job, which its manifest lists."""
         self._manifest += manifest_lines(outputs, self._top)
 
     def draw(self, status: JobStatus, pause: float, warnings: list[str]) -> None:

@@ -18,7 +18,7 @@ _Kind = tuple[tuple[type, str], ...]
 
 
 class TimeLeft:
-    """How long the run may go on, and how long its tasks take.
+    """How long the run may continue, and how long its tasks take.
 
     A task may take its time limit. Once a task with the same steps has ended, the shortest time of
     such tasks counts instead.
@@ -40,7 +40,7 @@ class TimeLeft:
         return time.time() + self._longest > self._end
 
     def note(self, task: Task, phases: Sequence[Span]) -> None:
-        """A task is done."""
+        """Record that a task is done."""
         if self.limited and phases:
             seconds = phases[-1].start + phases[-1].seconds - phases[0].start
             kind = _kind(task)

@@ -17,7 +17,7 @@ class MaxFailures:
         """Whether enough tasks have failed that no more are started."""
 
     def note_failure(self) -> bool:
-        """A task has failed; returns whether it is the last that may."""
+        """Count a failed task; returns whether no more may fail."""
         self._failed += 1
         if self._failed != self._most:
             return False

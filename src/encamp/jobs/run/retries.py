@@ -28,7 +28,7 @@ class SubmittedTask:
     number: int
     """The number of its last attempt, in all runs of the job."""
     tries: int = 0
-    """Its attempts in this run that count as such."""
+    """The number of the task's attempts in this run that count as such."""
     submitted: float = 0.0
     parked_at: int = 0
     """How many tasks had ended when it was put aside because a disk was full."""

@@ -93,15 +93,15 @@ class Submissions:
         return list(filter(None, arrivals))
 
     def take(self, arrival: Arrival) -> TaskFiles:
-        """An attempt has ended; returns its files, to be closed once the outputs are published."""
+        """Remove an ended attempt; returns its files, to be closed after publishing its outputs."""
         name, future = arrival
         del self.futures[future]
         return self._files.pop(name)
 
     def look(self, *, heard: bool) -> bool:
-        """Check whether the executor is gone; it counts as gone after two such checks in a row.
+        """Check whether the executor has ended; two such checks in a row decide it.
 
-        Returns whether it was found gone now; then nothing arrives any more.
+        Returns true if this check did; then nothing arrives any more.
         """
         now = time.monotonic()
         if not heard and now - self._heard < SILENCE:
@@ -119,7 +119,7 @@ class Submissions:
         return False
 
     def see_cancelled(self) -> None:
-        """An attempt was cancelled, but not by the run: check whether the executor is gone."""
+        """Check whether the executor has ended, because another caller cancelled an attempt."""
         if self.over is None and (why := why_gone(self.executor)):
             self._gone(why)
 

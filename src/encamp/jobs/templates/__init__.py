@@ -1,4 +1,4 @@
-"""Templates: texts with placeholders, and how to fill them, shell lines included.
+"""Templates: strings with placeholders, and how to fill them, shell lines included.
 
 Nothing here knows of jobs or files of jobs.
 """

@@ -1,7 +1,7 @@
 """The values of placeholders such as ``{stem}``, and how to insert them into each kind of text.
 
-A text is a pattern, a word of a command, a shell line or plain text. A value stays one value in all
-of them, whatever characters it contains.
+A template is a pattern, a word of a command, a shell line or plain text. A value stays one value in
+all of them, whatever characters it contains.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _value(placeholder: Placeholder, values: Values) -> str:
     if not re.fullmatch("-?[0-9]+", value):
         raise BadJob(
             placeholder.written,
-            f"pads whole numbers only, and {placeholder.name} is {value!r} here",
+            f"pads integers only, and {placeholder.name} is {value!r} here",
         )
     return format(int(value), placeholder.padding)
 

@@ -1,4 +1,4 @@
-"""Which commands of a shell line might run their words, or what they read, as code.
+"""Finds commands of a shell line that might run their words or their input as code.
 
 `why_unsafe` returns why a command must not get data, or an empty string. Programs that are not
 listed here count as harmless. Listed are programs that run their input, that take a word for a
@@ -19,7 +19,7 @@ class Word:
 
     text: str | None
     start: str = ""
-    """Its literal beginning, as ``--to=`` in ``--to="$x"``."""
+    """The word's literal beginning, such as ``--to=`` in ``--to="$x"``."""
     splits: bool = False
     """Whether the shell may split it into several words, as ``$x`` without quotes."""
 

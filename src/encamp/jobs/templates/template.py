@@ -1,6 +1,6 @@
-"""Templates: texts with placeholders such as ``{stem}``.
+"""Templates: strings with placeholders such as ``{stem}``.
 
-``{run:03d}`` pads a whole number with zeros; ``{{`` and ``}}`` are plain braces.
+``{run:03d}`` pads an integer with zeros; ``{{`` and ``}}`` are plain braces.
 """
 
 from __future__ import annotations
@@ -28,11 +28,9 @@ class Placeholder:
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> tuple[str | Placeholder, ...]:
-    """A text as plain pieces and `Placeholder` objects, never two plain pieces in a row."""
+    """A string as plain pieces and `Placeholder` objects, never two plain pieces in a row."""
     if "\0" in text:
-        raise BadJob(
-            repr(text), "holds a null character, which is not allowed in names and commands"
-        )
+        raise BadJob(repr(text), "contains a null byte, which is not allowed in names and commands")
     pieces: list[str | Placeholder] = []
     for piece in _pieces(text):
         if isinstance(piece, str) and pieces and isinstance(pieces[-1], str):

@@ -45,7 +45,7 @@ _TERMINATED = "another process, or its own code, sent it SIGTERM"
 
 
 class Abandoned(EncampError):
-    """The run has ended, or the attempt was cancelled."""
+    """Raised when the run has ended, or the attempt was cancelled."""
 
     why: str = "it was cancelled, or its job's folder was removed"
 
@@ -133,7 +133,7 @@ class _Supervisor:
         return self.ask(question)
 
     def close(self) -> None:
-        """The step has ended."""
+        """Record that the step has ended."""
         if self._services is not None:
             self._services.close()
 

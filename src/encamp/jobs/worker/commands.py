@@ -115,7 +115,7 @@ def _reason(
 
 
 def _too_long(words: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Which part of a command line is too long, see execve(2)."""
+    """The part of a command line that is too long, see execve(2)."""
     variables = [f"{name}={text}" for name, text in environment.items()]
     long = [what for what in (*words, *variables) if len(os.fsencode(what)) >= _LONGEST_WORD]
     if long:

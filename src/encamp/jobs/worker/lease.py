@@ -76,7 +76,7 @@ class Lease(msgspec.Struct, frozen=True):
             raise (disk_full(exc, file, 1) or BadDestination(str(file), why)) from exc
 
     def end(self, *, untidy: bool = False) -> None:
-        """End the lease; may be called twice. An ``untidy`` run may have left files."""
+        """End the lease. Idempotent. An ``untidy`` run may have left files."""
         file = local(self.file)
         if untidy:
             with suppress(OSError):

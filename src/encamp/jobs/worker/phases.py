@@ -131,7 +131,7 @@ class _Attempt:
             steps = unpack(self.work.steps)
         except (NotImportable, Stopped):
             raise
-        except BaseException as exc:  # noqa: BLE001 - importing runs anybody's code
+        except BaseException as exc:  # noqa: BLE001 - importing runs third-party code
             cause = f"raised {reason(exc)}"
             tail = traceback_of(exc)[-TAIL:]
             error = StepFailed(self.work.task, "import of the steps", None, cause)
@@ -240,7 +240,7 @@ class _Attempt:
             flush()  # before the next step's command writes
 
     def _check_wanted(self) -> None:
-        """Stop if nobody would publish the outputs, or remove them."""
+        """Stop if the outputs would be neither published nor removed."""
         if orphaned():
             raise Stopped
         # The supervisor has checked the lease when the attempt began.

@@ -223,7 +223,7 @@ class Slot:
                 on_note(message)
 
     def _come(self, timeout: float, on_note: Callable[[Any], None]) -> list[Parts]:
-        """The next message from the slot within the time; those already received come first."""
+        """The next message from the slot within the time; those already received are first."""
         if not self._arrived and readable(self._process.data, timeout):
             try:
                 self._arrived = self._process.reader.read()
@@ -284,7 +284,7 @@ class Slots:
 
     def _take(self, batch: str, own_mounts: bool) -> Slot:
         with self._lock:
-            # The thread's own last slot comes first, so that a thread and a slot stay together.
+            # The thread's own last slot is first, so that a thread and a slot stay together.
             self._idle.sort(key=lambda idle: idle[0] == threading.get_ident())
             for number in reversed(range(len(self._idle))):
                 if self._idle[number][1].own_mounts == own_mounts:
@@ -329,7 +329,7 @@ class Slots:
                         raise SlotLost(None) from None
 
     def close(self) -> None:
-        """Stop the idle slots; may be called twice."""
+        """Stop the idle slots. Idempotent."""
         with self._lock:
             idle, self._idle = self._idle, []
         _stop_all([slot for _, slot in idle])

@@ -53,7 +53,7 @@ class Supervisors(Executor):
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(call())
-                except BaseException as exc:  # noqa: BLE001 - for whoever asks for the result
+                except BaseException as exc:  # noqa: BLE001 - for the caller of `result`
                     future.set_exception(exc)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -22,7 +22,7 @@ class TimeLimits:
         self._began: float | None = None
 
     def step_begins(self, step: str | None, limit: float | None, ago: float) -> None:
-        """A step has begun ``ago`` seconds ago, or, without a name, the steps are over."""
+        """Record that a step began ``ago`` seconds ago; without a name, that the steps are over."""
         self._step, self._step_limit = step, limit
         # While this process was stopped, so was its slot.
         self._step_began = max(self._checked, self._time() - ago)

@@ -25,7 +25,7 @@ class Grants:
         self._records = records
 
     def acquire(self, sender: int, letter: Acquire, parts: Parts) -> None:
-        """A client wants servers."""
+        """Handle the request of a client for servers."""
         service = self._records.services.get(letter.service)
         error: EncampError | None
         if service is None:
@@ -98,13 +98,13 @@ class Grants:
                 self._records.pump.call_soon(partial(self.grant, service))
 
     def lease_ended(self, sender: int, letter: LeaseEnded, parts: Parts) -> None:
-        """A client has released a server, which has answered all calls of the lease."""
+        """Take back a released server that has answered all calls of the lease."""
         found = self._records.by_server.get(letter.server)
         if found is not None and found[1].lease == letter.lease:
             self.freed(*found)
 
     def freed(self, service: Service, server: ServerRecord) -> None:
-        """A server's lease has ended."""
+        """End a server's lease."""
         held = self._records.held.get(server.holder)
         if held is not None:
             held.discard(server)
@@ -121,13 +121,13 @@ class Grants:
             self._records.pump.call_soon(lambda: self._records.tell(sender, lost, dump(error)))
 
     def forget(self, sender: int, ticket: int) -> None:
-        """A client has withdrawn its request."""
+        """Drop the request of a client, which has withdrawn it."""
         for service in self._records.services.values():
             service.pool.forget(sender, ticket)
             self.grant(service)
 
     def ended(self, client: int) -> None:
-        """A task has ended: the servers that it had gathered so far are free for others."""
+        """Free the servers that an ended task had gathered so far."""
         for service in self._records.services.values():
             if service.pool.waiting:
                 service.pool.forget(client)

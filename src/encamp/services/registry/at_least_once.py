@@ -48,7 +48,7 @@ class Replays:
         server.given = len(server.log)
 
     def saved(self, sender: int, letter: Saved, parts: Parts) -> None:
-        """A server has sent its state: save it, and drop the calls that it includes."""
+        """Save the state that a server has sent, and drop the calls that it includes."""
         found = self._records.by_task.get(sender)
         if found is None:
             return

@@ -59,5 +59,5 @@ class Watch:
         self._look_again()
 
     def answered(self, task: int) -> None:
-        """A server's task has answered."""
+        """Record that a server's task has answered."""
         self._asked.pop(task, None)

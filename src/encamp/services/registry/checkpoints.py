@@ -26,7 +26,7 @@ class SavedState:
 
 
 class _Writing:
-    """A state on its way to the disk; whoever needs it there first writes it."""
+    """A state on its way to the disk; the first thread that needs it there writes it."""
 
     def __init__(self, path: Path, parts: Parts) -> None:
         self.path, self._parts = path, parts

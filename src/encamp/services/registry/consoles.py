@@ -41,7 +41,7 @@ class Facts(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """Its name for `find`."""
+        """The console's name for `find`."""
         return f"{self.service}/{self.server}"
 
 
@@ -66,13 +66,13 @@ class Consoles:
             partial.replace(facts)
 
     def printed(self, server: int, text: bytes) -> None:
-        """A server has printed something."""
+        """Write the output of a server."""
         with suppress(EncampError, OSError), _text_file(self._here(), server).open("ab") as file:
             file.write(text)
             free_middle(file.fileno(), 0, KEPT)
 
     def ended(self, server: int) -> None:
-        """A server is gone: remove its console. Those who follow it read the rest."""
+        """Remove the console of an ended server. Processes that follow it can read the rest."""
         if self._folder is not None:
             with suppress(OSError):
                 _facts_file(self._folder.path, server).unlink(missing_ok=True)

@@ -43,7 +43,7 @@ class Deadlocks:
         return task in self._blocked()
 
     def wait_ended(self, task: int, ticket: int | None = None) -> None:
-        """A task has what it waited for, or has given up."""
+        """Record that a task no longer waits."""
         known = self._waiting.get(task)
         if known is not None and ticket in (None, known.what.ticket):
             del self._waiting[task]

@@ -77,7 +77,7 @@ class ProgramClient(Client):
             self._pump.order(self.flush)
 
     def _release_after(self, route: Route, lease: int, last: Result) -> None:
-        """See `Client._release_after`: in the program, answers arrive even if nobody waits."""
+        """See `Client._release_after`: in the program, answers arrive even if no thread waits."""
 
         def free(_: object) -> None:
             with suppress(ClusterError, OSError):

@@ -66,7 +66,7 @@ class Service:
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """The service's name."""
         return self.published.name
 
     @property

@@ -34,7 +34,7 @@ class Endings:
     def server_ended(
         self, service: Service, server: ServerRecord, task: TaskRecord, good: bool, value: Any
     ) -> None:
-        """A server's task has ended: it is replaced, or lost, or has done its work."""
+        """Handle the end of a server's task: it is replaced, or lost, or has done its work."""
         self._states.settle(server.number)
         expected = good or service.ended or isinstance(value, TaskKilled)
         died = isinstance(value, TaskLost)
@@ -105,7 +105,7 @@ class Endings:
     def _lose(
         self, service: Service, server: ServerRecord, task: TaskRecord, good: bool, value: Any
     ) -> None:
-        """A server is gone for good: remove it and inform its clients."""
+        """Remove a server that will not be replaced, and inform its clients."""
         about, mark = server.began or task.mark
         untold = isinstance(value, TaskKilled) or getattr(value, "exit_code", 0) is None
         if server.began is None and untold:
@@ -135,7 +135,7 @@ class Endings:
     def _error_of(
         self, service: Service, server: ServerRecord, task: TaskRecord, good: bool, value: Any
     ) -> EncampError:
-        """The error for the clients of a server that is gone."""
+        """The error for the clients of a server that has ended."""
         if good or service.ended or self._records.controller.closing:
             return ServiceEnded(service.name)
         lost = self._states.since(server.number, server.statistics[0])

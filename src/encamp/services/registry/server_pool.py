@@ -51,7 +51,7 @@ class ServerRecord:
     pinned: deque[Request] = field(default_factory=deque)
     statistics: CallStatistics = (0, 0, 0.0, 0.0)
     began: tuple[int, int] | None = None
-    """Its last call, as reported by `Stopping` when it was asked to stop."""
+    """The server's last call, as reported by `Stopping` when it was asked to stop."""
     host: str = ""
     fixed: str = ""
     """The only host where it may run; empty for any."""
@@ -90,7 +90,7 @@ class Pool:
         return len(self.queue) + sum(len(server.pinned) for server in self.servers.values())
 
     def in_use(self) -> str:
-        """Who holds how many servers; empty if nobody holds one."""
+        """Who holds how many servers; empty if all are free."""
         held = [server.holder for server in self.servers.values() if server.state == HELD]
         mine = held.count(SPAWNER)
         parts = [
@@ -140,14 +140,14 @@ class Pool:
         self.free[server] = None
 
     def freed(self, server: ServerRecord) -> None:
-        """A server's lease has ended."""
+        """Record that a server's lease has ended."""
         if server.state == HELD:
             self._held[server.host] -= 1
             server.state, server.lease, server.holder, server.group = FREE, 0, 0, 0
             self.free[server] = None
 
     def removed(self, server: ServerRecord) -> list[Request]:
-        """A server is gone: remove it. Returns the requests that were for this server only."""
+        """Remove an ended server. Returns the requests that were for this server only."""
         self.servers.pop(server.number, None)
         self.free.pop(server, None)
         if server.state == HELD:
@@ -183,7 +183,7 @@ class Pool:
     def _is_gathered(self) -> bool:
         """Whether the first request has gathered several servers, as many as it wants.
 
-        For all servers this may be so because the last one that was in use is gone.
+        A request for all servers may be complete because the last server in use has ended.
         """
         head = self.queue[0] if self.queue else None
         if head is None or not head.gathered:

@@ -35,7 +35,7 @@ class Questions:
         self._records.tell(sender, Reply(letter.ticket), dump(answer))
 
     def forget(self, sender: int, ticket: int) -> None:
-        """A client has withdrawn its question."""
+        """Drop the question of a client, which has withdrawn it."""
         waiters = self._waiters
         self._waiters = [one for one in waiters if one[:2] != (sender, ticket)]
 

@@ -96,7 +96,7 @@ class HostCache:
         self.close()
 
     def close(self) -> None:
-        """Record what was used, and release trees; may be called twice."""
+        """Record what was used, and release trees. Idempotent."""
         rows = [
             row for row in self._used.values() if os.path.lexists(self._entry(row.key, row.kind))
         ]
@@ -197,7 +197,7 @@ class HostCache:
         """Share the tree's lock until this object is closed, and ensure that the tree is here.
 
         Users of an entry share the lock of its key; evicting needs that lock exclusively, and never
-        waits; fetching needs the lock of the identity exclusively. So nobody waits in a cycle.
+        waits; fetching needs the lock of the identity exclusively. So there is no cycle of waits.
         """
         lock = self._held.setdefault(key, KeyLock(self._locks, key))
         try:
@@ -379,7 +379,7 @@ class HostCache:
         return gone
 
     def _dropped(self, row: Row, why: str, locks: ExitStack, *, linked: bool) -> bool:
-        """Remove an entry if nobody uses it; its lock is held until the index is updated."""
+        """Remove an unused entry; its lock is held until the index is updated."""
         lock = KeyLock(self._locks, row.key)
         locks.callback(lock.close)
         entry = self._entry(row.key, row.kind)

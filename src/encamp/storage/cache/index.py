@@ -1,7 +1,7 @@
 """The index of the host cache: its entries, when they were used, who reserves space, and a history.
 
 It is an SQLite file that many processes use at once. It may be lost: entries on the disk are found
-without it, and a damaged index is created anew.
+without it, and a damaged index is created again.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def _begun(path: Path) -> sqlite3.Connection:
 def _connected(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=60, isolation_level=None)
     try:
-        database.execute("PRAGMA synchronous = OFF")  # lost with the power, it is made anew
+        database.execute("PRAGMA synchronous = OFF")  # after a power loss, it is created again
         database.execute("BEGIN IMMEDIATE")  # reads it, too: that it is damaged shows here
     except BaseException:
         database.close()

@@ -41,7 +41,7 @@ def is_intact(entry: Path, item: Item, *, written: bool = False) -> bool:
 
     All sizes and times of a tree are compared. Between two such checks of a tree of more than 1,000
     files, only its folders are, which tells whether something was removed, added or replaced,
-    unless somebody may have ``written`` to its files.
+    unless its files may have been ``written`` to.
     """
     if item.kind == "file":
         return _intact_file(entry, item)

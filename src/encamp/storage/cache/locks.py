@@ -65,7 +65,7 @@ class KeyLock:
         fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._request(fcntl.F_UNLCK))
 
     def close(self) -> None:
-        """Release it for good; may be called twice."""
+        """Release it for good. Idempotent."""
         if self._fd >= 0:
             with suppress(OSError):
                 self.release()

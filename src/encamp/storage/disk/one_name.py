@@ -50,7 +50,7 @@ class _Mounts:
 
     def _place_of(self, path: str) -> str:
         while path not in self._at and path != "/":
-            path = os.path.dirname(path)  # noqa: PTH120 - of text
+            path = os.path.dirname(path)  # noqa: PTH120 - of a string
         return path
 
 
@@ -61,7 +61,7 @@ def _by_root(mount: tuple[str, str]) -> int:
 def _moved(path: str, folder: str, to: str) -> str:
     """A path in a folder as a path in another one."""
     inner = path[len(folder) :].lstrip("/")
-    return os.path.join(to, inner) if inner else to  # noqa: PTH118 - of text
+    return os.path.join(to, inner) if inner else to  # noqa: PTH118 - of strings
 
 
 @lru_cache(maxsize=1)

@@ -48,11 +48,11 @@ class OwnFolder:
     is_true: bool = False
     """Whether the path is resolved already, so that no links in it are followed."""
     _held: list[OwnFiles] = field(default_factory=list, compare=False, repr=False)
-    """Its files, while no other folder of this name is accepted."""
+    """The folder's files, while no other folder of this name is accepted."""
 
     @contextmanager
     def opened(self, *, make: bool = False) -> Iterator[OwnFiles]:
-        """Its files, during a block; with ``make`` a missing folder is created.
+        """The folder's files, during a block; with ``make`` a missing folder is created.
 
         Raises `NotOurs`, `BadDestination`, or OSError from the disk.
         """
@@ -72,7 +72,7 @@ class OwnFolder:
 
     @contextmanager
     def held(self) -> Iterator[OwnFiles]:
-        """Its files, created if it is missing; during a block no other folder may get its name."""
+        """The folder's files; creates it if missing. No other folder may get its name meanwhile."""
         self._held.append(self._files(make=True))
         try:
             yield self._held[0]
@@ -145,7 +145,7 @@ class OwnFiles:
             return False
 
     def close(self) -> None:
-        """Close the folder; may be called twice."""
+        """Close the folder. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

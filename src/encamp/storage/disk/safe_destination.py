@@ -35,7 +35,7 @@ _MOST_LINKS = 40
 
 
 class Trust(msgspec.Struct, frozen=True):
-    """Which users are trusted in the folders of a path."""
+    """The users that are trusted in the folders of a path."""
 
     depth: int = 0
     """How many folders at the path's end are below the one that the user has named."""

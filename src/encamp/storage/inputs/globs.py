@@ -1,4 +1,4 @@
-"""Glob patterns as texts: escaping, matching, and whether two of them may match the same path.
+"""Glob patterns as strings: escaping, matching, and whether two of them may match the same path.
 
 The patterns are those of `find`: ``*``, ``?`` and ``[...]`` match within a name, but no leading
 dot; ``**`` matches folders to any depth.

@@ -83,7 +83,7 @@ class Mirror:
         object.__setattr__(self, "pattern", without_scheme(os.fspath(self.pattern)))
         object.__setattr__(self, "to", os.fspath(self.to))
         if self.mode not in _MODES:
-            raise BadJob(f"the mode {self.mode!r}", f"is none of {', '.join(_MODES)}")
+            raise BadJob(f"the mode {self.mode!r}", f"must be one of {', '.join(_MODES)}")
         exclude = (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude)
         object.__setattr__(self, "exclude", exclude)
 

@@ -214,7 +214,7 @@ class Placer:
     def _mount_view(self, items: list[Item]) -> set[Item]:
         """Show inputs in one overlay over the whole folder, and return which.
 
-        Big files are links in its lower layer, and so are trees if the kernel allows it. The folder
+        Big files, and trees if the kernel allows it, are links in its lower layer. The folder
         must still be empty, since its contents would be hidden.
         """
         whole = self._whole

@@ -129,7 +129,7 @@ def _next_data(fd: int, offset: int) -> tuple[int, int]:
 def receive_file(
     channel: Channel, path: Portable, target: Path, expected: tuple[int, int], mode: int
 ) -> None:
-    """Receive a file as ``target``, a new file, with its time of change and permissions ``mode``.
+    """Receive a file as the new file ``target``, with its modification time and with ``mode``.
 
     ``expected`` is its size and mtime_ns. Raises `SourceChanged`, `ShippingFailed`, or OSError from
     the disk; then no target is left.

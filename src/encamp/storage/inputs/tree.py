@@ -41,10 +41,10 @@ class Entry(msgspec.Struct, frozen=True):
 class TreeState:
     """The state of a tree, in four identifiers.
 
-    ``content`` covers names, kinds, sizes, times of change and targets of symlinks, which are the
-    same on every host and in a copy; ``identity`` also permissions, inodes and devices; ``version``
-    only those of the latter that survive a restart, and the targets of symlinks out of the tree.
-    ``mtime_ns`` is the newest file's.
+    ``content`` covers names, kinds, sizes, modification times and targets of symlinks, which are
+    the same on every host and in a copy; ``identity`` also permissions, inodes and devices;
+    ``version`` only those of the latter that survive a restart, and the targets of symlinks out of
+    the tree. ``mtime_ns`` is the newest file's.
     """
 
     files: int
@@ -205,7 +205,7 @@ def walk(tree: Path, exclude: tuple[str, ...] = (), *, is_copy: bool = False) ->
 
     A symlink that leads out of the tree counts as the file or the whole folder there: a copy of the
     tree must be the same on every host, and writing to the copy must not change anything elsewhere.
-    One that leads to something in the tree stays a symlink; so does one that leads nowhere, to a
+    One that leads to something in the tree stays a symlink, like one that leads nowhere, to a
     device, or to a folder that contains it. In a tree that ``is_copy`` of one that was walked, all
     that are left stay. The local storage is left out if it is in the tree. Raises `UnusableInput`,
     or `SourceChanged` if the tree is seen to change.

@@ -1,4 +1,4 @@
-"""Which files of a task's folder are inputs that the task has not changed."""
+"""Finds the files of a task's folder that are unchanged inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files of a task's folder are published, and where to: patterns, checked before a run."""
+"""Output maps: which files of a task's folder are published where; checked before a run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Output:
         whole tree, including empty folders. A symlink stays one if its target is published with it;
         otherwise the file that it leads to is published or, if the pattern matches the symlink
         itself, the tree. A symlink that leads out of the task's folder or nowhere is an error
-        (`UnusableOutput`), and so are FIFOs, sockets and devices.
+        (`UnusableOutput`), as are FIFOs, sockets and devices.
     to
         Destination folder, created if missing, or a URL that fsspec knows.
     rename
@@ -56,17 +56,17 @@ class Output:
     at: Portable | None = field(default=None, kw_only=True, repr=False)
     """Where ``to`` is, as all hosts understand it; see `bound`."""
     trust: Trust = field(default=NAMED, kw_only=True, repr=False)
-    """Which users' links and folders on the way to ``at`` are trusted."""
+    """The users whose links and folders on the way to ``at`` are trusted."""
 
     def __post_init__(self) -> None:
         if self.existing not in _EXISTING:
-            raise BadJob(f"existing={self.existing!r}", f"is none of {_EXISTING}")
+            raise BadJob(f"existing={self.existing!r}", f"must be one of {_EXISTING}")
         for given in (self.pattern, self.to):
             if not isinstance(given, str | os.PathLike):
                 raise BadJob(f"outputs: {given!r}", "is not a path; give text, such as '.'")
         object.__setattr__(self, "pattern", os.fspath(self.pattern))
         if not self.pattern or "\0" in self.pattern:
-            why = "holds a null character" if self.pattern else "is empty"
+            why = "contains a null byte" if self.pattern else "is empty"
             raise BadJob(f"the pattern {self.pattern!r} of an output", why)
         object.__setattr__(self, "to", urls.without_scheme(os.fspath(self.to)))
 

@@ -118,7 +118,7 @@ def _is_folder(name: str) -> bool:
 def _is_as_written(
     one: Staged, path: Path | str, status: os.stat_result, folder: int | None
 ) -> bool:
-    """Whether a file is the one that was staged, and nobody has written to it since.
+    """Whether a file is the one that was staged, and was not written to since.
 
     ``path`` may be relative to the descriptor of a folder. Network disks may show another inode and
     time on another host; there the bytes are compared.
@@ -136,7 +136,7 @@ def _is_as_written(
 
 
 def _check_folder(one: Staged, name: str) -> None:
-    """Create an empty folder; since it cannot be incomplete, it comes first."""
+    """Create an empty folder; because it cannot be incomplete, it is published first."""
     if is_url(one.final):
         return urls.make_folder(name)
     try:
@@ -293,7 +293,7 @@ def intact(published: Published, trust: Trust = NAMED) -> bool:
             return _is_intact(published, name, folder)
         finally:
             os.close(folder)
-    except (OSError, ValueError, EncampError):  # a name with a null character is none
+    except (OSError, ValueError, EncampError):  # a name with a null byte does not exist
         return False
 
 

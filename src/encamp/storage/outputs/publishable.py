@@ -85,7 +85,7 @@ class Publishable:
     def add(self, output: Output) -> bool:
         """Add what a pattern matches; returns whether it matches anything.
 
-        Raises `UnusableOutput` for what cannot be published; so does `all`. With ``lenient`` that
+        Like `all`, raises `UnusableOutput` for what cannot be published. With ``lenient`` that
         is left out instead.
         """
         before = len(self._made), len(self._links)

@@ -81,7 +81,7 @@ class Beacons:
             self._notes.note_part(beacon)
 
     def close(self) -> None:
-        """Remove them, and folders that are empty then; may be called twice."""
+        """Remove them, and folders that are empty then. Idempotent."""
         for folder, made in self._lit.items():
             with suppress(OSError, BadDestination), opened(folder) as at:
                 with suppress(FileNotFoundError):

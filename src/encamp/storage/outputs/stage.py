@@ -57,7 +57,7 @@ class Staged(msgspec.Struct, frozen=True):
     written: Written | None = None
     """The identity of the temporary file when it was complete; None if there is none on a disk."""
     trust: Trust = NAMED
-    """Which users' links and folders on its path are trusted."""
+    """The users whose links and folders on its path are trusted."""
 
 
 Final = Path | str | RemoteTarget
@@ -175,7 +175,7 @@ def _portable_final(final: Final, made: OutputFile) -> Portable:
 
 
 def _trust(made: OutputFile) -> Trust:
-    """Which users' links and folders on an output's path are trusted."""
+    """The users whose links and folders on an output's path are trusted."""
     return made.output.trust.below(len(made.inner.parts) - 1)
 
 
@@ -244,7 +244,7 @@ def _wanted(
 def _goes_to_source(
     made: OutputFile, final: Final, is_from: Callable[[str, Path], bool] | None
 ) -> bool:
-    """Whether an input came from the name that it would get."""
+    """Whether an input was mirrored from the name that it would get."""
     return is_from is not None and isinstance(final, Path) and is_from(made.path, final)
 
 
@@ -288,7 +288,7 @@ def _copied(
 
 
 def _new_file(name: str, folder: int) -> int:
-    """Create a file that nobody else can read while it is incomplete."""
+    """Create a file that no other user can read while it is incomplete."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(name, flags, 0o600, dir_fd=folder)
 

@@ -46,7 +46,7 @@ def new_token() -> str:
 
 
 def is_token(text: str) -> bool:
-    """Whether a text has the form of a token."""
+    """Whether a string has the form of a token."""
     return _TOKEN.fullmatch(text) is not None
 
 

@@ -219,7 +219,7 @@ class TaskFiles:
         return self._sender
 
     def stop(self) -> None:
-        """The task is no longer wanted."""
+        """Cancel the transfer: the task is no longer wanted."""
         self._over = True
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ EVENTS = (TaskResult, TaskExit, HostAdded, HostDeleted)
 
 
 class ClusterOf(Protocol):
-    """Makes a cluster of the engine with that many slots in all, and the cluster's options."""
+    """Makes a cluster of the engine with that many slots in total, and the cluster's options."""
 
     def __call__(self, slots: int, **options: Any) -> Cluster: ...
 

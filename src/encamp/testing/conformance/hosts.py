@@ -1,4 +1,4 @@
-"""Hosts that join while the cluster runs, die, are cut off, and come back."""
+"""Hosts that join while the cluster runs, die, are cut off, and return."""
 
 # ruff: noqa: S101
 
@@ -32,25 +32,25 @@ Told = TypeVar("Told", HostAdded, HostDeleted)
 
 
 class Hosts(LosesHosts):
-    """For engines whose hosts come and go; what is done to them is given by who binds the suite.
+    """For engines whose hosts join and leave; the binding of the suite implements these methods.
 
-    After each test all hosts are to be as they were before.
+    Each test restores all hosts.
     """
 
     def add_host(self, cluster: Cluster) -> str:
-        """Have a host take part that does not; its name."""
+        """Add a host; returns its name."""
         raise NotImplementedError
 
     def add_again(self, cluster: Cluster, host: str) -> str:
-        """Have a host that died or was cut off take part again; the name that it has then."""
+        """Add a host again that died or was cut off; returns its new name."""
         raise NotImplementedError
 
     def cut(self, cluster: Cluster, host: str) -> None:
-        """Cut off a host: what is sent from and to it does not arrive, and nobody is told."""
+        """Cut off a host: frames from and to it are lost silently."""
         raise NotImplementedError
 
     def restore(self, cluster: Cluster, host: str) -> None:
-        """End that."""
+        """Connect a host again that was cut off."""
         raise NotImplementedError
 
     @pytest.fixture

@@ -180,7 +180,7 @@ class SharingInline(Sharing):
 
     @pytest.mark.parametrize("size", [0, 500_000])
     def test_threads_of_a_task_send_and_receive(self, cluster: Cluster, size: int) -> None:
-        """They are told at once that they cannot."""
+        """Calls that would wait for each other raise an error at once."""
         task = cluster.spawn(work.chorus, 4, 1, size)
         said = task.result(PATIENCE)
         assert len(said) == 4

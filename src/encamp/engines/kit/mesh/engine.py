@@ -50,7 +50,7 @@ class Agent:
 class MeshEngine(Mesh, Engine):
     """Base of engines that only start agents; the mesh carries the frames.
 
-    An agent that ends alone is started again, ``restarts`` times in all.
+    An agent that ends alone is started again, ``restarts`` times in total.
     """
 
     private = True
@@ -143,7 +143,7 @@ class MeshEngine(Mesh, Engine):
         self.wake()
 
     def not_come(self, number: int, why: str) -> None:
-        """An agent has ended before it has joined, or could not be started."""
+        """Handle an agent that has ended before it has joined, or could not be started."""
         agent = self.known.get(number)
         if agent is None or agent.link is not None:
             return
@@ -161,7 +161,7 @@ class MeshEngine(Mesh, Engine):
         return there and not self._stopping
 
     def joined(self, link: Link, greeting: Greeting) -> None:
-        """An agent has greeted; one in a tunnel is dialled first, for a faster route."""
+        """Handle the greeting of an agent; one in a tunnel is dialled first, for a faster route."""
         agent = self.known[greeting.number]
         agent.listens = greeting.listens
         peer = self._peers[agent.number] = Peer()
@@ -170,14 +170,14 @@ class MeshEngine(Mesh, Engine):
         self.dial_next(agent.number)
 
     def welcomed(self, link: Link) -> None:
-        """See `Mesh.welcomed`; the agent may have gone meanwhile."""
+        """See `Mesh.welcomed`; the agent may have left meanwhile."""
         if link.number in self._peers:
             super().welcomed(link)
         else:
             self._end(link, ConnectionError("it has gone"))
 
     def use_link(self, number: int, link: Link) -> None:
-        """An agent has joined; its orders are the first frame that it gets."""
+        """Welcome an agent that has joined; its orders are the first frame that it gets."""
         self._had_some = True
         agent, peer = self.known[number], self._peers[number]
         agent.link = link
@@ -191,7 +191,7 @@ class MeshEngine(Mesh, Engine):
         self._come.append(Joined(number, self.tunnel if link.tunnelled else ""))
 
     def tunnelled(self, raw: socket.socket) -> None:
-        """An agent connects through a tunnel; this is its end."""
+        """Accept an agent that connects through a tunnel, by this end of it."""
         raw.setblocking(False)
         self._add(Link(raw, self._identity, self._as_server, server=True))
 
@@ -217,7 +217,7 @@ class MeshEngine(Mesh, Engine):
             self._broken.setdefault(said.number, time.monotonic() + LOST_BY_OTHERS)
 
     def lost(self, number: int, link: Link, why: Exception) -> None:
-        """An agent has left, and nothing more arrives from it."""
+        """Handle the leave of an agent; nothing more arrives from it."""
         agent = self.known.get(number)
         if agent is None or agent.link not in (None, link):
             return  # it has another connection

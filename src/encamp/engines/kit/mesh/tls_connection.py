@@ -347,7 +347,7 @@ class Link:
             self._raw.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Close the socket; may be called twice."""
+        """Close the socket. Idempotent."""
         self._writer.close()
         self._raw.close()
 

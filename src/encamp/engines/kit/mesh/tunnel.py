@@ -56,7 +56,7 @@ class Tunnel:
         try:
             await asyncio.gather(*both)
         except OSError:
-            pass  # the owner of the socket's other end is gone
+            pass  # the owner of the socket's other end has ended
         finally:
             for one in both:
                 one.cancel()
