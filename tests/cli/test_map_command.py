@@ -205,7 +205,7 @@ BAD: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "job's name": (["prog", "data/a.txt"], {"name": "a/b"}, "the job name 'a/b' (--name): must"),
     "no value": (["prog"], {"foreach": ("a",)}, "--foreach a: write it as NAME=VALUE"),
     "empty": (["p"], {"foreach": ("x=",)}, "--foreach x=: has no value; give some, such as x=tt"),
-    "step of 0": (["p"], {"foreach": ("x=1..9..0",)}, "'1..9..0' is not a range; write whole"),
+    "step of 0": (["p"], {"foreach": ("x=1..9..0",)}, "'1..9..0' is not a range; write integers"),
     "huge": (["p"], {"foreach": ("x=1..99999999999,0",)}, "makes more than 1,000,000 tasks"),
     **{
         text: (["p"], {"foreach": (f"x={text}",)}, f"--foreach x={text}: ")

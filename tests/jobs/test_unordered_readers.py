@@ -67,7 +67,7 @@ def test_a_reader_that_does_not_wait_is_refused(strips: Path, pattern: str, abso
     said = str(caught.value)
     assert said.startswith("task read: its mirror ")
     assert " reads what task m" in said
-    assert "take it by outputs_of('m" in said
+    assert "use outputs_of('m" in said
     assert not Path("out/job.job").exists()
 
 

@@ -168,7 +168,7 @@ def test_a_value_that_is_no_row_is_told_of_and_left_out_of_the_file(
     report = job.run(slots=1) if again else report
     with pytest.raises(BadValues, match="task list: 'value' is a list; a task's value must be"):
         report.values()
-    with pytest.raises(BadValues, match="task set: its value is of the type object; the values"):
+    with pytest.raises(BadValues, match="task set: its value is of the type object; a task"):
         report.values("s*")
     assert [row["value"] for row in report.values("a")] == [8]
     assert [row["task"] for row in in_file()] == ["a"]
