@@ -64,7 +64,7 @@ def options(name: str) -> Callable[[Any], object]:
     ],
 )
 def test_what_is_no_whole_number_is_refused(take: Callable[[Any], object], value: Any) -> None:
-    with pytest.raises(BadJob, match="whole number"):
+    with pytest.raises(BadJob, match="an integer"):
         take(value)
 
 

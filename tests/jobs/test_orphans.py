@@ -208,7 +208,7 @@ def test_orphans_elsewhere_are_told_of_but_not_opened_by_prune(
     journal.may_have_published = lambda _: True
     watch = OrphanWatch(journal, Path("out"))
     watch.look("task sum", plan([Mirror("memory://there/*")], here))
-    assert "any more: memory://there/b; take" in watch.warnings[0]
+    assert "any more: memory://there/b; to read" in watch.warnings[0]
     monkeypatch.setattr(type(memory), "info", None)
     prune_command(Path("out"), dry_run=False)
     why = "it is not below out; remove it yourself if nobody needs it"
@@ -436,7 +436,7 @@ def test_of_many_orphans_some_are_named_and_the_others_counted(here: Path) -> No
         more = f" and {count - _NAMED} more" if count > _NAMED else ""
         files = "a file" if count == 1 else f"{count} files"
         assert f"reads {files} that" in told
-        assert f"any more: {named}{more}; take" in told
+        assert f"any more: {named}{more}; to read" in told
 
 
 def test_files_are_gone_from_the_disk_before_the_journal_forgets_them(
