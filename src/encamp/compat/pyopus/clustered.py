@@ -1,4 +1,4 @@
-"""The part that all virtual machines of the dialect share on a cluster: spawn, send, receive, end.
+"""What all virtual machines of the dialect do alike on a cluster: spawn, send, receive, end.
 
 Subclasses define the ids and the facts about hosts.
 """
@@ -60,7 +60,7 @@ running: dict[int, Here] = {}
 
 
 def task_here() -> Here | None:
-    """The calling task, even in threads that it has started; None in the spawner.
+    """The calling task, also in threads that it has started; None in the spawner.
 
     If tasks run in the spawner's process, threads that they start count as the spawner's.
     """
@@ -179,7 +179,7 @@ class ClusteredMachine(VirtualMachine):
     ) -> tuple[Any, ...] | None:
         """See `VirtualMachine.receiveMessage`.
 
-        Raises `ClusterError` if the whole cluster has ended, so that waiting again is useless.
+        Raises `ClusterError` if the whole cluster is gone, so that waiting again is useless.
         """
         wait = checked_timeout(timeout)
         return self._received(self._mail().get, wait, fromDestination)
@@ -321,7 +321,7 @@ def _check_call(function: object, count: object) -> None:
         raise PyOpusError(f"only a callable can be spawned, not {function!r}")
     number = as_whole(count)
     if count is not None and (number is None or number < 0):
-        raise PyOpusError(f"count must be None or an integer, 0 or more, not {count!r}")
+        raise PyOpusError(f"count must be None or a whole number, 0 or more, not {count!r}")
 
 
 def checked_timeout(timeout: Any) -> float | None:
