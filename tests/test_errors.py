@@ -54,6 +54,6 @@ def test_an_error_is_changed_by_its_facts() -> None:
     assert first.task == ""
 
 
-def test_an_error_with_no_facts_says_what_it_is_told() -> None:
+def test_error_without_facts_shows_its_message() -> None:
     assert str(errors.StorageError("it rains")) == "it rains"
     assert repr(errors.StorageError("it rains")) == "StorageError('it rains')"

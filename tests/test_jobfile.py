@@ -632,7 +632,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_told_with_its_place_and_a_remedy(name, tmp_path):
+def test_bad_input_is_reported_with_position_and_remedy(name, tmp_path):
     text, told = BAD[name]
     assert complaint(tmp_path, text) == told
 
@@ -655,17 +655,17 @@ NOT_TOML = 'check the quotes and brackets here; a key is written as key = "text"
         ('[[task]]\nsteps = [\n  "x"\n\n', 3, 6, "Unclosed array"),
     ],
 )
-def test_what_is_not_toml_is_told_with_its_place(text, line, column, why, tmp_path):
+def test_invalid_toml_is_reported_with_position(text, line, column, why, tmp_path):
     assert complaint(tmp_path, text) == (line, column, f"this is not TOML: {why}; {NOT_TOML}")
 
 
-def test_what_is_not_utf8_is_told_with_its_place(tmp_path):
+def test_invalid_utf8_is_reported_with_position(tmp_path):
     assert complaint(tmp_path, 'name = "é"\nto = "é'.encode() + b'\xff"\n') == (
         (2, 8, "the byte 0xff is not UTF-8; save the file as UTF-8 text")
     )
 
 
-def test_a_file_nested_without_end_is_told(tmp_path):
+def test_endlessly_nested_file_is_reported(tmp_path):
     line, column, why = complaint(tmp_path, "x = " + "[" * 100_000)
     assert (line, column, why) == (0, 0, "it is nested too deeply; flatten its lists")
 
@@ -681,14 +681,14 @@ def test_a_missing_file_and_a_folder_have_no_line(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_file_is_told(tmp_path):
+def test_unreadable_job_file_is_reported(tmp_path):
     path = tmp_path / "job.toml"
     path.touch(mode=0)
     with pytest.raises(BadJobFile, match=r"it cannot be read \(Permission denied\)"):
         load_job(path)
 
 
-def test_a_foreach_that_matches_nothing_is_told(tmp_path):
+def test_foreach_without_match_is_reported(tmp_path):
     make(tmp_path, "data/a.las")
     line, column, why = complaint(
         tmp_path, '[[task]]\nsteps = "y"\nforeach = ["data/*.las", "data/*.laz"]'
@@ -790,7 +790,7 @@ def test_reading_a_good_file_loads_no_parser_for_places(tmp_path):
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 
-def test_the_shell_steps_of_the_documentation_run_as_told(tmp_path):
+def test_documented_shell_steps_run(tmp_path):
     make(tmp_path, "data/it's 7.las")
     block = re.findall(r"^```toml\n(.*?)^```$", DOCS.read_text(), re.DOTALL | re.MULTILINE)[-1]
     task = load(tmp_path, block).tasks["it's 7"]

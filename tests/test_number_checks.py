@@ -63,7 +63,7 @@ def options(name: str) -> Callable[[Any], object]:
         lambda value: Job("numbers", to="out", retries=value),
     ],
 )
-def test_what_is_no_whole_number_is_refused(take: Callable[[Any], object], value: Any) -> None:
+def test_non_integers_are_refused(take: Callable[[Any], object], value: Any) -> None:
     with pytest.raises(BadJob, match="an integer"):
         take(value)
 
@@ -76,7 +76,7 @@ def test_seconds_of_all_kinds_are_taken(number: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [True, numpy.True_, "2", [2], numpy.array([1.0, 2.0])])
-def test_what_is_no_number_of_seconds_is_refused(value: Any) -> None:
+def test_invalid_seconds_are_refused(value: Any) -> None:
     with pytest.raises(BadJob):
         SpawnOptions(time_limit=value).checked()
     with pytest.raises(TypeError):

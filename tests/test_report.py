@@ -504,7 +504,7 @@ def browser(chromium: str, tmp_path: Path) -> Browser:
 
 
 @pytest.mark.browser
-def test_the_console_of_the_browser_is_heard(browser: Browser, tmp_path: Path) -> None:
+def test_browser_console_errors_are_captured(browser: Browser, tmp_path: Path) -> None:
     page = tmp_path / "bad.html"
     page.write_text("<script>nothing.here()</script>")
     assert "nothing is not defined" in browser.run(page)[1][0]

@@ -49,7 +49,7 @@ def test_a_size_is_a_number_with_or_without_a_unit(text: str, size: int | None) 
         (10**400, "inf TiB"),
     ],
 )
-def test_a_size_is_told_in_the_largest_unit_of_which_there_is_one(size: int, text: str) -> None:
+def test_size_uses_largest_fitting_unit(size: int, text: str) -> None:
     assert size_text(size) == text
 
 
@@ -64,7 +64,7 @@ def test_a_size_is_told_in_the_largest_unit_of_which_there_is_one(size: int, tex
         (5400, "90.0 min"),
     ],
 )
-def test_a_time_is_told_in_a_unit_that_suits_it(seconds: float, text: str) -> None:
+def test_time_uses_suitable_unit(seconds: float, text: str) -> None:
     assert time_text(seconds) == text
 
 

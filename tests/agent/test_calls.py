@@ -64,7 +64,7 @@ def test_an_answer_for_the_process_before_is_not_taken(connection: Answering) ->
     assert not set(connection.tickets) & set(other.tickets)
 
 
-def test_answers_that_nobody_waits_for_are_not_kept(connection: Answering) -> None:
+def test_unawaited_answers_are_dropped(connection: Answering) -> None:
     connection.before = [(ticket, "theirs") for ticket in range(100)]
     assert connection.slot.ask("ours") == "mine"
     connection.slot.take(Answer(0, connection.tickets[-1], True), [b"", *dump("once more")])

@@ -271,7 +271,7 @@ def change_all() -> None:
             deed()
 
 
-def test_what_an_initializer_does_stays(cluster: Cluster) -> None:
+def test_initializer_changes_stay(cluster: Cluster) -> None:
     with Executor(cluster, initializer=change_numbers) as executor:
         after = executor.submit(state).result(SOON)
         assert after["decimals"][0] == 3
@@ -289,7 +289,7 @@ def be_somebody_else_for_good() -> int:
     return os.getpid()
 
 
-def test_what_cannot_be_undone_ends_the_process_after_the_call(cluster: Cluster) -> None:
+def test_irreversible_change_ends_process_after_call(cluster: Cluster) -> None:
     before = cluster.spawn(state).result(SOON)
     pid = cluster.spawn(be_somebody_else_for_good).result(SOON)
     after = cluster.spawn(state).result(SOON)
@@ -344,9 +344,7 @@ def give_up_privileges() -> None:
     "deed",
     [detach_output, break_warnings_and_logging, read_another_file, give_up_privileges],
 )
-def test_what_cannot_be_undone_is_no_failure_of_this_call_or_the_next(
-    cluster: Cluster, deed: Callable[[], None]
-) -> None:
+def test_irreversible_change_fails_no_call(cluster: Cluster, deed: Callable[[], None]) -> None:
     before = cluster.spawn(os.getpid).result(SOON)
     cluster.spawn(deed).result(SOON)
     after = cluster.spawn(os.getpid)

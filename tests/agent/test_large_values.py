@@ -45,7 +45,7 @@ def test_large_values_are_beside_their_pickles(value: Any) -> None:
 
 
 @pytest.mark.usefixtures("low_limits")
-def test_what_is_given_twice_travels_once_and_stays_the_same() -> None:
+def test_shared_object_is_sent_once_and_keeps_identity() -> None:
     changed, fixed = bytearray(5000), b"x" * 5000
     parts = dump_arguments((changed, changed, fixed, fixed), {})
     assert len(parts) == 2

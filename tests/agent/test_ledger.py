@@ -35,7 +35,7 @@ def slot(fd: int, clock: list[float]) -> Ledger:
     return made
 
 
-def test_what_is_held_can_be_read_until_it_is_sent(slot: Ledger, fd: int) -> None:
+def test_held_results_are_readable_until_sent(slot: Ledger, fd: int) -> None:
     assert slot.hold(b"one", now=5.0)
     assert slot.hold(b"", now=5.0)
     assert slot.hold(b"three" * 100, now=5.0)
@@ -73,9 +73,7 @@ def test_its_room_is_used_to_the_last_byte_and_no_further(
     assert not slot.hold(b"", now=5.0)
 
 
-def test_what_was_written_late_is_not_held_since_nobody_may_look_any_more(
-    slot: Ledger, fd: int, clock: list[float]
-) -> None:
+def test_late_results_are_sent_not_held(slot: Ledger, fd: int, clock: list[float]) -> None:
     assert slot.hold(b"one", now=5.0)
     clock[0] += 3 * HOLD  # others had its core
     assert not slot.hold(b"two", now=5.0)
@@ -93,7 +91,7 @@ def test_without_memory_nothing_is_held() -> None:
     assert slot.first == 3
 
 
-def test_what_changes_while_it_is_read_is_not_taken(
+def test_ledger_changed_during_read_is_ignored(
     slot: Ledger, fd: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert slot.hold(b"one", now=5.0)

@@ -40,7 +40,7 @@ def numbers(frames: list[tuple[int, list[Any]]], to: int) -> list[int]:
     return [envelope.ticket for parts in mine for envelope, _ in unbundled(parts)]
 
 
-def test_what_was_posted_goes_with_the_next_flush_in_one_frame_each(box: Box) -> None:
+def test_flush_sends_one_frame_per_agent(box: Box) -> None:
     out, sent = box
     for number in range(3):
         out.post(1, ping(number))
@@ -54,7 +54,7 @@ def test_what_was_posted_goes_with_the_next_flush_in_one_frame_each(box: Box) ->
     assert len(sent) == 2
 
 
-def test_what_is_sent_at_once_goes_behind_what_was_posted_to_the_same(box: Box) -> None:
+def test_immediate_send_follows_posted_messages(box: Box) -> None:
     out, sent = box
     out.post(1, ping(1))
     out.post(2, ping(2))
@@ -94,7 +94,7 @@ def test_a_frame_never_has_more_parts_than_can_travel(box: Box) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_no_message_passes_another_or_is_lost_or_comes_twice(box: Box, seed: int) -> None:
+def test_messages_are_ordered_and_delivered_once(box: Box, seed: int) -> None:
     out, sent = box
     rng, gone = random.Random(seed), {1: 0, 2: 0}
     for _ in range(500):

@@ -44,7 +44,7 @@ def test_the_first_wait_and_one_after_a_long_one_only_sleep(clock: Clock) -> Non
     assert (clock.looks, clock.sleeps) == (0, 3)
 
 
-def test_what_comes_soon_after_a_short_wait_is_found_without_a_sleep(clock: Clock) -> None:
+def test_quick_arrival_is_found_by_polling(clock: Clock) -> None:
     waits = Poller()
     clock.found_at = clock.now + SOON / 2
     waits.wait(clock.look, clock.sleep)
@@ -54,7 +54,7 @@ def test_what_comes_soon_after_a_short_wait_is_found_without_a_sleep(clock: Cloc
     assert clock.looks > 0
 
 
-def test_it_sleeps_when_nothing_has_come_in_a_moment(clock: Clock) -> None:
+def test_polling_ends_in_sleep_without_arrivals(clock: Clock) -> None:
     waits = Poller()
     clock.found_at = clock.now
     waits.wait(clock.look, clock.sleep)

@@ -64,7 +64,7 @@ def odd() -> None:
     raise TypeError("of a handler")
 
 
-def test_an_engines_error_is_told_once_and_not_to_who_waits(
+def test_engine_error_is_reported_once_not_raised_in_waiter(
     pump: Pump, broken: list[Exception]
 ) -> None:
     pump.attach(Odd(TypeError), lambda _: None)
@@ -72,9 +72,7 @@ def test_an_engines_error_is_told_once_and_not_to_who_waits(
     assert [str(error) for error in broken] == ["of the engine"]
 
 
-def test_descriptors_of_an_engine_that_has_failed_wake_nobody(
-    pump: Pump, broken: list[Exception]
-) -> None:
+def test_failed_engine_descriptors_wake_no_thread(pump: Pump, broken: list[Exception]) -> None:
     """As a connection that has ended, which stays readable."""
     end = Odd(TypeError)
     left, right = socket.socketpair()
@@ -87,7 +85,7 @@ def test_descriptors_of_an_engine_that_has_failed_wake_nobody(
             assert not pump.descriptors_ready()
 
 
-def test_a_handlers_error_is_told_and_others_go_on(pump: Pump, broken: list[Exception]) -> None:
+def test_handler_error_is_reported_and_others_run(pump: Pump, broken: list[Exception]) -> None:
     called: list[int] = []
     pump.call_soon(odd)
     pump.call_soon(lambda: called.append(1))

@@ -9,7 +9,7 @@ import time
 from encamp.loop.pump import Pump
 
 
-def test_what_is_quick_stays_behind_what_was_asked_for_while_another_drove() -> None:
+def test_quick_calls_stay_behind_earlier_orders() -> None:
     pump = Pump()
     done: list[int] = []
     driving, go_on = threading.Event(), threading.Event()
@@ -31,7 +31,7 @@ def test_what_is_quick_stays_behind_what_was_asked_for_while_another_drove() -> 
     pump.close()
 
 
-def test_what_a_turn_found_is_not_told_to_who_has_its_descriptor_since() -> None:
+def test_stale_events_do_not_reach_new_owner_of_descriptor() -> None:
     pump = Pump()
     read, write = os.pipe()
     other_read, other_write = os.pipe()
@@ -63,7 +63,7 @@ def test_what_a_turn_found_is_not_told_to_who_has_its_descriptor_since() -> None
         os.close(fd)
 
 
-def test_a_timer_that_is_late_keeps_nobody_asleep() -> None:
+def test_late_timer_does_not_delay_waiters() -> None:
     pump, rung = Pump(), list[int]()
     pump.call_later(-1.0, lambda: rung.append(1))
     assert pump.until(lambda: rung, 10)
@@ -73,7 +73,7 @@ def test_a_timer_that_is_late_keeps_nobody_asleep() -> None:
     pump.close()
 
 
-def test_what_waits_while_it_is_called_may_have_all_else_called_meanwhile() -> None:
+def test_waiting_callback_lets_other_callbacks_run() -> None:
     pump, done = Pump(), list[int]()
 
     def waits() -> None:
@@ -90,7 +90,7 @@ def test_what_waits_while_it_is_called_may_have_all_else_called_meanwhile() -> N
     pump.close()
 
 
-def test_the_background_thread_goes_on_after_a_long_order() -> None:
+def test_background_thread_continues_after_long_order() -> None:
     pump, rung = Pump(), threading.Event()
 
     def takes_long() -> None:

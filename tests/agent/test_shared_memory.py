@@ -82,7 +82,7 @@ def passed(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return went
 
 
-def test_messages_and_events_come_in_their_order(cluster: Cluster, passed: dict[str, int]) -> None:
+def test_messages_and_events_are_ordered(cluster: Cluster, passed: dict[str, int]) -> None:
     task, number, answers = cluster.spawn(echo), 0, count()
     until = time.monotonic() + SOON
     while time.monotonic() < until and (number < 60 or not min(passed.values())):
@@ -104,7 +104,7 @@ def test_messages_and_events_come_in_their_order(cluster: Cluster, passed: dict[
     assert (result.value, isinstance(ended, TaskExit)) == ("done", True)
 
 
-def test_what_is_for_another_source_stays(cluster: Cluster, passed: dict[str, int]) -> None:
+def test_messages_of_other_sources_stay(cluster: Cluster, passed: dict[str, int]) -> None:
     task = cluster.spawn(echo)
     for word in ("a", "b", "c"):  # by now there is a line
         cluster.send(task, word)
@@ -130,7 +130,7 @@ def test_messages_that_are_not_for_the_program_itself_are_not_taken_for_it(
     assert passed["received"] > 0
 
 
-def test_a_task_that_dies_is_told_of_though_its_messages_took_the_shortcut(
+def test_death_is_reported_after_shortcut_messages(
     cluster: Cluster,
 ) -> None:
     def die_at_none() -> None:
@@ -168,7 +168,7 @@ def test_a_message_that_waits_in_memory_is_there_for_who_does_not_wait(
     cluster.send(task, None)
 
 
-def test_messages_of_many_slots_all_come_once_and_in_order(passed: dict[str, int]) -> None:
+def test_messages_of_many_slots_arrive_once_in_order(passed: dict[str, int]) -> None:
     with Cluster("local", slots=3) as cluster:
         tasks = [cluster.spawn(echo, notify=False) for _ in range(3)]
         come: dict[int, list[object]] = {task.id: [] for task in tasks}
@@ -250,7 +250,7 @@ def ends(memory: memoryview, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Sent
     )
 
 
-def test_nothing_is_put_where_nobody_looks(ends: tuple[Any, Sent, Sockets, SlotShortcut]) -> None:
+def test_cell_stays_empty_without_receiver(ends: tuple[Any, Sent, Sockets, SlotShortcut]) -> None:
     put, _, _, slot = ends
     assert not put(b"early")
     assert slot.catch(7, None) is None
@@ -262,7 +262,7 @@ def test_nothing_is_put_where_nobody_looks(ends: tuple[Any, Sent, Sockets, SlotS
     assert slot.catch(7, SPAWNER) == (SPAWNER, b"x" * ROOM)
 
 
-def test_what_went_by_the_socket_before_comes_first(
+def test_earlier_socket_messages_are_received_first(
     ends: tuple[Any, Sent, Sockets, SlotShortcut],
 ) -> None:
     put, sent, sockets, slot = ends
@@ -278,7 +278,7 @@ def test_what_went_by_the_socket_before_comes_first(
     assert slot.catch(7, None) == (SPAWNER, b"behind that")
 
 
-def test_who_sleeps_is_told_and_has_looked_before(
+def test_sleeping_receiver_checks_cell_and_is_woken(
     ends: tuple[Any, Sent, Sockets, SlotShortcut], memory: memoryview
 ) -> None:
     put, sent, sockets, slot = ends
@@ -291,7 +291,7 @@ def test_who_sleeps_is_told_and_has_looked_before(
     assert sent.parts == []
 
 
-def test_a_sender_that_has_seen_too_late_that_nobody_looks_says_so(
+def test_late_sender_wakes_receiver(
     ends: tuple[Any, Sent, Sockets, SlotShortcut], memory: memoryview
 ) -> None:
     _, sent, _, slot = ends
@@ -312,7 +312,7 @@ def test_a_sender_that_has_seen_too_late_that_nobody_looks_says_so(
     assert [decode(parts[0]) for parts in sent.parts] == [CheckMemory()]
 
 
-def test_what_is_for_a_task_that_has_ended_is_left_to_the_slot(
+def test_messages_for_ended_task_are_left_to_slot(
     ends: tuple[Any, Sent, Sockets, SlotShortcut],
 ) -> None:
     put, _, sockets, slot = ends

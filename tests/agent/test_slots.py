@@ -60,13 +60,13 @@ def test_one_slot_is_used_again(slots: Slots) -> None:
     assert os.getpid() not in pids
 
 
-def test_what_a_slot_has_loaded_before_its_first_call_is_not_looked_through_again(
+def test_modules_loaded_before_first_call_are_not_collected(
     slots: Slots,
 ) -> None:
     assert run(slots, gc.get_freeze_count) > 10_000
 
 
-def test_what_only_the_program_needs_is_not_loaded_by_a_jobs_slot(slots: Slots) -> None:
+def test_job_slot_does_not_import_program_modules(slots: Slots) -> None:
     loaded = run(slots, work.loaded_with, "encamp.jobs.worker.phases")
     assert "encamp.jobs.worker.phases" in loaded
     assert loaded.isdisjoint(
@@ -74,7 +74,7 @@ def test_what_only_the_program_needs_is_not_loaded_by_a_jobs_slot(slots: Slots) 
     )
 
 
-def test_what_a_call_has_left_is_collected_at_the_slots_end(slots: Slots, tmp_path: Path) -> None:
+def test_leftovers_of_call_are_collected_at_slot_end(slots: Slots, tmp_path: Path) -> None:
     file = tmp_path / "file"
     run(slots, work.leave_garbage, str(file))
     slots.close()
@@ -106,7 +106,7 @@ def test_as_many_slots_as_run_at_once(slots: Slots) -> None:
     assert len(pids) == 3
 
 
-def test_what_the_function_tells_arrives_in_order(slots: Slots) -> None:
+def test_notes_of_function_arrive_in_order(slots: Slots) -> None:
     told: list[object] = []
     assert run(slots, work.tell_all, 5, on_message=told.append) == 5
     assert told == list(range(5))
@@ -130,7 +130,7 @@ def test_a_note_is_found_while_the_function_runs_and_never_by_the_next(
     assert notes == []
 
 
-def test_a_note_too_long_for_its_place_is_told(slots: Slots) -> None:
+def test_overlong_note_is_sent_as_message(slots: Slots) -> None:
     told: list[object] = []
     notes: list[object] = []
     long = "x" * LONGEST_NOTE
@@ -141,7 +141,7 @@ def test_a_note_too_long_for_its_place_is_told(slots: Slots) -> None:
     assert notes == []
 
 
-def test_what_it_raises_comes_back_and_the_slot_lives(slots: Slots) -> None:
+def test_exception_is_returned_and_slot_survives(slots: Slots) -> None:
     pid = run(slots, os.getpid)
     with pytest.raises(ZeroDivisionError):
         run(slots, work.divide, 1, 0)
@@ -153,7 +153,7 @@ def test_what_it_raises_comes_back_and_the_slot_lives(slots: Slots) -> None:
 
 
 @pytest.mark.parametrize(("how", "code"), [("exit", 3), ("kill", -9), ("segv", -11)])
-def test_a_slot_that_dies_is_told_with_its_exit_code(slots: Slots, how: str, code: int) -> None:
+def test_dead_slot_is_reported_with_exit_code(slots: Slots, how: str, code: int) -> None:
     with pytest.raises(SlotLost) as caught:
         run(slots, work.die, how)
     assert caught.value.exit_code == code
@@ -192,9 +192,7 @@ def test_a_tick_that_raises_stops_whatever_runs(slots: Slots, function: Any) -> 
 
 @pytest.mark.parametrize("session", [False, True])
 @pytest.mark.parametrize("ends", ["returns", "dies", "stopped"])
-def test_what_runs_in_the_background_ends_with_the_function(
-    slots: Slots, session: bool, ends: str
-) -> None:
+def test_background_processes_end_with_function(slots: Slots, session: bool, ends: str) -> None:
     told: list[object] = []
     endings: dict[str, Any] = {
         "returns": nullcontext(),

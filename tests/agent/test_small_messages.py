@@ -142,7 +142,7 @@ def test_a_message_is_received_once(
     assert handled == []
 
 
-def test_nothing_goes_past_what_came_before(
+def test_shortcut_keeps_order(
     shortcut: EngineShortcut, end: ShortEndpoint, queue: list[object]
 ) -> None:
     end.come.append(message("second"))
@@ -180,9 +180,7 @@ def test_what_is_something_else_stays_for_the_usual_way(
     assert handled == [[data]]
 
 
-def test_what_cannot_be_unpickled_is_raised_once(
-    shortcut: EngineShortcut, end: ShortEndpoint
-) -> None:
+def test_unpickling_error_is_raised_once(shortcut: EngineShortcut, end: ShortEndpoint) -> None:
     end.come += [label(Message(TASK, SENDER)) + b"no pickle", message("next")]
     with pytest.raises(UnpicklingError):
         received(shortcut)

@@ -177,7 +177,7 @@ def test_an_unreadable_job_is_refused(here: Path, ordinary: list[str], name: str
         (["--to", "results", "script.py"], ["--to: this is for job files"]),
     ],
 )
-def test_what_is_no_job_is_refused(here: Path, line: list[str], words: list[str]) -> None:
+def test_invalid_job_argument_is_refused(here: Path, line: list[str], words: list[str]) -> None:
     Path("script.py").touch()
     Path("job.toml").write_text('to = "results"\n[[task]]\nname = "t"\nsteps = "true"\n')
     refused_without_harm(encamp("run", *line), *words)

@@ -80,7 +80,7 @@ def test_shells_are_offered_what_fits(line: str, offered: str) -> None:
     assert ended.out.splitlines() == [offered], ended
 
 
-def test_the_version_is_told() -> None:
+def test_version_option_prints_version() -> None:
     assert encamp("--version").out == f"encamp, version {__version__}\n"
 
 

@@ -209,7 +209,7 @@ def test_what_cannot_be_read_is_none_and_the_next_message_comes(cluster: Rehears
     assert vm.receiveMessage() == (MPITaskID(1, 1), "next")
 
 
-def test_a_cluster_that_is_gone_is_an_error(cluster: RehearsedCluster) -> None:
+def test_ended_cluster_raises_error(cluster: RehearsedCluster) -> None:
     cluster.coming.append(EngineFailed("mpi", "all ranks are gone"))
     with pytest.raises(EngineFailed):
         MPI().receiveMessage()
@@ -247,7 +247,7 @@ def test_messages_are_sent_with_the_slot_of_their_sender(cluster: RehearsedClust
     assert cluster.sent == [(1, letter(0, [1, 2]))]
 
 
-def test_what_cannot_be_sent_is_false(
+def test_unsendable_message_returns_false(
     cluster: RehearsedCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(task: int, message: Any) -> None:

@@ -67,7 +67,7 @@ def test_a_job_may_be_written_in_every_form(pool: Executor) -> None:
         ((tasks.add, (1,), 4), "has 4 as its kwargs"),
     ],
 )
-def test_what_is_no_job_is_named(pool: Executor, job: Any, why: str) -> None:
+def test_invalid_dispatch_job_is_named(pool: Executor, job: Any, why: str) -> None:
     with pytest.raises(BadJob, match=rf"^job 1: .*{why}"):
         pool.dispatch([(tasks.add, (1,)), job])
 

@@ -76,9 +76,7 @@ def race(line: Forks, top: Path, how: str, rng: random.Random) -> str:
 
 
 @pytest.mark.parametrize("how", CHANGES)
-def test_of_an_input_that_changes_while_it_is_copied_a_task_gets_one_version_or_is_told(
-    how: str, tmp_path: Path
-) -> None:
+def test_changing_input_gives_one_version_or_error(how: str, tmp_path: Path) -> None:
     count = 12 * max(1, CHAOS)
     ended: Counter[str] = Counter()
     with forks(traced=False) as line:

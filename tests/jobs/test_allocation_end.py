@@ -57,7 +57,7 @@ def test_an_end_that_was_moved_gives_time(here: Path, monkeypatch: pytest.Monkey
     assert job.run(Scripted()).ok
 
 
-def test_what_tasks_of_the_same_steps_took_counts_more_than_a_limit(
+def test_measured_durations_outweigh_time_limit(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _ends(monkeypatch, 100)
@@ -76,7 +76,7 @@ def test_what_tasks_of_the_same_steps_took_counts_more_than_a_limit(
     assert not left.enough_for(job.tasks["two"])
 
 
-def test_what_waits_in_an_executor_is_taken_back_when_there_is_too_little_time(
+def test_waiting_tasks_are_cancelled_when_time_is_short(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _ends(monkeypatch, 100)

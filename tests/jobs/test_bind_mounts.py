@@ -84,7 +84,7 @@ def test_names_by_mounts_and_symlinks_are_one(bound: Path, here: Path) -> None:
         "bound/import/2",
     ],
 )
-def test_what_is_read_by_a_mount_has_makers(bound: Path, mirror: str) -> None:
+def test_inputs_through_bind_mount_have_makers(bound: Path, mirror: str) -> None:
     job = encamp.Job("job", to="out")
     job.add("make", "true", outputs={"h.txt": "import/1"})
     job.add("make-2", "true", outputs={"h.txt": "import/2"})

@@ -492,7 +492,7 @@ def test_the_order_of_a_dictionary_does_not_count() -> None:
     assert fingerprint([inner, {1}]) == fingerprint([other, {1}])
 
 
-def test_what_is_not_plain_goes_the_long_way() -> None:
+def test_complex_values_use_slow_digest() -> None:
     circle: list[Any] = []
     circle.append(circle)
     deep: Any = 1

@@ -53,7 +53,7 @@ MISTAKES: list[tuple[Any, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("line", "options", "said"), MISTAKES)
-def test_what_cannot_be_run_is_refused_at_once(
+def test_unusable_command_line_is_refused_at_once(
     line: Any, options: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(BadJob) as caught:
@@ -61,7 +61,7 @@ def test_what_cannot_be_run_is_refused_at_once(
     assert said in str(caught.value)
 
 
-def test_names_of_tasks_are_texts(here: Path) -> None:
+def test_task_names_must_be_strings(here: Path) -> None:
     job = Job("job", to="out")
     job.add("a", "true")
     with pytest.raises(BadJob, match="after: must be names of tasks, or patterns for them, not 5"):

@@ -57,9 +57,7 @@ def _with_neighbours(*steps: Any, **options: Any) -> JobReport:
         ("interrupt", "StepFailed", "raised KeyboardInterrupt"),
     ],
 )
-def test_a_crash_is_told_and_harms_no_neighbour(
-    here: Path, how: str, kind: str, message: str
-) -> None:
+def test_crash_is_reported_and_isolated(here: Path, how: str, kind: str, message: str) -> None:
     report = _with_neighbours(encamp.call(write, "bad.txt"), encamp.call(die, how))
     bad = report["bad"]
     assert bad.attempts[0].error_type == kind

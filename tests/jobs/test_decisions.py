@@ -104,7 +104,7 @@ def test_a_task_has_as_many_attempts_as_it_may_and_no_more(here: Path, what: str
     assert journal.attempts == ({} if good else {"a": count})
 
 
-def test_attempts_are_counted_on_in_the_next_run_and_anew_after_it_was_done(here: Path) -> None:
+def test_attempt_count_continues_across_runs_and_resets_when_done(here: Path) -> None:
     job = job_of("a", retries=1)
     numbers = []
     for outcomes in ([STEP], [STEP, GOOD], [GOOD]):
@@ -211,7 +211,7 @@ def test_an_executor_has_a_window_of_tasks_in_hand(
     assert pool.most == most
 
 
-def test_what_others_wait_for_blocks_them_by_name_and_no_others(here: Path) -> None:
+def test_failure_blocks_only_dependents(here: Path) -> None:
     job = encamp.Job("job", to="out")
     job.add("a", "true")
     job.add("b", "true", after="a")
@@ -252,7 +252,7 @@ def _hidden() -> list[str]:
 
 
 @pytest.mark.parametrize("error", [STEP.error, LIMIT.error, NO_COMMAND.error])
-def test_what_a_failed_try_has_staged_goes(here: Path, error: Any) -> None:
+def test_staged_files_of_failed_attempt_are_removed(here: Path, error: Any) -> None:
     def bad(work: Work) -> Outcome:
         assert _hidden() == []
         return Outcome(error=error, staged=[_staged(work, "x"), _staged(work, "y")])
@@ -263,7 +263,7 @@ def test_what_a_failed_try_has_staged_goes(here: Path, error: Any) -> None:
     assert not Path("out/x").exists()
 
 
-def test_of_what_failed_tries_leave_only_the_last_tries_is_published(here: Path) -> None:
+def test_only_last_attempt_publishes_on_failure_files(here: Path) -> None:
     def bad(work: Work) -> Outcome:
         assert _hidden() == []
         return Outcome(error=STEP.error, rescued=[_staged(work, f"left-{work.attempt}")])
@@ -275,7 +275,7 @@ def test_of_what_failed_tries_leave_only_the_last_tries_is_published(here: Path)
     assert sorted(p.name for p in Path("out").iterdir()) == ["job.job", "left-3"]
 
 
-def test_what_a_task_has_left_that_finds_no_room_goes_before_its_next_try(here: Path) -> None:
+def test_files_of_attempt_without_space_are_removed_before_retry(here: Path) -> None:
     def full(work: Work) -> Outcome:
         return Outcome(error=FULL.error, rescued=[_staged(work, "left")])
 
@@ -384,7 +384,7 @@ def test_while_it_runs_and_no_longer_its_folder_says_so(here: Path) -> None:
 
 
 @pytest.mark.parametrize("ends", [True, False])
-def test_what_appears_after_a_stopped_run_goes_with_the_next(
+def test_late_files_of_stopped_run_are_removed_by_next(
     here: Path, monkeypatch: pytest.MonkeyPatch, ends: bool
 ) -> None:
     """A second Ctrl-C ends a run before its tasks have ended, and these may still write."""
@@ -421,7 +421,7 @@ class Broken(Executor):
         raise EngineFailed("pvm", "all of its hosts are lost")
 
 
-def test_an_executor_whose_submit_returns_no_future_is_told_so(here: Path) -> None:
+def test_submit_without_future_is_reported(here: Path) -> None:
     class Odd(Scripted):
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
             super().submit(fn, *args, **kwargs)
@@ -430,7 +430,7 @@ def test_an_executor_whose_submit_returns_no_future_is_told_so(here: Path) -> No
         run(job_of("a", "b"), Odd())
 
 
-def test_what_an_executor_had_in_hand_when_it_broke_is_taken_in(here: Path) -> None:
+def test_finished_results_of_broken_executor_are_used(here: Path) -> None:
     class Breaking(Scripted):
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
             if len(self.works) == 3:

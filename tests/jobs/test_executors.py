@@ -393,7 +393,7 @@ def test_a_task_that_fails_stops_only_what_waits_for_it_and_is_tried_as_often_as
     assert len(report["bad"].attempts) == 1
 
 
-def test_a_crash_ends_its_task_alone_and_the_executor_goes_on(workers: Workers, here: Path) -> None:
+def test_crash_ends_only_its_task(workers: Workers, here: Path) -> None:
     job = Job("crash", to="results")
     job.add("bad", steps.crash)
     job.add("good", call(steps.write, "fine"), outputs="text.txt")
@@ -427,7 +427,7 @@ class StopAtFirstEnd(Silent):
         raise KeyboardInterrupt
 
 
-def test_ctrl_c_ends_running_tasks_and_another_run_goes_on(workers: Workers, here: Path) -> None:
+def test_ctrl_c_ends_tasks_and_next_run_continues(workers: Workers, here: Path) -> None:
     def job(line: str) -> Job:
         job = Job("stopped", to="results")
         job.add("quick", command(f"until test -e {here}/pid; do sleep 0.01; done", shell=True))
@@ -526,7 +526,7 @@ def _listening(process: psutil.Process) -> list[Any]:
 
 
 @pytest.mark.parametrize("given", ["local", 4, dict])
-def test_what_is_no_executor_is_refused(here: Path, given: Any) -> None:
+def test_invalid_executor_is_refused(here: Path, given: Any) -> None:
     job = Job("job", to="out")
     job.add("task", "true")
     with pytest.raises(BadJob, match="is neither an executor nor a cluster"):

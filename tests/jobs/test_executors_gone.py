@@ -82,7 +82,7 @@ def _ipyparallel(folder: Path, storage: Path) -> Iterator[Any]:
         psutil.wait_procs(engines, timeout=10)
 
 
-def test_a_dead_ipyparallel_controller_is_told(
+def test_dead_ipyparallel_controller_is_reported(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "SILENCE", 0.3)
@@ -111,7 +111,7 @@ def _balanced(client: Any) -> Any:
     return client.load_balanced_view().executor
 
 
-def test_a_dead_dask_scheduler_is_told(here: Path, tmp_path: Path) -> None:
+def test_dead_dask_scheduler_is_reported(here: Path, tmp_path: Path) -> None:
     distributed = _library("distributed")
     file = tmp_path / "scheduler.json"
     words = ["--port", "0", "--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(file)]
@@ -148,7 +148,7 @@ def test_a_broken_pool_does_not_wait_for_what_its_other_workers_run(
     until(lambda: not list(local_storage_base.glob("encamp-*/sandboxes/*")))
 
 
-def test_an_executor_that_another_thread_shuts_down_is_told(here: Path) -> None:
+def test_executor_shut_down_by_other_thread_is_reported(here: Path) -> None:
     class Odd(ThreadPoolExecutor):
         def submit(self, *_: Any, **__: Any) -> Future[Any]:
             raise ConnectionError
@@ -160,7 +160,7 @@ def test_an_executor_that_another_thread_shuts_down_is_told(here: Path) -> None:
     assert "ConnectionError" in failed.value.report["a"].why
 
 
-def test_an_executor_has_gone_if_it_was_not_there_twice_in_a_row(
+def test_executor_counts_as_ended_after_two_failed_checks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = iter(["gone", None, "gone", "gone", "gone"])

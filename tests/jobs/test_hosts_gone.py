@@ -30,7 +30,7 @@ def survey(here: Path) -> encamp.Job:
     return job
 
 
-def test_it_stops_with_one_sentence_and_goes_on_when_run_again(
+def test_run_without_hosts_stops_with_one_sentence_and_continues_later(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agents, "REPLACED", 0.3)

@@ -64,7 +64,7 @@ def test_a_dry_run_shows_what_would_run_and_why(kernel: Kernel) -> None:
     assert "report.html" not in markup
 
 
-def test_a_failure_is_told_in_a_few_lines_and_hands_over_the_report(kernel: Kernel) -> None:
+def test_notebook_failure_is_short_and_carries_report(kernel: Kernel) -> None:
     kernel.run(STRIPS)
     *_, error = kernel.run("bad = 's2'\njob = strips()\nreport = job.run(slots=2)")
     assert (error["output_type"], error["ename"]) == ("error", "JobFailed")
@@ -140,7 +140,7 @@ def test_an_interrupted_kernel_stops_the_job_in_good_order(kernel: Kernel, here:
         assert kernel.text("print(1 + 1)") == "2\n"
 
 
-def test_a_function_that_a_cell_defines_anew_is_seen_as_changed(kernel: Kernel, here: Path) -> None:
+def test_redefined_cell_function_counts_as_changed(kernel: Kernel, here: Path) -> None:
     kernel.run(STRIPS)
     cell = "report = strips().run(slots=2)\nprint(*(task.why for task in report.tasks), sep='; ')"
     again = "; ".join(["nothing changed"] * 3)
@@ -159,7 +159,7 @@ def test_a_function_that_a_cell_defines_anew_is_seen_as_changed(kernel: Kernel, 
     assert kernel.text(cell) == "; ".join(["the code of its steps changed"] * 3) + "\n"
 
 
-def test_a_function_that_is_defined_anew_after_it_was_added_is_warned_of(kernel: Kernel) -> None:
+def test_redefinition_after_add_gives_warning(kernel: Kernel) -> None:
     kernel.run(
         "import encamp\ndef main(): return {'v': 1}\ndef other(): return {'v': 0}\n"
         "job = encamp.Job('numbers', to='results')\njob.add('a', main)\njob.add('b', other)"

@@ -27,7 +27,7 @@ def test_the_first_signal_waits_for_a_good_moment_and_the_second_does_not() -> N
     assert woken == [True]
 
 
-def test_what_was_noted_is_raised_by_the_check_or_at_the_end() -> None:
+def test_recorded_signal_is_raised_by_check_or_at_end() -> None:
     with pytest.raises(SystemExit) as raised, Interrupts() as interrupts:
         os.kill(os.getpid(), signal.SIGTERM)
     assert raised.value.code == 128 + signal.SIGTERM
@@ -37,7 +37,7 @@ def test_what_was_noted_is_raised_by_the_check_or_at_the_end() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_what_was_noted_is_raised_in_place_of_what_came_of_it() -> None:
+def test_recorded_signal_replaces_resulting_error() -> None:
     with pytest.raises(KeyboardInterrupt), Interrupts():
         os.kill(os.getpid(), signal.SIGINT)
         raise EngineFailed("mpi", "a host does not answer")

@@ -121,7 +121,7 @@ def test_who_mirrors_all_gets_no_results(
     assert Path("results/list1.csv").read_text().split("\n") == wanted
 
 
-def test_a_destination_that_is_mirrored_comes_without_it(here: Path) -> None:
+def test_mirrored_destination_excludes_job_folder(here: Path) -> None:
     job = encamp.Job("job", to="out")
     job.add("make", encamp.call(write, "x.txt"), outputs={"x.txt": "m"})
     job.add("all", encamp.call(_list, "l"), mirror="out", after="make", outputs={"l": str(here)})
@@ -158,7 +158,7 @@ def test_files_beside_it_and_its_logs_are_inputs(here: Path) -> None:
     Prepared(job)
 
 
-def test_no_output_goes_into_the_folder_of_another_job(here: Path) -> None:
+def test_output_into_other_job_folder_is_refused(here: Path) -> None:
     other = encamp.Job("other", to="out")
     other.add("one", "touch one.txt", outputs="one.txt")
     assert other.run(slots=1).ok

@@ -48,7 +48,7 @@ def _read(folder: Path) -> Journal:
     return journal
 
 
-def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+def test_journal_round_trip(tmp_path: Path) -> None:
     done = _done("a", 2, {"x": [1, None, "é"]})
     _written(tmp_path, Record("submitted", "a", 1.0, 2), done, Record("submitted", "b", 1.0, 4))
     journal = _read(tmp_path)
@@ -231,7 +231,7 @@ def _history(rng: random.Random) -> list[Record]:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_what_it_knows_outlives_any_number_of_runs(tmp_path: Path, seed: int) -> None:
+def test_journal_survives_many_runs(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     for _ in range(3):
         records = _history(rng)
@@ -256,7 +256,7 @@ def _done_with(outputs: list[Published]) -> Record:
     return Record("done", "a", 1.0, 1, {"code": "11"}, report)
 
 
-def test_what_was_once_a_tasks_own_stays_so_until_it_is_pruned(tmp_path: Path) -> None:
+def test_former_outputs_are_remembered_until_pruned(tmp_path: Path) -> None:
     again, x, y = Record("submitted", "a", 1.0, 1), "/out/x", "/out/y"
     expected: list[tuple[Record, set[str], set[str]]] = [
         # what is written, all that is its own, and what of that its last result has not
@@ -293,7 +293,7 @@ def test_a_journal_that_was_compacted_says_last_that_a_task_has_failed(here: Pat
         assert [line.event for line in lines] == ["submitted", "failed"]
 
 
-def test_a_journal_with_another_name_is_written_anew(here: Path) -> None:
+def test_renamed_journal_is_rewritten(here: Path) -> None:
     """Whoever has made that name may write to the file."""
     journal = Journal(here / "job.job")
     report = TaskReport("a", "done")

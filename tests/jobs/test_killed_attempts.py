@@ -83,7 +83,7 @@ def _die_with_a_folder() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_what_an_attempt_leaves_that_is_killed_before_it_says_where_it_is_goes(here: Path) -> None:
+def test_leftovers_of_attempt_killed_early_are_removed(here: Path) -> None:
     job = encamp.Job("job", to="out")
     job.add("a", encamp.call(print, Homeless()))
     (attempt,) = job.run(slots=1, check=False)["a"].attempts
@@ -160,7 +160,7 @@ def test_an_attempt_that_is_lost_with_its_host_has_times_and_a_place(here: Path)
         assert phase.seconds >= 0
 
 
-def test_what_descends_from_a_slot_counts(tmp_path: Path) -> None:
+def test_usage_includes_descendants_of_slot(tmp_path: Path) -> None:
     code = "while :; do :; done & while :; do :; done"
     process = subprocess.Popen(["sh", "-c", code], start_new_session=True)
     try:

@@ -132,7 +132,7 @@ def runs(tmp_path: Path, local_storage_base: Path) -> Iterator[Runs]:
     until(lambda: not found.slots())
 
 
-def test_the_job_is_as_expected_when_nobody_stops_it(runs: Runs) -> None:
+def test_uninterrupted_job_gives_expected_results(runs: Runs) -> None:
     runs.check_resumed()
     runs.check_resumed()
     assert Counter(counted(runs.counter)) == Counter(NAMES)
@@ -335,7 +335,7 @@ class CtrlCThenResults(Silent):
             self.executor.release()
 
 
-def test_results_that_wait_when_ctrl_c_comes_are_taken_in(here: Path) -> None:
+def test_results_waiting_at_ctrl_c_are_published(here: Path) -> None:
     job = encamp.Job("job", to="out")
     for number in range(3):
         job.add(str(number), f"touch {number}.txt", outputs=f"{number}.txt")
@@ -411,7 +411,7 @@ def test_a_slot_killed_with_its_controller_leaves_what_the_next_run_removes(
     runs.check_resumed()
 
 
-def test_another_process_is_told_who_runs_the_job(runs: Runs, tmp_path: Path) -> None:
+def test_second_process_learns_who_runs_the_job(runs: Runs, tmp_path: Path) -> None:
     go = tmp_path / "go"
     process = runs.start(go)
     until(lambda: len(counted(runs.counter)) == 2)

@@ -52,7 +52,7 @@ def test_the_report_stays_until_something_runs(
     assert "no task had to run" not in capsys.readouterr().out
 
 
-def test_a_failure_that_is_no_part_of_the_job_any_more_is_not_told(
+def test_failure_of_removed_task_is_not_reported(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _run("a", "b", b=BAD)

@@ -28,7 +28,7 @@ def _of_a_dead_controller(lease: Lease) -> Lease:
     return _controlled(lease, pid=process.pid, start=started)
 
 
-def test_a_run_that_goes_on_is_not_over_until_it_ends(tmp_path: Path) -> None:
+def test_running_lease_is_valid_until_end(tmp_path: Path) -> None:
     lease = new_lease(str(tmp_path), TOKEN)
     lease.take(OwnFolder(tmp_path))
     watch = Watch(lease)
@@ -66,7 +66,7 @@ def test_on_another_host_only_a_file_that_was_seen_and_went_counts(tmp_path: Pat
     assert watch.over()
 
 
-def test_what_a_killed_run_left_is_found_and_damage_is_passed_over(tmp_path: Path) -> None:
+def test_leases_of_killed_runs_are_found_and_damaged_ones_skipped(tmp_path: Path) -> None:
     lease = new_lease(str(tmp_path), TOKEN)
     lease.take(OwnFolder(tmp_path))
     (tmp_path / f"running-{DAMAGED}").write_text("{")

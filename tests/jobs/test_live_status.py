@@ -81,7 +81,7 @@ def test_a_run_tells_which_tasks_run_and_what_is_left(
     assert '"live":{' not in Path("results/strips.job/report.html").read_text()
 
 
-def test_what_an_executor_does_not_tell_is_not_made_up(here: Path) -> None:
+def test_status_omits_facts_unknown_to_executor(here: Path) -> None:
     class Secretive(ThreadPoolExecutor):
         def submit(self, *arguments: Any, **named: Any) -> Future[Any]:
             inner, outer = super().submit(*arguments, **named), Future[Any]()
@@ -123,7 +123,7 @@ def test_a_status_that_cannot_be_read_is_none(here: Path) -> None:
         assert last_status(OwnFolder(here)) is None
 
 
-def test_what_is_written_takes_a_small_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_writing_takes_small_part_of_run(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     throttle = Throttle(2.0)

@@ -39,7 +39,7 @@ def _lines(stop: int, start: int = 0) -> list[bytes]:
 
 
 @pytest.mark.parametrize("how", ["call", "command", "time limit"])
-def test_a_long_log_comes_home_with_its_beginning_and_end(here: Path, how: str) -> None:
+def test_long_log_keeps_beginning_and_end(here: Path, how: str) -> None:
     job = encamp.Job("job", to="out", log_limit="60 KiB", time_limit=20)
     awk = "awk 'BEGIN { for (n = 0; n < 200000; n++) printf \"line %09d\\n\", n }'"
     if how == "call":
@@ -55,9 +55,7 @@ def test_a_long_log_comes_home_with_its_beginning_and_end(here: Path, how: str) 
     assert (Path("out/job.job") / (report["short"].log or "")).read_bytes() == b"few words\n"
 
 
-def test_what_is_printed_without_end_does_not_fill_the_slots_disk(
-    here: Path, local_storage_base: Path
-) -> None:
+def test_endless_output_does_not_fill_disk(here: Path, local_storage_base: Path) -> None:
     """The file's size grows, what it takes of the disk does not."""
     line = 'head -c 200000000 /dev/zero; until test -e "$GO"; do sleep 0.05; done'
     command = encamp.command(line, shell=True, env={"GO": str(here / "go")})

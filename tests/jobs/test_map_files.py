@@ -66,7 +66,7 @@ def test_a_command_line_has_placeholders_and_shared_files(data: Path) -> None:
     assert (report["b"].state, report["a"].state) == ("done", "up to date")
 
 
-def test_files_of_one_stem_are_told_apart_by_their_names(data: Path) -> None:
+def test_files_with_same_stem_get_distinct_task_names(data: Path) -> None:
     Path("data/a.dat").write_text("x")
     report = encamp.map_files("true", "data/*", to="out")
     assert sorted(task.name for task in report.tasks) == ["a", "a.txt", "b", "c"]
@@ -106,7 +106,7 @@ def test_a_misspelt_option_is_no_option_of_an_engine(data: Path, option: str, me
     assert not Path("out").exists()
 
 
-def test_what_is_no_file_and_no_destination_is_refused(data: Path) -> None:
+def test_invalid_files_and_destinations_are_refused(data: Path) -> None:
     with pytest.raises(BadJob, match="files: must be paths or patterns, not 3"):
         encamp.map_files(shout, ["data/*.txt", 3], to="out")  # type: ignore[list-item]
     with pytest.raises(BadJob, match="to: must be a folder or a URL, not 3"):

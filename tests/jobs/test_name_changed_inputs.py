@@ -57,7 +57,7 @@ def test_the_input_that_changed_is_named(here: Path) -> None:
     assert why(strips().run(slots=2), "s2") == "a job input changed"
 
 
-def test_of_many_inputs_the_first_are_listed(here: Path) -> None:
+def test_only_first_of_many_inputs_are_listed(here: Path) -> None:
     for number in range(25):
         Path(f"in-{number:02}").write_text("x")
     job = encamp.Job("many", to="results")

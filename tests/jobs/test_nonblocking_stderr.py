@@ -32,9 +32,7 @@ def _written(fd: int) -> str:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "terminal"])
-def test_what_nobody_reads_is_kept_for_later_and_then_left_out(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unread_output_is_buffered_then_dropped(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nonblocking_stderr, "_MOST_WAITING", 1 << 16)
     monkeypatch.setattr(nonblocking_stderr, "_PATIENCE", 0.01)
     reader, writer = os.pipe() if kind == "pipe" else pty.openpty()
@@ -65,7 +63,7 @@ def test_what_nobody_reads_is_kept_for_later_and_then_left_out(
 
 
 @pytest.mark.parametrize("how", ["full", "reader gone", "terminal gone", "closed", "none"])
-def test_what_cannot_be_written_is_dropped(how: str) -> None:
+def test_unwritable_output_is_dropped(how: str) -> None:
     reader, writer = pty.openpty() if how == "terminal gone" else os.pipe()
     if how == "full":
         os.close(writer)
@@ -132,7 +130,7 @@ class _Raises(Silent):
         raise OSError(errno.EIO, "no such terminal")
 
 
-def test_an_error_of_a_progress_object_is_logged_once_and_the_run_goes_on(
+def test_progress_error_is_logged_once_and_run_continues(
     here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = encamp.Job("job", to="out")
@@ -147,7 +145,7 @@ def test_an_error_of_a_progress_object_is_logged_once_and_the_run_goes_on(
     assert record.exc_info is not None
 
 
-def test_what_is_no_progress_object_is_refused_before_anything_runs(here: Path) -> None:
+def test_invalid_progress_object_is_refused_before_run(here: Path) -> None:
     job = encamp.Job("job", to="out")
     job.add("a", "true")
     with pytest.raises(BadJob, match="it has no method 'began'"):

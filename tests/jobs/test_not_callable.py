@@ -38,7 +38,7 @@ MISTAKES: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
-def test_it_is_refused_at_once(here: object, mistake: Callable[[], Any]) -> None:
+def test_uncallable_step_is_refused_at_once(here: object, mistake: Callable[[], Any]) -> None:
     with pytest.raises(
         NotCallable, match=r"give the function and its arguments: call\(f, x\)"
     ) as e:
@@ -48,7 +48,7 @@ def test_it_is_refused_at_once(here: object, mistake: Callable[[], Any]) -> None
     assert len(str(e.value)) < 250
 
 
-def test_a_long_value_is_not_told_whole() -> None:
+def test_long_value_is_shortened_in_message() -> None:
     with pytest.raises(NotCallable) as caught:
         encamp.call(list(range(10_000)))  # type: ignore[arg-type]
     assert len(str(caught.value)) < 250

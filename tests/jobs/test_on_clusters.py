@@ -36,7 +36,7 @@ def test_slots_go_on_from_task_to_task_and_end_with_the_cluster(
     until(lambda: gone(seen[1][0]))
 
 
-def test_what_a_step_leaves_is_ended_but_not_its_slot(here: Path) -> None:
+def test_leftover_processes_of_step_end_but_slot_stays(here: Path) -> None:
     job = encamp.Job("left", to="results")
     job.add("b", encamp.command("sleep 300 & echo $! > pid", shell=True), outputs="pid")
     job.add("c", processes, after="b")

@@ -53,9 +53,7 @@ def _files() -> list[str]:
 FIRST = r"task sum reads a file .* makes any more: m/2/m2.txt; .* encamp prune "
 
 
-def test_orphans_are_told_of_in_the_report_and_a_dry_run_and_go_by_prune(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_orphans_are_reported_and_pruned(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(_job([1, 2])).warnings == []
     with pytest.warns(UserWarning, match=FIRST):
         foreseen = _run(_job([1]), dry_run=True)
@@ -144,7 +142,7 @@ def test_folders_that_were_published_empty_go_by_prune_if_they_are_still_empty(
         (Mirror("out/m/1", "in"), False),
     ],
 )
-def test_whoever_reads_one_is_told_and_nobody_else(here: Path, mirror: Mirror, told: bool) -> None:
+def test_only_readers_of_orphans_are_warned(here: Path, mirror: Mirror, told: bool) -> None:
     _run(_job([1, 2]))
     job = _job([1], mirror=mirror)
     if told:
@@ -154,7 +152,7 @@ def test_whoever_reads_one_is_told_and_nobody_else(here: Path, mirror: Mirror, t
         assert _run(job, dry_run=True).warnings == []
 
 
-def test_whoever_reads_one_by_an_absolute_symlink_in_a_tree_is_told(here: Path) -> None:
+def test_reader_of_orphan_by_absolute_symlink_in_tree_is_warned(here: Path) -> None:
     _run(_job([1, 12]))
     Path("tree").mkdir()
     Path("tree/one").symlink_to(here / "out/m/1")
@@ -187,7 +185,7 @@ def test_one_disk_has_one_notation(
     assert _files() == ["m", "m/m1.txt"]
 
 
-def test_what_an_earlier_version_knew_by_a_url_is_the_same_file(tmp_path: Path) -> None:
+def test_url_recorded_by_older_version_is_same_file(tmp_path: Path) -> None:
     path = f"{tmp_path}/out/a.txt"
     before, now = Record("publishing", "a", 1.0, paths=[f"file://{path}"]), _done("a", path)
     assert _noted(tmp_path / "out/job.job", (["a"], [before, now]), (["a"], [])) == set()
@@ -195,7 +193,7 @@ def test_what_an_earlier_version_knew_by_a_url_is_the_same_file(tmp_path: Path) 
     assert _noted(tmp_path / "out/two.job", (["b"], [old]), (["a"], [])) == {path}
 
 
-def test_orphans_elsewhere_are_told_of_but_not_opened_by_prune(
+def test_prune_lists_orphans_elsewhere_without_opening_them(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = pytest.importorskip("fsspec").filesystem("memory")
@@ -236,7 +234,7 @@ def _noted(folder: Path, *runs: tuple[list[str], list[Record]]) -> set[str]:
     return set(orphans(journal))
 
 
-def test_what_is_an_orphan_is_remembered_as_long_as_it_is_one(tmp_path: Path) -> None:
+def test_orphans_are_remembered(tmp_path: Path) -> None:
     both, first = ["a", "b"], (["a", "b"], [_done("a", "/a"), _done("b", "/b")])
     assert _noted(tmp_path / "1", first) == set()
     gone: tuple[list[str], list[Record]] = (["a"], [])
@@ -250,7 +248,7 @@ def test_what_is_an_orphan_is_remembered_as_long_as_it_is_one(tmp_path: Path) ->
     assert _noted(tmp_path / "7", first, gone, taken_over) == set()
 
 
-def test_what_is_not_known_to_be_one_is_none(tmp_path: Path) -> None:
+def test_unknown_files_are_not_orphans(tmp_path: Path) -> None:
     first = (["a"], [_done("a", "/a")])
     again = (["a"], [Record("submitted", "a", 2.0, 2)])
     assert _noted(tmp_path / "1", first, again) == set()  # it failed, or was killed
@@ -396,7 +394,7 @@ def test_a_job_that_cannot_be_pruned_does_not_keep_the_others_from_it(
         prune_command(Path("out/fixed.job"), dry_run=False)
 
 
-def test_a_run_and_the_status_count_them_until_they_are_gone(
+def test_run_and_status_count_orphans_until_removed(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def job(*numbers: int) -> encamp.Job:
@@ -427,7 +425,7 @@ def test_a_run_and_the_status_count_them_until_they_are_gone(
     assert _run(job(1)).orphans == 0
 
 
-def test_of_many_orphans_some_are_named_and_the_others_counted(here: Path) -> None:
+def test_warning_names_some_orphans_and_counts_the_rest(here: Path) -> None:
     _run(_job(range(_NAMED + 3)))
     for count in (1, _NAMED, _NAMED + 1, _NAMED + 2):
         with pytest.warns(UserWarning, match="makes any more"):
@@ -439,7 +437,7 @@ def test_of_many_orphans_some_are_named_and_the_others_counted(here: Path) -> No
         assert f"any more: {named}{more}; to read" in told
 
 
-def test_files_are_gone_from_the_disk_before_the_journal_forgets_them(
+def test_prune_removes_files_before_journal_records(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a power cut in between they are orphans still, or gone."""

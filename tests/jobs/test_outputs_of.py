@@ -227,7 +227,7 @@ def _refused(job: encamp.Job) -> str:
     return str(caught.value)
 
 
-def test_what_cannot_be_is_said_before_anything_runs(here: Path) -> None:
+def test_bad_outputs_of_is_refused_before_run(here: Path) -> None:
     job = encamp.Job("job", to="out")
     job.add("a", "true", mirror=encamp.outputs_of("b*"))
     assert "task a: outputs_of: no task is called 'b*'" in _refused(job)

@@ -119,7 +119,7 @@ def run(base: Path, tasks: str, *, keep: str = "never", somebody: str = NOBODY) 
     return told
 
 
-def test_overlays_come_in_the_slots_own_namespace(base: Path) -> None:
+def test_overlays_are_mounted_in_slot_namespace(base: Path) -> None:
     told = run(
         base,
         """
@@ -216,7 +216,7 @@ def test_the_folder_of_a_task_that_failed_or_crashed_is_kept_as_plain_files(
     assert (kept / "big").read_bytes() == (base / "data/big").read_bytes()
 
 
-def test_what_a_crashed_task_did_to_its_inputs_is_kept_as_it_was(base: Path) -> None:
+def test_kept_folder_shows_input_changes_of_crashed_task(base: Path) -> None:
     """All kinds of changes, put together from what the kernel left of the overlay."""
     for name in ("data/tree/gone", "data/tree/replaced", "data/tree/joined"):
         (base / name).mkdir()
@@ -253,7 +253,7 @@ def test_what_a_crashed_task_did_to_its_inputs_is_kept_as_it_was(base: Path) -> 
 
 
 @pytest.mark.parametrize("end", ["raise ValueError", "os.kill(os.getpid(), 9)"])
-def test_what_a_failed_or_crashed_task_made_is_rescued(base: Path, end: str) -> None:
+def test_files_of_failed_or_crashed_task_are_rescued(base: Path, end: str) -> None:
     (told,) = run(base, CHANGED.replace("END", end))
     assert told[0] == "failed"
     assert (base / "out/rescued/made").read_text() == "mine"

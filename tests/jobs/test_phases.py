@@ -211,7 +211,7 @@ def test_every_task_has_a_log_of_its_own_also_in_one_slot(here: Path) -> None:
     assert report["silent"].log is None
 
 
-def test_what_a_task_does_to_its_process_does_not_reach_the_next(here: Path) -> None:
+def test_process_changes_do_not_reach_next_task(here: Path) -> None:
     job = encamp.Job("job", to="out")
     job.add("1", look)
     job.add("2", spoil, after="1")
@@ -240,9 +240,7 @@ def test_the_log_is_captured_of_steps_with_undecodable_names(here: Path) -> None
         ("bad\udcff", None),
     ],
 )
-def test_a_value_comes_back_and_survives_a_resume_where_json_carries_it(
-    here: Path, value: object, later: object
-) -> None:
+def test_json_value_survives_resume(here: Path, value: object, later: object) -> None:
     first = run_one(encamp.call(give, value))
     assert (first.state, first.value) == ("done", value)
     second = run_one(encamp.call(give, value))

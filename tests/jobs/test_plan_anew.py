@@ -66,7 +66,7 @@ def _found(items: Any) -> Outcome:
     return Outcome()
 
 
-def test_what_does_not_come_to_rest_fails_in_the_end(here: Path) -> None:
+def test_input_that_keeps_changing_fails(here: Path) -> None:
     Path("input").write_text("")
 
     def grow(_: object) -> Outcome:
@@ -81,7 +81,7 @@ def test_what_does_not_come_to_rest_fails_in_the_end(here: Path) -> None:
     assert len(report["read"].attempts) == 1 + 1 + 3
 
 
-def test_what_is_gone_fails_at_once(here: Path) -> None:
+def test_removed_input_fails_at_once(here: Path) -> None:
     Path("input").write_text("")
 
     def remove(_: object) -> Outcome:

@@ -144,9 +144,7 @@ def test_a_later_good_run_replaces_nothing_and_is_up_to_date_afterwards(here: Pa
 
 
 @pytest.mark.parametrize("existing", ["keep", "error"])
-def test_what_is_there_already_is_not_replaced_where_that_was_said(
-    existing: Any, here: Path
-) -> None:
+def test_existing_keep_does_not_replace_rescued_files(existing: Any, here: Path) -> None:
     Path("out/failed").mkdir(parents=True)
     Path("out/failed/part.txt").write_text("earlier")
     left = Output("part.txt", "failed", existing=existing)
@@ -155,7 +153,7 @@ def test_what_is_there_already_is_not_replaced_where_that_was_said(
     assert results() == {"failed/part.txt": "earlier"}
 
 
-def test_what_cannot_be_left_is_not_in_the_way_of_the_tasks_own_error(here: Path) -> None:
+def test_rescue_failure_does_not_hide_task_error(here: Path) -> None:
     Path("out").mkdir()
     Path("out/failed").write_text("a file, not a folder")
     job = encamp.Job("job", to="out")
@@ -188,7 +186,7 @@ def test_a_pattern_that_leaves_the_folder_is_refused_before_anything_runs(
     assert not Path("out").exists()
 
 
-def test_what_two_tasks_would_leave_under_one_name_is_refused_before_anything_runs(
+def test_two_tasks_with_same_on_failure_name_are_refused_before_run(
     here: Path,
 ) -> None:
     job = encamp.Job("job", to="out")
@@ -198,7 +196,7 @@ def test_what_two_tasks_would_leave_under_one_name_is_refused_before_anything_ru
         job.run(slots=1)
 
 
-def test_what_a_failed_task_leaves_is_refused_in_the_place_of_anothers_output(here: Path) -> None:
+def test_on_failure_name_equal_to_other_tasks_output_is_refused(here: Path) -> None:
     job = encamp.Job("job", to="out")
     job.add("good", "touch part.txt", outputs={"part.txt": "same"})
     job.add("bad", "false", on_failure={"part.txt": "same"})
@@ -214,7 +212,7 @@ def test_a_task_may_leave_under_the_names_of_its_own_outputs(here: Path) -> None
     assert results() == {"x/part.txt": "half\n"}
 
 
-def test_what_a_failed_task_leaves_never_replaces_anothers_output(here: Path) -> None:
+def test_rescued_file_never_replaces_other_tasks_output(here: Path) -> None:
     """Found out only when it is there: patterns say too little beforehand."""
     job = encamp.Job("job", to="out")
     job.add("first", encamp.call(half_then, "kill"), on_failure={"*.txt": "same"})
@@ -226,7 +224,7 @@ def test_what_a_failed_task_leaves_never_replaces_anothers_output(here: Path) ->
     assert results() == {"same/part.txt": "good"}
 
 
-def test_what_a_killed_run_had_staged_of_it_goes_with_the_next(here: Path) -> None:
+def test_next_run_removes_staged_rescues_of_killed_run(here: Path) -> None:
     """Its temporary files are found in the folders that on_failure names, too."""
     job = encamp.Job("job", to="out")
     job.add("task", encamp.call(half_then, "raise"), on_failure=LEAVE)

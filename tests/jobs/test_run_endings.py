@@ -117,7 +117,7 @@ def test_a_job_replaces_its_own_output_also_after_a_kill(here: Path, existing: s
     assert (here / "out/result").read_text() == "second one"
 
 
-def test_what_was_there_before_the_job_is_not_its_own(here: Path) -> None:
+def test_files_older_than_job_are_not_its_own(here: Path) -> None:
     (here / "out").mkdir()
     (here / "out/result").write_text("precious")
     job = encamp.Job("job", to="out")
@@ -128,7 +128,7 @@ def test_what_was_there_before_the_job_is_not_its_own(here: Path) -> None:
     assert (here / "out/result").read_text() == "precious"
 
 
-def test_of_several_outputs_none_is_published_if_one_cannot_be(here: Path) -> None:
+def test_outputs_are_published_all_or_none(here: Path) -> None:
     (here / "out/b").mkdir(parents=True)
     job = encamp.Job("job", to="out")
     job.add("task", "touch a b", outputs=["a", "b"])
@@ -185,7 +185,7 @@ def test_values_of_a_wrong_kind_are_refused_by_name(here: Path, wrong: object) -
         wrong(encamp.Job("job", to="out"))  # type: ignore[operator]
 
 
-def test_what_was_done_before_an_executor_broke_down_is_journaled(here: Path) -> None:
+def test_tasks_done_before_executor_failure_are_journaled(here: Path) -> None:
     """One result arrives with the loss of another task, which nobody takes any more."""
 
     class Breaking(ThreadPoolExecutor):

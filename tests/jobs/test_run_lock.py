@@ -129,7 +129,7 @@ def _race(folder: Path) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("claims", [0, 2])
-def test_of_many_at_the_same_time_one_runs(tmp_path: Path, claims: int) -> None:
+def test_only_one_of_many_concurrent_runs_gets_the_lock(tmp_path: Path, claims: int) -> None:
     dead = replace(this_process(), start="0")
     for number in range(50):
         folder = tmp_path / str(number)

@@ -42,7 +42,7 @@ def test_retries_and_a_time_limit_are_in_place_of_those_of_the_job(job: encamp.J
         ({"cores": 2, "engine": "local"}, "cores: is not an option of a run"),
     ],
 )
-def test_what_is_no_option_of_a_run_is_refused(
+def test_invalid_run_options_are_refused(
     job: encamp.Job, options: dict[str, Any], said: str
 ) -> None:
     job.add("a", "true")

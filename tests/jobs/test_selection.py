@@ -47,7 +47,7 @@ def test_only_runs_tasks_by_name_or_pattern_with_what_they_need(here: Path) -> N
     assert states(report) == {"part-1": "up to date", "part-2": "up to date", "part-3": "done"}
 
 
-def test_what_was_not_selected_keeps_its_results_and_its_place_in_the_manifest(here: Path) -> None:
+def test_unselected_tasks_keep_results_and_manifest(here: Path) -> None:
     job = chain()
     job.run(slots=2)
     manifest = Path("out/job.job/MANIFEST").read_text()
@@ -194,7 +194,7 @@ def test_fewer_failures_than_the_limit_stop_nothing(here: Path) -> None:
     assert not report.interrupted
 
 
-def test_a_run_with_too_many_failures_on_slots_goes_on_when_it_is_run_again(here: Path) -> None:
+def test_run_stopped_by_max_failures_continues_in_next(here: Path) -> None:
     job = encamp.Job("job", to="out")
     for number in range(40):
         job.add(f"t{number}", f"test {number} -gt 5")
@@ -207,7 +207,7 @@ def test_a_run_with_too_many_failures_on_slots_goes_on_when_it_is_run_again(here
     assert (again.count("failed"), again.count("waiting")) == (6, 0)
 
 
-def test_failures_that_have_come_are_counted_before_another_task_begins(here: Path) -> None:
+def test_failures_are_counted_before_next_submission(here: Path) -> None:
     report = plain(*"abcdefgh").run(failing(*"abcdefgh"), max_failures=3, check=False)
     assert (report.count("failed"), report.count("waiting")) == (3, 5)
 
@@ -271,7 +271,7 @@ def test_the_limit_of_failures_is_a_whole_number(here: Path, most: Any) -> None:
         plain("a").run(failing(), max_failures=most)
 
 
-def test_what_to_keep_is_one_of_three(here: Path) -> None:
+def test_keep_accepts_three_values(here: Path) -> None:
     job = encamp.Job("kept", to="results")
     job.add("one", "true")
     with pytest.raises(BadJob, match="keep='sometimes': is not known; use 'never', 'failed' or"):

@@ -114,7 +114,7 @@ def _hold_and_die(service: encamp.Service) -> None:
     os._exit(3)
 
 
-def test_what_a_step_had_is_free_when_it_has_died(ran: Run) -> None:
+def test_servers_of_dead_step_are_released(ran: Run) -> None:
     report, service = ran((_hold_and_die,))
     assert report["one"].state == "failed"
     with service.acquire(SOON) as mine:

@@ -44,7 +44,7 @@ def give_pid() -> int:
 
 
 @pytest.mark.parametrize("line", ["sleep {} &", "setsid sleep {} &", "(setsid sleep {} &) &"])
-def test_what_a_step_puts_into_the_background_ends_with_its_task(here: Path, line: str) -> None:
+def test_background_processes_of_step_end_with_task(here: Path, line: str) -> None:
     seconds = str(1_000_000 + os.getpid())  # which nobody else sleeps
     line = line.format(seconds)
     report = _run(step=encamp.command(f"{line} echo $! $$ > made", shell=True))
@@ -132,7 +132,7 @@ def test_a_slot_that_ends_before_its_task_has_a_folder_touches_no_file_of_the_us
     assert Path("log").read_text() == "x" * 100_000
 
 
-def test_what_says_nothing_is_called_by_its_kind() -> None:
+def test_exception_without_message_is_named_by_its_type() -> None:
     assert (reason(KeyError()), reason(ValueError(" \n")), reason(OSError(5, "no"))) == (
         "KeyError",
         "ValueError",
@@ -171,7 +171,7 @@ def test_a_command_line_that_is_too_long_is_refused_in_a_short_sentence(
     assert len(Path("out/job.job/report.json").read_bytes()) < 10_000
 
 
-def test_a_script_without_its_interpreter_is_not_told_to_be_missing(here: Path) -> None:
+def test_missing_interpreter_is_not_reported_as_missing_script(here: Path) -> None:
     lines = "printf '#!/no/such/shell\\n' > s; chmod +x s"
     job = encamp.Job("job", to="out")
     job.add("task", [encamp.command(lines, shell=True), "./s"])

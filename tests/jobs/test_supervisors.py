@@ -39,7 +39,7 @@ def test_a_thread_that_takes_the_last_order_first_does_not_stop_the_end(
     assert not any(thread.is_alive() for thread in supervisors._threads)
 
 
-def test_what_has_not_begun_is_cancelled() -> None:
+def test_waiting_work_is_cancelled() -> None:
     supervisors = Supervisors(1)
     begun, go = supervisors.submit(int), [supervisors.submit(int) for _ in range(50)]
     begun.result(30)

@@ -101,7 +101,7 @@ def test_they_are_as_a_list_of_them(tmp_path: Path) -> None:
     assert few != same[1:]
 
 
-def test_what_is_asked_of_all_is_told_without_making_a_report_of_each(
+def test_summaries_create_no_report_per_task(
     tmp_path: Path,
 ) -> None:
     reports, listed = _both(tmp_path)
@@ -230,7 +230,7 @@ def test_a_report_of_many_tasks_that_failed_needs_no_journal(
     assert [task.state for task in report.tasks] == ["failed"] * 3
 
 
-def test_a_display_of_the_users_own_is_told_whole_reports(here: Path) -> None:
+def test_user_display_receives_complete_reports(here: Path) -> None:
     class Mine(Silent):
         wants_whole_reports = True
 

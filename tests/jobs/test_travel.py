@@ -88,7 +88,7 @@ def test_functions_of_scripts_modules_beside_them_lambdas_and_closures(tmp_path:
     ]
 
 
-def test_a_function_of_a_module_that_the_slot_cannot_import_goes_by_value(tmp_path: Path) -> None:
+def test_unimportable_function_is_sent_by_value(tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / "deep.py").write_text("def deep(n):\n    return n + 1\n")
@@ -126,7 +126,7 @@ print(report["good"].state, report["bad"].attempts[0].error_type, report["bad"].
     assert found.startswith("done StepFailed step 'import of the steps' raised ValueError")
 
 
-def test_what_cannot_travel_is_named_before_anything_runs(here: Path) -> None:
+def test_unpicklable_step_is_named_before_run(here: Path) -> None:
     lock = threading.Lock()
 
     def locked() -> None:

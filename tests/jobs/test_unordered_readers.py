@@ -72,7 +72,7 @@ def test_a_reader_that_does_not_wait_is_refused(strips: Path, pattern: str, abso
 
 
 @pytest.mark.parametrize("pattern", ["out/import/1/h.txt", "out/import/*/h.txt", "link/1/h.txt"])
-def test_so_is_one_that_reads_by_url(strips: Path, pattern: str) -> None:
+def test_unordered_reader_by_url_is_refused(strips: Path, pattern: str) -> None:
     with pytest.raises(BadJob, match="reads what task m"):
         Prepared(_job(f"file://{strips / pattern}"))
 
@@ -107,7 +107,7 @@ def _pair(mirror: MirrorMap, after: str = "", **made: Any) -> encamp.Job:
 
 
 @pytest.mark.parametrize("mirror", ["links/*/*.txt", "links/*/h.txt", "links/[o]ne/[h]*"])
-def test_a_pattern_goes_through_symlinks_to_folders(strips: Path, mirror: str) -> None:
+def test_pattern_follows_symlinks_to_folders(strips: Path, mirror: str) -> None:
     Path("links/one").unlink()
     Path("links/one").symlink_to(strips / "elsewhere")
     Path("elsewhere").mkdir()
@@ -127,7 +127,7 @@ def test_a_symlink_on_the_way_may_be_what_is_published(
         Prepared(_pair(mirror, outputs="now"))
 
 
-def test_what_a_failed_task_leaves_is_read_by_who_comes_after_it_only(strips: Path) -> None:
+def test_rescued_files_are_read_only_by_later_tasks(strips: Path) -> None:
     for mirror in ("out/logs/*", "out/logs/a.log", str(strips / "out/logs")):
         reader = Mirror(mirror, required=False)
         with pytest.raises(BadJob) as caught:
@@ -163,7 +163,7 @@ DISJOINT: dict[str, MirrorMap] = {
 
 
 @pytest.mark.parametrize("mirror", DISJOINT.values(), ids=DISJOINT)
-def test_what_no_task_makes_may_be_read(strips: Path, mirror: MirrorMap) -> None:
+def test_files_of_no_task_may_be_read(strips: Path, mirror: MirrorMap) -> None:
     Prepared(_job(mirror))
 
 
@@ -203,7 +203,7 @@ def test_patterns_on_both_sides(here: Path, pattern: str, made: Output, meets: b
         Prepared(job)
 
 
-def test_who_waits_may_read_if_only_by_way_of_others(strips: Path) -> None:
+def test_transitive_dependency_allows_reading(strips: Path) -> None:
     job = _job(())
     job.add("between", "true", after="m*")
     job.add("late", "true", after="between", mirror="out/import")
@@ -214,7 +214,7 @@ def test_who_waits_may_read_if_only_by_way_of_others(strips: Path) -> None:
         Prepared(job)
 
 
-def test_who_comes_before_cannot_be_told_to_wait(strips: Path) -> None:
+def test_no_advice_to_wait_for_task_that_waits_for_reader(strips: Path) -> None:
     job = encamp.Job("job", to="out")
     job.add("first", "true", mirror="out/other.txt")
     job.add("second", "true", after="first", outputs="other.txt")

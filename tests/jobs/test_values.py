@@ -59,7 +59,7 @@ def as_texts(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     return [{n: "" if v is None else str(v) for n, v in row.items()} for row in rows]
 
 
-def test_what_functions_return_is_a_table_with_their_arguments_also_when_resumed(
+def test_table_has_return_values_and_arguments_after_resume(
     here: Path,
 ) -> None:
     assert sweep().run(slots=2).values() == ROWS
@@ -157,9 +157,7 @@ def test_a_number_alone_is_a_column_and_nothing_makes_no_row(here: Path) -> None
 
 
 @pytest.mark.parametrize("again", [False, True])
-def test_a_value_that_is_no_row_is_told_of_and_left_out_of_the_file(
-    here: Path, again: bool
-) -> None:
+def test_invalid_value_is_reported_and_omitted_from_file(here: Path, again: bool) -> None:
     job = encamp.Job("sweep", to="out")
     job.add("a", encamp.call(doubled, 4))
     job.add("list", encamp.call(list, "abc"))
@@ -246,7 +244,7 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_a_file_that_has_no_values_is_told(name: str, here: Path) -> None:
+def test_values_file_without_values_is_reported(name: str, here: Path) -> None:
     text, said = BAD_FILES[name]
     Path(name).write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(BadValues) as raised:
@@ -265,7 +263,7 @@ def test_a_file_of_values_may_have_64_kib(here: Path) -> None:
         read_values(Path("values.txt"), "task")
 
 
-def test_a_file_that_is_not_there_is_told_with_what_is(here: Path) -> None:
+def test_missing_values_file_is_reported_with_existing_files(here: Path) -> None:
     Path("gain.txt").touch()
     with pytest.raises(BadValues, match=r"cannot be read \(No such file .*\); its folder "):
         read_values(Path("gain.json"), "t")
@@ -376,9 +374,7 @@ def test_the_display_says_where_the_table_is(
     assert "table:" not in capsys.readouterr().err
 
 
-def test_a_disk_without_room_for_the_table_is_told_by_name(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_for_table_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> Any:
         yield b"task"
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -394,9 +390,7 @@ def test_a_disk_without_room_for_the_table_is_told_by_name(
     assert TABLE.read_bytes() == before
 
 
-def test_a_table_larger_than_files_may_be_is_told_by_name(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_table_beyond_file_size_limit_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def large(*_: Any) -> Any:
         yield b"task"
         raise OSError(errno.EFBIG, "File too large")

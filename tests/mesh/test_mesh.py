@@ -70,7 +70,7 @@ def test_frames_of_every_size_arrive_in_order_both_ways(net: Net) -> None:
         assert [list(map(bytes, f.parts)) for f in net.frames(number)[first:]] == sent
 
 
-def test_what_does_not_go_yet_is_kept_without_waiting(net: Net) -> None:
+def test_unsendable_frames_are_queued_without_blocking(net: Net) -> None:
     agent = net.join()
     part = bytearray(os.urandom(64 << 20))
     net.controller.send(agent.number, [b"big", part])
@@ -98,7 +98,7 @@ def test_within_a_host_frames_are_not_encrypted(net: Net) -> None:
 
 
 @one_host
-def test_hosts_are_told_apart_by_the_handshake(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_handshake_distinguishes_hosts(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity_module, "_of_this_host", lambda: "encamp of another host")
     assert b"plain" not in on_the_wire(net, b"#" + b"plain" * 100)
 
@@ -148,7 +148,7 @@ def test_agents_that_do_not_reach_each_other_talk_by_the_controller(net: Net) ->
     assert first._peers[second.number].relayed
 
 
-def test_a_pair_that_talks_by_the_controller_goes_on_so(net: Net) -> None:
+def test_relayed_pair_stays_relayed(net: Net) -> None:
     """A connection that the other end opens later would overtake what is under way."""
     first, second = net.join(), net.join()
     net.controller.known[second.number].listens = []
@@ -209,7 +209,7 @@ def test_a_frame_to_an_agent_that_is_not_there_is_dropped(net: Net) -> None:
     assert not agent.sending
 
 
-def test_the_end_of_an_agent_is_told_behind_its_last_frames(net: Net) -> None:
+def test_agent_end_is_reported_after_its_last_frames(net: Net) -> None:
     agent = net.join()
     for number in range(50):
         agent.send(CONTROLLER, [b"%d" % number, b"x" * 100_000])
@@ -223,7 +223,7 @@ def test_the_end_of_an_agent_is_told_behind_its_last_frames(net: Net) -> None:
     assert agent.number not in net.controller.known
 
 
-def test_the_end_of_the_controller_is_told_to_its_agents(net: Net) -> None:
+def test_agents_learn_of_controller_end(net: Net) -> None:
     agent = net.join()
     net.controller._let_go()
     until(lambda: any(isinstance(arrival, Left) for arrival in agent.receive()))
@@ -248,7 +248,7 @@ def test_a_number_is_let_in_once(net: Net) -> None:
     assert net.come[CONTROLLER] == [Joined(agent.number)]
 
 
-def test_what_an_agent_sends_that_was_given_up_is_not_read(net: Net) -> None:
+def test_frames_of_abandoned_agent_are_ignored(net: Net) -> None:
     agent = net.join()
     agent.send(CONTROLLER, [b"before"])
     net.until(lambda: net.frames(CONTROLLER))
@@ -345,7 +345,7 @@ def test_who_says_nothing_is_hung_up_on(net: Net, monkeypatch: pytest.MonkeyPatc
         assert stranger.recv(1) == b""
 
 
-def test_many_who_say_nothing_keep_nobody_out_for_long(
+def test_many_silent_connections_do_not_block_others(
     net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mesh_module, "GREETS", 1.0)
@@ -358,7 +358,7 @@ def test_many_who_say_nothing_keep_nobody_out_for_long(
         stranger.close()
 
 
-def test_without_a_descriptor_nobody_is_let_in_for_a_while(
+def test_accepting_pauses_without_free_descriptors(
     net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries: list[socket.socket] = []
@@ -392,14 +392,14 @@ def test_a_friend_that_talks_nonsense_is_hung_up_on(net: Net) -> None:
     net.until(lambda: isinstance(net.come[CONTROLLER][-1], Left))
 
 
-def test_an_agent_with_another_identity_does_not_come(net: Net) -> None:
+def test_agent_with_other_identity_is_refused(net: Net) -> None:
     (expected,) = net.controller.expect("here", "here", [1])
     with pytest.raises(EngineFailed, match="refused this agent"):
         net.join(expected.number, new_identity("mesh"))
     assert net.come[CONTROLLER] == []
 
 
-def test_after_the_handshake_bytes_of_it_go_and_come_first() -> None:
+def test_handshake_leftovers_precede_plain_frames() -> None:
     """Also where the socket does not accept all of them at once."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -429,9 +429,7 @@ def test_only_the_certificate_itself_counts_not_one_that_it_has_signed() -> None
         assert ours.shown_by(peer) == good
 
 
-def test_who_shows_another_certificate_does_not_come(
-    net: Net, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_certificate_is_refused(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Identity, "shown_by", lambda *_: False)
     with pytest.raises(EngineFailed):
         net.join()
@@ -469,7 +467,7 @@ def _open(fd: int) -> bool:
     return True
 
 
-def test_an_end_polls_after_arrivals_only_while_answers_come_at_once(
+def test_polling_continues_only_while_answers_arrive_quickly(
     net: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]

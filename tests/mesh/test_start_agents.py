@@ -45,7 +45,7 @@ def test_an_agent_that_dies_alone_is_started_again() -> None:
         assert results(cluster.spawn_many(work.add, [(1,)] * 20)) == [2] * 20
 
 
-def test_what_an_agent_that_does_not_start_has_said_is_told(
+def test_output_of_agent_that_fails_to_start_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(start_agents, "START", "raise SystemExit('there is no such thing')")
@@ -53,7 +53,7 @@ def test_what_an_agent_that_does_not_start_has_said_is_told(
         Cluster("mesh", slots=1)
 
 
-def test_a_python_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_python_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start_agents, "python_command", lambda: ["/there/is/none"])
     with pytest.raises(EngineFailed, match="/there/is/none"):
         Cluster("mesh", slots=1)
@@ -87,6 +87,6 @@ def test_the_environment_of_an_agent(here: bool, monkeypatch: pytest.MonkeyPatch
         ("encampment", "ModuleNotFoundError: No module named 'encampment'"),
     ],
 )
-def test_what_a_hosts_python_lacks_is_told(module: str, why: str) -> None:
+def test_missing_package_on_host_is_reported(module: str, why: str) -> None:
     exc = ModuleNotFoundError(f"No module named {module!r}")
     assert start_agents.why_not(exc, "my workers").startswith(why)

@@ -50,7 +50,7 @@ def links(end: MeshAgent | Controller) -> list[bool]:
     return [link.tunnelled for link in end._links.values()]
 
 
-def test_an_agent_that_nobody_reaches_comes_by_a_tunnel(net: Net) -> None:
+def test_unreachable_agent_uses_tunnel(net: Net) -> None:
     agent = come(net, [])
     agent.send(CONTROLLER, [b"#" * 1_000_000])
     net.controller.send(agent.number, [b"*" * 1_000_000])
@@ -62,7 +62,7 @@ def test_an_agent_that_nobody_reaches_comes_by_a_tunnel(net: Net) -> None:
     assert links(agent) == links(net.controller) == [True]
 
 
-def test_what_goes_through_a_tunnel_is_encrypted_though_both_ends_are_on_one_host(
+def test_tunnel_is_encrypted_within_one_host(
     net: Net,
 ) -> None:
     """Another system carries it, perhaps over a network."""
@@ -94,7 +94,7 @@ def test_agents_in_tunnels_reach_each_other(net: Net, monkeypatch: pytest.Monkey
     assert links(net.controller) == [True, True]
 
 
-def test_the_end_of_an_agent_in_a_tunnel_is_told(net: Net) -> None:
+def test_end_of_tunnelled_agent_is_reported(net: Net) -> None:
     agent = come(net, [])
     closing = threading.Thread(target=net.agents.pop(agent.number).close)
     closing.start()
@@ -103,7 +103,7 @@ def test_the_end_of_an_agent_in_a_tunnel_is_told(net: Net) -> None:
     assert net.controller.known == {}
 
 
-def test_a_tunnel_that_breaks_before_the_agent_has_come_leaves_others_be(net: Net) -> None:
+def test_broken_tunnel_does_not_affect_others(net: Net) -> None:
     first = come(net, [])
     (expected,) = net.controller.expect("here", "here", [1])
     agent = MeshAgent(expected.number, net.identity, 1, os.getppid())
@@ -194,7 +194,7 @@ def test_a_tunnel_that_ends_before_it_has_begun_leaves_no_socket() -> None:
     assert asyncio.run(main()) == (-1, b"")
 
 
-def test_who_hangs_up_is_told_to_the_other_end() -> None:
+def test_tunnel_close_reaches_other_end() -> None:
     async def main() -> bytes:
         ours, theirs = socket.socketpair(), socket.socketpair()
         ends: list[Tunnel] = []

@@ -202,7 +202,7 @@ def test_a_scheduler_of_another_python_is_not_given_the_relays_bytecode(
     relay.close()
 
 
-def test_a_cluster_of_its_own_is_gone_afterwards() -> None:
+def test_own_cluster_is_removed_afterwards() -> None:
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     with Cluster("dask", slots=3) as cluster:
         assert cluster.slots == 3
@@ -227,7 +227,7 @@ def _answer_once(server: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 20)
 
 
-def test_what_is_no_cluster_is_said() -> None:
+def test_invalid_cluster_argument_is_reported() -> None:
     with pytest.raises(EngineUnavailable, match=r"no scheduler at tcp.*after 0\.2 s"):
         Cluster("dask", address="tcp://127.0.0.1:1", start_timeout=0.2)
     with pytest.raises(BadJob, match="address and cluster"):

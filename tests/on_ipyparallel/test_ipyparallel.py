@@ -128,7 +128,7 @@ def test_engines_that_join_get_work_and_one_that_dies_loses_its_tasks(
     until(lambda: len(client.ids) == count)
 
 
-def test_a_cluster_of_its_own_is_gone_afterwards(tmp_path: Path, monkeypatch: Any) -> None:
+def test_own_cluster_is_removed_afterwards(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     with Cluster("ipyparallel", slots=2) as cluster:
@@ -155,7 +155,7 @@ def _line(process: psutil.Process) -> list[str]:
         return []
 
 
-def test_what_is_no_cluster_is_said(tmp_path: Path) -> None:
+def test_invalid_cluster_argument_is_reported(tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match="no cluster was reached by its connection_file"):
         Cluster("ipyparallel", connection_file=str(tmp_path / "none.json"))
     with pytest.raises(BadJob, match="client and profile"):

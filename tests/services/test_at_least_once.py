@@ -42,7 +42,7 @@ def _call(number: int, buffers: int = 0) -> Call:
     return number, 9, CALL, "f", b"", buffers
 
 
-def test_each_call_goes_again_with_its_own_buffers_and_for_its_own_client() -> None:
+def test_repeated_calls_keep_buffers_and_clients() -> None:
     registry = Registry()
     registry.relay(5, [_call(1, 1), _call(2, 2)], b"a", b"b", b"c")
     registry.relay(6, [_call(1)])

@@ -96,7 +96,7 @@ def test_time_in_which_everything_was_stopped_does_not_count(clock: Clock) -> No
     assert one.overdue == []
 
 
-def test_nothing_is_looked_at_when_the_last_server_is_gone(clock: Clock) -> None:
+def test_checks_stop_after_last_server(clock: Clock) -> None:
     one = Watched(clock)
     clock.go_on(LIMIT)
     asked, one.servers = one.asked, None

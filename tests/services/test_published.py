@@ -54,7 +54,7 @@ def test_a_cluster_ends_though_a_service_waits_for_slots_of_another(wait: str) -
 
 
 @pytest.mark.timeout(60)
-def test_what_waits_behind_servers_that_have_all_slots_runs_when_they_end() -> None:
+def test_tasks_waiting_behind_servers_run_when_they_end() -> None:
     with Cluster("local", slots=1) as cluster:
         service = cluster.publish(Adder, count=1)
         service.ready(timeout=SOON)
@@ -65,7 +65,7 @@ def test_what_waits_behind_servers_that_have_all_slots_runs_when_they_end() -> N
 
 
 @pytest.mark.timeout(60)
-def test_who_publishes_a_service_again_is_told_that_the_earlier_one_has_the_slots(
+def test_republish_reports_slots_of_earlier_service(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     words = "2 servers of Adder wait for free slots; an earlier service Adder has slots: terminate"
@@ -109,7 +109,7 @@ def test_tasks_that_wait_for_servers_to_end_cause_no_advice(
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("awaits", [False, True])
-def test_a_program_that_waits_for_servers_that_it_holds_is_told_so_once(
+def test_waiting_for_own_servers_is_logged_once(
     awaits: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def acquired() -> Proxy:
@@ -213,7 +213,7 @@ def test_a_state_that_cannot_be_restored_is_named() -> None:
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", [3, None, "", b"add"])
-def test_what_names_no_method_is_refused_and_the_servers_go_on(name: object) -> None:
+def test_unknown_method_is_refused_and_servers_continue(name: object) -> None:
     method: str = name  # type: ignore[assignment]
     with Cluster("local", slots=1) as cluster:
         service = cluster.publish(Adder)
@@ -326,7 +326,7 @@ def test_a_call_that_has_been_answered_is_not_forgotten_when_two_servers_are_kil
             assert proxy.add().get(SOON) == 2
 
 
-def test_calls_that_a_closed_cluster_interrupts_are_told_that_their_service_has_ended(
+def test_calls_interrupted_by_close_raise_service_ended(
     tmp_path: Path,
 ) -> None:
     cluster = Cluster("local", slots=1)
@@ -358,7 +358,7 @@ def _have_all(service: Service, file: Path) -> None:
         pass
 
 
-def test_what_a_task_had_gathered_is_free_when_the_task_dies(tmp_path: Path) -> None:
+def test_servers_gathered_by_dead_task_are_released(tmp_path: Path) -> None:
     with Cluster("local", slots=3) as cluster:
         service = cluster.publish(Adder, count=2)
         service.ready(2, SOON)

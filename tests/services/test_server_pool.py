@@ -39,7 +39,7 @@ def _granted(pool: Pool) -> list[tuple[int, list[int]]]:
     ]
 
 
-def test_the_host_with_fewest_in_use_comes_first() -> None:
+def test_host_with_fewest_acquired_servers_is_preferred() -> None:
     pool, servers = _pool("a", "a", "a", "b")
     for client in range(4):
         pool.ask(client, 1, 1, 0)
@@ -64,7 +64,7 @@ def test_who_has_asked_first_is_first_also_for_a_certain_server() -> None:
     assert pool.waiting == 0
 
 
-def test_of_servers_that_are_free_together_the_first_request_for_one_comes_first() -> None:
+def test_first_request_is_served_first() -> None:
     pool, servers = _pool("a", "a", "b")
     for client in (1, 2, 3):
         pool.ask(client, 1, 1, 0)
@@ -102,7 +102,7 @@ def test_who_gives_up_leaves_what_it_had_gathered() -> None:
     assert _granted(pool) == [(3, [2])]
 
 
-def test_requests_for_a_server_that_is_gone_are_told() -> None:
+def test_requests_for_lost_server_are_returned() -> None:
     pool, servers = _pool("a", "b")
     pool.ask(1, 1, 1, 0)
     list(pool.grants())
@@ -111,7 +111,7 @@ def test_requests_for_a_server_that_is_gone_are_told() -> None:
     assert [server.number for server in pool.live()] == [2]
 
 
-def test_a_host_whose_server_is_gone_counts_it_as_acquired_no_more() -> None:
+def test_lost_server_no_longer_counts_as_acquired() -> None:
     pool, servers = _pool("a", "a", "b", "b")
     pool.ask(1, 1, 1, 0)
     assert _granted(pool) == [(1, [1])]
@@ -133,7 +133,7 @@ def test_a_server_that_continues_on_another_host_counts_there() -> None:
     pool.removed(servers[0])
 
 
-def test_a_group_is_granted_no_server_that_has_gone_meanwhile() -> None:
+def test_group_excludes_servers_lost_meanwhile() -> None:
     pool, servers = _pool("a", "a", "a")
     pool.ask(1, 1, 1, 0)
     assert _granted(pool) == [(1, [1])]
@@ -144,7 +144,7 @@ def test_a_group_is_granted_no_server_that_has_gone_meanwhile() -> None:
     assert _granted(pool) == [(2, [1, 3])]
 
 
-def test_all_servers_are_those_that_are_left_when_the_last_one_in_use_is_gone() -> None:
+def test_request_for_all_is_met_after_loss_of_last_acquired() -> None:
     pool, servers = _pool("a", "a", "a")
     pool.ask(1, 1, 1, 0)
     assert _granted(pool) == [(1, [1])]
@@ -183,7 +183,7 @@ def test_who_releases_a_lease_that_is_over_does_not_free_the_server_of_another()
     assert (server.lease, server.holder) == (2, 2)
 
 
-def test_a_server_for_a_task_that_has_ended_goes_to_the_next_request() -> None:
+def test_server_for_ended_task_goes_to_next_request() -> None:
     pool, (server,) = _pool("a")
     told: list[int] = []
     records: Any = SimpleNamespace(

@@ -71,9 +71,7 @@ def _whole(service: Service) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("timeout", NO_TIMEOUTS)
-def test_what_is_no_timeout_is_refused_whether_or_not_there_is_to_wait(
-    service: Service, timeout: Any
-) -> None:
+def test_invalid_timeout_is_always_refused(service: Service, timeout: Any) -> None:
     done = service.call("add", 1)
     assert done.get(SOON) == 1
     for wait in (
@@ -90,7 +88,7 @@ def test_what_is_no_timeout_is_refused_whether_or_not_there_is_to_wait(
 
 
 @pytest.mark.parametrize("flag", [0, 1, "no", None, []])
-def test_what_is_neither_true_nor_false_is_refused(service: Service, flag: Any) -> None:
+def test_non_boolean_flag_is_refused(service: Service, flag: Any) -> None:
     done = service.call("add", 1)
     with pytest.raises(BadJob, match=r"^return_exceptions: must be True or False, not"):
         encamp.gather([done], return_exceptions=flag)
@@ -108,7 +106,7 @@ def test_a_timeout_that_is_over_or_endless_is_one(service: Service) -> None:
         assert service.call("add", 1).get(max(timeout, 1)) == 1
 
 
-def test_a_time_that_is_over_is_told(service: Service, tmp_path: Path) -> None:
+def test_timeouts_are_reported(service: Service, tmp_path: Path) -> None:
     gone = tmp_path / "go"
     with service.acquire(SOON) as proxy:
         done, waits = proxy.add(1), proxy.wait(str(gone))

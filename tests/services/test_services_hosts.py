@@ -37,9 +37,7 @@ def _hosts(service: Service) -> set[str]:
     return {server.host for server in service.statistics().servers if server.host}
 
 
-def test_each_host_has_one_server_also_one_that_comes_later(
-    engine: FakeEngine, cluster: Cluster
-) -> None:
+def test_each_host_has_one_server_even_if_added_later(engine: FakeEngine, cluster: Cluster) -> None:
     service = cluster.publish(served.Counter, per="host")
     service.ready(2, 30)
     assert _hosts(service) == {host.name for host in cluster.hosts()}
@@ -54,7 +52,7 @@ def test_each_host_has_one_server_also_one_that_comes_later(
     service.acquire(30).release()
 
 
-def test_files_come_to_all_hosts_with_their_folders(cluster: Cluster, tmp_path: Path) -> None:
+def test_copy_files_keeps_folders_on_all_hosts(cluster: Cluster, tmp_path: Path) -> None:
     source = tmp_path / "source"
     for name in ("data/a.txt", "data/more/b.txt", "data/old/c.txt", "d.txt"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +69,7 @@ def test_files_come_to_all_hosts_with_their_folders(cluster: Cluster, tmp_path: 
     assert (tmp_path / "only/d.txt").exists()
 
 
-def test_slots_that_come_later_have_servers_too(engine: FakeEngine, cluster: Cluster) -> None:
+def test_added_slots_get_servers(engine: FakeEngine, cluster: Cluster) -> None:
     service = cluster.publish(served.Counter)
     service.ready(2, 30)
     engine.add_host(2)
@@ -116,7 +114,7 @@ def test_servers_that_die_together_each_continue_with_their_own_state() -> None:
         assert gather([proxy.add() for proxy in proxies], timeout=30) == [11, 201]
 
 
-def test_a_state_stays_on_its_host_unless_the_host_is_gone(tmp_path: Path) -> None:
+def test_state_stays_on_host_unless_host_is_lost(tmp_path: Path) -> None:
     published: Any = None
     service = records.Service(1, published, Pool(count(1), count(1)))
     first, second = (SavedState(tmp_path / name, 1) for name in "ab")

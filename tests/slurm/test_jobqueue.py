@@ -97,7 +97,7 @@ def test_ctrl_c_still_interrupts_a_program_that_uses_dask_jobqueue(where: str, s
     assert default == "True"
 
 
-def test_jobs_that_slurm_refuses_are_told_at_once(options: dict[str, Any]) -> None:
+def test_refused_slurm_jobs_are_reported_at_once(options: dict[str, Any]) -> None:
     options["memory"] = "4TB"
     with pytest.raises(EngineUnavailable, match=r"slurm: sbatch: error: .*not available; see the"):
         Cluster("dask", jobqueue="slurm", slots=2, **options)

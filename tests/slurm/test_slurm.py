@@ -102,7 +102,7 @@ def test_steps_of_tasks_can_start_steps_of_slurm(
         assert (here / f"out/host-{number}.txt").read_text().count("\n") == 1
 
 
-def test_a_job_stops_before_its_allocation_ends_and_goes_on_in_the_next(
+def test_job_stops_before_allocation_end_and_continues_in_next(
     slurm: SomeSlurm, here: Path
 ) -> None:
     (here / "sleepers.py").write_text(SLEEPERS)

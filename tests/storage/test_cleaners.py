@@ -116,7 +116,7 @@ def test_a_cached_tree_that_is_not_whole_is_fetched_anew(
 
 
 @pytest.mark.parametrize("harm", [harm for harm in HARMS if harm is not truncate])
-def test_so_is_a_large_tree_though_it_was_looked_through_just_now(
+def test_incomplete_large_tree_is_refetched_despite_recent_check(
     harm: Callable[[Path], None], tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Truncation is what no cleaner does; that is found by the next look at all files."""

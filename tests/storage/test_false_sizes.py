@@ -37,14 +37,14 @@ def test_a_symlink_to_it_is_refused_as_well(name: str, here: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["copy", "link", "auto"])
-def test_so_is_a_tree_of_such_files(mode: str, here: Path) -> None:
+def test_tree_of_kernel_files_is_refused(mode: str, here: Path) -> None:
     mirror = Mirror("/proc/sys/kernel/random", mode=mode)  # type: ignore[arg-type]
     with pytest.raises(UnusableInput, match="does not"), mirrored(mirror, here):
         pytest.fail("its files would be empty")
 
 
 @pytest.mark.parametrize("name", MADE_UP)
-def test_so_it_is_when_it_is_sent_to_another_host(name: str) -> None:
+def test_kernel_file_sent_to_other_host_is_refused(name: str) -> None:
     with pytest.raises(UnusableInput, match="does not"):
         all_chunks(Sender([name]), name)
 
@@ -110,7 +110,9 @@ def test_what_is_no_file_is_refused_by_name(
 
 
 @pytest.mark.parametrize(("make", "what"), [(fifo, "a FIFO"), (listening, "a socket")])
-def test_so_it_is_in_a_tree(make: Callable[[Path], None], what: str, here: Path) -> None:
+def test_special_file_in_tree_is_refused(
+    make: Callable[[Path], None], what: str, here: Path
+) -> None:
     (here / "tree").mkdir()
     make(here / "tree/odd")
     with pytest.raises(InputError, match=f"it is {what}; leave it out with exclude='odd'"):

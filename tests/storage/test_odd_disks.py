@@ -95,7 +95,7 @@ def test_a_current_folder_that_is_gone_is_named(code: str) -> None:
 
 
 @pytest.mark.parametrize("command", [("cache", "why", "a"), ("run", "j.toml"), ("run", "../s.py")])
-def test_so_it_is_for_the_command(command: tuple[str, ...]) -> None:
+def test_command_names_removed_current_folder(command: tuple[str, ...]) -> None:
     words = repr(["-m", "encamp", *command])[1:-1]
     code = f"os.execv(sys.executable, [sys.executable, {words}])"
     ended = in_no_folder(code)

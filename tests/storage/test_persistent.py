@@ -88,7 +88,9 @@ def make_executable(here: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [touch, rewrite_in_tree, add_to_tree, make_executable])
-def test_changed_inputs_make_it_anew(change: Callable[[Path], None], data: Path) -> None:
+def test_changed_inputs_recreate_persistent_folder(
+    change: Callable[[Path], None], data: Path
+) -> None:
     first = used()
     change(data)
     second = used()
@@ -110,7 +112,7 @@ def test_changed_inputs_make_it_anew(change: Callable[[Path], None], data: Path)
         ("a", Mirror("tree", exclude=("b",))),
     ],
 )
-def test_a_changed_map_makes_it_anew(other: MirrorMap, data: Path) -> None:
+def test_changed_map_recreates_persistent_folder(other: MirrorMap, data: Path) -> None:
     first = used()
     second = used(other)
     assert second != first
@@ -118,7 +120,7 @@ def test_a_changed_map_makes_it_anew(other: MirrorMap, data: Path) -> None:
     assert used(other) == second
 
 
-def test_renewing_makes_it_anew(data: Path) -> None:
+def test_renew_recreates_persistent_folder(data: Path) -> None:
     first = used()
     second = used(renew=True)
     assert second != first
@@ -219,7 +221,7 @@ def test_one_whose_input_was_damaged_stays_damaged(data: Path) -> None:
     sandbox.remove()
 
 
-def test_one_that_somebody_removed_is_made_anew(data: Path) -> None:
+def test_removed_persistent_folder_is_recreated(data: Path) -> None:
     first = used()
     shutil.rmtree(first.parent)
     second = used()

@@ -104,7 +104,7 @@ def test_death_is_told_where_it_is_sure_and_never_guessed(change: Change, dead: 
     [None, [], 7, {}, {"pid": "1"}, {"host": "h", "boot": "b", "namespace": "n", "start": None},
      {"host": "h", "boot": "b", "namespace": "n", "start": "s", "pid": "7"}],
 )  # fmt: skip
-def test_what_is_no_facts_is_none(read: object) -> None:
+def test_invalid_process_facts_are_ignored(read: object) -> None:
     assert facts_in(json.dumps(read).encode()) is None
 
 

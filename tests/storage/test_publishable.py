@@ -264,7 +264,7 @@ def test_what_can_go_home_in_no_way_is_an_error_that_names_it(
 
 
 @pytest.mark.parametrize("pattern", ["tree/odd", "tree"])
-def test_so_is_a_symlink_to_itself(pattern: str, bring: Bring, folder: Path) -> None:
+def test_symlink_to_itself_is_unusable_output(pattern: str, bring: Bring, folder: Path) -> None:
     write(folder, "tree/a")
     loop(folder / "tree/odd")
     with pytest.raises(UnusableOutput, match="which does not exist"):
@@ -272,9 +272,7 @@ def test_so_is_a_symlink_to_itself(pattern: str, bring: Bring, folder: Path) -> 
 
 
 @pytest.mark.parametrize("pattern", ["way/passwd", "way/*", "way/pass*"])
-def test_so_is_what_a_pattern_matches_beyond_a_symlink(
-    pattern: str, bring: Bring, folder: Path
-) -> None:
+def test_match_behind_symlink_is_unusable_output(pattern: str, bring: Bring, folder: Path) -> None:
     (folder / "way").symlink_to("/etc")
     with pytest.raises(UnusableOutput, match=r"outside of the task's folder"):
         bring(pattern)

@@ -592,7 +592,7 @@ def test_a_file_from_a_url_may_be_made_executable(
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_so_may_a_file_of_a_disk_without_permissions(cached: bool, here: Path) -> None:
+def test_file_from_disk_without_permissions_is_executable(cached: bool, here: Path) -> None:
     (here / "tool").write_text("#!/bin/sh\n")
     (here / "tool").chmod(0o640)
     for executable in (True, False):

@@ -51,9 +51,7 @@ def carry(writer: Writer, reader: Reader, messages: Sequence[Sequence[Buffer]]) 
 
 @given(messages=MESSAGES, seed=st.integers(0, 1 << 32))
 @settings(deadline=None, max_examples=150)
-def test_messages_come_as_they_went_however_the_stream_is_cut(
-    messages: list[list[bytes]], seed: int
-) -> None:
+def test_messages_survive_any_fragmentation(messages: list[list[bytes]], seed: int) -> None:
     near, far = socket.socketpair()
     with near, far:
         far.setblocking(False)
@@ -220,7 +218,7 @@ def test_a_message_of_no_parts_is_refused(ends: tuple[socket.socket, socket.sock
         Reader(ends[1]).read()
 
 
-def test_nobody_to_write_to_is_told(ends: tuple[socket.socket, socket.socket]) -> None:
+def test_closed_receiver_is_reported(ends: tuple[socket.socket, socket.socket]) -> None:
     writer = Writer(ends[0])
     writer.send([b"x" * (4 << 20)])
     assert writer.waiting

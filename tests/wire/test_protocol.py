@@ -69,7 +69,7 @@ def test_every_kind_of_envelope_is_read() -> None:
 
 @given(envelope=ENVELOPES)
 @settings(max_examples=400)
-def test_an_envelope_comes_back_as_it_went(envelope: Envelope) -> None:
+def test_envelope_round_trip(envelope: Envelope) -> None:
     again = decode(encode(envelope))
     assert type(again) is type(envelope)
     assert again == envelope
@@ -146,7 +146,7 @@ CALLS = st.lists(_value(protocol.Call), max_size=5)
 
 
 @given(calls=CALLS)
-def test_calls_come_back_as_they_went(calls: list[protocol.Call]) -> None:
+def test_calls_round_trip(calls: list[protocol.Call]) -> None:
     assert decode_calls(encode_calls(calls)) == calls
 
 

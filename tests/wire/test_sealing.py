@@ -70,7 +70,7 @@ def received(seal: Seal, sender: int, parts: Parts) -> object:
 
 
 @given(messages=st.lists(PARTS, max_size=8))
-def test_what_was_sealed_opens_again_in_order(messages: list[Parts]) -> None:
+def test_sealed_frames_open_in_order(messages: list[Parts]) -> None:
     agent, controller = two()
     for parts in messages:
         assert controller.open(AGENT, agent.seal(ME, parts)) == parts

@@ -33,9 +33,7 @@ class Isolation(Bound):
             "messages", "alarm", "limits",
         ],
     )  # fmt: skip
-    def test_what_a_task_does_to_its_process_does_not_reach_the_next(
-        self, cluster: Cluster, what: str
-    ) -> None:
+    def test_process_changes_do_not_reach_next_task(self, cluster: Cluster, what: str) -> None:
         before = dict(on_every_slot(cluster, work.state))
         assert set(on_every_slot(cluster, work.harm, what)) == set(before)
         assert dict(on_every_slot(cluster, work.state)) == before
