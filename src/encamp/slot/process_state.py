@@ -10,6 +10,7 @@ import _signal  # type: ignore[import-not-found]  # signal's own functions wrap 
 import ctypes
 import faulthandler
 import gc
+import logging
 import os
 import signal
 import socket
@@ -32,8 +33,6 @@ _BLOCK = int(signal.SIG_BLOCK)
 _HERE = os.PRIO_PROCESS, 0
 _ALL = 6
 """LC_ALL, as a number since `locale` is slow to import."""
-_LOGGING = "logging"
-
 
 _CAPABILITIES = (ctypes.c_uint32 * 2)(0x20080522, 0)  # the version; this thread
 _SETS = (ctypes.c_uint32 * 6)()
@@ -121,10 +120,6 @@ def _locale_name() -> str | None:
 _LOCALE = _locale.setlocale(_ALL, None)
 
 
-def _put_arguments(arguments: list[str]) -> None:
-    sys.argv = arguments[:]
-
-
 def _put_traceback_limit(limit: Any) -> None:
     if limit is not None:
         sys.tracebacklimit = limit
@@ -141,12 +136,12 @@ def _put_filters(filters: list[Any]) -> None:
     warnings.filters.extend(filters)  # type: ignore[attr-defined]
 
 
-_IN_SYS = "stdin", "stdout", "stderr", "excepthook", "displayhook", "unraisablehook"
+_IN_SYS = "stdin", "stdout", "stderr", "excepthook", "displayhook", "unraisablehook", "argv"
 _sys_attributes = partial(itemgetter(*_IN_SYS), vars(sys))
 
 
 def _put_sys_attributes(values: Any) -> None:
-    vars(sys).update(zip(_IN_SYS, values, strict=True))
+    vars(sys).update(zip(_IN_SYS, _kept(values), strict=True))
 
 
 _STREAM = attrgetter("closed", "encoding", "errors", "line_buffering", "write_through")
@@ -177,28 +172,21 @@ def _put_thread_hook(hook: Any) -> None:
 set_up_loggers: list[Any] = []
 """Loggers with settings of the program (`program_settings`), restored like the root logger."""
 
-
-def _logging() -> Any:
-    """The state of loggers; the default state if `logging` is not imported."""
-    logging = sys.modules.get(_LOGGING)
-    if logging is None:
-        return 0, [([], 30, True, False)]
-    root = logging.root
-    loggers = (root, *set_up_loggers) if set_up_loggers else (root,)
-    return root.manager.disable, [
-        (one.handlers[:], one.level, one.propagate, one.disabled) for one in loggers
-    ]
+_LOGGER = attrgetter("handlers", "level", "propagate", "disabled")
 
 
-def _put_logging(state: Any) -> None:
-    root = sys.modules[_LOGGING].root
-    root.manager.disable, states = state
-    for logger, (handlers, level, propagate, disabled) in zip(
-        (root, *set_up_loggers), states, strict=True
-    ):
-        logger.handlers[:] = handlers
-        logger.propagate, logger.disabled = propagate, disabled
-        logger.setLevel(level)
+def _loggers() -> Any:
+    return [*map(_LOGGER, set_up_loggers)]
+
+
+def _put_loggers(states: Any) -> None:
+    for logger, state in zip(set_up_loggers, states, strict=True):
+        _put_logger(logger, state)
+
+
+def _put_logger(logger: Any, state: Any) -> None:
+    logger.handlers[:], level, logger.propagate, logger.disabled = state
+    logger.setLevel(level)
 
 
 def _put_dumps(enabled: bool) -> None:
@@ -227,7 +215,6 @@ _ASPECTS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
     (_sys_attributes, _put_sys_attributes),
     *((partial(_STREAM, one), partial(_put_stream, one)) for one in _streams_own),
     (_input, _cannot_unread),
-    (partial(getattr, sys, "argv"), _put_arguments),
     (partial(vars(sys).get, "tracebacklimit"), _put_traceback_limit),
     (partial(getattr, warnings, "filters"), _put_filters),
     (sys.gettrace, sys.settrace),
@@ -238,7 +225,9 @@ _ASPECTS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
     (gc.isenabled, lambda enabled: (gc.enable if enabled else gc.disable)()),
     (gc.get_threshold, lambda threshold: gc.set_threshold(*threshold)),
     (gc.get_debug, gc.set_debug),
-    (_logging, _put_logging),
+    (partial(getattr, logging.root.manager, "disable"), logging.disable),
+    (partial(_LOGGER, logging.root), partial(_put_logger, logging.root)),
+    (_loggers, _put_loggers),
     (faulthandler.is_enabled, _put_dumps),
 ]
 """For each property of the process that a call may change: how to read it, how to restore it.
@@ -253,7 +242,7 @@ _UNREADABLE = object()
 
 def properties(handlers: Mapping[int, Any]) -> list[Any]:
     """All properties as they are now, with some signals' ``handlers`` as given."""
-    found = [value[:] if type(value) is list else value for value in map(_read, _LOOKS)]
+    found = list(map(_kept, map(_read, _LOOKS)))
     for number, handler in handlers.items():
         found[_AT_HANDLERS][SIGNALS.index(number)] = handler
     return found
@@ -266,6 +255,11 @@ def restored(before: list[Any]) -> bool:
     except Exception:  # noqa: BLE001 - each function has its own errors
         now = [*map(_read, _LOOKS)]
     return now == before or _put_back(now, before)
+
+
+def _kept(value: Any) -> Any:
+    """A copy of lists, also in tuples, which a call may change in place."""
+    return type(value)(map(_kept, value)) if type(value) in (list, tuple) else value
 
 
 def _read(look: Callable[[], Any]) -> Any:

@@ -10,8 +10,7 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from types import FunctionType
 from typing import Any, ClassVar
 
@@ -45,14 +44,16 @@ from encamp.wire.protocol import Received
 __all__ = ["ClusteredMachine", "Here", "run_task", "task_here"]
 
 
-@dataclass(frozen=True, eq=False)
 class Here:
     """The task that runs in a slot, the place in its id, and the virtual machine it belongs to."""
 
-    place: int
-    task: CurrentTask
-    mail: Mailbox
-    vm: Any = None
+    def __init__(self, place: int, task: CurrentTask, vm: Any) -> None:
+        self.place, self.task, self.vm = place, task, vm
+
+    @cached_property
+    def mail(self) -> Mailbox:
+        """The task's mailbox."""
+        return Mailbox(partial(_fetch_in_task, self.vm, self.task))
 
 
 running: dict[int, Here] = {}
@@ -321,7 +322,7 @@ def _check_call(function: object, count: object) -> None:
         raise PyOpusError(f"only a callable can be spawned, not {function!r}")
     number = as_whole(count)
     if count is not None and (number is None or number < 0):
-        raise PyOpusError(f"count must be None or a whole number, 0 or more, not {count!r}")
+        raise PyOpusError(f"count must be None or an integer, 0 or more, not {count!r}")
 
 
 def checked_timeout(timeout: Any) -> float | None:
@@ -364,10 +365,10 @@ def run_task(
     kwargs: dict[str, Any],
 ) -> Any:
     """Run a task's function in a slot, with its folder and its mailbox."""
-    me, worker = current_task(), f"{vm.subsystem}WORKER"
-    running[me.id] = Here(place, me, Mailbox(partial(_fetch_in_task, vm, me)), vm)
+    me = current_task()
+    running[me.id] = Here(place, me, vm)
     if vm.debug:
-        vm._debug(worker, f"task {vm.taskID()} begins on {me.host}")
+        vm._debug(f"{vm.subsystem}WORKER", f"task {vm.taskID()} begins on {me.host}")
     try:
         if vm.mirrorList is None and vm._startup is None:
             return function(*args, **kwargs)  # the slot restores its current folder
@@ -377,7 +378,7 @@ def run_task(
         return None
     finally:
         if vm.debug:
-            vm._debug(worker, f"task {vm.taskID()} ends on {me.host}")
+            vm._debug(f"{vm.subsystem}WORKER", f"task {vm.taskID()} ends on {me.host}")
         del running[me.id]
 
 
