@@ -1,4 +1,4 @@
-"""What all virtual machines of the dialect do alike on a cluster: spawn, send, receive, end.
+"""The part that all virtual machines of the dialect share on a cluster: spawn, send, receive, end.
 
 Subclasses define the ids and the facts about hosts.
 """
@@ -61,7 +61,7 @@ running: dict[int, Here] = {}
 
 
 def task_here() -> Here | None:
-    """The calling task, also in threads that it has started; None in the spawner.
+    """The calling task, even in threads that it has started; None in the spawner.
 
     If tasks run in the spawner's process, threads that they start count as the spawner's.
     """
@@ -180,7 +180,7 @@ class ClusteredMachine(VirtualMachine):
     ) -> tuple[Any, ...] | None:
         """See `VirtualMachine.receiveMessage`.
 
-        Raises `ClusterError` if the whole cluster is gone, so that waiting again is useless.
+        Raises `ClusterError` if the whole cluster has ended, so that waiting again is useless.
         """
         wait = checked_timeout(timeout)
         return self._received(self._mail().get, wait, fromDestination)
