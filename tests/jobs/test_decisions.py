@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import os
 import signal
@@ -13,7 +14,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from msgspec.structs import replace
@@ -34,8 +36,10 @@ from encamp.errors import (
 )
 from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal.journal import Journal
+from encamp.jobs.journal.lines import Record
 from encamp.jobs.run import publisher as publisher_module
 from encamp.jobs.run import run as run_module
+from encamp.jobs.run.outcomes import Outcomes
 from encamp.jobs.run.retries import MOST_LOSSES
 from encamp.jobs.run.run import WINDOW
 from encamp.jobs.worker.attempt import Abandoned
@@ -120,6 +124,20 @@ def test_a_module_that_a_worker_lacks_is_named_and_what_to_do(here: Path) -> Non
     assert report.state == "failed"
     assert "the worker cannot import 'not_there'; install it there" in report.why
     assert (report.attempts[0].error_type, report.log_tail) == ("StepFailed", "tail")
+
+
+def test_a_module_that_had_to_be_sent_along_costs_the_task_no_try(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("sent_along.py").write_text("def step():\n    pass\n")
+    monkeypatch.syspath_prepend(here)
+    job = encamp.Job("job", to="out", retries=1)
+    job.add("a", encamp.call(importlib.import_module("sent_along").step))
+    pool = Scripted({"a": [failed(NotImportable("sent_along")), STEP, GOOD]})
+    report = run(job, pool)["a"]
+    assert report.state == "done"
+    assert pool.numbers("a") == [1, 1, 2]
+    assert [attempt.number for attempt in report.attempts] == [1, 2]
 
 
 def test_each_attempt_says_all_that_came_of_it(here: Path) -> None:
@@ -359,6 +377,86 @@ def test_nothing_gets_its_name_unless_the_disk_has_the_journal_s_record_of_it(
     assert report["a"].state == "failed"
     assert "input/output error" in report["a"].why
     assert list(Path("out/a").iterdir()) == []
+
+
+def test_nothing_gets_its_name_if_the_journal_cannot_record_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Journal.write
+
+    def full(journal: Journal, *records: Record) -> list[bytes]:
+        if any(record.event == "publishing" for record in records):
+            raise DiskFull(str(journal.file), 100, 10)
+        return write(journal, *records)
+
+    monkeypatch.setattr(Journal, "write", full)
+    job = encamp.Job("job", to="out")
+    job.add("a", "true", outputs={"x": "a"})
+    report = run(job, Scripted({"a": [partial(_well, name="a")]}))
+    assert report["a"].state == "failed"
+    assert "is full" in report["a"].why
+    assert list(Path("out/a").iterdir()) == []
+
+
+def test_of_what_is_rescued_the_journal_knows_before_and_the_disk_has_the_name_then(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut in between leaves no file of which nobody knows whose it is."""
+    order: list[str] = []
+
+    def noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any, **options: Any) -> Any:
+            order.append(name)
+            return function(*args, **options)
+
+        return noted
+
+    monkeypatch.setattr(Journal, "flush", noting("journal", Journal.flush))
+    for name in ("publish", "flush_folders"):
+        function = noting(name, getattr(publisher_module, name))
+        monkeypatch.setattr(publisher_module, name, function)
+    job = encamp.Job("job", to="out")
+    job.add("a", "true", on_failure="left")
+
+    def bad(work: Work) -> Outcome:
+        return Outcome(error=STEP.error, rescued=[_staged(work, "left")])
+
+    assert len(run(job, Scripted({"a": [bad]}))["a"].rescued) == 1
+    assert order[:3] == ["journal", "publish", "flush_folders"]
+
+
+def test_a_lost_attempt_began_when_its_slot_was_free() -> None:
+    times = iter([5.0, 9.0])
+    clock: Any = SimpleNamespace(now=lambda: next(times))
+    outcomes = Outcomes(cast(Any, None), clock)
+    outcomes.note(Where("node1", "slot-2", 7))
+    lost: Any = Future()
+    lost.host, lost.slot = "node1", 2
+    lost.set_exception(LOST)
+    outcome = outcomes.of("a", lost, 1.0, stopping=False)
+    assert outcome.phases == [Span("lost", 5.0, 4.0)]
+    assert outcome.where == Where("node1", "slot-2", 0)
+
+
+def test_a_log_is_flushed_before_it_gets_its_name(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush, flushed = publisher_module.flush_copies, []
+
+    def noted(copies: Iterable[Staged], others: Iterable[Path]) -> dict[Any, OSError]:
+        copies = list(copies)
+        flushed.extend(Path(str(one.final)).name for one in copies)
+        return flush(copies, others)
+
+    def outcome(work: Work) -> Outcome:
+        logs = Path("out/job.job/logs").absolute()
+        part = logs / f".encamp-{work.token}-log"
+        log = replace(_staged_at(part, logs / "a.1.log"), flushed=False)
+        return Outcome(error=STEP.error, log=log)
+
+    monkeypatch.setattr(publisher_module, "flush_copies", noted)
+    assert run(job_of("a"), Scripted({"a": [outcome]}))["a"].log == "logs/a.1.log"
+    assert flushed == ["a.1.log"]
 
 
 def _well(work: Work, *, name: str) -> Outcome:

@@ -70,6 +70,22 @@ def test_a_name_that_an_unselected_task_has_published_is_not_taken(here: Path) -
     assert "task other" in report["thief"].why
 
 
+def test_what_a_pattern_of_an_unselected_task_has_published_is_not_taken(here: Path) -> None:
+    """What a pattern matches is known only from the journal."""
+
+    def job(second: str) -> encamp.Job:
+        job = encamp.Job("job", to="out")
+        job.add("a", encamp.command("echo a > x.txt", shell=True), outputs="*.txt")
+        job.add("b", encamp.command(f"echo b > {second}.txt", shell=True), outputs="*.txt")
+        return job
+
+    job("y").run(slots=2)
+    report = job("x").run(only="b", check=False, slots=1)
+    assert report["b"].state == "failed"
+    assert "task a" in report["b"].why
+    assert Path("out/x.txt").read_text() == "a\n"
+
+
 def test_a_name_that_an_unselected_task_has_given_up_is_free_for_others(here: Path) -> None:
     def job(first: str, second: str) -> encamp.Job:
         job = encamp.Job("job", to="out")
