@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import encamp
 from encamp.jobs.plan.name_changed_inputs import JobInputs
 from encamp.jobs.report.report_files import read_report
@@ -55,6 +57,28 @@ def test_the_input_that_changed_is_named(here: Path) -> None:
     Path("results/strips.job/job-inputs.json").write_text("[broken")
     Path("models/ff.lib").write_text("better")
     assert why(strips().run(slots=2), "s2") == "a job input changed"
+
+
+def test_a_moved_project_runs_again_and_says_where_its_inputs_were(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "old").mkdir()
+    monkeypatch.chdir(here / "old")
+    Path("a.in").write_text("a")
+
+    def job() -> encamp.Job:
+        made = encamp.Job("moved", to="results")
+        made.add("a", "cp a.in a.out", mirror="a.in", outputs="a.out")
+        return made
+
+    assert job().run(slots=1)["a"].state == "done"
+    (here / "old").rename(here / "new")
+    monkeypatch.chdir(here / "new")
+    assert why(job().run(dry_run=True), "a") == f"an input changed: a.in was {here}/old/a.in before"
+    report = job().run(slots=1)
+    assert report["a"].state == "done"
+    assert Path("results/a.out").read_text() == "a"
+    assert job().run(slots=1)["a"].state == "up to date"
 
 
 def test_only_first_of_many_inputs_are_listed(here: Path) -> None:

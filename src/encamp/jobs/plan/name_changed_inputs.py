@@ -55,7 +55,10 @@ def which(before: Sequence[InputFile], now: Sequence[InputFile]) -> str:
             if len(before) in (_KEPT, _KEPT_OF_JOB):
                 continue  # it may have been one of those that were not kept
             return f"{_named(one)} is new"
-        if was[one.target] != one:
+        earlier = was[one.target]
+        if earlier.path != one.path:
+            return f"{_named(one)} was {_named(earlier)} before"
+        if earlier != one:
             return _named(one)
     there = {one.target for one in now}
     gone = [one for one in before if one.target not in there]
