@@ -16,16 +16,9 @@ import msgspec
 
 from encamp.attempt_facts import Published
 from encamp.errors import BadJob, NoMatch, TargetConflict
+from encamp.storage.inputs.exclude import path_excluded
 from encamp.storage.inputs.globs import escape, matches
-from encamp.storage.inputs.mirror import (
-    Mirror,
-    MirrorMap,
-    Mode,
-    as_mirrors,
-    left_out,
-    renamed,
-    safe_target,
-)
+from encamp.storage.inputs.mirror import Mirror, MirrorMap, Mode, as_mirrors, renamed, safe_target
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.urls import is_url, without_scheme
 
@@ -172,7 +165,7 @@ def chosen(wanted: OutputsOf, made: Iterable[PublishedOutputs], to: Path) -> dic
         folders = _folders(one.outputs, to)
         for published in one.published:
             inner = _inner(wanted.pattern, published.path, top, folders)
-            if inner is None or left_out(inner, wanted.exclude):
+            if inner is None or path_excluded(inner, wanted.exclude):
                 continue
             name = renamed(wanted.rename, inner.name)
             target = str(safe_target(wanted.to) / inner.parent / name)

@@ -23,7 +23,8 @@ from encamp.jobs.steps import Task
 from encamp.reports import MOST_COUNTED
 from encamp.storage import urls
 from encamp.storage.disk.safe_destination import Trust, opened, trust_in
-from encamp.storage.inputs.mirror import Item, left_out
+from encamp.storage.inputs.exclude import path_excluded
+from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.possible_paths import may_make
 from encamp.storage.inputs.tree import tree_state
 from encamp.storage.outputs.publish import flush_folders, intact
@@ -198,7 +199,7 @@ class OrphanWatch:
             inner = path.removeprefix(f"{top}/")
             if (
                 inner != path
-                and not left_out(PurePosixPath(inner), item.exclude)
+                and not path_excluded(PurePosixPath(inner), item.exclude)
                 and os.path.lexists(path)
             ):
                 yield path

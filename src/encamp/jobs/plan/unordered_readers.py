@@ -22,12 +22,13 @@ from encamp.jobs.definition import JobDefinition
 from encamp.jobs.plan.graph import Graph
 from encamp.jobs.steps import Task
 from encamp.storage.disk.one_name import one_name
+from encamp.storage.inputs.exclude import all_excluded
 from encamp.storage.inputs.globs import escape, fixed_start, is_glob, may_meet, names_may_meet
 from encamp.storage.inputs.mirror import Mirror, Planner, find
 from encamp.storage.inputs.possible_paths import (
     BELOW,
     Reach,
-    left_out,
+    names_below,
     read_at,
     read_by,
     symlinks_to,
@@ -275,7 +276,7 @@ class _Check:
             for read, exclude in reaches
             for published in self._published
             for writes in published.read(read)
-            if not left_out(writes.reach, read, exclude)
+            if not all_excluded(names_below(writes.reach, read), exclude)
         ]
 
     def _matches(self, mirror: Mirror) -> list[Path]:

@@ -19,9 +19,10 @@ from encamp.errors import BadJob, NoMatch, TargetConflict, UnsafeTarget, Unusabl
 from encamp.storage.disk.copy import check_size
 from encamp.storage.disk.disk import Disks
 from encamp.storage.disk.holes import allocated
+from encamp.storage.inputs.exclude import path_excluded
 from encamp.storage.inputs.globs import escape, is_glob, matches
 from encamp.storage.inputs.skipped_folders import SkippedFolders
-from encamp.storage.inputs.tree import TreeState, excluded, special, tree_state, why_unusable
+from encamp.storage.inputs.tree import TreeState, special, tree_state, why_unusable
 from encamp.storage.local_storage import local_storage_path
 from encamp.storage.maps import each_of
 from encamp.storage.shared_folders import Portable, SharedPath, below, local, portable
@@ -274,8 +275,8 @@ class Planner:
         found, but = False, ""
         for path in find(mirror.pattern, self._base, literal=mirror.literal):
             inner = PurePosixPath(*path.parts[depth:]) if depth else PurePosixPath(path.name)
-            if left_out(inner, mirror.exclude):
-                but = "all its matches are excluded"
+            if path_excluded(inner, mirror.exclude):
+                but = "what it matches is excluded"
                 continue
             if skipped and skipped.holds(path):
                 but = _SKIPPED
@@ -450,7 +451,7 @@ def is_here(item: Item) -> bool:
 def _remote_items(mirror: Mirror, folder: PurePosixPath) -> Iterator[Item]:
     found = False
     for file in find_remote(mirror.pattern):
-        if left_out(file.inner, mirror.exclude):
+        if path_excluded(file.inner, mirror.exclude):
             continue
         found = True
         name = renamed(mirror.rename, file.inner.name)
@@ -471,12 +472,6 @@ def _remote_items(mirror: Mirror, folder: PurePosixPath) -> Iterator[Item]:
 def plan(mirrors: Iterable[Mirror], base: Path) -> list[Item]:
     """`Planner.plan` for patterns that start from ``base``."""
     return Planner(base).plan(mirrors)
-
-
-def left_out(path: PurePosixPath, patterns: tuple[str, ...]) -> bool:
-    """Whether a path of a folder, or a folder that contains it, is excluded."""
-    ways = (path, *path.parents[:-1])
-    return any(excluded(way.name, str(way), patterns) for way in ways)
 
 
 def renamed(template: str | None, name: str) -> str:

@@ -12,7 +12,6 @@ from encamp.storage.disk.one_name import one_name
 from encamp.storage.inputs.globs import escape, is_glob, may_meet
 from encamp.storage.inputs.mirror import Mirror, renamed
 from encamp.storage.inputs.skipped_folders import split
-from encamp.storage.inputs.tree import excluded
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.urls import is_url, url_parts
 
@@ -124,18 +123,7 @@ def may_make(output: Output, path: str, to: Path) -> bool:
     return names[:depth] == reach.start and may_meet(tuple(map(escape, names[depth:])), reach.rest)
 
 
-def left_out(reach: Reach, read: Reach, exclude: tuple[str, ...]) -> bool:
-    """Whether all that ``reach`` publishes is excluded from what ``read`` matches.
-
-    If an output's name is known only as a pattern, it counts as excluded if ``exclude`` contains
-    the same pattern.
-    """
-    if not exclude:
-        return False
+def names_below(reach: Reach, read: Reach) -> list[str]:
+    """The names, or patterns for them, of what ``reach`` publishes below a tree of ``read``."""
     top = len(read.start) if len(read.rest) < 2 else len(read.whole) - 1
-    names = [name for name in (*reach.start, *reach.rest)[top:] if name != BELOW]
-    paths = ("/".join(names[:number]) for number in range(1, len(names) + 1))
-    return any(
-        excluded(name, path, exclude) or name in exclude
-        for name, path in zip(names, paths, strict=True)
-    )
+    return [name for name in (*reach.start, *reach.rest)[top:] if name != BELOW]

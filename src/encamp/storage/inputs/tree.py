@@ -8,7 +8,6 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +18,7 @@ from encamp.errors import SourceChanged, UnusableInput
 from encamp.storage.disk.copy import copy_file
 from encamp.storage.disk.disk import Disks
 from encamp.storage.disk.holes import allocated
+from encamp.storage.inputs.exclude import entry_excluded
 from encamp.storage.local_storage import local_storage_path
 from encamp.storage.real_paths import is_below
 
@@ -218,7 +218,7 @@ def walk(tree: Path, exclude: tuple[str, ...] = (), *, is_copy: bool = False) ->
         folders = []
         for found in _listed(tree, inner):
             path = f"{inner}/{found.name}" if inner else found.name
-            if exclude and excluded(found.name, path, exclude):
+            if exclude and entry_excluded(found.name, path, exclude):
                 continue
             entry = _entry(found, path, None if is_copy else part)
             if entry is None:
@@ -340,17 +340,3 @@ def special(status: os.stat_result) -> str:
     """The kind of something that is neither file, folder nor symlink."""
     kinds = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
     return next((name for test, name in kinds if test(status.st_mode)), "a device")
-
-
-def excluded(name: str, path: str, patterns: tuple[str, ...]) -> bool:
-    """Whether an exclude pattern matches a name, or a path below a tree.
-
-    A pattern that begins with a slash is for a path from the top of the tree on.
-    """
-    return any(_excludes(pattern.rstrip("/"), name, path) for pattern in patterns)
-
-
-def _excludes(pattern: str, name: str, path: str) -> bool:
-    if "/" not in pattern:
-        return fnmatch(name, pattern)
-    return fnmatch(f"/{path}" if pattern.startswith("/") else path, pattern)

@@ -10,7 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from encamp.errors import UnusableInput
 from encamp.storage.cache.cache import HostCache
-from encamp.storage.inputs.mirror import Item, left_out
+from encamp.storage.inputs.exclude import path_excluded
+from encamp.storage.inputs.mirror import Item
 from encamp.storage.shared_folders import local
 
 _CHUNK = 1 << 20
@@ -42,7 +43,7 @@ class Unchanged:
         while above := above.rpartition("/")[0]:
             if (item := self._trees.get(above)) is not None:
                 inner = path[len(above) :]
-                was_put_there = not left_out(PurePosixPath(inner[1:]), item.exclude)
+                was_put_there = not path_excluded(PurePosixPath(inner[1:]), item.exclude)
                 return (item, inner) if was_put_there else None
         return None
 
