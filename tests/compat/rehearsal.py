@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from encamp.cluster.events import Host
 from encamp.cluster.spawn_options import SpawnOptions
 from encamp.compat.pyopus.base import MsgTaskExit, MsgTaskResult, VirtualMachine
+from encamp.compat.pyopus.mailbox import Finish
 from encamp.compat.pyopus.mpi import MPIHostID, MPITaskID
-from encamp.compat.pyopus.spawner import Finish
 from encamp.slot.slot import Received
 
 

@@ -23,8 +23,8 @@ from encamp.compat.pyopus.base import (
     TaskID,
 )
 from encamp.compat.pyopus.cooperative import OpusOS
+from encamp.compat.pyopus.mailbox import letter
 from encamp.compat.pyopus.mpi import MPI, MPIHostID, MPITaskID
-from encamp.compat.pyopus.spawner import letter
 from encamp.errors import CannotTravel, ClusterClosed, EngineFailed, NoMatch, UnsafeTarget
 from encamp.wire.protocol import Received
 

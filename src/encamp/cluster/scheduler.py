@@ -10,19 +10,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from encamp.cluster.records import WAITING, HostRecord, SlotRecord, TaskRecord
+from encamp.cluster.sent_ahead import HORIZON, MOST_CALLS, OVERHEAD, UNDIVIDED
 from encamp.cluster.spawn_options import PLAIN, Need
 from encamp.errors import MEMORY, NoSuchHost, NotEnough
-
-HORIZON = 0.02
-"""Seconds of work that are sent ahead to a slot, so that it need not wait for more."""
-_OVERHEAD = 5e-6
-"""Seconds of a slot for a call in addition to the call's own time."""
-_UNDIVIDED = 0.001
-"""Seconds of waiting work that are not divided between busy slots: they would wait for it longer
-than they would gain."""
-_MOST = 4000
-"""Maximum number of calls that are sent ahead to a slot."""
-
 
 Assignment = tuple[SlotRecord, list[TaskRecord]]
 
@@ -234,8 +224,8 @@ class Scheduler:
         limit = max(1, len(queue) // (2 * self.slots)) if not need.alone else 1
         tasks: list[TaskRecord] = []
         backlog, count = slot.backlog, len(slot.ahead)
-        undivided = backlog + _UNDIVIDED if count else 0.0
-        while queue and count < _MOST and (len(tasks) < limit or backlog < undivided):
+        undivided = backlog + UNDIVIDED if count else 0.0
+        while queue and count < MOST_CALLS and (len(tasks) < limit or backlog < undivided):
             seconds = queue[0].function.timing.seconds
             if count and (seconds < 0 or backlog + seconds > HORIZON):
                 break
@@ -245,9 +235,9 @@ class Scheduler:
             tasks.append(task)
             count += 1
             if seconds < 0:
-                backlog += _OVERHEAD
+                backlog += OVERHEAD
                 break
-            backlog += seconds + _OVERHEAD
+            backlog += seconds + OVERHEAD
         if not tasks:
             return None
         host = slot.host
@@ -281,7 +271,7 @@ class Scheduler:
         task.left()
         if ahead:
             seconds = task.function.timing.seconds
-            left = slot.backlog - (seconds + _OVERHEAD if seconds > 0 else _OVERHEAD)
+            left = slot.backlog - (seconds + OVERHEAD if seconds > 0 else OVERHEAD)
             slot.backlog = left if left > 0 else 0.0
             self.ahead -= 1
             if left < HORIZON / 2 and not slot.closed:

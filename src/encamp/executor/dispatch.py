@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from inspect import GEN_CREATED, getgeneratorstate
 from typing import Any
 
-from encamp.cluster.scheduler import HORIZON
-from encamp.cluster.task import SpawnedTask, usual_seconds
+from encamp.cluster.sent_ahead import calls_ahead
 from encamp.errors import BadJob, ClusterClosed
 from encamp.executor.mapping import cancel_all
 
@@ -19,9 +18,6 @@ Job = Callable[[], Any] | Sequence[Any] | None
 user's own; or a function alone. None: no job until there is another result."""
 Collector = Callable[[int, Any, Any], object] | Generator[Any, tuple[int, Any, Any], Any]
 """Receives index, job and result: a function as three arguments, a generator as one tuple."""
-
-MOST_AHEAD = 100
-"""The most jobs per slot that wait, if ``prefetch`` is not given."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +109,6 @@ class Dispatch:
 
 
 _NO_MORE: Any = object()
-
-
-def calls_ahead(task: Future[Any]) -> int:
-    """How many calls like this one keep a slot busy while the next are being sent."""
-    seconds = usual_seconds(task) if isinstance(task, SpawnedTask) else -1.0
-    return 0 if seconds < 0 else int(min(HORIZON / max(seconds, 1e-6), MOST_AHEAD))
 
 
 def _call_of(job: Any, index: int) -> tuple[Callable[..., Any], Iterable[Any], dict[str, Any]]:

@@ -25,16 +25,8 @@ from encamp.compat.pyopus.base import (
     TaskID,
     VirtualMachine,
 )
-from encamp.compat.pyopus.spawner import (
-    HERE,
-    Finish,
-    Finished,
-    Mailbox,
-    Spawner,
-    is_letter,
-    letter,
-    opened,
-)
+from encamp.compat.pyopus.mailbox import HERE, Finish, Finished, Mailbox, is_letter, letter
+from encamp.compat.pyopus.spawner import Spawner, opened
 from encamp.errors import ClusterClosed, ClusterError, EngineFailed
 from encamp.number_checks import as_number, as_whole
 from encamp.slot.slot import CurrentTask, current_task, slot_here

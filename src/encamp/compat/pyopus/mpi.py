@@ -18,7 +18,7 @@ from typing import Any
 
 from encamp.compat.pyopus.base import HostID, TaskID
 from encamp.compat.pyopus.clustered import no_task, task_here
-from encamp.compat.pyopus.jobs import JobMachine
+from encamp.compat.pyopus.job_machine import JobMachine
 from encamp.compat.pyopus.spawner import Spawner, open_under_mpirun, spawner_here
 
 __all__ = ["MPI", "MPIHostID", "MPITaskID"]

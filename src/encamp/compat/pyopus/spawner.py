@@ -10,10 +10,8 @@ from __future__ import annotations
 import atexit
 import socket
 import sys
-import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from encamp import cores_and_memory
 from encamp.cluster.print_output import show, show_lines_at_once
 from encamp.cluster.spawn_options import SpawnOptions
+from encamp.compat.pyopus.dispatched_jobs import DispatchedJobs
+from encamp.compat.pyopus.mailbox import Finish, Mailbox, letter
 from encamp.errors import ClusterClosed, EncampError, NoSuchHost, TaskKilled
-from encamp.executor.dispatch import calls_ahead
 from encamp.executor.mapping import cancel_all
 from encamp.slot.slot import in_a_call
 
@@ -32,123 +31,6 @@ if TYPE_CHECKING:
     from encamp.cluster.events import Host
     from encamp.cluster.records import SlotRecord
     from encamp.cluster.task import SpawnedTask
-
-
-_LETTER = "pyopus letter"
-
-
-def letter(place: int, message: Any) -> tuple[str, int, Any]:
-    """A message as it is sent, with its sender's place: a slot, or a PVM host's id.
-
-    (It is a tuple: pickling an object of a class takes as long as everything else for a small
-    message.)
-    """
-    return _LETTER, place, message
-
-
-def is_letter(what: Any) -> bool:
-    """Whether an object is a result of `letter`."""
-    return type(what) is tuple and len(what) == 3 and what[0] == _LETTER
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """Sent to tasks when the program ends: tasks that wait for messages end."""
-
-
-class Finished(BaseException):
-    """Raised in a task that waits for a message when the program ends."""
-
-
-HERE = -1.0
-"""Passed in place of a timeout: return only messages that were already read."""
-
-
-class Mailbox:
-    """Messages for one task; those that arrive while others are wanted are kept, in order.
-
-    ``fetch`` waits for some seconds or forever (None); with `HERE` it returns only messages that
-    were read already. It returns ``(sender, message)``, None on timeout, or ``()`` for a
-    message that is not for the user.
-    """
-
-    def __init__(self, fetch: Callable[[float | None], tuple[Any, ...] | None]) -> None:
-        self._fetch = fetch
-        self._kept: deque[tuple[Any, ...]] = deque()
-
-    def get(self, wait: float | None, sender: object = None) -> tuple[Any, ...]:
-        """The next message (of one sender), or ``()`` if none arrives in ``wait`` seconds."""
-        for kept in self._kept:
-            if sender is None or sender == kept[0]:
-                self._kept.remove(kept)
-                return kept
-        deadline = None if wait is None else time.monotonic() + wait
-        left = wait
-        while (come := self._fetch(left)) is not None:
-            if come and (sender is None or sender == come[0]):
-                return come
-            if come:
-                self._kept.append(come)
-            if deadline is not None:
-                left = max(0.0, deadline - time.monotonic())
-        return ()
-
-    def here(self) -> tuple[Any, ...]:
-        """The next message that was read already, or ``()``; quicker than checking for new ones."""
-        if self._kept:
-            return self._kept.popleft()
-        while (come := self._fetch(HERE)) == ():
-            pass
-        return come or ()
-
-    @property
-    def empty(self) -> bool:
-        """Whether no message is kept."""
-        return not self._kept
-
-    def holds(self, sender: object = None) -> bool:
-        """Whether a message (of one sender) has arrived; does not wait."""
-        found = self.get(0, sender)
-        if found:
-            self._kept.appendleft(found)
-        return bool(found)
-
-
-_JOB = SpawnOptions(at_once=True)
-
-
-class Jobs:
-    """The jobs of a spawner that are running, and ended ones that were not asked for yet."""
-
-    def __init__(self, cluster: Cluster | None) -> None:
-        self._cluster = cluster
-        self.running: dict[int, SpawnedTask] = {}
-        self.ended: deque[SpawnedTask] = deque()
-        self.ahead = 0
-        """How many more may wait at each slot, going by how long the last one took."""
-
-    def start(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> SpawnedTask:
-        """Run a function in a slot that the cluster chooses."""
-        if self._cluster is None:
-            raise ClusterClosed("the virtual machine")
-        task = self._cluster._spawn(function, args, kwargs, _JOB)
-        self.running[task.id] = task
-        task.add_done_callback(self._has_ended)
-        return task
-
-    def _has_ended(self, task: Any) -> None:
-        """Called in the thread that drives the cluster's pump."""
-        self.ahead = calls_ahead(task)
-        self.ended.append(task)
-        self.running.pop(task.id, None)  # last, as another thread may see it in both, not in none
-
-    def wait(self) -> bool:
-        """Wait until one has ended or the cluster has a message; False if none can end."""
-        if self._cluster is None or not (self.running or self.ended):
-            return False
-        return self._cluster._wait_for(self.ended.__len__)
 
 
 @dataclass(eq=False)
@@ -193,7 +75,7 @@ class Spawner:
         """Numbers of tasks whose errors are raised elsewhere, so that they are not printed."""
         self.killed: set[int] = set()
         """Numbers of tasks that the program itself has killed."""
-        self.jobs = Jobs(cluster)
+        self.jobs = DispatchedJobs(cluster)
         self._known: set[int] = set()
         """Numbers of tasks whose results have arrived, until their exits have."""
         self._live: dict[int, SlotRecord] = {}
@@ -278,9 +160,7 @@ class Spawner:
 
     def room_for_jobs(self, *, ahead: bool) -> int:
         """How many more jobs can be started; with ``ahead``, more short ones than slots."""
-        slots = sum(len(host.free) for host in self._used())
-        there = len(self.jobs.running) + len(self.jobs.ended)
-        return slots * (1 + self.jobs.ahead * ahead) - there
+        return self.jobs.room(sum(len(host.free) for host in self._used()), ahead=ahead)
 
     def free_of(self, host: SpawnerHost) -> set[int]:
         """The free slots of a host."""
@@ -289,20 +169,7 @@ class Spawner:
     @property
     def jobs_in(self) -> dict[int, int]:
         """Slot → number of the job that it runs; waiting jobs are assigned to free slots."""
-        if not self.jobs.running:
-            return {}
-        at: dict[SlotRecord | None, int] = {}
-        waiting = []
-        for task in list(self.jobs.running.values()):
-            record = None if self.cluster is None else self.cluster._slot_of(task)
-            if record is None:
-                waiting.append(task.id)
-            else:
-                at.setdefault(record, task.id)
-        slots = {record: slot for slot, record in self._live.items()}
-        found = {slots[record]: number for record, number in at.items() if record in slots}
-        others = (slot for one in self._used() for slot in one.free if slot not in found)
-        return found | dict(zip(others, waiting, strict=False))
+        return self.jobs.in_slots(self._live, (n for one in self._used() for n in one.free))
 
     def where(self) -> Mapping[int, SlotRecord]:
         """Slot → what the cluster has for it."""

@@ -1,0 +1,26 @@
+"""How many calls are sent ahead to a slot, so that it need not wait for more."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+from encamp.cluster.task import SpawnedTask, usual_seconds
+
+HORIZON = 0.02
+"""Seconds of work that are sent ahead to a slot."""
+OVERHEAD = 5e-6
+"""Seconds of a slot for a call in addition to the call's own time."""
+UNDIVIDED = 0.001
+"""Seconds of waiting work that are not divided between busy slots: they would wait for it longer
+than they would gain."""
+MOST_CALLS = 4000
+"""Calls that are sent ahead to a slot, at most."""
+MOST_JOBS = 100
+"""Jobs of a dispatch that are taken ahead for a slot, at most, if ``prefetch`` is not given."""
+
+
+def calls_ahead(task: Future[Any]) -> int:
+    """How many calls like this one keep a slot busy while the next are being sent."""
+    seconds = usual_seconds(task) if isinstance(task, SpawnedTask) else -1.0
+    return 0 if seconds < 0 else int(min(HORIZON / max(seconds, 1e-6), MOST_JOBS))
