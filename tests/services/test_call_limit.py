@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from encamp.loop.pump import Pump
-from encamp.services.registry.call_limit import Watch
+from encamp.services.registry.probes import Probes
 from encamp.services.registry.server_pool import ServerRecord
 
 LIMIT = 4.0
@@ -59,12 +59,12 @@ class Watched:
         self.asked = 0
         self.overdue: list[int] = []
         pump: Pump = clock  # type: ignore[assignment]
-        self.watch = Watch(pump, LIMIT, lambda: self.servers, self._ask, self._end)
+        self.probes = Probes(pump, LIMIT, lambda: self.servers, self._ask, self._end)
 
     def _ask(self, server: ServerRecord) -> None:
         self.asked += 1
         if self.answers:
-            self.watch.answered(server.address)
+            self.probes.answered(server.address)
 
     def _end(self, server: ServerRecord) -> None:
         self.overdue.append(server.number)
@@ -76,7 +76,7 @@ def test_only_a_server_that_answers_nothing_for_its_limit_is_ended(clock: Clock)
     assert one.overdue == []
     one.answers = False
     clock.go_on(LIMIT / 2)
-    one.watch.answered(7)  # a call of half the limit has ended, and another one begins
+    one.probes.answered(7)  # a call of half the limit has ended, and another one begins
     clock.go_on(LIMIT * 0.9)
     assert one.overdue == []
     clock.go_on(LIMIT * 0.5)
@@ -90,7 +90,7 @@ def test_time_in_which_everything_was_stopped_does_not_count(clock: Clock) -> No
     clock.stand_still(100 * LIMIT)
     clock.go_on(LIMIT / 8)  # it was stopped as well, and has had no time to answer
     assert one.overdue == []
-    one.watch.answered(7)
+    one.probes.answered(7)
     one.answers = True
     clock.go_on(2 * LIMIT)
     assert one.overdue == []

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from encamp.services.registry.checkpoints import States
+from encamp.services.registry.checkpoints import Checkpoints
 
 
 class Disk:
@@ -33,18 +33,20 @@ def disk() -> Disk:
 
 
 @pytest.fixture
-def states(disk: Disk) -> Iterator[States]:
-    states = States(disk)  # type: ignore[arg-type]
+def states(disk: Disk) -> Iterator[Checkpoints]:
+    states = Checkpoints(disk)  # type: ignore[arg-type]
     yield states
     states.close()
 
 
-def _files(states: States) -> list[Path]:
+def _files(states: Checkpoints) -> list[Path]:
     assert states._folder is not None
     return [path for path in states._folder.path.iterdir() if path.is_file()]
 
 
-def test_a_state_replaces_the_one_before_when_it_is_written(states: States, disk: Disk) -> None:
+def test_a_state_replaces_the_one_before_when_it_is_written(
+    states: Checkpoints, disk: Disk
+) -> None:
     included: list[int] = []
     for serial in (3, 7):
         states.keep(1, serial, [b"after %d" % serial], included.append)
@@ -61,7 +63,7 @@ def test_a_state_replaces_the_one_before_when_it_is_written(states: States, disk
 
 
 @pytest.mark.parametrize("successor", [1, 2])
-def test_a_successor_counts_its_own_calls(states: States, disk: Disk, successor: int) -> None:
+def test_a_successor_counts_its_own_calls(states: Checkpoints, disk: Disk, successor: int) -> None:
     """With ``at_least_once`` it has its predecessor's number, otherwise another one."""
     included: list[int] = []
     states.keep(1, 10, [b"first"], included.append)
@@ -81,7 +83,7 @@ def test_a_successor_counts_its_own_calls(states: States, disk: Disk, successor:
 
 
 def test_a_state_that_is_needed_is_written_at_once_and_only_once(
-    states: States, disk: Disk
+    states: Checkpoints, disk: Disk
 ) -> None:
     included: list[int] = []
     states.keep(1, 2, [b"a"], included.append)
@@ -94,7 +96,7 @@ def test_a_state_that_is_needed_is_written_at_once_and_only_once(
 
 
 def test_a_disk_that_refuses_a_state_keeps_the_one_before(
-    states: States, disk: Disk, monkeypatch: pytest.MonkeyPatch
+    states: Checkpoints, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     included: list[int] = []
     states.keep(1, 2, [b"a"], included.append)
@@ -113,7 +115,7 @@ def test_a_disk_that_refuses_a_state_keeps_the_one_before(
     assert pickle.loads(states.adopt(1, saved) or b"") == [b"a"]
 
 
-def test_a_state_that_has_vanished_is_none(states: States, disk: Disk) -> None:
+def test_a_state_that_has_vanished_is_none(states: Checkpoints, disk: Disk) -> None:
     states.keep(1, 2, [b"a"], lambda _: None)
     disk.work()
     saved = states.take(1)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from encamp.services.protocol import LeaseEnded, WaitStarted
-from encamp.services.registry.acquisitions import Grants
+from encamp.services.registry.acquisitions import Acquisitions
 from encamp.services.registry.deadlocks import Deadlocks
-from encamp.services.registry.server_pool import FREE, HELD, Pool, Request, ServerRecord
+from encamp.services.registry.server_pool import FREE, HELD, Request, ServerPool, ServerRecord
 
 
 class Task:
@@ -21,8 +21,8 @@ class Task:
         self.id = number
 
 
-def _pool(*hosts: str) -> tuple[Pool, list[ServerRecord]]:
-    pool = Pool(itertools.count(1), itertools.count(1))
+def _pool(*hosts: str) -> tuple[ServerPool, list[ServerRecord]]:
+    pool = ServerPool(itertools.count(1), itertools.count(1))
     servers = [
         ServerRecord(number, Task(100 + number), host=host) for number, host in enumerate(hosts, 1)
     ]  # type: ignore[arg-type]
@@ -32,7 +32,7 @@ def _pool(*hosts: str) -> tuple[Pool, list[ServerRecord]]:
     return pool, servers
 
 
-def _granted(pool: Pool) -> list[tuple[int, list[int]]]:
+def _granted(pool: ServerPool) -> list[tuple[int, list[int]]]:
     return [
         (request.client, [server.number for server in servers])
         for request, servers in pool.grants()
@@ -173,7 +173,7 @@ def test_a_client_that_has_ended_has_no_requests_any_more() -> None:
 def test_who_releases_a_lease_that_is_over_does_not_free_the_server_of_another() -> None:
     pool, (server,) = _pool("a")
     records: Any = SimpleNamespace(by_server={1: (SimpleNamespace(pool=pool), server)}, held={})
-    grants = Grants(records)
+    grants = Acquisitions(records)
     for client in (1, 2):
         pool.ask(client, 1, 1, 0)
         list(pool.grants())
@@ -196,7 +196,7 @@ def test_server_for_ended_task_goes_to_next_request() -> None:
     )
     for client in (2, 3):
         pool.ask(client, 1, 1, 0)
-    Grants(records).grant(service)
+    Acquisitions(records).grant(service)
     assert (told, server.holder, records.held) == ([3], 3, {3: {server}})
 
 

@@ -13,9 +13,9 @@ from encamp.cluster.cluster import Cluster
 from encamp.errors import NotEnough, ServerLost, ServiceFailed
 from encamp.services.collective_calls import gather
 from encamp.services.copy_files import copy_files
-from encamp.services.registry import records
+from encamp.services.registry import service_records
 from encamp.services.registry.checkpoints import SavedState
-from encamp.services.registry.server_pool import Pool
+from encamp.services.registry.server_pool import ServerPool
 from encamp.services.service import Service
 from encamp.testing import served
 from encamp.testing.fake import FakeEngine
@@ -116,7 +116,7 @@ def test_servers_that_die_together_each_continue_with_their_own_state() -> None:
 
 def test_state_stays_on_host_unless_host_is_lost(tmp_path: Path) -> None:
     published: Any = None
-    service = records.Service(1, published, Pool(count(1), count(1)))
+    service = service_records.Service(1, published, ServerPool(count(1), count(1)))
     first, second = (SavedState(tmp_path / name, 1) for name in "ab")
     service.states = [("two", second), ("one", first)]
     assert service.take_state("one", ["one", "two"]) is first

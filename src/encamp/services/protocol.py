@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from encamp.errors import BadFrame
+from encamp.services.call_statistics import CallStatistics
 from encamp.wire.frames import Buffer
 
 CALL, READ, WRITE, APPLY, RELEASE, GROUP, END = range(7)
@@ -31,8 +32,6 @@ arguments, and how many large buffers these have."""
 Answer = tuple[int, bool, bytes, int]
 """The call's number, whether it has a value (or an error), the pickle, and its number of large
 buffers."""
-CallStatistics = tuple[int, int, float, float]
-"""Statistics of a server: calls, failed calls, their seconds, and the mean of the last ones."""
 
 
 class Letter(msgspec.Struct, array_like=True, gc=False):

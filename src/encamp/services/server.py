@@ -14,6 +14,7 @@ from typing import Any
 
 from encamp.errors import BadJob, GroupBroken, ProxyReleased, ServiceEnded, Stopped, reason
 from encamp.number_checks import patience, whole
+from encamp.services.call_statistics import CallCounter
 from encamp.services.current_client import task_client
 from encamp.services.protocol import (
     APPLY,
@@ -44,7 +45,6 @@ from encamp.wire.pickling import disclosed, dump, dump_failure, dump_result, enc
 from encamp.wire.protocol import SERVICES, SPAWNER
 
 _MOST_HELD = 200
-_RECENT = 50
 _LOOK = 4 * HOLD
 """Seconds after which held answers are sent, whatever the server is doing."""
 _IDLE_LOOKS = 5
@@ -128,10 +128,7 @@ class Server:
         """Whether another thread can send answers, so that they may be held back."""
         self._flusher: threading.Thread | None = None
         self._wanted = threading.Event()
-        # Statistics
-        self._calls = self._failed = 0
-        self._busy = 0.0
-        self._times: deque[float] = deque(maxlen=_RECENT)
+        self._counter = CallCounter()
         self.lease = 0
         """The lease of the running call."""
         self.groups: dict[int, tuple[int, int, tuple[int, ...]]] = {}
@@ -233,11 +230,7 @@ class Server:
             parts, good = dump_failure(exc), False
         self._ledger.mark(client, 2 * number + 1)
         now = time.perf_counter()
-        took = now - begun
-        self._calls += 1
-        self._failed += not good
-        self._busy += took
-        self._times.append(took)
+        self._counter.count(now - begun, good=good)
         self._answer(number, good, parts, now)
         every = self.settings.checkpoint_every
         if every and self._serial - self._saved >= every:
@@ -303,21 +296,17 @@ class Server:
             server, client = self.settings.server, self._client
             if answers:
                 self.task_client.answered[client] = answers[-1][0]
-            seen = self._seen()
+            statistics = self._counter.statistics()
             if client == SPAWNER:
-                letter = Answers(server, answers, freed, seen)
+                letter = Answers(server, answers, freed, statistics)
                 self._post(client, [encode(letter), *buffers])
             else:
                 if answers:
-                    letter = Answers(server, answers, [], seen)
+                    letter = Answers(server, answers, [], statistics)
                     self._post(client, [encode(letter), *buffers])
                 if freed:
-                    self._post(SPAWNER, [encode(Answers(server, [], freed, seen))])
+                    self._post(SPAWNER, [encode(Answers(server, [], freed, statistics))])
             self._sent = now or time.perf_counter()
-
-    def _seen(self) -> tuple[int, int, float, float]:
-        times = self._times
-        return self._calls, self._failed, self._busy, sum(times) / len(times) if times else 0.0
 
     def _have_flushed(self) -> None:
         """Make sure that held answers are sent even if the next call takes long."""
@@ -336,10 +325,10 @@ class Server:
                 if not self._answers:
                     self._wanted.wait()
                 looks = 0
-            before = self._calls
+            before = self._counter.calls
             time.sleep(_LOOK)
             try:
-                if self._answers and self._calls == before:
+                if self._answers and self._counter.calls == before:
                     self._flush()
             except (OSError, RuntimeError):
                 return  # the task has ended

@@ -35,8 +35,8 @@ from encamp.services.current_client import client_of
 from encamp.services.group import Group
 from encamp.services.protocol import CALL, Granted
 from encamp.services.proxy import Proxy, pickled, proxies
-from encamp.services.registry.records import Published
 from encamp.services.registry.registry import Registry
+from encamp.services.registry.service_records import Published
 from encamp.services.result import Result
 from encamp.services.server import Blueprint
 from encamp.services.xterm_windows import Windows

@@ -1,4 +1,7 @@
-"""Granting and refusing requests for servers."""
+"""What clients are told that ask for servers: the grant, the refusal, or why they wait.
+
+Who gets which server is decided in `encamp.services.registry.server_pool`.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,19 @@ from functools import partial
 
 from encamp.errors import BadJob, EncampError, NotEnough, ServiceEnded
 from encamp.services.protocol import Acquire, Granted, LeaseEnded, NewClient, Refused
-from encamp.services.registry.records import Records, Service
 from encamp.services.registry.server_pool import Request, ServerRecord
+from encamp.services.registry.service_records import WARN_AFTER, Service, ServiceRecords
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump
 from encamp.wire.protocol import SPAWNER
 
 _log = logging.getLogger("encamp")
-SAY_AFTER = 1.0
-"""Seconds of waiting until a message says why servers wait for slots, or clients for servers."""
 
 
-class Grants:
-    """Gives servers to clients, in the order in which they asked."""
+class Acquisitions:
+    """Handles the requests of clients, and tells these which servers they get."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: ServiceRecords) -> None:
         self._records = records
 
     def acquire(self, sender: int, letter: Acquire, parts: Parts) -> None:
@@ -57,7 +58,7 @@ class Grants:
     def _say_soon(self, service: Service, request: Request) -> None:
         """After `SAY_AFTER` seconds, log why the program still waits; once for each service."""
         if request.waits and not service.said_held:
-            self._records.pump.call_later(SAY_AFTER, lambda: self._say_why(service, request))
+            self._records.pump.call_later(WARN_AFTER, lambda: self._say_why(service, request))
 
     def _say_why(self, service: Service, request: Request) -> None:
         why = service.pool.in_use()

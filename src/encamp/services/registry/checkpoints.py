@@ -47,7 +47,7 @@ class _Writing:
                 self.whole = True
 
 
-class States:
+class Checkpoints:
     """The last state of each server, written by another thread, whole or not at all."""
 
     def __init__(self, disk_thread: DiskThread) -> None:

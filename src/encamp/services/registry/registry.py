@@ -34,17 +34,17 @@ from encamp.services.protocol import (
     WaitStarted,
     decode,
 )
-from encamp.services.registry.acquisitions import Grants
+from encamp.services.registry.acquisitions import Acquisitions
 from encamp.services.registry.at_least_once import Replays
-from encamp.services.registry.checkpoints import States
+from encamp.services.registry.checkpoints import Checkpoints
 from encamp.services.registry.consoles import Consoles
 from encamp.services.registry.deadlocks import Deadlocks
 from encamp.services.registry.program_client import ProgramClient
-from encamp.services.registry.records import Published, Records, Service
-from encamp.services.registry.restarts import Endings
+from encamp.services.registry.questions import Questions
+from encamp.services.registry.server_endings import ServerEndings
 from encamp.services.registry.server_pool import STARTING, ServerRecord
+from encamp.services.registry.service_records import Published, Service, ServiceRecords
 from encamp.services.registry.starter import Starter, remedy
-from encamp.services.registry.statistics import Questions
 from encamp.services.xterm_windows import Opener
 from encamp.units import joined
 from encamp.wire.frames import Parts
@@ -58,26 +58,28 @@ class Registry:
     """The services of a cluster; its `Tenant`."""
 
     def __init__(self, controller: Controller, cluster: object) -> None:
-        self._records = records = Records(controller, cluster)
+        self._records = records = ServiceRecords(controller, cluster)
         self.token = controller.token
         self.program = records.program = ProgramClient(controller, self.letter)
         program_client(self.token, self.program)
         self._said_crowded = False
-        self._states = States(controller.disk_thread)
+        self._checkpoints = Checkpoints(controller.disk_thread)
         self._consoles = Consoles()
         self._windows = Opener(controller.pump, controller.disk_thread)
         self._deadlocks = Deadlocks(self._servers_of, self._server_of, self._waits_for)
-        self._grants, self._questions = Grants(records), Questions(records)
-        self._replays = Replays(records, self._states)
+        self._acquisitions, self._questions = Acquisitions(records), Questions(records)
+        self._replays = Replays(records, self._checkpoints)
         self._starter = Starter(
-            records, self._grants, self._questions, self._states, self._consoles, self
+            records, self._acquisitions, self._questions, self._checkpoints, self._consoles, self
         )
-        self._endings = Endings(records, self._grants, self._starter, self._states, self._consoles)
+        self._endings = ServerEndings(
+            records, self._acquisitions, self._starter, self._checkpoints, self._consoles
+        )
         self._handlers: dict[type, Callable[[int, Any, Parts], None]] = {
-            Acquire: self._grants.acquire,
+            Acquire: self._acquisitions.acquire,
             Forget: self._forget,
-            LeaseEnded: self._grants.lease_ended,
-            NewClient: self._grants.new_client,
+            LeaseEnded: self._acquisitions.lease_ended,
+            NewClient: self._acquisitions.new_client,
             Ask: self._ask,
             Calls: self._replays.relay,
             Ready: self._ready,
@@ -167,7 +169,7 @@ class Registry:
     def close(self) -> None:
         """See `Tenant.close`."""
         self._records.winding_up = self._records.closed = True
-        self._states.close()
+        self._checkpoints.close()
         self._consoles.close()
 
     def statistics(self) -> list[ServiceStatistics]:
@@ -184,7 +186,7 @@ class Registry:
         for server in list(held):
             if server.holder == task.id and server.number in self._records.by_server:
                 self._release(server)
-        self._grants.ended(task.id)
+        self._acquisitions.ended(task.id)
 
     def _release(self, server: ServerRecord) -> None:
         """The task that has a server has ended: the server is free after the calls sent so far."""
@@ -198,7 +200,7 @@ class Registry:
     # What clients ask
 
     def _forget(self, sender: int, letter: Forget, parts: Parts) -> None:
-        self._grants.forget(sender, letter.ticket)
+        self._acquisitions.forget(sender, letter.ticket)
         self._questions.forget(sender, letter.ticket)
 
     def _ask(self, sender: int, letter: Ask, parts: Parts) -> None:
@@ -227,7 +229,7 @@ class Registry:
             self._replays.replay(server)
         if server.state == STARTING:
             service.pool.opened(server)
-        self._grants.grant(service)
+        self._acquisitions.grant(service)
         self._questions.tell_waiters()
 
     def _show(self, service: Service, server: ServerRecord) -> None:
@@ -248,7 +250,7 @@ class Registry:
                 self.program.take(letter, parts)
             for lease in letter.freed:
                 if lease == server.lease:
-                    self._grants.freed(service, server)
+                    self._acquisitions.freed(service, server)
 
     def _dying(self, sender: int, letter: Stopping, parts: Parts) -> None:
         found = self._records.by_task.get(sender)
@@ -257,8 +259,8 @@ class Registry:
 
     def _alive(self, sender: int, letter: Alive, parts: Parts) -> None:
         found = self._records.by_task.get(sender)
-        if found is not None and found[0].watch is not None:
-            found[0].watch.answered(sender)
+        if found is not None and found[0].probes is not None:
+            found[0].probes.answered(sender)
 
     # Deadlocks
 

@@ -1,6 +1,7 @@
-"""The servers of one service: which there are, who uses them, and who waits for one.
+"""Which client gets which server of a service, in which order.
 
-This module knows no processes and no messages; the registry starts servers and informs clients.
+This module knows no processes and no messages; `encamp.services.registry.acquisitions` informs the
+clients.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from encamp.services.protocol import CallStatistics
+from encamp.services.call_statistics import CallStatistics
 from encamp.wire.protocol import SPAWNER
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class ServerRecord:
         return 0 if self.task is None else self.task.id
 
 
-class Pool:
+class ServerPool:
     """Grants servers in the order of requests, on the host with the fewest acquired servers."""
 
     def __init__(self, leases: Iterator[int], requests: Iterator[int]) -> None:

@@ -11,13 +11,13 @@ from functools import partial
 from encamp.cluster.records import WAITING, Cause
 from encamp.errors import EncampError, ServiceEnded, ServiceFailed, UnsupportedByEngine, words_of
 from encamp.services.protocol import END, Probe
-from encamp.services.registry.acquisitions import SAY_AFTER, Grants
-from encamp.services.registry.call_limit import Watch
-from encamp.services.registry.checkpoints import SavedState, States
+from encamp.services.registry.acquisitions import Acquisitions
+from encamp.services.registry.checkpoints import Checkpoints, SavedState
 from encamp.services.registry.consoles import Consoles
-from encamp.services.registry.records import Published, Records, Service
-from encamp.services.registry.server_pool import Pool, ServerRecord
-from encamp.services.registry.statistics import Questions
+from encamp.services.registry.probes import Probes
+from encamp.services.registry.questions import Questions
+from encamp.services.registry.server_pool import ServerPool, ServerRecord
+from encamp.services.registry.service_records import WARN_AFTER, Published, Service, ServiceRecords
 from encamp.services.server import ServerSettings, serve
 from encamp.units import counted, joined
 from encamp.wire.pickling import portable_error
@@ -33,21 +33,21 @@ class Starter:
 
     def __init__(
         self,
-        records: Records,
-        grants: Grants,
+        records: ServiceRecords,
+        acquisitions: Acquisitions,
         questions: Questions,
-        states: States,
+        checkpoints: Checkpoints,
         consoles: Consoles,
         owner: object,
     ) -> None:
-        self._records, self._grants, self._questions = records, grants, questions
-        self._states, self._consoles, self._owner = states, consoles, owner
+        self._records, self._acquisitions, self._questions = records, acquisitions, questions
+        self._checkpoints, self._consoles, self._owner = checkpoints, consoles, owner
         self._numbers, self._servers = itertools.count(1), itertools.count(1)
         self._leases, self._orders = itertools.count(1), itertools.count(1)
 
     def publish(self, published: Published) -> Service:
         """Start the servers of a new service. Raises the errors of `Cluster.spawn`."""
-        service = Service(next(self._numbers), published, Pool(self._leases, self._orders))
+        service = Service(next(self._numbers), published, ServerPool(self._leases, self._orders))
         self._records.services[service.number] = service
         try:
             self._fill(service)
@@ -55,11 +55,11 @@ class Starter:
             service.ended = True
             del self._records.services[service.number]
             raise
-        self._watch_over(service)
+        self._probe(service)
         return service
 
-    def _watch_over(self, service: Service) -> None:
-        """Watch for servers that do not answer for too long, if the service has a limit."""
+    def _probe(self, service: Service) -> None:
+        """End servers that do not answer for too long, if the service has a limit."""
         limit = service.published.call_limit
         if limit is None:
             return
@@ -72,7 +72,7 @@ class Starter:
         def ask(server: ServerRecord) -> None:
             self._records.post(server.address, Probe())
 
-        service.watch = Watch(self._records.pump, limit, servers, ask, self._overdue)
+        service.probes = Probes(self._records.pump, limit, servers, ask, self._overdue)
 
     def _overdue(self, server: ServerRecord) -> None:
         if server.task is not None and not server.overdue:
@@ -108,14 +108,14 @@ class Starter:
                 raise
         if missing and not service.said:
             service.said = True
-            self._records.pump.call_later(SAY_AFTER, lambda: self._say_what_waits(service))
+            self._records.pump.call_later(WARN_AFTER, lambda: self._say_what_waits(service))
 
     def start(self, service: Service, server: ServerRecord, saved: SavedState | None) -> None:
         """Start a server, with the saved state of its predecessor if there is any."""
         if self._records.dropped:
             return
         published = service.published
-        state = None if saved is None else self._states.adopt(server.number, saved)
+        state = None if saved is None else self._checkpoints.adopt(server.number, saved)
         settings = ServerSettings(
             service.name,
             server.number,
@@ -155,7 +155,7 @@ class Starter:
                     self._fill(service)
                 except EncampError as exc:
                     self.fail(service, words_of(exc), exc)
-                self._grants.refuse_too_many(service)
+                self._acquisitions.refuse_too_many(service)
 
     def terminate(self, service: Service, *, cancel: bool = False) -> None:
         """End a service: its servers end after their calls, or at once (``cancel``)."""
@@ -182,7 +182,7 @@ class Starter:
         self._refuse_all(service, service.failure)
 
     def _refuse_all(self, service: Service, error: EncampError) -> None:
-        self._grants.refuse_all(service, error)
+        self._acquisitions.refuse_all(service, error)
         self._questions.tell_waiters()
 
 

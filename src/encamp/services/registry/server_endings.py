@@ -8,13 +8,13 @@ from typing import Any
 from encamp.cluster.records import TaskRecord
 from encamp.errors import EncampError, ServerLost, ServiceEnded, TaskKilled, TaskLost, words_of
 from encamp.services.protocol import Answers, MemberLost, Refused, ServerGone
-from encamp.services.registry.acquisitions import Grants
-from encamp.services.registry.checkpoints import States
+from encamp.services.registry.acquisitions import Acquisitions
+from encamp.services.registry.checkpoints import Checkpoints
 from encamp.services.registry.consoles import Consoles
-from encamp.services.registry.records import Records, Service
+from encamp.services.registry.questions import statistics_of
 from encamp.services.registry.server_pool import STARTING, ServerRecord
+from encamp.services.registry.service_records import Service, ServiceRecords
 from encamp.services.registry.starter import Starter
-from encamp.services.registry.statistics import statistics_of
 from encamp.wire.pickling import dump, dump_failure, portable_error
 from encamp.wire.protocol import SPAWNER
 
@@ -22,20 +22,25 @@ _UNKNOWN = -1
 _TWICE = "the second one in this call, which is not repeated any more"
 
 
-class Endings:
+class ServerEndings:
     """Replaces servers that have ended, and informs their clients."""
 
     def __init__(
-        self, records: Records, grants: Grants, starter: Starter, states: States, consoles: Consoles
+        self,
+        records: ServiceRecords,
+        acquisitions: Acquisitions,
+        starter: Starter,
+        checkpoints: Checkpoints,
+        consoles: Consoles,
     ) -> None:
-        self._records, self._grants, self._starter = records, grants, starter
-        self._states, self._consoles = states, consoles
+        self._records, self._acquisitions, self._starter = records, acquisitions, starter
+        self._checkpoints, self._consoles = checkpoints, consoles
 
     def server_ended(
         self, service: Service, server: ServerRecord, task: TaskRecord, good: bool, value: Any
     ) -> None:
-        """Handle the end of a server's task: it is replaced, or lost, or has done its work."""
-        self._states.settle(server.number)
+        """A server's task has ended: it is replaced, or lost, or has done its work."""
+        self._checkpoints.settle(server.number)
         expected = good or service.ended or isinstance(value, TaskKilled)
         died = isinstance(value, TaskLost)
         served = server.state != STARTING
@@ -50,7 +55,7 @@ class Endings:
             return
         self._lose(service, server, task, good, value)
         if again:
-            saved = self._states.take(server.number)
+            saved = self._checkpoints.take(server.number)
             if saved is not None:
                 service.states.append((server.fixed, saved))
         elif not service.ended:
@@ -63,7 +68,7 @@ class Endings:
             error = value if isinstance(value, BaseException) else None
             why = "all have ended" if error is None else words_of(error)
             self._starter.fail(service, why, error)
-        self._grants.grant(service)
+        self._acquisitions.grant(service)
 
     def _revive(
         self, service: Service, server: ServerRecord, task: TaskRecord, value: TaskLost
@@ -75,7 +80,7 @@ class Endings:
         if mark == server.poison and mark != (0, 0) and not ended:
             self._give_up(service, server, (about, progress // 2), value)
         server.poison, server.began = mark, None
-        saved = self._states.take(server.number)
+        saved = self._checkpoints.take(server.number)
         server.given, server.ready = 0, False
 
         def start() -> None:
@@ -138,7 +143,7 @@ class Endings:
         """The error for the clients of a server that has ended."""
         if good or service.ended or self._records.controller.closing:
             return ServiceEnded(service.name)
-        lost = self._states.since(server.number, server.statistics[0])
+        lost = self._checkpoints.since(server.number, server.statistics[0])
         error = ServerLost(service.name, "", task.future.host or "", None, lost=lost)
         if server.overdue:
             error.limit = service.published.call_limit

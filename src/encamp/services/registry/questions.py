@@ -7,8 +7,8 @@ from typing import Any
 from encamp.errors import NotEnough
 from encamp.service_statistics import ServerStatistics, ServiceStatistics
 from encamp.services.protocol import Ask, Letter, Refused, Reply
-from encamp.services.registry.records import Records, Service
 from encamp.services.registry.server_pool import ServerRecord
+from encamp.services.registry.service_records import Service, ServiceRecords
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump, portable_error
 
@@ -16,7 +16,7 @@ from encamp.wire.pickling import dump, portable_error
 class Questions:
     """Answers questions about services, at once or when enough servers are ready."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: ServiceRecords) -> None:
         self._records = records
         self._waiters: list[tuple[int, int, Service, int]] = []
         """Client, ticket, service, and how many servers are to be ready."""

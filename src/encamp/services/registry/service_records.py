@@ -13,14 +13,16 @@ from encamp.cluster.spawn_options import SpawnOptions
 from encamp.errors import EncampError, ServiceEnded, ServiceFailed
 from encamp.service_statistics import ServerStatistics
 from encamp.services.protocol import Calls, Letter, ServerGone, encode
-from encamp.services.registry.call_limit import Watch
 from encamp.services.registry.checkpoints import SavedState
-from encamp.services.registry.server_pool import Pool, ServerRecord
+from encamp.services.registry.probes import Probes
+from encamp.services.registry.server_pool import ServerPool, ServerRecord
 from encamp.services.server import Blueprint
 from encamp.services.xterm_windows import Windows
 from encamp.wire.frames import Parts
 from encamp.wire.protocol import SERVICES, SPAWNER
 
+WARN_AFTER = 1.0
+"""Seconds after which a warning says why servers, or those who want them, wait."""
 _FORMER = 100
 """Maximum number of former servers in a service's statistics."""
 
@@ -45,7 +47,7 @@ class Published:
 class Service:
     """One service, as the registry sees it."""
 
-    def __init__(self, number: int, published: Published, pool: Pool) -> None:
+    def __init__(self, number: int, published: Published, pool: ServerPool) -> None:
         self.number, self.published, self.pool = number, published, pool
         self.methods: list[str] = []
         self.ended = False
@@ -60,8 +62,8 @@ class Service:
         self.said = False
         """Whether the warning that servers wait for slots was logged or is scheduled."""
         self.said_held = False
-        """Whether the reason why the program waits for servers was logged."""
-        self.watch: Watch | None = None
+        """Whether it was said why the program waits for servers."""
+        self.probes: Probes | None = None
         self.former: deque[ServerStatistics] = deque(maxlen=_FORMER)
 
     @property
@@ -97,7 +99,7 @@ class Program(Protocol):
         """Take a letter."""
 
 
-class Records:
+class ServiceRecords:
     """All services of a cluster, their servers and leases; for the thread that drives the pump."""
 
     def __init__(self, controller: Controller, cluster: object) -> None:

@@ -17,7 +17,7 @@ _PERIOD = 0.5
 """Maximum number of seconds between two checks."""
 
 
-class Watch:
+class Probes:
     """Checks that a service's servers are alive; for the thread that drives the pump.
 
     ``servers`` returns the servers to check, None when there will be none any more. ``ask`` asks a
