@@ -16,7 +16,7 @@ from pathlib import Path
 import encamp
 from benchmarks.jobs import trivial
 from encamp.jobs.journal.journal import Journal
-from encamp.jobs.journal.lines import Record
+from encamp.jobs.journal.record import Record
 from encamp.jobs.plan.name_changed_inputs import listed
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.steps import Task

@@ -13,7 +13,7 @@ from encamp.cli.show import show_command
 from encamp.errors import BadJob
 from encamp.jobs.file.jobfile import load_job
 from encamp.jobs.journal.journal import Journal
-from encamp.jobs.journal.lines import Record, encoded
+from encamp.jobs.journal.record import Record, encoded
 from encamp.reports import TaskReport
 
 JOB = """

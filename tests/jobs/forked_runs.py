@@ -23,8 +23,8 @@ from killable import kill_at, small_job
 
 import encamp.jobs.report.report_files  # noqa: F401
 from encamp.attempt_facts import Where
-from encamp.jobs.run import run
-from encamp.jobs.worker.phases import run_phases
+from encamp.jobs.run import run_loop
+from encamp.jobs.worker.run_phases import run_phases
 from encamp.storage.spare_folder import remove_spare
 
 
@@ -60,7 +60,7 @@ def run_to(end: int, to: str, counter: str, stop: int, at_once: int) -> None:
     """Run the job and end this process; at its good end, how many chances there were is told."""
     status = 1
     try:
-        run.WINDOW = at_once
+        run_loop.WINDOW = at_once
         chances = kill_at(stop)
         report = small_job(to, counter).run(Forking())
         assert report.count("failed") == 0

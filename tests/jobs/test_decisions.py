@@ -38,11 +38,10 @@ from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.lines import Record
 from encamp.jobs.run import publisher as publisher_module
-from encamp.jobs.run import run as run_module
-from encamp.jobs.run.outcomes import Outcomes
+from encamp.jobs.run import run_loop as run_module
 from encamp.jobs.run.retries import MOST_LOSSES
-from encamp.jobs.run.run import WINDOW
-from encamp.jobs.worker.attempt import Abandoned
+from encamp.jobs.run.run_loop import WINDOW
+from encamp.jobs.worker.supervise_attempt import Abandoned
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.reports import AttemptReport, TaskReport
 from encamp.storage.outputs.stage import Staged

@@ -15,7 +15,7 @@ from job_steps import count, counted
 import encamp
 from encamp.errors import DiskFull
 from encamp.jobs.journal.journal import Journal
-from encamp.jobs.journal.lines import Record
+from encamp.jobs.journal.record import Record
 from encamp.storage.cache.cache import INDEX
 from encamp.storage.cache.index import opened
 from encamp.storage.local_storage import LOCAL, local_storage

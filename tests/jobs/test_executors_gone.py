@@ -26,7 +26,7 @@ from encamp import Job, command
 from encamp.errors import EngineFailed
 from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.report.report_files import read_report
-from encamp.jobs.run import executors, run, submitted_attempts
+from encamp.jobs.run import executors, run_loop, submitted_attempts
 from encamp.reports import JobFailed
 from encamp.storage.local_storage import LOCAL
 from encamp.testing.waiting import until
@@ -85,7 +85,7 @@ def _ipyparallel(folder: Path, storage: Path) -> Iterator[Any]:
 def test_dead_ipyparallel_controller_is_reported(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "SILENCE", 0.3)
+    monkeypatch.setattr(run_loop, "SILENCE", 0.3)
     with _ipyparallel(tmp_path / "ipython", tmp_path / "storage") as cluster:
         client = cluster.connect_client_sync()
         client.wait_for_engines(1, timeout=60)

@@ -18,7 +18,7 @@ import pytest
 from encamp.attempt_facts import Published, Span, Where
 from encamp.errors import DiskFull, JobBusy
 from encamp.jobs.journal.journal import Journal
-from encamp.jobs.journal.lines import Line, Record
+from encamp.jobs.journal.record import Line, Record
 from encamp.reports import AttemptReport, TaskReport
 
 ODD = "bad\udcff\n\x00hex:zz"

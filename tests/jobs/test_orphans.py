@@ -20,7 +20,7 @@ from encamp.cli.job_states import state_of
 from encamp.cli.prune import prune_command
 from encamp.errors import BadDestination, BadJob, CannotRemove, JobBusy
 from encamp.jobs.journal.journal import Journal
-from encamp.jobs.journal.lines import Record, outputs_in
+from encamp.jobs.journal.record import Record, outputs_in
 from encamp.jobs.plan.orphans import _NAMED, OrphanWatch, orphans
 from encamp.reports import JobReport, TaskReport
 from encamp.storage.disk.own_files import OwnFolder

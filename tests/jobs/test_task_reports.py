@@ -23,8 +23,8 @@ from encamp.errors import StepFailed
 from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.journal_file import JournalFile
-from encamp.jobs.journal.lines import Record, decoded
-from encamp.jobs.journal.records import Records
+from encamp.jobs.journal.record import Record, decoded
+from encamp.jobs.journal.records_in_file import RecordsInFile
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.report import task_reports as kept
 from encamp.jobs.report.report_files import read_report, write_report
@@ -46,7 +46,7 @@ def _task(number: int, state: Any = "done", **facts: Any) -> TaskReport:
     return TaskReport(f"t{number}", state, attempts, outputs, "why", log_tail="x\n", **facts)
 
 
-def _written(folder: Path, tasks: Iterable[TaskReport]) -> Records:
+def _written(folder: Path, tasks: Iterable[TaskReport]) -> RecordsInFile:
     """The records of these tasks in a journal, as done."""
     journal = Journal(folder)
     with journal.writing():
@@ -130,7 +130,7 @@ class _Compared(str):
 
 def test_the_page_of_a_run_that_has_just_begun_compares_no_task_with_all_others() -> None:
     names = [_Compared(f"t{number}") for number in range(300)]
-    reports = Reports(names, Records(JournalFile(OwnFolder(Path()))))
+    reports = Reports(names, RecordsInFile(JournalFile(OwnFolder(Path()))))
     _Compared.count = 0
     assert {report.state for report in reports.for_disk()} == {"waiting"}
     assert _Compared.count < 10 * len(names)

@@ -19,7 +19,7 @@ from encamp.errors import (
     shown,
 )
 from encamp.jobs.journal.journal import Journal
-from encamp.jobs.plan.orphans import Pruned, prune
+from encamp.jobs.prune import Pruned, prune
 
 
 def prune_command(destination: Path, *, dry_run: bool, shared: bool = False) -> None:

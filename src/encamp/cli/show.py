@@ -12,7 +12,7 @@ from encamp.jobs.display.terminal import kept_text
 from encamp.jobs.file.jobfile import load_job
 from encamp.jobs.job import Job
 from encamp.jobs.journal.journal import Journal
-from encamp.jobs.journal.lines import Line
+from encamp.jobs.journal.record import Line
 from encamp.jobs.plan.selection import no_task_named
 from encamp.jobs.report.report_files import NAME as REPORT
 from encamp.jobs.report.report_files import read_outline, read_task

@@ -18,8 +18,8 @@ from pathlib import Path
 from encamp.attempt_facts import Published
 from encamp.errors import NotOurs, printable
 from encamp.jobs.journal.journal_file import NAME, JournalFile, lines_of, opened
-from encamp.jobs.journal.lines import Line, Record, encoded, on_disk, outputs_in, path_of
-from encamp.jobs.journal.records import Records
+from encamp.jobs.journal.record import Line, Record, encoded, on_disk, outputs_in, path_of
+from encamp.jobs.journal.records_in_file import RecordsInFile
 from encamp.jobs.run.run_lock import refusal, run_lock
 from encamp.jobs.worker.lease import PREFIX
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
@@ -40,15 +40,15 @@ class Journal:
         self.folder = folder
         self.own_folder = OwnFolder(folder, shared, anybody, is_true)
         self._file = JournalFile(self.own_folder)
-        self.done = Records(self._file)
+        self.done = RecordsInFile(self._file)
         self.attempts: dict[str, int] = {}
         """Tries of tasks since they were last done, including those in runs that were killed."""
         self.earlier: dict[str, dict[str, Published | None]] = {}
         """Final names that were once a task's, but are not in its last result; None if the run was
         killed before the rest was recorded."""
         self.rescued: dict[str, set[str]] = {}
-        """The tries that were rescued from a failure."""
-        self.failed = Records(self._file)
+        """Those of them that were rescued from a failure."""
+        self.failed = RecordsInFile(self._file)
         """Tasks that failed and were not done since."""
         self.left: set[str] = set()
         """Tasks that the last run's job did not have."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 
-from encamp.jobs.journal.lines import Line, seen
+from encamp.jobs.journal.record import Line, seen
 from encamp.storage.disk.disk import flushed, not_written
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from encamp.errors import printable, shortened
-from encamp.jobs.journal.lines import Key, Line
+from encamp.jobs.journal.record import Key, Line
 from encamp.jobs.plan.code_digest import fingerprint
 from encamp.jobs.steps import Call, Command, Task
 from encamp.storage.disk.safe_destination import NAMED, Trust

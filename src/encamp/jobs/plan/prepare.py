@@ -11,14 +11,14 @@ from functools import partial
 from encamp.errors import BadJob, OutputConflict
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.journal.journal import Journal
-from encamp.jobs.journal.lines import Key, Line
+from encamp.jobs.journal.record import Key, Line
 from encamp.jobs.plan.code_digest import own_module
 from encamp.jobs.plan.graph import Graph
 from encamp.jobs.plan.inputs import Inputs, planner_of
-from encamp.jobs.plan.job_folder import check_own_folder
 from encamp.jobs.plan.keys import INPUT_CHANGED, JOB_INPUT_CHANGED, JOB_INPUTS, Keys, why_run
 from encamp.jobs.plan.name_changed_inputs import JobInputs, listed, which, with_name
 from encamp.jobs.plan.redefined_functions import redefined
+from encamp.jobs.plan.reserved_folder import check_reserved_folder
 from encamp.jobs.plan.unordered_readers import check_readers
 from encamp.jobs.steps import Call, Command
 from encamp.jobs.worker.work import pack
@@ -57,7 +57,7 @@ class Prepared:
         check_destination(journal.folder.parent)
         self._folders: Folders = {}
         self.finals = self._final_names()
-        check_own_folder(job, outputs, self.declared.reach)
+        check_reserved_folder(job, outputs, self.declared.reach)
         planner = planner_of(job)
         in_place_tasks = check_readers(job, self.graph, planner, self.declared.reach)
         self.inputs = Inputs(job, self.graph, journal, self.declared, in_place_tasks, planner)

@@ -12,7 +12,7 @@ from encamp.job_status import State
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.plan.name_changed_inputs import listed
 from encamp.jobs.report.parameter_columns import parameters_of
-from encamp.jobs.run.retries import SubmittedTask
+from encamp.jobs.run.submitted_task import SubmittedTask
 from encamp.jobs.run_clock import Clock
 from encamp.jobs.steps import Task
 from encamp.jobs.worker.work import Outcome

@@ -18,8 +18,8 @@ import msgspec
 
 from encamp.job_status import State
 from encamp.jobs.display.progress_interface import Progress
-from encamp.jobs.journal.lines import Record, decoded, encoded, has_odd
-from encamp.jobs.journal.records import Records
+from encamp.jobs.journal.record import Record, decoded, encoded, has_odd
+from encamp.jobs.journal.records_in_file import RecordsInFile
 from encamp.jobs.report.json_encoding import facts_json
 from encamp.reports import TaskReport, TaskReports
 from encamp.values import Scalar, as_json
@@ -69,7 +69,7 @@ class Reports(TaskReports):
     def __init__(
         self,
         names: Iterable[str],
-        done: Records,
+        done: RecordsInFile,
         parameters: Callable[[str], dict[str, Scalar]] = lambda _: {},
     ) -> None:
         self._records, self._parameters = done, parameters

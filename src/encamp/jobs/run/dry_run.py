@@ -9,7 +9,7 @@ from encamp.errors import InputError
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.display.progress_interface import Progress
 from encamp.jobs.journal.journal import Journal
-from encamp.jobs.journal.lines import seen
+from encamp.jobs.journal.record import seen
 from encamp.jobs.plan.graph import Graph
 from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared

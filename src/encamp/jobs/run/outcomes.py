@@ -8,7 +8,7 @@ from encamp.attempt_facts import Span, Where
 from encamp.errors import TaskLost, reason
 from encamp.jobs.run.submitted_attempts import Submissions
 from encamp.jobs.run_clock import Clock
-from encamp.jobs.worker.attempt import Abandoned
+from encamp.jobs.worker.supervise_attempt import Abandoned
 from encamp.jobs.worker.work import Outcome
 
 _CANCELLED = "it was cancelled before it started, or its executor was shut down"

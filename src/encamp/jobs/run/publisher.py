@@ -13,9 +13,9 @@ from pathlib import Path
 from encamp.attempt_facts import Published
 from encamp.errors import BadDestination, EncampError, OutputConflict
 from encamp.jobs.journal.journal import Journal
-from encamp.jobs.journal.lines import Record
-from encamp.jobs.plan.job_folder import OwnFolder
+from encamp.jobs.journal.record import Record
 from encamp.jobs.plan.prepare import Prepared
+from encamp.jobs.plan.reserved_folder import ReservedFolder
 from encamp.jobs.worker.work import Outcome
 from encamp.storage.outputs.publish import (
     final_name,
@@ -36,7 +36,7 @@ class Publisher:
 
     def __init__(self, prepared: Prepared, journal: Journal) -> None:
         self._prepared, self._journal = prepared, journal
-        self._own_folder = OwnFolder(prepared.job.folder)
+        self._reserved = ReservedFolder(prepared.job.folder)
         self.finals = prepared.finals
         """Final name → task."""
 
@@ -170,7 +170,7 @@ class Publisher:
         """The final names, after a check that none belongs to another task."""
         finals = [final_name(one.final) for one in staged if one.kind != "folder"]
         for final in finals:
-            self._own_folder.check(final)
+            self._reserved.check(final)
             owner = self.finals.get(final, name)
             if owner != name:
                 raise OutputConflict(final, f"task {owner}", f"task {name}")

@@ -1,71 +1,14 @@
-"""Retries: a task between its attempts, and whether it is tried again after a failure."""
+"""Whether a task is tried again after a failure."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from encamp.errors import CommandNotFound, InputError, SlotsCannotStart
-from encamp.jobs.journal.lines import Key
-from encamp.jobs.worker.attempt import Abandoned
-from encamp.reports import AttemptReport
-from encamp.storage.inputs.mirror import Item
+from encamp.jobs.worker.supervise_attempt import Abandoned
 
 MOST_LOSSES = 3
 """How often a task is run again after the loss of its host: the task itself may kill hosts."""
 MOST_CHANGES = 3
 """How often a task is run again because its inputs have changed, in addition to its retries."""
-
-
-@dataclass
-class SubmittedTask:
-    """A task that was submitted to the executor, or waits for its next attempt."""
-
-    key: Key
-    why: str
-    inputs: list[Item]
-    shared: tuple[Item, ...]
-    """The job's inputs when this task was planned."""
-    number: int
-    """The number of its last attempt, in all runs of the job."""
-    tries: int = 0
-    """The number of the task's attempts in this run that count as such."""
-    submitted: float = 0.0
-    parked_at: int = 0
-    """How many tasks had ended when it was put aside because a disk was full."""
-    losses: int = 0
-    """How many hosts it has lost."""
-    changes: int = 0
-    """How often its inputs had changed since they were looked up."""
-    attempts: list[AttemptReport] = field(default_factory=list)
-
-    def begin(self) -> None:
-        """Another attempt begins."""
-        self.number += 1
-        self.tries += 1
-
-    def host_was_lost(self) -> None:
-        """The host was lost. The first `MOST_LOSSES` losses do not count as failed attempts."""
-        if self.losses < MOST_LOSSES:
-            self.losses += 1
-            self.tries -= 1
-
-    def plan_anew(self, inputs: list[Item], shared: tuple[Item, ...], key: Key) -> None:
-        """Replace its inputs; if they had changed, this does not count as a failed attempt."""
-        if key != self.key and self.changes < MOST_CHANGES:
-            self.changes += 1
-            self.tries -= 1
-        self.inputs, self.shared, self.key = inputs, shared, key
-
-    def put_aside(self, ended: int) -> None:
-        """Wait for space on a disk, without a failed attempt; ``ended`` tasks have ended so far."""
-        self.tries -= 1
-        self.number -= 1
-        self.attempts.pop()
-        self.parked_at = ended
-
-    def is_tried_again(self, error: BaseException | None, retries: int) -> bool:
-        """Whether another attempt follows the one that has failed with ``error``."""
-        return self.tries <= retries and not is_hopeless(error)
 
 
 def is_hopeless(error: BaseException | None) -> bool:

@@ -17,7 +17,7 @@ from encamp.jobs.plan.selection import NONE_FAILED, Selection
 from encamp.jobs.report.builders import job_report
 from encamp.jobs.run.dry_run import dry_run
 from encamp.jobs.run.executors import check_executor, pool
-from encamp.jobs.run.run import Run
+from encamp.jobs.run.run_loop import RunLoop
 from encamp.jobs.run_clock import Clock
 from encamp.jobs.run_options import Options
 from encamp.jobs.worker.lease import Heartbeat
@@ -60,7 +60,7 @@ def run_job(
             return _nothing_to_run(job, shielded)
         if not together:
             run_on, workers = stack.enter_context(pool(executor, options))
-        run = Run(job, tasks, prepared, journal, run_on, workers, options, shielded, interrupts)
+        run = RunLoop(job, tasks, prepared, journal, run_on, workers, options, shielded, interrupts)
         with Heartbeat(local(run.lease.file)):
             report = run.run()
     if check and not report.ok:

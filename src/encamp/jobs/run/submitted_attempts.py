@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from encamp.errors import EngineFailed, shortened
 from encamp.jobs.run.executors import answering, hosts_elsewhere, why_gone
-from encamp.jobs.worker.attempt import attempt
+from encamp.jobs.worker.supervise_attempt import supervise_attempt
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.storage.outputs.patterns import Output, folders_of
 from encamp.storage.outputs.sees_destination import Beacons
@@ -61,7 +61,7 @@ class Submissions:
         )
         try:
             executor = answering(self.executor, files.answer) if self.elsewhere else self.executor
-            future = executor.submit(attempt, work)
+            future = executor.submit(supervise_attempt, work)
             _check(self.executor, future)
         except EngineFailed as exc:
             self.over = exc

@@ -51,7 +51,7 @@ from encamp.wire.wait_for_descriptor import readable, writable
 
 IDLE_LIMIT = 60.0
 """Seconds after which an unused slot ends itself."""
-_MODULES = ["encamp.jobs.worker.phases"]
+_MODULES = ["encamp.jobs.worker.run_phases"]
 
 
 @dataclass(frozen=True)

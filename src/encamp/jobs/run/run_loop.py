@@ -35,7 +35,7 @@ from encamp.jobs.display.live_status import RunMonitor
 from encamp.jobs.display.progress_interface import Shielded
 from encamp.jobs.interrupts import Interrupts, stopped
 from encamp.jobs.journal.journal import Journal
-from encamp.jobs.journal.lines import Record, outputs_in, seen
+from encamp.jobs.journal.record import Record, outputs_in, seen
 from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.report.builders import (
@@ -51,13 +51,13 @@ from encamp.jobs.run.killed_runs import discard_parts, sweep
 from encamp.jobs.run.max_failures import MaxFailures
 from encamp.jobs.run.outcomes import Outcomes
 from encamp.jobs.run.publisher import Done, Publisher
-from encamp.jobs.run.retries import SubmittedTask
 from encamp.jobs.run.staged_checks import check_staged
 from encamp.jobs.run.submitted_attempts import SILENCE, Arrival, Submissions
+from encamp.jobs.run.submitted_task import SubmittedTask
 from encamp.jobs.run_options import Options
-from encamp.jobs.worker.attempt import Abandoned
 from encamp.jobs.worker.lease import new_lease
 from encamp.jobs.worker.log import log_name
+from encamp.jobs.worker.supervise_attempt import Abandoned
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.reports import JobReport, TaskReport
 from encamp.storage.disk.safe_destination import trust_in
@@ -85,7 +85,7 @@ _PLENTY = 10
 Number = TypeVar("Number", int, float | None)
 
 
-class Run:
+class RunLoop:
     """One run: decides which tasks to submit, and what follows from each outcome."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A job's own folder (journal, lock, report, logs): neither a place for outputs, nor an input.
+"""Which folder is reserved for a job itself (journal, report, logs): no output, no input.
 
 The path of an output and the pattern of job folders' names are known before a run
 (``*.job``). If an output could get into the folder by a name that its task has yet to choose, this
@@ -32,7 +32,7 @@ _FOR_INPUTS = (
 )
 
 
-def check_own_folder(
+def check_reserved_folder(
     job: JobDefinition, outputs: Iterable[Output], reach: Callable[[Output], Reach]
 ) -> None:
     """Raise `BadDestination` or `UnusableInput` for a path that names the job's own folder.
@@ -84,7 +84,7 @@ def _leads_into(reach: Reach, own: tuple[str, ...]) -> bool:
 _WILDCARD = re.compile(r"[*?\]]")
 
 
-class OwnFolder:
+class ReservedFolder:
     """Checks that no output gets a name in the folder of this job, or of another one."""
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Records of tasks, left in the journal's file: each is read when it is needed."""
+"""RecordsInFile of tasks, left in the journal's file: each is read when it is needed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import IO
 
 from encamp.attempt_facts import Published
 from encamp.jobs.journal.journal_file import JournalFile, extent, length_of
-from encamp.jobs.journal.lines import Record, decoded, outputs_in, seen
+from encamp.jobs.journal.record import Record, decoded, outputs_in, seen
 
 
-class Records(Mapping[str, Record]):
-    """Records of tasks in a journal's file, by the tasks' names."""
+class RecordsInFile(Mapping[str, Record]):
+    """RecordsInFile of tasks in a journal's file, by the tasks' names."""
 
     def __init__(self, file: JournalFile) -> None:
         self._file = file
@@ -40,9 +40,9 @@ class Records(Mapping[str, Record]):
         """Forget all."""
         self._extents = {}
 
-    def kept(self) -> Records:
+    def kept(self) -> RecordsInFile:
         """A copy that can be read as long as it exists, see `JournalFile.kept`."""
-        other = Records(self._file.kept())
+        other = RecordsInFile(self._file.kept())
         other._extents = self._extents
         return other
 

@@ -1,6 +1,6 @@
-"""One attempt in a worker of the executor: a slot runs it, the worker supervises the slot.
+"""What a worker of the executor does about an attempt: it supervises the slot that runs it.
 
-A job submits `attempt` to its executor, whichever that is.
+A job submits `supervise_attempt` to its executor, whichever that is.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from encamp.jobs.interrupts import ended_in_order
 from encamp.jobs.worker.lease import Watch
 from encamp.jobs.worker.log import limit_log, log_file, stage_log, tail_of
 from encamp.jobs.worker.on_failure import rescue
-from encamp.jobs.worker.phases import AttemptNote, StepBegins, run_phases
 from encamp.jobs.worker.resource_usage import ResourceUsage
+from encamp.jobs.worker.run_phases import AttemptNote, StepBegins, run_phases
 from encamp.jobs.worker.slots import Done, SlotLost, slots_here
 from encamp.jobs.worker.time_limits import TimeLimits
 from encamp.jobs.worker.work import Outcome, Work
@@ -53,16 +53,16 @@ class Abandoned(EncampError):
         return self.why
 
 
-def attempt(work: Work) -> Outcome:
+def supervise_attempt(work: Work) -> Outcome:
     """Run one attempt in a slot of this process and wait for it.
 
     Errors are in the outcome, since some executors wrap exceptions. Raises only errors that the
     slot itself cannot handle.
     """
-    return ended_in_order(_attempt, work)
+    return ended_in_order(_supervise, work)
 
 
-def _attempt(work: Work) -> Outcome:
+def _supervise(work: Work) -> Outcome:
     supervisor = _Supervisor(work)
     try:
         supervisor.on_tick()

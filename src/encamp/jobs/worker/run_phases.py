@@ -1,4 +1,4 @@
-"""One attempt at a task, from an empty folder to staged outputs; runs inside a slot.
+"""The phases of an attempt, in its slot: from an empty folder to staged outputs.
 
 job prephase     job inputs: from the share to this host's cache, once, and into the folder
 task prephase    the task's own inputs: into the folder
