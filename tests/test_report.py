@@ -26,7 +26,8 @@ from encamp.errors import BadJob, DiskFull, NotOurs
 from encamp.job_status import JobStatus, RunningTask, State
 from encamp.jobs.report import page
 from encamp.jobs.report import trace as trace_module
-from encamp.jobs.report.report_files import read_report, write_page, write_report
+from encamp.jobs.report.read_report import read_report
+from encamp.jobs.report.write_report import write_page, write_report
 from encamp.reports import AttemptReport, InputFile, JobReport, TaskReport
 from encamp.service_statistics import ServerStatistics, ServiceStatistics
 from encamp.storage.disk.own_files import OwnFolder

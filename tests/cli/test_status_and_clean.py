@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from console_command import ENCAMP, encamp, start, stopped
 
-from encamp.cli.job_states import JobState
+from encamp.cli.read_job_status import StatusAndText
 from encamp.cli.status import _tell_news as tell_news
 from encamp.job_status import JobStatus
 from encamp.testing.waiting import until
@@ -349,7 +349,7 @@ def test_a_job_that_is_followed_is_told_again_only_when_it_has_changed(
     told: dict[str, object] = {}
     for done, now in ((1, 1.0), (1, 2.0), (2, 3.0), (2, 4.0)):
         status = JobStatus("job", "out/job.job", "running", "here", now, counts={"done": done})
-        tell_news([JobState(status, [f"{done} done"])], told, as_json=as_json)
+        tell_news([StatusAndText(status, [f"{done} done"])], told, as_json=as_json)
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["counts"]["done"] for line in lines if as_json] == [1, 2] * as_json
     assert as_json or lines == ["1 done", "2 done"]

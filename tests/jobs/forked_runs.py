@@ -21,7 +21,7 @@ from typing import Any
 import cloudpickle  # noqa: F401 - loaded before the forks
 from killable import kill_at, small_job
 
-import encamp.jobs.report.report_files  # noqa: F401
+import encamp.jobs.report.write_report  # noqa: F401
 from encamp.attempt_facts import Where
 from encamp.jobs.run import run_loop
 from encamp.jobs.worker.run_phases import run_phases

@@ -25,7 +25,7 @@ from conftest import need
 from encamp import Job, command
 from encamp.errors import EngineFailed
 from encamp.jobs.display.progress_interface import Silent
-from encamp.jobs.report.report_files import read_report
+from encamp.jobs.report.read_report import read_report
 from encamp.jobs.run import executors, run_loop, submitted_attempts
 from encamp.reports import JobFailed
 from encamp.storage.local_storage import LOCAL

@@ -8,7 +8,7 @@ import pytest
 
 import encamp
 from encamp.jobs.plan.name_changed_inputs import JobInputs
-from encamp.jobs.report.report_files import read_report
+from encamp.jobs.report.read_report import read_report
 from encamp.reports import JobReport, TaskReport
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.inputs.mirror import Mirror, plan

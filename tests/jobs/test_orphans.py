@@ -16,8 +16,8 @@ from job_steps import write
 
 import encamp
 from encamp.attempt_facts import Published
-from encamp.cli.job_states import state_of
 from encamp.cli.prune import prune_command
+from encamp.cli.read_job_status import status_of
 from encamp.errors import BadDestination, BadJob, CannotRemove, JobBusy
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.record import Record, outputs_in
@@ -338,7 +338,7 @@ def test_prune_tells_of_a_running_job_also_if_files_of_another_stay(
         for n in tasks:
             job.add(f"m{n}", f"touch free{n}", outputs=f"free{n}")
         _run(job)
-    monkeypatch.setattr("encamp.jobs.plan.orphans._removed", lambda *_, **__: {"out/free2": "why"})
+    monkeypatch.setattr("encamp.jobs.prune._removed", lambda *_, **__: {"out/free2": "why"})
     busy = Journal(Path("out/busy.job")).writing()
     with busy, pytest.raises(CannotRemove, match="cannot remove out/free2: why"):
         prune_command(Path("out"), dry_run=False)
@@ -361,7 +361,7 @@ def test_a_folder_that_cannot_be_entered_keeps_its_orphans(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "lstat", refusing)
-        patch.setattr("encamp.jobs.plan.orphans.intact", lambda *_: False)
+        patch.setattr("encamp.jobs.prune.intact", lambda *_: False)
         prune_command(Path("out"), dry_run=False)
     assert f"kept {hidden}: it has changed" in capsys.readouterr().out
     prune_command(Path("out"), dry_run=False)
@@ -401,7 +401,7 @@ def test_run_and_status_count_orphans_until_removed(
         return _job(numbers, mirror="models")
 
     def told() -> list[str]:
-        lines = state_of(OwnFolder(Path("out/job.job"))).lines
+        lines = status_of(OwnFolder(Path("out/job.job"))).lines
         return [line for line in lines if "makes any more" in line]
 
     Path("models").mkdir()
@@ -454,7 +454,7 @@ def test_prune_removes_files_before_journal_records(
         return real(self, *records)
 
     monkeypatch.setattr(Journal, "write", write_down)
-    monkeypatch.setattr("encamp.jobs.plan.orphans.flush_folders", events.append)
+    monkeypatch.setattr("encamp.jobs.prune.flush_folders", events.append)
     prune_command(Path("out"), dry_run=False)
     assert not Path("out/to/b").exists()
     assert events == [{here / "out/to"}, ("pruned", [str(here / "out/to/b/b.txt")])]

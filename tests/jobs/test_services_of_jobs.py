@@ -14,7 +14,7 @@ import pytest
 
 import encamp
 from encamp.cluster.cluster import Cluster
-from encamp.jobs.report.report_files import read_report
+from encamp.jobs.report.read_report import read_report
 from encamp.services.proxy import Proxy
 from encamp.testing import served, work
 

@@ -26,9 +26,10 @@ from encamp.jobs.journal.journal_file import JournalFile
 from encamp.jobs.journal.record import Record, decoded
 from encamp.jobs.journal.records_in_file import RecordsInFile
 from encamp.jobs.plan.prepare import Prepared
-from encamp.jobs.report import task_reports as kept
-from encamp.jobs.report.report_files import read_report, write_report
-from encamp.jobs.report.task_reports import Reports
+from encamp.jobs.report import compressed_reports as kept
+from encamp.jobs.report.compressed_reports import CompressedReports
+from encamp.jobs.report.read_report import read_report
+from encamp.jobs.report.write_report import write_report
 from encamp.jobs.worker.work import Outcome
 from encamp.reports import AttemptReport, InputFile, JobReport, TaskReport, TaskReports
 from encamp.storage.disk.own_files import OwnFolder
@@ -56,14 +57,14 @@ def _written(folder: Path, tasks: Iterable[TaskReport]) -> RecordsInFile:
         return journal.done.kept()
 
 
-def _both(folder: Path, count: int = 200) -> tuple[Reports, list[TaskReport]]:
+def _both(folder: Path, count: int = 200) -> tuple[CompressedReports, list[TaskReport]]:
     """Reports of tasks that have ended in another order, some of them up to date or not at all."""
     listed = [
         replace(_task(n, value=VALUES[n % len(VALUES)]), name=f"t{n}{ODD if n % 7 == 0 else ''}")
         for n in range(count)
     ]
     records = _written(folder, listed)
-    reports = Reports([task.name for task in listed], records)
+    reports = CompressedReports([task.name for task in listed], records)
     for n in sorted(range(count), key=lambda n: (n % 3, n)):
         task = listed[n]
         if n % 4 == 0:
@@ -130,7 +131,7 @@ class _Compared(str):
 
 def test_the_page_of_a_run_that_has_just_begun_compares_no_task_with_all_others() -> None:
     names = [_Compared(f"t{number}") for number in range(300)]
-    reports = Reports(names, RecordsInFile(JournalFile(OwnFolder(Path()))))
+    reports = CompressedReports(names, RecordsInFile(JournalFile(OwnFolder(Path()))))
     _Compared.count = 0
     assert {report.state for report in reports.for_disk()} == {"waiting"}
     assert _Compared.count < 10 * len(names)
@@ -186,7 +187,7 @@ def test_a_run_of_many_tasks_has_the_same_report_as_one_of_few(
 
 def test_a_line_with_a_report_of_nonsense_does_not_stop_the_rest(tmp_path: Path) -> None:
     records = _written(tmp_path, [_task(0)])
-    reports = Reports(["t0"], records)
+    reports = CompressedReports(["t0"], records)
     reports.up_to_date("t0", records.line("t0") or b"")
     file = tmp_path / "journal.jsonl"
     with file.open("r+b") as journal:

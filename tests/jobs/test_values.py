@@ -20,7 +20,7 @@ from encamp import values
 from encamp.errors import BadJob, BadValues, DiskFull, NotInstalled
 from encamp.jobs.display.terminal import console_progress
 from encamp.jobs.file.jobfile import load_job
-from encamp.jobs.report.report_files import read_report
+from encamp.jobs.report.read_report import read_report
 from encamp.jobs.report.results_csv import write_table
 from encamp.jobs.worker.values_file import read_values
 from encamp.storage.disk.own_files import OwnFolder
@@ -416,7 +416,7 @@ def test_parameters_and_values_are_checked(options: dict[str, Any], here: Path) 
 def test_the_report_of_many_tasks_has_their_parameters(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("encamp.jobs.report.task_reports._FEW", 1)
+    monkeypatch.setattr("encamp.jobs.report.compressed_reports._FEW", 1)
     sweep().run(slots=2)
     report = sweep().run(slots=2)
     assert report.values() == ROWS

@@ -24,8 +24,8 @@ from encamp.errors import EncampError
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.journal_file import NAME
 from encamp.jobs.plan.orphans import orphans
-from encamp.jobs.report.last_report import last_check
-from encamp.jobs.report.report_files import read_report
+from encamp.jobs.report.keep_report import last_check
+from encamp.jobs.report.read_report import read_report
 from encamp.jobs.worker.lease import PREFIX, leases
 from encamp.reports import JobReport, TaskReport
 from encamp.storage.disk.own_files import OwnFolder

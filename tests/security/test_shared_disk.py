@@ -22,7 +22,7 @@ from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.record import Record
 from encamp.jobs.prune import prune
-from encamp.jobs.report.report_files import read_report
+from encamp.jobs.report.read_report import read_report
 from encamp.jobs.run.run_lock import run_lock
 from encamp.jobs.worker.lease import leases, new_lease
 from encamp.reports import TaskReport

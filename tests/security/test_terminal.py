@@ -15,7 +15,8 @@ from encamp.attempt_facts import Span, Where
 from encamp.cli.main import _say, cli
 from encamp.errors import StepFailed, reason, shown, text_of
 from encamp.jobs.display.terminal import console_progress
-from encamp.jobs.report.report_files import read_report, write_report
+from encamp.jobs.report.read_report import read_report
+from encamp.jobs.report.write_report import write_report
 from encamp.reports import AttemptReport, JobFailed, JobReport, TaskReport
 
 EVIL = "\x1b]0;title\x07\x1b[2J\x9b31m\r\u202e\x08"

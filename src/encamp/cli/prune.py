@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from encamp.cli.job_states import job_folders
+from encamp.cli.read_job_status import job_folders
 from encamp.errors import (
     BadDestination,
     BadJob,

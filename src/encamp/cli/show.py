@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
-from encamp.cli.job_states import is_run, job_folders, moment_text
+from encamp.cli.read_job_status import is_run, job_folders, moment_text
 from encamp.errors import BadJob, InputError, NotOurs, printable, shown
 from encamp.jobs.display.terminal import kept_text
 from encamp.jobs.file.jobfile import load_job
@@ -14,8 +14,8 @@ from encamp.jobs.job import Job
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.record import Line
 from encamp.jobs.plan.selection import no_task_named
-from encamp.jobs.report.report_files import NAME as REPORT
-from encamp.jobs.report.report_files import read_outline, read_task
+from encamp.jobs.report.read_report import NAME as REPORT
+from encamp.jobs.report.read_report import read_outline, read_task
 from encamp.jobs.steps import lines_of
 from encamp.reports import AttemptReport, TaskReport
 from encamp.storage.disk.own_files import OwnFolder

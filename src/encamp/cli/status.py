@@ -12,7 +12,7 @@ import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
-from encamp.cli.job_states import JobState, job_folders, state_of
+from encamp.cli.read_job_status import StatusAndText, job_folders, status_of
 from encamp.errors import BadJob, NotOurs, shown
 from encamp.jobs.display.progress_bar import StatusView
 from encamp.jobs.report.json_encoding import facts_json
@@ -43,14 +43,16 @@ def status_command(
             _say(*state.lines)
 
 
-def _states(folders: list[OwnFolder], tell: Callable[[str], None] | None = None) -> list[JobState]:
+def _states(
+    folders: list[OwnFolder], tell: Callable[[str], None] | None = None
+) -> list[StatusAndText]:
     return list(_each_state(folders, tell or _say))
 
 
-def _each_state(folders: list[OwnFolder], tell: Callable[[str], None]) -> Iterator[JobState]:
+def _each_state(folders: list[OwnFolder], tell: Callable[[str], None]) -> Iterator[StatusAndText]:
     for own in folders:
         try:
-            yield state_of(own)
+            yield status_of(own)
         except (NotOurs, BadJob) as exc:
             if len(folders) == 1:
                 raise
@@ -85,7 +87,7 @@ def _shown(console: Console, display: _Display) -> Live:
     )
 
 
-def _tell_news(states: list[JobState], told: dict[str, object], *, as_json: bool) -> None:
+def _tell_news(states: list[StatusAndText], told: dict[str, object], *, as_json: bool) -> None:
     """Print the state of jobs that have changed."""
     for state in states:
         status = state.status
@@ -103,10 +105,10 @@ class _Display:
     """The display of the running jobs."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[JobState, float]] = {}
+        self._seen: dict[str, tuple[StatusAndText, float]] = {}
         """A job's last state, and when it was read by this host's clock."""
 
-    def note(self, states: list[JobState]) -> None:
+    def note(self, states: list[StatusAndText]) -> None:
         """Update the states of the jobs."""
         before, now = self._seen, time.monotonic()
         self._seen = {}
@@ -123,7 +125,7 @@ class _Display:
         return Group(*(self._one(*seen, now) for seen in self._seen.values()))
 
     @staticmethod
-    def _one(state: JobState, taken: float, now: float) -> RenderableType:
+    def _one(state: StatusAndText, taken: float, now: float) -> RenderableType:
         if state.status.tasks is None:
             return "\n".join(map(shown, state.lines))
         return StatusView(state.status, now - taken)

@@ -12,13 +12,13 @@ from encamp.jobs.definition import JobDefinition
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared
-from encamp.jobs.report.builders import job_report
-from encamp.jobs.report.last_report import keep_report
+from encamp.jobs.report.build_reports import job_report
+from encamp.jobs.report.compressed_reports import CompressedReports
+from encamp.jobs.report.keep_report import keep_report
 from encamp.jobs.report.manifest import write_manifest
 from encamp.jobs.report.parameter_columns import parameters_of
-from encamp.jobs.report.report_files import write_page
 from encamp.jobs.report.results_csv import facts_of, write_table
-from encamp.jobs.report.task_reports import Reports
+from encamp.jobs.report.write_report import write_page
 from encamp.jobs.run.executors import services_of
 from encamp.jobs.run.run_lock import refusal
 from encamp.jobs.run_clock import Clock
@@ -39,7 +39,7 @@ class RunReport:
         orphans: OrphanWatch,
         executor: Executor,
     ) -> None:
-        self.ended = Reports(tasks, journal.done, self._parameters_of)
+        self.ended = CompressedReports(tasks, journal.done, self._parameters_of)
         self.clock = Clock()
         self._job, self._tasks, self._prepared = job, tasks, prepared
         self._journal, self._orphans, self._executor = journal, orphans, executor

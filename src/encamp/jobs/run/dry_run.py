@@ -14,9 +14,9 @@ from encamp.jobs.plan.graph import Graph
 from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.plan.selection import Selection
-from encamp.jobs.report.builders import job_report
+from encamp.jobs.report.build_reports import job_report
+from encamp.jobs.report.compressed_reports import CompressedReports, tell_up_to_date
 from encamp.jobs.report.parameter_columns import parameters_of
-from encamp.jobs.report.task_reports import Reports, tell_up_to_date
 from encamp.jobs.run_clock import Clock
 from encamp.jobs.run_options import Options
 from encamp.reports import DRY_RUN, JobReport, TaskReport
@@ -34,7 +34,7 @@ def dry_run(job: JobDefinition, options: Options, progress: Progress) -> JobRepo
     orphans.look("the job", prepared.shared)
     tasks = Selection(job.tasks, graph, options).tasks(journal)
     graph.choose(tasks)
-    reports = Reports(tasks, journal.done, lambda name: parameters_of(job.tasks[name]))
+    reports = CompressedReports(tasks, journal.done, lambda name: parameters_of(job.tasks[name]))
     clock = Clock()
     progress.began(job.name, len(tasks), None)
     while graph.going_on:

@@ -14,7 +14,7 @@ from encamp.jobs.interrupts import Interrupts
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.plan.selection import NONE_FAILED, Selection
-from encamp.jobs.report.builders import job_report
+from encamp.jobs.report.build_reports import job_report
 from encamp.jobs.run.dry_run import dry_run
 from encamp.jobs.run.executors import check_executor, pool
 from encamp.jobs.run.run_loop import RunLoop

@@ -31,20 +31,20 @@ from encamp.errors import (
 )
 from encamp.job_status import JobStatus, State
 from encamp.jobs.definition import JobDefinition
-from encamp.jobs.display.live_status import RunMonitor
 from encamp.jobs.display.progress_interface import Shielded
+from encamp.jobs.display.run_monitor import RunMonitor
 from encamp.jobs.interrupts import Interrupts, stopped
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.record import Record, outputs_in, seen
 from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared
-from encamp.jobs.report.builders import (
+from encamp.jobs.report.build_reports import (
     attempt_report,
     controller_here,
     task_report,
 )
+from encamp.jobs.report.compressed_reports import tell_up_to_date
 from encamp.jobs.report.run_report import RunReport
-from encamp.jobs.report.task_reports import tell_up_to_date
 from encamp.jobs.run.allocation_end import TimeLeft
 from encamp.jobs.run.executors import workers_of
 from encamp.jobs.run.killed_runs import discard_parts, sweep

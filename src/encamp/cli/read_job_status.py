@@ -16,8 +16,8 @@ from encamp.jobs.display.progress_bar import clock_text
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.journal_file import NAME
 from encamp.jobs.plan.orphans import count_of, orphans
-from encamp.jobs.report.last_report import last_check
-from encamp.jobs.report.report_files import Outline, read_outline
+from encamp.jobs.report.keep_report import last_check
+from encamp.jobs.report.read_report import Outline, read_outline
 from encamp.jobs.report.status_file import last_status
 from encamp.jobs.worker.lease import leases
 from encamp.reports import orphans_told
@@ -34,7 +34,7 @@ _ENDED: tuple[State, ...] = ("done", "up to date", "failed", "blocked", "waiting
 
 
 @dataclass(frozen=True)
-class JobState:
+class StatusAndText:
     """The state of a job: as data, and as text."""
 
     status: JobStatus
@@ -67,7 +67,7 @@ def job_folders(destination: Path) -> list[Path]:
     return folders
 
 
-def state_of(own: OwnFolder) -> JobState:
+def status_of(own: OwnFolder) -> StatusAndText:
     """The state of the job in a folder. Raises `NotOurs`, and `BadJob` for a broken report."""
     report = own.path / "report.json"
     for _, facts in leases(own):
@@ -77,7 +77,7 @@ def state_of(own: OwnFolder) -> JobState:
     if not report.exists():
         status = _status(own, "ended", "")
         words = f"{printable(status.name)}: {_done(status)}; no run of it has ended yet"
-        return JobState(status, [words, *_failures(status)])
+        return StatusAndText(status, [words, *_failures(status)])
     return _ended(read_outline(report, shared=own.shared), own)
 
 
@@ -141,15 +141,15 @@ def _who(facts: ProcessFacts | None) -> str:
     return f"process {facts.pid} on {printable(facts.host)}" if facts else "another process"
 
 
-def _being_run(own: OwnFolder, facts: ProcessFacts | None) -> JobState:
+def _being_run(own: OwnFolder, facts: ProcessFacts | None) -> StatusAndText:
     who = _who(facts)
     status = last_status(own)
     if status is None or (facts is not None and status.controller != who):
         status = _status(own, "running", who)
         words = f"{printable(status.name)}: being run by {who}; {_done(status)} so far"
-        return JobState(status, [words, *_failures(status)])
+        return StatusAndText(status, [words, *_failures(status)])
     status = replace(status, folder=str(own.path))
-    return JobState(status, [f"{printable(status.name)}: being run by {who}", *_live(status)])
+    return StatusAndText(status, [f"{printable(status.name)}: being run by {who}", *_live(status)])
 
 
 def _live(status: JobStatus) -> list[str]:
@@ -170,11 +170,11 @@ def _live(status: JobStatus) -> list[str]:
     return lines + _failures(status)
 
 
-def _killed(own: OwnFolder, facts: ProcessFacts | None) -> JobState:
+def _killed(own: OwnFolder, facts: ProcessFacts | None) -> StatusAndText:
     who = _who(facts)
     status = _status(own, "killed", who)
     words = f"{_done(status)}; the last run, by {who}, was killed; run again to continue"
-    return JobState(status, [f"{printable(status.name)}: {words}", *_failures(status)])
+    return StatusAndText(status, [f"{printable(status.name)}: {words}", *_failures(status)])
 
 
 def _locked(folder: OwnFolder) -> bool:
@@ -188,7 +188,7 @@ def _locked(folder: OwnFolder) -> bool:
     return int(struct.unpack_from("h", answer)[0]) != fcntl.F_UNLCK
 
 
-def _ended(report: Outline, own: OwnFolder) -> JobState:
+def _ended(report: Outline, own: OwnFolder) -> StatusAndText:
     folder, name = own.path, printable(_name(own))
     found = Counter(task.state for task in report.tasks)
     how = "stopped" if report.interrupted else "ended"
@@ -211,7 +211,7 @@ def _ended(report: Outline, own: OwnFolder) -> JobState:
             "no task had to run, so the report is that of an earlier run, which "
             f"{how} {moment_text(report.ended)}"
         )
-        return JobState(replace(status, now=check.ended), [words, *page])
+        return StatusAndText(replace(status, now=check.ended), [words, *page])
     counts = ", ".join(
         [f"{found[state]} {state}" for state in _ENDED if found[state]]
         + ([f"{report.not_selected} not selected"] if report.not_selected else [])
@@ -221,7 +221,7 @@ def _ended(report: Outline, own: OwnFolder) -> JobState:
         log = f" (log: {printable(folder / task.log)})" if task.log else ""
         lines.append(f"  failed: {printable(task.name)}: {task.why}{log}")
     lines += _untold(len(failed))
-    return JobState(status, [*lines, *page])
+    return StatusAndText(status, [*lines, *page])
 
 
 def _orphans(report: Outline, own: OwnFolder) -> list[str]:

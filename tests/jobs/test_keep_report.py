@@ -11,9 +11,8 @@ from scripted import GOOD, Scripted
 import encamp
 from encamp.cli.status import status_command
 from encamp.errors import StepFailed
-from encamp.jobs.report import last_report
-from encamp.jobs.report.last_report import keep_report
-from encamp.jobs.report.report_files import read_report
+from encamp.jobs.report.keep_report import keep_report
+from encamp.jobs.report.read_report import read_report
 from encamp.jobs.worker.work import Outcome
 from encamp.reports import JobReport, TaskReport
 from encamp.storage.disk.own_files import OwnFolder
@@ -83,7 +82,7 @@ def _keep(report: JobReport, folder: Path) -> None:
 def test_the_warnings_of_a_report_are_found_at_its_end_or_anywhere(
     most: int, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(last_report, "_MOST_AT_END", most)
+    monkeypatch.setattr("encamp.jobs.report.keep_report._MOST_AT_END", most)
     odd = ['a "warnings": [', 'b\n  "warnings": [']
     tasks = [TaskReport("t", "up to date", log_tail=odd[1])]
     report = JobReport("job", "/out", "/o", 1.0, 2.0, "", "", "", False, tasks, odd)

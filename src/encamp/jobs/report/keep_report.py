@@ -15,9 +15,10 @@ from pathlib import Path
 import msgspec
 
 from encamp.errors import NotOurs
-from encamp.jobs.report.report_files import NAME, report_in, written
+from encamp.jobs.report.read_report import NAME, report_in
 from encamp.jobs.report.status_file import NAME as STATUS
 from encamp.jobs.report.status_file import left_by_a_killed_run
+from encamp.jobs.report.write_report import written
 from encamp.reports import JobReport
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 

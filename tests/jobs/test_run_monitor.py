@@ -16,10 +16,10 @@ from rich.console import Console
 
 import encamp
 from encamp.job_status import FailedTask, JobStatus, RunningTask
-from encamp.jobs.display import live_status
-from encamp.jobs.display.live_status import Throttle
+from encamp.jobs.display import run_monitor
 from encamp.jobs.display.progress_bar import StatusView, clock_text
 from encamp.jobs.display.progress_interface import Silent
+from encamp.jobs.display.run_monitor import Throttle
 from encamp.jobs.report.status_file import last_status, left_by_a_killed_run
 from encamp.storage.disk.own_files import OwnFolder
 
@@ -27,8 +27,8 @@ from encamp.storage.disk.own_files import OwnFolder
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a run tell how it stands all the time."""
     for name in ("DISPLAYED_EVERY", "WRITTEN_EVERY", "_DRAWN_EVERY"):
-        monkeypatch.setattr(live_status, name, 0.02)
-    monkeypatch.setattr(live_status, "_SHARE", 0)
+        monkeypatch.setattr(run_monitor, name, 0.02)
+    monkeypatch.setattr(run_monitor, "_SHARE", 0)
 
 
 class Noting(Silent):

@@ -59,7 +59,7 @@ _EMPTY = msgspec.to_builtins(TaskReport("", "done"))
 _UP_TO_DATE = {"state": "up to date", "why": UNCHANGED}
 
 
-class Reports(TaskReports):
+class CompressedReports(TaskReports):
     """The reports of ended tasks among ``names``, in that order; the other tasks are waiting.
 
     ``done`` are the journal's records of finished tasks; ``parameters`` returns the current
@@ -133,8 +133,8 @@ class Reports(TaskReports):
             return self._with(_records=self._records.kept())
         return list(map(self._of, self._names))
 
-    def _with(self, **parts: object) -> Reports:
-        other = Reports((), self._records)
+    def _with(self, **parts: object) -> CompressedReports:
+        other = CompressedReports((), self._records)
         vars(other).update(vars(self) | parts)
         return other
 
@@ -245,10 +245,10 @@ class Reports(TaskReports):
 
 
 _FEW = 10_000
-"""Reports of at most this many tasks are a list, which is easiest to use."""
+"""CompressedReports of at most so many tasks are a list, which is easiest to use."""
 
 
-def tell_up_to_date(progress: Progress, name: str, reports: Reports) -> None:
+def tell_up_to_date(progress: Progress, name: str, reports: CompressedReports) -> None:
     """Report that a task is up to date; encamp's own displays need no report of the task."""
     if getattr(progress, "is_silent", False):
         return
