@@ -54,7 +54,10 @@ def test_a_wheel_holds_the_package_its_manual_page_and_nothing_else(wheel: Path)
     source = [path for path in (ROOT / "src").rglob("*") if path.is_file()]
     own = {str(path.relative_to(ROOT / "src")) for path in source if path.suffix != ".pyc"}
     assert names == own | {PAGE}
-    assert {"encamp/py.typed", "encamp/jobs/report/report.html"} <= names
+    assert {
+        "encamp/py.typed",
+        *(f"encamp/jobs/report/page.{end}" for end in ("html", "css", "js")),
+    } <= names
     assert facts["Version"] == __version__
     assert facts["License-Expression"] == "BSD-3-Clause"
     assert facts.get_payload().startswith("# encamp")

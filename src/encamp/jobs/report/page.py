@@ -1,4 +1,4 @@
-"""The page of a report: the template `report.html` with the facts of a run.
+"""The page of a report: ``page.html`` with its style, its script and the facts of a run.
 
 The page's own script draws everything from these facts. The page stays small enough for browsers:
 if there are very many tasks, it shows some of them, and counts all.
@@ -66,10 +66,14 @@ def _template() -> tuple[bytes, bytes, bytes]:
 
     With its hash, browsers accept only the page's own script; see CSP Level 3.
     """
-    text = files("encamp.jobs.report").joinpath("report.html").read_bytes()
-    script = text.partition(b"<script>")[2].partition(b"</script>")[0]
-    own_hash = b64encode(hashlib.sha256(script).digest())
-    before, between, after = re.split(b"@TITLE@|@FACTS@", text.replace(b"@SCRIPT@", own_hash))
+    here = files("encamp.jobs.report")
+    page, style, script = (
+        here.joinpath(f"page.{end}").read_bytes() for end in ("html", "css", "js")
+    )
+    text = page.replace(b"@STYLE@", style).replace(b"@SCRIPT@", script)
+    inside = text.partition(b"<script>")[2].partition(b"</script>")[0]
+    own_hash = b64encode(hashlib.sha256(inside).digest())
+    before, between, after = re.split(b"@TITLE@|@FACTS@", text.replace(b"@HASH@", own_hash))
     return before, between, after
 
 
