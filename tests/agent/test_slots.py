@@ -66,7 +66,7 @@ def test_modules_loaded_before_first_call_are_not_collected(
     assert run(slots, gc.get_freeze_count) > 10_000
 
 
-def test_what_only_the_program_needs_is_not_loaded_by_a_jobs_slot(slots: Slots) -> None:
+def test_job_slot_does_not_import_program_modules(slots: Slots) -> None:
     loaded = run(slots, work.loaded_with, "encamp.jobs.worker.run_phases")
     assert "encamp.jobs.worker.run_phases" in loaded
     assert loaded.isdisjoint(

@@ -19,7 +19,7 @@ from encamp.cli.doctor_checks import (
     libraries_here,
     python_here,
 )
-from encamp.cli.remote import HostOutput
+from encamp.cli.ssh_commands import HostOutput
 from encamp.cores_and_memory import processes_left
 from encamp.storage.local_storage import LOCAL
 

@@ -22,7 +22,7 @@ from encamp.errors import (
     UnusableInput,
 )
 from encamp.reports import JobFailed, JobReport
-from encamp.storage.signals import Terminated
+from encamp.storage.exit_on_signal import Terminated
 
 REPORT = JobReport("job", "out", "out/job.job", 0.0, 0.0, "", "", "", False, [])
 

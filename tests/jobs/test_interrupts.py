@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from encamp.errors import EngineFailed
-from encamp.jobs.interrupts import Interrupts, ended_in_order
+from encamp.jobs.run_interrupts import RunInterrupts, ended_in_order
 
 
 def test_the_first_signal_waits_for_a_good_moment_and_the_second_does_not() -> None:
     woken = []
-    with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts:
+    with pytest.raises(KeyboardInterrupt), RunInterrupts() as interrupts:
         interrupts.wake = lambda: woken.append(True)
         interrupts.check()
         os.kill(os.getpid(), signal.SIGINT)
@@ -28,29 +28,29 @@ def test_the_first_signal_waits_for_a_good_moment_and_the_second_does_not() -> N
 
 
 def test_recorded_signal_is_raised_by_check_or_at_end() -> None:
-    with pytest.raises(SystemExit) as raised, Interrupts() as interrupts:
+    with pytest.raises(SystemExit) as raised, RunInterrupts() as interrupts:
         os.kill(os.getpid(), signal.SIGTERM)
     assert raised.value.code == 128 + signal.SIGTERM
-    with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts:
+    with pytest.raises(KeyboardInterrupt), RunInterrupts() as interrupts:
         os.kill(os.getpid(), signal.SIGINT)
         interrupts.check()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_recorded_signal_replaces_resulting_error() -> None:
-    with pytest.raises(KeyboardInterrupt), Interrupts():
+    with pytest.raises(KeyboardInterrupt), RunInterrupts():
         os.kill(os.getpid(), signal.SIGINT)
         raise EngineFailed("mpi", "a host does not answer")
-    with pytest.raises(ZeroDivisionError), Interrupts():
+    with pytest.raises(ZeroDivisionError), RunInterrupts():
         os.kill(os.getpid(), signal.SIGINT)
         raise ZeroDivisionError
-    with pytest.raises(EngineFailed), Interrupts():
+    with pytest.raises(EngineFailed), RunInterrupts():
         raise EngineFailed("mpi", "a host does not answer")
 
 
 def _ended_worker(function: Callable[[], None]) -> int:
     """How a worker ends that is forked during a run, and goes on after whatever a call raises."""
-    with Interrupts():
+    with RunInterrupts():
         child = os.fork()
         if child == 0:
             try:

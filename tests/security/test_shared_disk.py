@@ -28,15 +28,15 @@ from encamp.jobs.worker.lease import leases, new_lease
 from encamp.reports import TaskReport
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.disk.safe_destination import NAMED, Trust, named, opened
-from encamp.storage.inputs.transfer import digest_of_piece
+from encamp.storage.inputs.send_inputs import digest_of_piece
 from encamp.storage.local_storage import local_storage
 from encamp.storage.outputs.accepted_names import DeclaredNames
 from encamp.storage.outputs.patterns import Output, bound, folders_of
 from encamp.storage.outputs.publish import intact, publish
 from encamp.storage.outputs.sees_destination import Beacons, reaches
+from encamp.storage.outputs.send_outputs import Piece, TaskFiles
 from encamp.storage.outputs.stage import stage, unstage
 from encamp.storage.outputs.temporary_names import discard_leftovers
-from encamp.storage.outputs.transfer import Piece, TaskFiles
 from encamp.storage.shared_folders import local
 
 __all__ = ["scratch"]

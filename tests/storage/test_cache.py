@@ -19,7 +19,7 @@ from encamp.storage.cache import cache as cache_module
 from encamp.storage.cache.cache import INDEX, LIMIT, HostCache, clear_cache
 from encamp.storage.cache.index import opened
 from encamp.storage.cache.locks import KeyLock, exclusive
-from encamp.storage.disk.disk import free_space
+from encamp.storage.disk.disk_full import free_space
 from encamp.storage.inputs.mirror import Item, Mirror, plan
 from encamp.storage.local_storage import local_storage
 from encamp.storage.sandbox import sandbox

@@ -32,7 +32,7 @@ LANDING = """\
 import os
 from pathlib import Path, PurePosixPath
 from encamp.storage.outputs import transfer
-from encamp.storage.outputs.transfer import RemoteTarget, Receiver, send_file
+from encamp.storage.outputs.send_outputs import RemoteTarget, Receiver, send_file
 from encamp.storage.shared_folders import portable
 from encamp.storage.disk.safe_destination import NAMED
 transfer.CHUNK = 1000

@@ -15,7 +15,7 @@ from encamp.errors import InputError, SourceChanged, UnusableInput
 from encamp.storage.disk import copy
 from encamp.storage.disk.copy import copy_file
 from encamp.storage.inputs.mirror import Mirror, plan
-from encamp.storage.inputs.transfer import Sender
+from encamp.storage.inputs.send_inputs import Sender
 
 MADE_UP = ["/proc/cpuinfo", "/proc/self/status", "/sys/kernel/mm/transparent_hugepage/enabled"]
 MADE_UP = [name for name in MADE_UP if os.access(name, os.R_OK)]

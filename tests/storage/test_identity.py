@@ -11,8 +11,8 @@ import pytest
 from other_processes import small_disk
 
 import encamp
-from encamp.storage.disk import disk
-from encamp.storage.disk.disk import Disks
+from encamp.storage.disk import disk_kind
+from encamp.storage.disk.disk_kind import LastingNumbers
 from encamp.storage.inputs.mirror import as_mirrors as mirrors
 from encamp.storage.inputs.mirror import identity, plan
 from encamp.storage.shared_folders import MIRRORED
@@ -187,10 +187,10 @@ def test_where_inode_numbers_do_not_last_they_do_not_count(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (here / "a").write_text("x")
-    monkeypatch.setattr(disk, "kind_and_source", lambda device: ("fuse.sshfs", "host:/"))
-    disk._name_of_disk.cache_clear()
-    assert Disks().lasting_number(here / "a", (here / "a").stat()) == ""
-    disk._name_of_disk.cache_clear()
+    monkeypatch.setattr(disk_kind, "kind_and_source", lambda device: ("fuse.sshfs", "host:/"))
+    disk_kind._name_of_disk.cache_clear()
+    assert LastingNumbers().of(here / "a", (here / "a").stat()) == ""
+    disk_kind._name_of_disk.cache_clear()
 
 
 def test_a_job_runs_again_when_the_link_to_its_data_leads_elsewhere(here: Path) -> None:

@@ -16,9 +16,9 @@ from msgspec.structs import replace
 from other_processes import DEADLINE, finish, start
 
 from encamp.errors import ShippingFailed, SourceChanged, UnusableInput
-from encamp.storage.inputs import transfer
+from encamp.storage.inputs import send_inputs
 from encamp.storage.inputs.mirror import Item, Mirror, plan
-from encamp.storage.inputs.transfer import (
+from encamp.storage.inputs.send_inputs import (
     CHUNK,
     Chunk,
     Sender,
@@ -34,7 +34,7 @@ from encamp.storage.shared_folders import MIRRORED, Portable, SharedPath
 SERVE = """
     import pickle, sys
     from multiprocessing.connection import Connection
-    from encamp.storage.inputs.transfer import Sender
+    from encamp.storage.inputs.send_inputs import Sender
     pipe = Connection(int(sys.argv[1]))
     sender = Sender(sys.argv[2:])
     while True:
@@ -187,7 +187,7 @@ class Scripted:
 
 def chunk_of(data: bytes, size: int | None = None, mtime_ns: int = 1) -> Chunk:
     return Chunk(
-        data, transfer.digest_of_piece(data), len(data) if size is None else size, mtime_ns
+        data, send_inputs.digest_of_piece(data), len(data) if size is None else size, mtime_ns
     )
 
 
@@ -521,7 +521,7 @@ PLACING = """
     from msgspec.structs import replace
     from encamp.storage.sandbox_folder import Sandbox
     from encamp.storage.inputs.mirror import Mirror, plan
-    from encamp.storage.inputs.transfer import Sender
+    from encamp.storage.inputs.send_inputs import Sender
     from pathlib import Path
     away = Path(sys.argv[1])
     sender, asked = Sender([away]), []
@@ -560,4 +560,4 @@ def test_processes_at_once_ship_each_file_once_a_host(away: Path) -> None:
 
 def test_this_module_needs_no_network() -> None:
     """Engines bring the channel: nothing here opens one."""
-    assert "socket" not in vars(sys.modules["encamp.storage.inputs.transfer"])
+    assert "socket" not in vars(sys.modules["encamp.storage.inputs.send_inputs"])

@@ -12,12 +12,12 @@ import pytest
 
 import encamp
 from encamp.errors import BadDestination, BadJob
-from encamp.storage.disk import disk
+from encamp.storage.disk import unsupported_requests
 
 
 @pytest.fixture(autouse=True)
 def nobody_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disk, "_told", set())
+    monkeypatch.setattr(unsupported_requests, "_told", set())
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:

@@ -15,9 +15,9 @@ from encamp.errors import BadDestination, UnusableOutput
 from encamp.storage.local_storage import local_storage
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, bound
 from encamp.storage.outputs.publish import intact, publish
+from encamp.storage.outputs.send_outputs import OutputPaths, Piece, TaskFiles
 from encamp.storage.outputs.stage import stage, unstage
 from encamp.storage.outputs.temporary_names import PART
-from encamp.storage.outputs.transfer import OutputPaths, Piece, TaskFiles
 from encamp.storage.shared_folders import MIRRORED
 
 

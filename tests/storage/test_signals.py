@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from encamp.exit_codes import signal_name
-from encamp.jobs import interrupts as interrupts_module
-from encamp.jobs.interrupts import Interrupts
-from encamp.storage.signals import ENDING, Terminated, signals_exit, untaken
+from encamp.jobs import run_interrupts as interrupts_module
+from encamp.jobs.run_interrupts import RunInterrupts
+from encamp.storage.exit_on_signal import ENDING, Terminated, signals_exit, untaken
 
 # ruff: noqa: PT012 - what is around the signals is the thing tested
 
@@ -27,7 +27,7 @@ def test_each_signal_that_asks_for_an_end_has_its_own_exit_status(number: signal
         send(number)
     assert raised.value.code == 128 + number
     assert signal.getsignal(number) is signal.SIG_DFL
-    with pytest.raises(Terminated) as raised, Interrupts() as interrupts:
+    with pytest.raises(Terminated) as raised, RunInterrupts() as interrupts:
         send(number)
         interrupts.check()
     assert raised.value.code == 128 + number
@@ -46,7 +46,7 @@ def test_all_signals_that_end_a_program_are_known() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGRTMIN, signal.SIGRTMIN + 3, signal.SIGRTMAX])
 def test_a_real_time_signal_ends_a_run_in_good_order(number: int) -> None:
-    with pytest.raises(Terminated) as raised, Interrupts() as interrupts:
+    with pytest.raises(Terminated) as raised, RunInterrupts() as interrupts:
         send(number)
         interrupts.check()
     assert raised.value.code == 128 + number
@@ -62,7 +62,7 @@ def test_signals_are_told_by_their_names() -> None:
 def test_an_ignored_signal_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Interrupts(), signals_exit():
+        with RunInterrupts(), signals_exit():
             send(signal.SIGHUP)
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
@@ -74,7 +74,7 @@ def test_a_signal_that_a_library_has_taken_is_its_own(tmp_path: Path) -> None:
         faulthandler.register(signal.SIGUSR1, traces)
         try:
             assert signal.SIGUSR1 not in untaken()
-            with signals_exit(), Interrupts():
+            with signals_exit(), RunInterrupts():
                 send(signal.SIGUSR1)
             assert "test_a_signal_that" in (tmp_path / "traces").read_text()
         finally:
@@ -84,13 +84,13 @@ def test_a_signal_that_a_library_has_taken_is_its_own(tmp_path: Path) -> None:
 
 def test_what_is_sent_again_by_itself_is_no_second_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """A closed terminal sends SIGHUP twice, `timeout` SIGTERM; service managers send several."""
-    with pytest.raises(Terminated) as raised, Interrupts():
+    with pytest.raises(Terminated) as raised, RunInterrupts():
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP, signal.SIGHUP):
             send(number)
     assert raised.value.code == 128 + signal.SIGTERM
     monkeypatch.setattr(interrupts_module, "_ONE_REQUEST", -1.0)
     passed = []
-    with pytest.raises(Terminated), Interrupts():
+    with pytest.raises(Terminated), RunInterrupts():
         for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGXCPU, signal.SIGTERM):
             send(number)
             passed.append(number)

@@ -21,12 +21,11 @@ from encamp.errors import (
     UnusableInput,
 )
 from encamp.storage.disk.safe_destination import NAMED
-from encamp.storage.inputs.transfer import CHUNK, digest_of_piece
+from encamp.storage.inputs.send_inputs import CHUNK, digest_of_piece
 from encamp.storage.outputs.patterns import Output, as_outputs, bound
 from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.sees_destination import Beacons, reaches
-from encamp.storage.outputs.stage import Staged, stage
-from encamp.storage.outputs.transfer import (
+from encamp.storage.outputs.send_outputs import (
     OutputPaths,
     Piece,
     Receiver,
@@ -34,6 +33,7 @@ from encamp.storage.outputs.transfer import (
     TaskFiles,
     send_file,
 )
+from encamp.storage.outputs.stage import Staged, stage
 from encamp.storage.ownership import reclaim
 from encamp.storage.shared_folders import MIRRORED
 

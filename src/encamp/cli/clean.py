@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from encamp.cli.remote import encamp_on
 from encamp.cli.run import names_in
+from encamp.cli.ssh_commands import encamp_on
 from encamp.engines.kit.hostfile import host_in
 from encamp.errors import BadJob, CannotRemove, HostsNotReached, printable, shown
 from encamp.storage.cache.cache import clear_cache

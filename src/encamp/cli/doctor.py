@@ -23,8 +23,8 @@ from encamp.cli.doctor_checks import (
     why_of,
 )
 from encamp.cli.doctor_ports import ports
-from encamp.cli.remote import HostOutput, log_in
 from encamp.cli.run import engine_options
+from encamp.cli.ssh_commands import HostOutput, log_in
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import Host
 from encamp.engines.kit.hostfile import host_in

@@ -19,7 +19,8 @@ from typing import Literal
 from encamp import cores_and_memory
 from encamp.errors import EncampError, UnusableInput, printable, reason, shortened
 from encamp.storage.cache.tmp_cleaners import locked
-from encamp.storage.disk.disk import free_space, kind_and_source
+from encamp.storage.disk.disk_full import free_space
+from encamp.storage.disk.disk_kind import kind_and_source
 from encamp.storage.inputs.modes import why_no_overlay, why_no_reflink
 from encamp.storage.local_storage import LOCAL, local_storage
 from encamp.storage.outputs.sees_destination import reaches

@@ -22,7 +22,7 @@ from encamp.errors import EncampError, InputError, OutOfTime, printable, shown
 from encamp.exit_codes import signal_name
 from encamp.jobs.display.nonblocking_stderr import Screen
 from encamp.reports import JobFailed
-from encamp.storage.signals import Terminated
+from encamp.storage.exit_on_signal import Terminated
 from encamp.version import __version__
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -16,9 +16,9 @@ from encamp.storage.outputs.accepted_names import NOT_DECLARED, below
 from encamp.storage.outputs.patterns import folders_of
 from encamp.storage.outputs.publish import final_name, staged_by
 from encamp.storage.outputs.sees_destination import Beacons
+from encamp.storage.outputs.send_outputs import TaskFiles
 from encamp.storage.outputs.stage import Staged
 from encamp.storage.outputs.temporary_names import new_token
-from encamp.storage.outputs.transfer import TaskFiles
 from encamp.wire.by_value import dump_by_value
 from encamp.wire.pickling import dump
 

@@ -15,7 +15,7 @@ UNDIVIDED = 0.001
 """Seconds of waiting work that are not divided between busy slots: they would wait for it longer
 than they would gain."""
 MOST_CALLS = 4000
-"""Calls that are sent ahead to a slot, at most."""
+"""Maximum number of calls that are sent ahead to a slot."""
 MOST_JOBS = 100
 """Jobs of a dispatch that are taken ahead for a slot, at most, if ``prefetch`` is not given."""
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from encamp.errors import EncampError
 from encamp.slot.run_function import called
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.inputs.transfer import Channel
+from encamp.storage.inputs.send_inputs import Channel
 from encamp.storage.outputs.patterns import Output
+from encamp.storage.outputs.send_outputs import OutputChannel
 from encamp.storage.outputs.stage import Staged, stage
-from encamp.storage.outputs.transfer import OutputChannel
 from encamp.storage.persistent import give_back, persistent_sandbox
 from encamp.storage.sandbox import inside
 from encamp.storage.sandbox_folder import Sandbox

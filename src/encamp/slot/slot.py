@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from encamp.slot.call_folder import Staging
     from encamp.slot.initializer_globals import Initialized
     from encamp.slot.small_messages import TaskShortcut
-    from encamp.storage.outputs.transfer import Piece
+    from encamp.storage.outputs.send_outputs import Piece
 
 
 _NOTHING: Parts = []

@@ -22,7 +22,7 @@ from secrets import token_hex
 from encamp.errors import BadLocalStorage, printable
 from encamp.storage.cache.integrity import doubt
 from encamp.storage.cache.tmp_cleaners import keep_off, locked
-from encamp.storage.disk.disk import disk_full
+from encamp.storage.disk.disk_full import disk_full
 from encamp.storage.disk.removal import remove_tree, removed_at_once
 from encamp.storage.inputs import overlay
 from encamp.storage.local_storage import local_storage, local_storage_path

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from encamp.errors import EncampError
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.inputs.transfer import Channel
+from encamp.storage.inputs.send_inputs import Channel
 from encamp.storage.sandbox_folder import Sandbox
 
 _lock = threading.Lock()

@@ -16,6 +16,7 @@ from typing import ParamSpec, TypeVar
 
 from encamp.errors import EncampError
 from encamp.storage.disk.safe_destination import named
+from encamp.storage.exit_on_signal import signals_exit
 from encamp.storage.inputs.mirror import MirrorMap, as_mirrors, plan
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, check_outputs
@@ -24,7 +25,6 @@ from encamp.storage.outputs.stage import stage, unstage
 from encamp.storage.persistent import give_back, persistent_sandbox
 from encamp.storage.real_paths import current_folder
 from encamp.storage.sandbox_folder import Sandbox
-from encamp.storage.signals import signals_exit
 from encamp.storage.urls import folder_name
 
 P = ParamSpec("P")

@@ -11,7 +11,7 @@ from encamp.storage.cache.cache import HostCache
 from encamp.storage.inputs.damaged_inputs import Placed
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.place import Placer
-from encamp.storage.inputs.transfer import Channel
+from encamp.storage.inputs.send_inputs import Channel
 from encamp.storage.inputs.unchanged import Unchanged
 from encamp.storage.ownership import OwnedFolder
 from encamp.storage.spare_folder import put_aside

@@ -35,14 +35,14 @@ class Finished(BaseException):
 
 
 HERE = -1.0
-"""Instead of seconds to wait: do not even check for new messages."""
+"""Passed in place of a timeout: return only messages that were already read."""
 
 
 class Mailbox:
     """Messages for one task; those that arrive while others are wanted are kept, in order.
 
     ``fetch`` waits for some seconds or forever (None); with `HERE` it returns only messages that
-    were read already. It returns ``(sender, message)``, None if the time is over, or ``()`` for a
+    were read already. It returns ``(sender, message)``, None on timeout, or ``()`` for a
     message that is not for the user.
     """
 

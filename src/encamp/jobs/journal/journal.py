@@ -47,7 +47,7 @@ class Journal:
         """Final names that were once a task's, but are not in its last result; None if the run was
         killed before the rest was recorded."""
         self.rescued: dict[str, set[str]] = {}
-        """Those of them that were rescued from a failure."""
+        """The tries that were rescued from a failure."""
         self.failed = RecordsInFile(self._file)
         """Tasks that failed and were not done since."""
         self.left: set[str] = set()

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from encamp.jobs.journal.record import Line, seen
-from encamp.storage.disk.disk import flushed, not_written
+from encamp.storage.disk.disk_full import not_written
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
+from encamp.storage.disk.unsupported_requests import flushed
 
 NAME = "journal.jsonl"
 _LONGEST_LINE = 1 << 28

@@ -15,7 +15,7 @@ from encamp.errors import BadValues, NotOurs
 from encamp.jobs.report.parameter_columns import parameters_but_values
 from encamp.jobs.steps import Task
 from encamp.reports import TaskReport
-from encamp.storage.disk.disk import not_written
+from encamp.storage.disk.disk_full import not_written
 from encamp.storage.disk.own_files import OwnFiles
 from encamp.values import Scalar
 from encamp.version import __version__

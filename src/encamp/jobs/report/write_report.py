@@ -16,7 +16,7 @@ from encamp.jobs.report.read_report import NAME
 from encamp.jobs.report.timeline import Lanes
 from encamp.jobs.report.trace import trace
 from encamp.reports import JobReport
-from encamp.storage.disk.disk import not_written
+from encamp.storage.disk.disk_full import not_written
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 
 
@@ -54,7 +54,7 @@ def write_page(report: JobReport, folder: OwnFolder, status: JobStatus, pause: f
 
 
 def _in_pieces(report: JobReport) -> Iterator[bytes]:
-    """The report as readable JSON; one task at a time, as there may be a million."""
+    """The report as readable JSON; one task at a time, because there may be a million."""
     whole = facts_json(replace(report, tasks=[]))
     head, tasks, tail = msgspec.json.format(whole, indent=2).partition(b'"tasks": []')
     yield head + (tasks if not report.tasks else b'"tasks": [')

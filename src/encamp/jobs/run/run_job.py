@@ -10,7 +10,6 @@ from encamp.engines.registry import launched
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.display.choose_display import progress_here
 from encamp.jobs.display.progress_interface import Progress, Shielded, Silent
-from encamp.jobs.interrupts import Interrupts
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.plan.selection import NONE_FAILED, Selection
@@ -19,6 +18,7 @@ from encamp.jobs.run.dry_run import dry_run
 from encamp.jobs.run.executors import check_executor, pool
 from encamp.jobs.run.run_loop import RunLoop
 from encamp.jobs.run_clock import Clock
+from encamp.jobs.run_interrupts import RunInterrupts
 from encamp.jobs.run_options import Options
 from encamp.jobs.worker.lease import Heartbeat
 from encamp.reports import JobFailed, JobReport
@@ -52,7 +52,7 @@ def run_job(
         together = executor is None and launched(options.engine)
         if together:  # at once: the other processes wait to become this one's agents
             run_on, workers = stack.enter_context(pool(executor, options))
-        interrupts = stack.enter_context(Interrupts())
+        interrupts = stack.enter_context(RunInterrupts())
         stack.enter_context(journal.writing())
         journal.note_tasks(job.tasks)
         tasks = selection.tasks(journal)

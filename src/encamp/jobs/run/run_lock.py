@@ -19,7 +19,7 @@ from pathlib import Path
 
 from encamp.errors import BadDestination, DiskFull, JobBusy, printable
 from encamp.jobs.worker.lease import Heartbeat, leases
-from encamp.storage.disk.disk import disk_full
+from encamp.storage.disk.disk_full import disk_full
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 from encamp.storage.process_identity import MOST_FACTS, ProcessFacts, facts_in, this_process
 

@@ -33,7 +33,6 @@ from encamp.job_status import JobStatus, State
 from encamp.jobs.definition import JobDefinition
 from encamp.jobs.display.progress_interface import Shielded
 from encamp.jobs.display.run_monitor import RunMonitor
-from encamp.jobs.interrupts import Interrupts, stopped
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.record import Record, outputs_in, seen
 from encamp.jobs.plan.orphans import OrphanWatch
@@ -54,6 +53,7 @@ from encamp.jobs.run.publisher import Done, Publisher
 from encamp.jobs.run.staged_checks import check_staged
 from encamp.jobs.run.submitted_attempts import SILENCE, Arrival, Submissions
 from encamp.jobs.run.submitted_task import SubmittedTask
+from encamp.jobs.run_interrupts import RunInterrupts, stopped
 from encamp.jobs.run_options import Options
 from encamp.jobs.worker.lease import new_lease
 from encamp.jobs.worker.log import log_name
@@ -63,9 +63,9 @@ from encamp.reports import JobReport, TaskReport
 from encamp.storage.disk.safe_destination import trust_in
 from encamp.storage.import_path import import_path
 from encamp.storage.outputs.patterns import Output
+from encamp.storage.outputs.send_outputs import TaskFiles
 from encamp.storage.outputs.stage import unstage
 from encamp.storage.outputs.temporary_names import new_token
-from encamp.storage.outputs.transfer import TaskFiles
 from encamp.storage.shared_folders import below, local, portable_name
 from encamp.timeouts import JOB_ENDS
 from encamp.values import as_json
@@ -98,7 +98,7 @@ class RunLoop:
         workers: int | None,
         options: Options,
         progress: Shielded,
-        interrupts: Interrupts,
+        interrupts: RunInterrupts,
     ) -> None:
         self.job, self.tasks, self.prepared, self.journal = job, tasks, prepared, journal
         self.workers, self.options = workers, options

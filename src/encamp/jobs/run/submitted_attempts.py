@@ -14,7 +14,7 @@ from encamp.jobs.worker.supervise_attempt import supervise_attempt
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.storage.outputs.patterns import Output, folders_of
 from encamp.storage.outputs.sees_destination import Beacons
-from encamp.storage.outputs.transfer import TaskFiles
+from encamp.storage.outputs.send_outputs import TaskFiles
 
 SILENCE = 5.0
 """Seconds without any result after which the run checks whether the executor is still there."""

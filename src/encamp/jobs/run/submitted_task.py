@@ -22,7 +22,7 @@ class SubmittedTask:
     number: int
     """The number of its last attempt, in all runs of the job."""
     tries: int = 0
-    """Its attempts in this run that count as such."""
+    """The number of the task's attempts in this run that count as such."""
     submitted: float = 0.0
     parked_at: int = 0
     """How many tasks had ended when it was put aside because a disk was full."""
@@ -38,20 +38,20 @@ class SubmittedTask:
         self.tries += 1
 
     def host_was_lost(self) -> None:
-        """The loss of a host is no failed attempt, for some times."""
+        """The host was lost. The first `MOST_LOSSES` losses do not count as failed attempts."""
         if self.losses < MOST_LOSSES:
             self.losses += 1
             self.tries -= 1
 
     def plan_anew(self, inputs: list[Item], shared: tuple[Item, ...], key: Key) -> None:
-        """Its inputs were looked up again; if they had changed, this is no failed attempt."""
+        """Replace its inputs; if they had changed, this does not count as a failed attempt."""
         if key != self.key and self.changes < MOST_CHANGES:
             self.changes += 1
             self.tries -= 1
         self.inputs, self.shared, self.key = inputs, shared, key
 
     def put_aside(self, ended: int) -> None:
-        """A full disk is no failed attempt; ``ended`` is how many tasks have ended."""
+        """Wait for space on a disk, without a failed attempt; ``ended`` tasks have ended so far."""
         self.tries -= 1
         self.number -= 1
         self.attempts.pop()

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from encamp.errors import BadDestination, NotOurs, UnusableInput
-from encamp.storage.disk.disk import disk_full
+from encamp.storage.disk.disk_full import disk_full
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 from encamp.storage.outputs.temporary_names import is_token
 from encamp.storage.process_identity import MOST_FACTS, ProcessFacts, facts_in, this_process

@@ -8,8 +8,8 @@ from pathlib import Path
 from encamp.jobs.worker.on_failure import stage_aside
 from encamp.jobs.worker.work import Work
 from encamp.slot.output_limit import cut, free_middle_of
+from encamp.storage.outputs.send_outputs import OutputChannel
 from encamp.storage.outputs.stage import Staged
-from encamp.storage.outputs.transfer import OutputChannel
 from encamp.storage.ownership import LOG
 
 TAIL = 4096

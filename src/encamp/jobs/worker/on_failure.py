@@ -9,8 +9,8 @@ from pathlib import Path
 from encamp.errors import EncampError
 from encamp.jobs.worker.work import Work
 from encamp.storage.outputs.patterns import Output
+from encamp.storage.outputs.send_outputs import OutputChannel
 from encamp.storage.outputs.stage import Staged, stage
-from encamp.storage.outputs.transfer import OutputChannel
 
 
 def rescue(folder: Path, work: Work, channel: OutputChannel | None) -> list[Staged]:

@@ -45,7 +45,7 @@ from encamp.slot.this_process import (
     tell,
     undone,
 )
-from encamp.storage.disk.disk import free_space
+from encamp.storage.disk.disk_full import free_space
 from encamp.storage.inputs.damaged_inputs import Placed
 from encamp.storage.outputs.stage import stage
 from encamp.storage.sandbox_folder import Sandbox

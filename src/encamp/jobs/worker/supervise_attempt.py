@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from encamp.attempt_facts import Span, Where
 from encamp.errors import EncampError, Stopped, TaskLost
-from encamp.jobs.interrupts import ended_in_order
+from encamp.jobs.run_interrupts import ended_in_order
 from encamp.jobs.worker.lease import Watch
 from encamp.jobs.worker.log import limit_log, log_file, stage_log, tail_of
 from encamp.jobs.worker.on_failure import rescue

@@ -39,7 +39,7 @@ class ServerEndings:
     def server_ended(
         self, service: Service, server: ServerRecord, task: TaskRecord, good: bool, value: Any
     ) -> None:
-        """A server's task has ended: it is replaced, or lost, or has done its work."""
+        """Handle the end of a server's task: it is replaced, or lost, or has done its work."""
         self._checkpoints.settle(server.number)
         expected = good or service.ended or isinstance(value, TaskKilled)
         died = isinstance(value, TaskLost)

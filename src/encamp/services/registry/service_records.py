@@ -62,7 +62,7 @@ class Service:
         self.said = False
         """Whether the warning that servers wait for slots was logged or is scheduled."""
         self.said_held = False
-        """Whether it was said why the program waits for servers."""
+        """Whether the reason why the program waits for servers was logged."""
         self.probes: Probes | None = None
         self.former: deque[ServerStatistics] = deque(maxlen=_FORMER)
 

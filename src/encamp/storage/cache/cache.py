@@ -34,13 +34,13 @@ from encamp.storage.cache.index import Event, Index, Row, opened
 from encamp.storage.cache.integrity import is_intact
 from encamp.storage.cache.locks import KeyLock, exclusive, shared
 from encamp.storage.cache.tmp_cleaners import keep_off
-from encamp.storage.disk.copy import copy_file
-from encamp.storage.disk.disk import free_space, named_error
+from encamp.storage.disk.copy import copy_error, copy_file
+from encamp.storage.disk.disk_full import free_space
 from encamp.storage.disk.holes import allocated
 from encamp.storage.disk.network_delay import until_not_older
 from encamp.storage.disk.removal import remove_tree
 from encamp.storage.inputs.mirror import Item, is_here
-from encamp.storage.inputs.transfer import Channel, receive_file, receive_tree
+from encamp.storage.inputs.send_inputs import Channel, receive_file, receive_tree
 from encamp.storage.inputs.tree import copy_tree, tree_state
 from encamp.storage.local_storage import local_storage, local_storage_path
 from encamp.storage.ownership import named_refusals
@@ -142,7 +142,7 @@ class HostCache:
             self._note_fetches(missing)
         except OSError as exc:
             need = sum(item.allocated for item in missing)
-            raise named_error(exc, missing[0].name, self.root, need) from exc
+            raise copy_error(exc, missing[0].name, self.root, need) from exc
         small: list[Item] = []
         large: list[Item] = []
         for item in missing:
@@ -223,7 +223,7 @@ class HostCache:
         except BaseException as exc:
             self._remove(partial)
             if isinstance(exc, OSError):
-                raise named_error(exc, item.name, self.root, item.allocated) from exc
+                raise copy_error(exc, item.name, self.root, item.allocated) from exc
             raise
         entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if item.kind == "tree":

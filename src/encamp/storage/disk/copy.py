@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from encamp.errors import SourceChanged, UnusableInput
+from encamp.storage.disk.disk_full import disk_full
 from encamp.storage.disk.holes import data_parts, is_sparse
 
 _CHUNK = 1 << 26
@@ -143,3 +144,12 @@ def _check_written(fd: int, at: int) -> None:
     """Check the file's position, since some disks report more bytes than they wrote."""
     if os.lseek(fd, 0, os.SEEK_CUR) != at:
         raise OSError(errno.EIO, _SHORT)
+
+
+def copy_error(exc: OSError, source: str, folder: Path, need: int) -> Exception:
+    """The error to raise if ``exc`` broke the copy of ``source`` into ``folder``."""
+    if full := disk_full(exc, folder, need):
+        return full
+    if isinstance(exc, FileNotFoundError):
+        return SourceChanged(source)
+    return UnusableInput(str(exc.filename or source), (exc.strerror or str(exc)).lower())

@@ -12,8 +12,8 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from encamp.storage.disk.disk import flushed
 from encamp.storage.disk.network_delay import is_network_device
+from encamp.storage.disk.unsupported_requests import flushed
 
 _SEVERAL = 4
 """From this many files, their whole disk is flushed, if little else waits to be written."""

@@ -20,35 +20,6 @@ def is_sparse(status: os.stat_result) -> bool:
     return status.st_size > max(_SMALL, status.st_blocks * 512)
 
 
-class Hashed:
-    """The blake2b-128 of consecutive bytes, and their number."""
-
-    def __init__(self) -> None:
-        import hashlib  # here, as most slots do not need it
-
-        self.size = 0
-        self._hash = hashlib.blake2b(digest_size=16)
-
-    def update(self, data: bytes) -> None:
-        """Hash the next bytes."""
-        self._hash.update(data)
-        self.size += len(data)
-
-    def zeros(self, count: int) -> None:
-        """Hash a hole."""
-        for _ in range(count // len(_ZEROS)):
-            self.update(_ZEROS)
-        self.update(_ZEROS[: count % len(_ZEROS)])
-
-    @property
-    def digest(self) -> str:
-        """The digest in hexadecimal."""
-        return self._hash.hexdigest()
-
-
-_ZEROS = bytes(1 << 20)
-
-
 def data_parts(fd: int, size: int, start: int = 0) -> Iterator[tuple[int, int]]:
     """The parts of a file with data, from ``start`` on: begin and end, see lseek(2), SEEK_DATA.
 

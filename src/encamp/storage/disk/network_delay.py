@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from encamp.errors import UnusableInput
-from encamp.storage.disk.disk import kind_and_source
+from encamp.storage.disk.disk_kind import kind_and_source
 from encamp.storage.shared_folders import Portable, local
 
 WAIT = "ENCAMP_VISIBLE_WAIT"

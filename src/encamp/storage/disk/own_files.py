@@ -23,9 +23,9 @@ from secrets import token_hex
 from typing import IO
 
 from encamp.errors import NotOurs
-from encamp.storage.disk.disk import flushed
 from encamp.storage.disk.file_owners import name_of_user, uid_of_new_files
 from encamp.storage.disk.safe_destination import NAMED, open_folder
+from encamp.storage.disk.unsupported_requests import flushed
 
 _GUARDED = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -30,7 +30,8 @@ def path_excluded(path: PurePosixPath, patterns: tuple[str, ...]) -> bool:
 def all_excluded(names: Sequence[str], patterns: tuple[str, ...]) -> bool:
     """Whether every path below a tree that ``names``, patterns for its parts, match is excluded.
 
-    Of names that are known only as patterns, those count that are excluded by the same pattern.
+    If an output's name is known only as a pattern, it counts as excluded if ``exclude`` contains
+    the same pattern.
     """
     paths = ("/".join(names[:number]) for number in range(1, len(names) + 1))
     return any(

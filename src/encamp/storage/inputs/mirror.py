@@ -17,14 +17,14 @@ import msgspec
 
 from encamp.errors import BadJob, NoMatch, TargetConflict, UnsafeTarget, UnusableInput, printable
 from encamp.storage.disk.copy import check_size
-from encamp.storage.disk.disk import Disks
+from encamp.storage.disk.disk_kind import LastingNumbers
 from encamp.storage.disk.holes import allocated
 from encamp.storage.inputs.exclude import path_excluded
 from encamp.storage.inputs.globs import escape, is_glob, matches
 from encamp.storage.inputs.skipped_folders import SkippedFolders
 from encamp.storage.inputs.tree import TreeState, special, tree_state, why_unusable
 from encamp.storage.local_storage import local_storage_path
-from encamp.storage.maps import each_of
+from encamp.storage.parse_map import parse_map
 from encamp.storage.shared_folders import Portable, SharedPath, below, local, portable
 from encamp.storage.urls import find_remote, is_url, without_scheme
 
@@ -95,7 +95,7 @@ MirrorMap = Mapping[str, str] | Iterable[Mirror | str] | Mirror | str
 
 def as_mirrors(spec: MirrorMap) -> tuple[Mirror, ...]:
     """Any form of a mirror map as `Mirror` objects."""
-    return each_of(spec, Mirror, Mirror, _to, "mirror")
+    return parse_map(spec, Mirror, Mirror, _to, "mirror")
 
 
 def _to(given: Any, to: Any) -> Mirror:
@@ -251,7 +251,7 @@ class Planner:
         self.left_out = tuple(left_out)
         self._trees: dict[tuple[Path, tuple[str, ...]], TreeState] = {}
         self._top = str(base)
-        self._disks = Disks()
+        self._numbers = LastingNumbers()
         self._folders = lru_cache(maxsize=1024)(portable)
         self._targets = lru_cache(maxsize=1024)(safe_target)
 
@@ -276,7 +276,7 @@ class Planner:
         for path in find(mirror.pattern, self._base, literal=mirror.literal):
             inner = PurePosixPath(*path.parts[depth:]) if depth else PurePosixPath(path.name)
             if path_excluded(inner, mirror.exclude):
-                but = "what it matches is excluded"
+                but = "all its matches are excluded"
                 continue
             if skipped and skipped.holds(path):
                 but = _SKIPPED
@@ -309,7 +309,7 @@ class Planner:
         to = self._targets(mirror.to)
         new = renamed(mirror.rename, name)
         target = str(to / new) if to.parts else new
-        state = _file_state(path, status, self._disks)
+        state = _file_state(path, status, self._numbers)
         return _file_item(below(self._folders(folder or "/"), name), target, mirror, status, state)
 
     def skipped(self, mirror: Mirror) -> SkippedFolders:
@@ -325,7 +325,7 @@ class Planner:
         except OSError as exc:
             raise UnusableInput(str(path), why_unusable(exc)) from exc
         if not stat.S_ISDIR(status.st_mode):
-            state = _file_state(path, status, self._disks)
+            state = _file_state(path, status, self._numbers)
             return _file_item(self._place(path), target, mirror, status, state)
         exclude = self._exclude(path, mirror, skipped)
         state, source = self._tree(path, exclude), portable(path)
@@ -438,7 +438,9 @@ def is_here(item: Item) -> bool:
         if stat.S_ISDIR(status.st_mode) != (item.kind == "tree"):
             return False
         tree = item.kind == "tree"
-        state = tree_state(path, item.exclude) if tree else _file_state(path, status, Disks())
+        state = (
+            tree_state(path, item.exclude) if tree else _file_state(path, status, LastingNumbers())
+        )
         if isinstance(item.source, SharedPath):
             return state.content == item.content
         permissions = stat.S_IMODE(status.st_mode)
@@ -509,14 +511,14 @@ def _check_tree(path: Path) -> None:
         raise UnusableInput(str(path), "it is the local storage, where the copy would be")
 
 
-def _file_state(path: Path | str, status: os.stat_result, disks: Disks) -> TreeState:
+def _file_state(path: Path | str, status: os.stat_result, numbers: LastingNumbers) -> TreeState:
     if not stat.S_ISREG(status.st_mode):
         raise UnusableInput(str(path), f"it is {special(status)}, not a file or folder")
     if not os.access(path, os.R_OK):
         raise UnusableInput(str(path), "permission denied")
     check_size(path, status)
     content = f"{status.st_size} {status.st_mtime_ns}"
-    version = f"{content} {disks.lasting_number(path, status)}"
+    version = f"{content} {numbers.of(path, status)}"
     room = allocated(status)
     return TreeState(1, status.st_size, status.st_mtime_ns, content, content, version, room)
 

@@ -19,8 +19,7 @@ from encamp.errors import (
     UnsafeTarget,
 )
 from encamp.storage.cache.cache import HostCache
-from encamp.storage.disk.copy import copy_file
-from encamp.storage.disk.disk import named_error
+from encamp.storage.disk.copy import copy_error, copy_file
 from encamp.storage.disk.holes import allocated
 from encamp.storage.disk.network_delay import until_not_older
 from encamp.storage.disk.removal import remove_tree
@@ -118,7 +117,7 @@ class Placer:
             source = item.name
             raise TargetConflict(item.target, source, "another input") from None
         except OSError as exc:
-            raise named_error(exc, item.name, self.folder, item.allocated) from exc
+            raise copy_error(exc, item.name, self.folder, item.allocated) from exc
 
     def _put(self, item: Item, mode: ActualMode) -> None:
         if mode == "overlay":

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from encamp.errors import SourceChanged, UnusableInput
 from encamp.storage.disk.copy import copy_file
-from encamp.storage.disk.disk import Disks
+from encamp.storage.disk.disk_kind import LastingNumbers
 from encamp.storage.disk.holes import allocated
 from encamp.storage.inputs.exclude import entry_excluded
 from encamp.storage.local_storage import local_storage_path
@@ -67,13 +67,13 @@ class TreeDigest:
         self._content = hashlib.blake2b(digest_size=16)
         self._rest = hashlib.blake2b(digest_size=16)
         self._version = hashlib.blake2b(digest_size=16)
-        self._disks = Disks()
+        self._numbers = LastingNumbers()
         self._leads_to: list[str] = []
 
     def take_version(self, place: str, entry: Entry) -> None:
         """Hash the lasting properties of an entry at ``place`` that its copies do not have."""
         if entry.kind == "file":
-            self._version.update(self._disks.lasting_number(place, entry.status).encode())
+            self._version.update(self._numbers.of(place, entry.status).encode())
         if entry.outside:
             self._version.update(os.fsencode(entry.outside))
             self._leads_to.append(entry.outside)

@@ -17,7 +17,7 @@ from encamp.storage.disk.safe_destination import NAMED, Trust, trust_in
 from encamp.storage.disk.safe_destination import below as folder_below
 from encamp.storage.inputs.mirror import renamed, safe_target
 from encamp.storage.local_storage import in_local_storage
-from encamp.storage.maps import each_of
+from encamp.storage.parse_map import parse_map
 from encamp.storage.shared_folders import Portable, local, portable_name
 from encamp.storage.urls import is_url
 
@@ -79,7 +79,7 @@ def as_outputs(spec: OutputMap) -> tuple[Output, ...]:
     """Any form of an output map as `Output` objects."""
     if not spec and type(spec) is tuple:  # quick: most of a million tasks have none on failure
         return ()
-    return each_of(spec, Output, Output, Output, "outputs")
+    return parse_map(spec, Output, Output, Output, "outputs")
 
 
 def bound(

@@ -13,7 +13,8 @@ from pathlib import Path
 from encamp.attempt_facts import Published
 from encamp.errors import BadDestination, EncampError, OutputExists, printable
 from encamp.storage import urls
-from encamp.storage.disk.disk import disk_full, keeps_owners
+from encamp.storage.disk.disk_full import disk_full
+from encamp.storage.disk.disk_kind import keeps_owners
 from encamp.storage.disk.flush import flush_files, flush_folder
 from encamp.storage.disk.network_delay import is_network_device, until_visible
 from encamp.storage.disk.own_files import open_regular

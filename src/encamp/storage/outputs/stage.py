@@ -22,14 +22,16 @@ from msgspec.structs import replace
 from encamp.errors import BadDestination, MissingOutput, OutputConflict, UnusableOutput
 from encamp.storage import urls
 from encamp.storage.disk.copy import write_at
-from encamp.storage.disk.disk import disk_full, flushed, set_permissions
-from encamp.storage.disk.holes import Hashed, allocated, data_parts, is_sparse
+from encamp.storage.disk.digest import Digest
+from encamp.storage.disk.disk_full import disk_full
+from encamp.storage.disk.holes import allocated, data_parts, is_sparse
 from encamp.storage.disk.safe_destination import NAMED, Trust, opened
+from encamp.storage.disk.unsupported_requests import flushed, set_permissions
 from encamp.storage.outputs.patterns import Existing, Output, bound, final_of
 from encamp.storage.outputs.publishable import Kind, OutputFile, Publishable, entries_below
 from encamp.storage.outputs.sees_destination import reaches
+from encamp.storage.outputs.send_outputs import OutputChannel, RemoteTarget, send_file
 from encamp.storage.outputs.temporary_names import PART, Written, discard
-from encamp.storage.outputs.transfer import OutputChannel, RemoteTarget, send_file
 from encamp.storage.real_paths import current_folder
 from encamp.storage.shared_folders import Portable, below, local, with_name
 from encamp.storage.urls import is_url
@@ -295,24 +297,24 @@ def _new_file(name: str, folder: int) -> int:
 
 def _pump(reader: int, writer: int, status: os.stat_result) -> tuple[int, str]:
     """Copy and hash all bytes; holes stay holes, and are hashed as zeros."""
-    hashed = Hashed()
+    digest = Digest()
     if is_sparse(status):
         for begin, end in data_parts(reader, status.st_size):
-            hashed.zeros(begin - hashed.size)
-            _pump_part(reader, writer, hashed, end)
-        hashed.zeros(status.st_size - hashed.size)
-        os.ftruncate(writer, hashed.size)
-    _pump_part(reader, writer, hashed, None)
-    return hashed.size, hashed.digest
+            digest.zeros(begin - digest.size)
+            _pump_part(reader, writer, digest, end)
+        digest.zeros(status.st_size - digest.size)
+        os.ftruncate(writer, digest.size)
+    _pump_part(reader, writer, digest, None)
+    return digest.size, digest.hex
 
 
-def _pump_part(reader: int, writer: int, hashed: Hashed, end: int | None) -> None:
+def _pump_part(reader: int, writer: int, digest: Digest, end: int | None) -> None:
     """Copy from the end of the bytes hashed so far to ``end``, or to the end of the file."""
     while block := os.pread(
-        reader, _CHUNK if end is None else min(_CHUNK, end - hashed.size), hashed.size
+        reader, _CHUNK if end is None else min(_CHUNK, end - digest.size), digest.size
     ):
-        write_at(writer, block, hashed.size)
-        hashed.update(block)
+        write_at(writer, block, digest.size)
+        digest.update(block)
 
 
 def _named(exc: OSError, source: Path, final: Path) -> Exception:

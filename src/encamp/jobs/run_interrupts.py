@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from encamp.errors import EncampError
 from encamp.short_tracebacks import brief_trace
-from encamp.storage.signals import ENDING, REAL_TIME, Terminated, exit_on, untaken
+from encamp.storage.exit_on_signal import ENDING, REAL_TIME, Terminated, exit_on, untaken
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ def stopped(exc: KeyboardInterrupt, so_far: str = "") -> KeyboardInterrupt:
     return exc
 
 
-class Interrupts:
+class RunInterrupts:
     """A context manager that notes signals instead of being interrupted by them.
 
     SIGINT, those of `ENDING` and real-time signals, only in the main thread, and only if the
@@ -56,7 +56,7 @@ class Interrupts:
         self._before: dict[int, Any] = {}
         self._process = os.getpid()
 
-    def __enter__(self) -> Interrupts:
+    def __enter__(self) -> RunInterrupts:
         if threading.current_thread() is threading.main_thread():
             for number in _free():
                 self._before[number] = signal.signal(number, self._note)

@@ -12,7 +12,7 @@ from encamp.errors import BadJob
 T = TypeVar("T")
 
 
-def each_of(
+def parse_map(
     spec: Any, kind: type[T], one: Callable[[Any], T], pair: Callable[[Any, Any], T], what: str
 ) -> tuple[T, ...]:
     """Convert any form of a map (objects, bare patterns, or a mapping) to objects of a kind.

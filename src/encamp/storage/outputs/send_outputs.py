@@ -3,8 +3,8 @@
     the task's host                                  the destination's host
     send_file ── pieces ──► Channel ──► Receiver.write: temporary names beside the final ones
 
-`encamp.storage.inputs.transfer` sends inputs in the opposite direction. Outputs that were sent are
-published like all others, by `publish.publish` on the destination's host.
+`encamp.storage.inputs.send_inputs` sends inputs in the opposite direction. Outputs that were sent
+are published like all others, by `publish.publish` on the destination's host.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ import msgspec
 
 from encamp.errors import BadDestination, ShippingFailed, UnsafeTarget, UnusableInput, printable
 from encamp.storage.disk.copy import write_at
-from encamp.storage.disk.disk import disk_full, flushed, set_permissions
-from encamp.storage.disk.holes import Hashed, data_parts, is_sparse
+from encamp.storage.disk.digest import Digest
+from encamp.storage.disk.disk_full import disk_full
+from encamp.storage.disk.holes import data_parts, is_sparse
 from encamp.storage.disk.safe_destination import Trust, opened
+from encamp.storage.disk.unsupported_requests import flushed, set_permissions
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.inputs.transfer import CHUNK, Sender, digest_of_piece
+from encamp.storage.inputs.send_inputs import CHUNK, Sender, digest_of_piece
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.temporary_names import PART, Written, discard
 from encamp.storage.shared_folders import Portable, SharedPath, below, local, with_name
@@ -86,18 +88,18 @@ def send_file(
 
     Holes are not sent. Raises OSError from this host's disk, and the other side's errors.
     """
-    hashed = Hashed()
+    digest = Digest()
     with source.open("rb", buffering=0) as reader:
         permissions = os.fstat(reader.fileno()).st_mode & 0o777 | 0o200
         for offset, data, last in _blocks(reader.fileno()):
-            hashed.zeros(offset - hashed.size)
-            hashed.update(data)
-            size = hashed.size if last else None
+            digest.zeros(offset - digest.size)
+            digest.update(data)
+            size = digest.size if last else None
             digest = digest_of_piece(data)
             inner = str(to.inner)
             piece = Piece(to.folder, inner, token, offset, data, digest, permissions, size)
             sent = channel.write(piece)
-    return sent, hashed.size, hashed.digest
+    return sent, digest.size, digest.hex
 
 
 def _blocks(fd: int) -> Iterator[tuple[int, bytes, bool]]:
