@@ -15,7 +15,7 @@ import pytest
 
 from conftest import need
 from encamp import cores_and_memory
-from encamp.engines.mpi.launch import Launcher, find_launcher
+from encamp.engines.mpi.find_launcher import Launcher, find_launcher
 from encamp.errors import EngineUnavailable
 
 HOST, CORES = socket.gethostname(), cores_and_memory.cores()

@@ -9,7 +9,7 @@ from lab_suite import OnLab
 
 from conftest import need
 from encamp.cluster.cluster import Cluster
-from encamp.engines.mpi.launch import find_launcher
+from encamp.engines.mpi.find_launcher import find_launcher
 from encamp.errors import EngineUnavailable
 from encamp.testing.conformance import ClusterOf, Conformance, Facts, LosesController
 from encamp.testing.conformance.closing import Closing

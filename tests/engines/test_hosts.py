@@ -8,7 +8,7 @@ import pytest
 
 from encamp.cli import clean
 from encamp.engines.kit.hostfile import HostLine, host_in, hosts_in, hosts_of_file, names_in
-from encamp.engines.mpi.launch import find_launcher
+from encamp.engines.mpi.find_launcher import find_launcher
 from encamp.engines.mpi.launched_engine import LaunchedMPI
 from encamp.engines.pvm.host_names import host_names
 from encamp.errors import BadHostfile, BadJob, EngineUnavailable

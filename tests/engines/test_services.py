@@ -11,7 +11,7 @@ from class_wide import ClassWide
 
 from conftest import need
 from encamp.cluster.cluster import Cluster
-from encamp.engines.mpi.launch import find_launcher
+from encamp.engines.mpi.find_launcher import find_launcher
 from encamp.errors import EngineUnavailable
 from encamp.testing.conformance import ClusterOf, Facts, Services
 from encamp.testing.fake import FakeEngine

@@ -113,9 +113,9 @@ def test_bad_input_gets_one_sentence(lab: Lab) -> None:
 QUESTIONS = """
 import json, sys
 from encamp.engines.kit.hostfile import HostLine
-from encamp.engines.mpi.hosts import Questions
+from encamp.engines.mpi.host_checks import HostChecks
 hosts = [HostLine(name, 1) for name in sys.argv[2].split(",")]
-questions = Questions(hosts, sys.argv[1].split(), "/bin/sh", "/", 40)
+questions = HostChecks(hosts, sys.argv[1].split(), "/bin/sh", "/", 40)
 print(json.dumps(questions.faults()))
 """
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from conftest import need
-from encamp.engines.mpi.launch import find_launcher
+from encamp.engines.mpi.find_launcher import find_launcher
 from encamp.errors import EngineUnavailable
 from encamp.storage.local_storage import LOCAL
 from lab import Host, Lab

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 
 from conftest import need
-from encamp.engines.mpi.launch import Launcher, Plan, find_launcher
+from encamp.engines.mpi.find_launcher import Launcher, find_launcher
+from encamp.engines.mpi.launch_plan import LaunchPlan
 from encamp.errors import EngineUnavailable
 
 FOLDER = str(Path(__file__).parent)
@@ -31,7 +32,7 @@ def mpirun(
     launcher: Launcher, ranks: int, *program: str, library: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a Python program with a launcher, as its user would."""
-    flags = Plan(launcher, ranks, (), "", ())._open_mpi_flags()
+    flags = LaunchPlan(launcher, ranks, (), "", ())._open_mpi_flags()
     libraries = {} if launcher.library is None else {"MPI4PY_LIBMPI": library or launcher.library}
     return subprocess.run(
         [

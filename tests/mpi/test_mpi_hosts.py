@@ -159,7 +159,7 @@ def test_a_host_without_power_loses_its_tasks_and_is_left_out_from_then_on(
     lab: Lab, mpi: str
 ) -> None:
     with on(lab, mpi, "lab1", "lab2", "lab3") as cluster:
-        remains = engine_of(cluster)._run.job.remains  # type: ignore[union-attr]
+        remains = engine_of(cluster)._run.launcher.remains  # type: ignore[union-attr]
         doomed = cluster.spawn(work.wait_for_ever, on="lab3", notify=False)
         other = cluster.spawn(work.gated, work.add, 1, on="lab1", notify=False)
         assert all(cluster.receive(20, source=task) for task in (doomed, other))

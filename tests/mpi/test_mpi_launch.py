@@ -21,13 +21,15 @@ from mpis import FOLDER, MPIS, launcher_of
 from conftest import need
 from encamp.engines.base import Joined
 from encamp.engines.kit.hostfile import HostLine, hosts_in, hosts_of, spread
-from encamp.engines.mpi import launch as mpi_launch
+from encamp.engines.mpi import find_launcher as launchers
 from encamp.engines.mpi import launched_engine as mpi_gateway
 from encamp.engines.mpi import leftovers as mpi_leftovers
 from encamp.engines.mpi.engine import launched
-from encamp.engines.mpi.hosts import Questions
-from encamp.engines.mpi.launch import Launcher, Plan, ended_by_intruder, find_launcher
+from encamp.engines.mpi.find_launcher import Launcher, find_launcher
+from encamp.engines.mpi.host_checks import HostChecks
+from encamp.engines.mpi.launch_plan import LaunchPlan
 from encamp.engines.mpi.launched_engine import LaunchedMPI, _signals_deferred
+from encamp.engines.mpi.launcher_process import ended_by_intruder
 from encamp.errors import BadHostfile, BadJob, EngineFailed, EngineUnavailable
 from encamp.testing.waiting import until
 
@@ -55,7 +57,7 @@ def nothing_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "prefix"))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "venv/bin/python"))
     monkeypatch.setenv("PATH", f"{tmp_path / 'one'}:/bin:{tmp_path / 'two'}")
-    monkeypatch.setattr(mpi_launch, "_NAMES", ("mpiexec",))
+    monkeypatch.setattr(launchers, "_NAMES", ("mpiexec",))
     return tmp_path
 
 
@@ -223,7 +225,9 @@ def test_rank_0_is_put_on_this_host_besides_those_that_work(
 ) -> None:
     here = socket.gethostname()
     hosts = hosts_in([line.replace("HERE", here) for line in given])
-    command = Plan(Launcher("/nowhere/bin/mpiexec", mpi, (5,)), 3, hosts, "m", ()).command(tmp_path)
+    command = LaunchPlan(Launcher("/nowhere/bin/mpiexec", mpi, (5,)), 3, hosts, "m", ()).command(
+        tmp_path
+    )
     assert str(tmp_path / "hosts") in command
     lines = (tmp_path / "hosts").read_text().splitlines()
     assert lines == [line.replace("HERE", here) for line in wanted]
@@ -238,7 +242,7 @@ def test_the_launcher_is_told_of_the_remote_shell_and_of_few_variables(
     monkeypatch.setenv("PARALLEL_SECRET", "value")
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
     launcher, hosts = Launcher("/nowhere/bin/mpiexec", mpi, (5,)), hosts_in(["node1"])
-    plan = Plan(launcher, 2, hosts, "m", (), rsh_agent="/bin/false -v")
+    plan = LaunchPlan(launcher, 2, hosts, "m", (), rsh_agent="/bin/false -v")
     given, command = plan.variables(), " ".join(plan.command(tmp_path))
     if mpi == "openmpi":
         assert given["PRTE_MCA_plm_ssh_agent"] == "/bin/false -v"
@@ -265,7 +269,9 @@ def test_mpich_takes_no_network_that_hangs_unless_the_user_says_so(
         monkeypatch.setenv("FI_PROVIDER", chosen)
     for mpi, expected in (("mpich", None if chosen else "^sockets"), ("openmpi", None)):
         launcher = Launcher("/nowhere/bin/mpiexec", mpi, (5,))
-        given = Plan(launcher, 2, hosts_in(["node1"]), "m", (), rsh_agent="/bin/false").variables()
+        given = LaunchPlan(
+            launcher, 2, hosts_in(["node1"]), "m", (), rsh_agent="/bin/false"
+        ).variables()
         assert given.get("FI_PROVIDER") == expected
 
 
@@ -398,7 +404,7 @@ def test_folders_of_daemons_are_removed_unless_those_run(
 
 
 def test_hosts_that_are_no_longer_asked_leave_nothing_behind() -> None:
-    questions = Questions([HostLine("other", 1)], ["sh", "-c", "sleep 600", "sh"], "", "", 60)
+    questions = HostChecks([HostLine("other", 1)], ["sh", "-c", "sleep 600", "sh"], "", "", 60)
     assert not questions.answered
     questions.end()
     until(lambda: questions.answered)
@@ -424,7 +430,7 @@ esac
 def test_what_is_wrong_with_a_host_is_told_by_what_it_says_and_how_it_ends() -> None:
     names = re.findall(r"(\w+)\)", SHELL)
     hosts = [HostLine(name, 1) for name in ("localhost", *names)]
-    found = Questions(hosts, ["sh", "-c", SHELL, "sh"], "", "", within=3.0).faults()
+    found = HostChecks(hosts, ["sh", "-c", SHELL, "sh"], "", "", within=3.0).faults()
     assert found == {
         "far": "cannot be reached: ssh: no route to far",
         "bare": f"has no Python at {sys.executable}",
@@ -440,7 +446,7 @@ def test_what_is_wrong_with_a_host_is_told_by_what_it_says_and_how_it_ends() -> 
 def test_an_open_mpi_that_can_lose_ranks_is_asked_to(
     version: tuple[int, ...], can: bool, tmp_path: Path
 ) -> None:
-    plan = Plan(Launcher("/none/bin/mpiexec", "openmpi", version), 2, (), "module", ())
+    plan = LaunchPlan(Launcher("/none/bin/mpiexec", "openmpi", version), 2, (), "module", ())
     assert ("--with-ft" in plan.command(tmp_path)) == can
 
 

@@ -21,8 +21,8 @@ from mpis import FOLDER, MPIS, launcher_of
 
 from encamp.engines.base import Frame, Joined, Left
 from encamp.engines.mpi.endpoint import IDLE, SPIN
-from encamp.engines.mpi.launch import HOME
 from encamp.engines.mpi.launched_engine import LaunchedMPI
+from encamp.engines.mpi.mpi_variables import HOME
 from encamp.errors import EngineFailed
 from encamp.testing.waiting import gone, until
 
@@ -77,7 +77,7 @@ def bytes_of(frame: object) -> list[bytes]:
 
 def remains_of(engine: LaunchedMPI) -> list[str]:
     assert engine._run is not None
-    remains = engine._run.job.remains
+    remains = engine._run.launcher.remains
     assert remains or engine._launcher.mpi == "mpich"  # whose ranks remove theirs at once
     assert there(remains) == remains
     return remains
@@ -247,7 +247,7 @@ def test_ranks_end_when_their_controller_is_killed(mpi: str) -> None:
         "import time, json\n"
         f"engine = LaunchedMPI(slots=2, mpi={mpi!r}, module='mpi_agent')\n"
         "engine.start(b'orders')\n"
-        "print(json.dumps([engine.pid, engine._run.job.remains]), flush=True)\n"
+        "print(json.dumps([engine.pid, engine._run.launcher.remains]), flush=True)\n"
         "time.sleep(60)\n"
     )
     environment = {**os.environ, "PYTHONPATH": FOLDER}

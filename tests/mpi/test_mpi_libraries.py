@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from encamp.engines.kit.hostfile import hosts_in
-from encamp.engines.mpi.launch import Launcher, Plan
+from encamp.engines.mpi.find_launcher import Launcher
+from encamp.engines.mpi.launch_plan import LaunchPlan
 from encamp.engines.mpi.libraries import GIVEN, libraries_for_hosts, take_left_out, with_libraries
 from encamp.search_paths import only_ours
 
@@ -62,7 +63,9 @@ def test_the_library_path_itself_is_not_told_to_other_hosts(
 ) -> None:
     monkeypatch.setenv("LD_LIBRARY_PATH", "/some/lib")
     for mpi in ("mpich", "openmpi"):
-        plan = Plan(Launcher("/nowhere/bin/mpiexec", mpi, (5,)), 2, hosts_in(["node1"]), "m", ())
+        plan = LaunchPlan(
+            Launcher("/nowhere/bin/mpiexec", mpi, (5,)), 2, hosts_in(["node1"]), "m", ()
+        )
         words = " ".join(plan.command(tmp_path)).replace(GIVEN, "")
         before, _, program = words.partition("/bin/sh")
         assert "LD_LIBRARY_PATH" not in before

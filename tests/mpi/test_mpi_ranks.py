@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from mpis import FOLDER, MPIS, launcher_of, mpirun
 
-from encamp.engines.mpi.launch import Launcher
+from encamp.engines.mpi.find_launcher import Launcher
 from encamp.engines.mpi.leftovers import remove
 from encamp.jobs.journal.journal import Journal
 from encamp.testing.waiting import gone

@@ -21,7 +21,7 @@ from strangers import as_root, stranger
 
 from conftest import need
 from encamp.cluster.cluster import Cluster
-from encamp.engines.mpi.launch import find_launcher
+from encamp.engines.mpi.find_launcher import find_launcher
 from encamp.errors import EngineUnavailable, TaskLost
 from some_dask import some_dask
 from some_ipyparallel import some_engines

@@ -24,20 +24,20 @@ from typing import TYPE_CHECKING, Any
 
 from encamp.engines.base import Endpoint, Engine, Joined
 from encamp.engines.mpi.endpoint import IDLE, MPIEndpoint
-from encamp.engines.mpi.hosts import interface_towards
-from encamp.engines.mpi.launch import (
+from encamp.engines.mpi.find_launcher import REMEDY
+from encamp.engines.mpi.host_checks import interface_towards
+from encamp.engines.mpi.launched_engine import LaunchedMPI, call_home, relay
+from encamp.engines.mpi.leftovers import remains_here, remove, segments_here, topology_here
+from encamp.engines.mpi.libraries import take_left_out
+from encamp.engines.mpi.mpi_variables import (
     CONTROLLER,
     DEFAULTS,
     IFACES,
     NETMOD,
     PROVIDER,
-    REMEDY,
     SHARED_MEMORY,
     prefers_ucx,
 )
-from encamp.engines.mpi.launched_engine import LaunchedMPI, call_home, relay
-from encamp.engines.mpi.leftovers import remains_here, remove, segments_here, topology_here
-from encamp.engines.mpi.libraries import take_left_out
 from encamp.engines.mpi.one_host import OneHostMPIEngine, cores_of_ranks_here
 from encamp.errors import EngineFailed, EngineUnavailable
 from encamp.search_paths import SEARCH_PATHS, take_search_paths

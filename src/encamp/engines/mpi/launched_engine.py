@@ -33,10 +33,13 @@ from encamp.engines.kit.cores import with_cores
 from encamp.engines.kit.hostfile import HostLine, hosts_of, spread
 from encamp.engines.kit.ssh_logins import shut_out
 from encamp.engines.mpi.endpoint import MPIEndpoint
-from encamp.engines.mpi.hosts import Questions, command_by, remote_shell
-from encamp.engines.mpi.launch import HOME, KEY_FILE, REMEDY, Plan, ended_by_intruder, find_launcher
+from encamp.engines.mpi.find_launcher import REMEDY, find_launcher
+from encamp.engines.mpi.host_checks import HostChecks, command_by, remote_shell
+from encamp.engines.mpi.launch_plan import LaunchPlan
+from encamp.engines.mpi.launcher_process import ended_by_intruder
 from encamp.engines.mpi.leftovers import clear
-from encamp.engines.mpi.mpi_job import END, FRAME, GIVE_UP, HEAD, KEY, LEFT, READY, Run
+from encamp.engines.mpi.mpi_job import END, FRAME, GIVE_UP, HEAD, KEY, LEFT, READY, MPIJob
+from encamp.engines.mpi.mpi_variables import HOME, KEY_FILE
 from encamp.errors import BadFrame, BadJob, EngineFailed, EngineUnavailable
 from encamp.number_checks import duration, whole
 from encamp.timeouts import CONNECTS, ENDS, GRACE
@@ -175,7 +178,7 @@ class LaunchedMPI(Engine):
         self._slots = self.agents = slots or total
         self.private = not named
         self._poll = select.epoll()
-        self._run: Run | None = None
+        self._run: MPIJob | None = None
         self._deadline = 0.0
         self._base = 0
         self._refusals, self._intrusions = _REFUSALS, _INTRUSIONS
@@ -192,47 +195,47 @@ class LaunchedMPI(Engine):
     @property
     def pid(self) -> int | None:
         """Process id of the launcher; None if no job is running."""
-        return None if self._run is None else self._run.job.pid
+        return None if self._run is None else self._run.launcher.pid
 
     def start(self, orders: bytes) -> None:
         """See `Engine.start`; waits until all ranks are there."""
         self._orders = orders
         self._launch()
-        questions: Questions | None = None
+        checks: HostChecks | None = None
         look = time.monotonic() + _SLOW if self._hosts else math.inf
         try:
             while self._run is not None and not self._run.ready:
                 self._poll.poll(max(0.0, min(look, self._deadline) - time.monotonic()))
                 self._news += self.receive()
-                if questions is None and time.monotonic() > look and self._run is not None:
-                    questions = self._run.plan.ask(CONNECTS)
-                if questions is not None:
-                    look = math.inf if questions.answered else time.monotonic() + _LOOK
-                    self._heed(self._run, questions)
+                if checks is None and time.monotonic() > look and self._run is not None:
+                    checks = self._run.plan.check_hosts(CONNECTS)
+                if checks is not None:
+                    look = math.inf if checks.answered else time.monotonic() + _LOOK
+                    self._heed(self._run, checks)
         finally:
-            if questions is not None:
-                questions.end()
+            if checks is not None:
+                checks.end()
         if self._run is None:
             raise self._failure or EngineFailed(self.name, "it was interrupted while it started")
 
-    def _heed(self, run: Run | None, questions: Questions) -> None:
+    def _heed(self, run: MPIJob | None, checks: HostChecks) -> None:
         """Give up a job that does not start because of unusable hosts."""
-        faults = questions.faults() if questions.answered else {}
+        faults = checks.faults() if checks.answered else {}
         with self._lock:
             if faults and run is not None and run is self._run and not run.ready:
                 run.end()
                 self._run = None
                 self._failure = EngineFailed(self.name, _sentence(faults))
                 good = tuple(host for host in run.plan.hosts if host.name not in faults)
-                replace(run.plan, hosts=good).ask(CONNECTS).faults()  # cleans these hosts
+                replace(run.plan, hosts=good).check_hosts(CONNECTS).faults()  # cleans these hosts
                 clear()
 
     def _launch(self) -> None:
         arguments, hosts = (str(self._base),), tuple(self._hosts)
         ranks = self._slots + 1
-        plan = Plan(self._launcher, ranks, hosts, self._module, arguments, self._rsh_agent)
+        plan = LaunchPlan(self._launcher, ranks, hosts, self._module, arguments, self._rsh_agent)
         with _signals_deferred():
-            self._run = Run(plan, self._base, self._poll)
+            self._run = MPIJob(plan, self._base, self._poll)
             self._base += self._slots
             self._deadline = time.monotonic() + self._start_timeout
 
@@ -255,7 +258,7 @@ class LaunchedMPI(Engine):
                 raise self._failure
             return arrivals
 
-    def _advance(self, run: Run, arrivals: list[Arrival]) -> None:
+    def _advance(self, run: MPIJob, arrivals: list[Arrival]) -> None:
         had = len(run.agents)
         for arrival in run.advance():
             arrivals.append(arrival)
@@ -273,7 +276,7 @@ class LaunchedMPI(Engine):
                 self._run.silent.add(agent)
                 self._run.send([HEAD.pack(GIVE_UP, agent)])
 
-    def _lost(self, run: Run, arrivals: list[Arrival]) -> None:
+    def _lost(self, run: MPIJob, arrivals: list[Arrival]) -> None:
         """Report the end of a job, and start the next one unless that would be in vain."""
         lost = sorted(run.agents)
         why = run.end(GRACE)
@@ -282,7 +285,7 @@ class LaunchedMPI(Engine):
         if not run.ready:
             clear()
         late = not run.ready and time.monotonic() > self._deadline
-        faults = run.plan.ask(ENDS if run.ready else CONNECTS).faults()
+        faults = run.plan.check_hosts(ENDS if run.ready else CONNECTS).faults()
         intruded = self._intrusions > 0 and ended_by_intruder(why, ready=run.ready)
         if run.ready and (intruded or self._restarts > 0) and self._go_without(faults):
             self._intrusions -= intruded
@@ -325,7 +328,7 @@ class LaunchedMPI(Engine):
             if run is not None:
                 run.end()
                 if not run.ready:  # interrupted while it started
-                    run.plan.ask(CONNECTS).faults()
+                    run.plan.check_hosts(CONNECTS).faults()
                     clear()
             self._poll.close()
 

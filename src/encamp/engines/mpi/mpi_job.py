@@ -20,7 +20,9 @@ from secrets import token_bytes
 import msgspec
 
 from encamp.engines.base import Arrival, Frame, Joined, Left
-from encamp.engines.mpi.launch import KEY_FILE, Job, Plan, ended_by_intruder
+from encamp.engines.mpi.launch_plan import LaunchPlan
+from encamp.engines.mpi.launcher_process import LauncherProcess, ended_by_intruder
+from encamp.engines.mpi.mpi_variables import KEY_FILE
 from encamp.errors import BadFrame, EngineUnavailable
 from encamp.timeouts import ALL_END, GRACE
 from encamp.wire.frames import Buffer, Parts, Reader, Writer
@@ -83,13 +85,13 @@ def _short_folder() -> str | None:
     return None if longest < _LONGEST_PATH else "/tmp"  # noqa: S108
 
 
-class Run:
+class MPIJob:
     """One job from its start: it connects, sends the key, is ready, and ends.
 
     Without threads and without waiting: ``poll`` is readable when `advance` has something to do.
     """
 
-    def __init__(self, plan: Plan, base: int, poll: select.epoll) -> None:
+    def __init__(self, plan: LaunchPlan, base: int, poll: select.epoll) -> None:
         self._poll, self._base, self.plan = poll, base, plan
         self._door = _Door()
         self._link: socket.socket | None = None
@@ -101,12 +103,12 @@ class Run:
         """The agents that were given up."""
         self.ready = False
         try:
-            self.job = Job(plan, self._door.folder, self._door.home)
+            self.launcher = LauncherProcess(plan, self._door.folder, self._door.home)
         except OSError as exc:
             self._door.close()
             raise EngineUnavailable("mpi", str(exc), "check the launcher") from exc
         poll.register(self._door.socket, select.EPOLLIN)
-        poll.register(self.job.sentinel, select.EPOLLIN)
+        poll.register(self.launcher.sentinel, select.EPOLLIN)
 
     def send(self, message: Sequence[Buffer]) -> None:
         """Send to the gateway, if it is connected."""
@@ -123,7 +125,7 @@ class Run:
 
     def advance(self) -> list[Arrival]:
         """Return what has arrived. Raises `EOFError` if the job has ended."""
-        over = self.job.ended  # checked before the rest in the socket is read
+        over = self.launcher.ended  # checked before the rest in the socket is read
         arrivals: list[Arrival] = []
         try:
             for parts in self._messages():
@@ -162,7 +164,7 @@ class Run:
             arrivals.append(Left(number, bytes(parts[1]).decode()))
         elif kind == READY:
             self.ready = True
-            self.job.remains = msgspec.json.decode(parts[1], type=list[str])
+            self.launcher.remains = msgspec.json.decode(parts[1], type=list[str])
             self.agents = {self._base + rank for rank in range(1, number + 1)}
             arrivals += [Joined(agent) for agent in sorted(self.agents)]
 
@@ -171,23 +173,23 @@ class Run:
         self.send([HEAD.pack(END, 0)])
         self._drain()
         if self.silent:
-            self.job.end(*_SILENT_WITHIN)
+            self.launcher.end(*_SILENT_WITHIN)
         else:
-            self.job.end(within if self.ready else 0)
-        why = self.job.why()
+            self.launcher.end(within if self.ready else 0)
+        why = self.launcher.why()
         if ended_by_intruder(why, ready=self.ready):
             why = (
                 "a process outside of the job has connected to MPICH's launcher, which "
                 f"ended; {why}"
             )
-        for watched in (self._link, self.job.sentinel, self._door.socket):
+        for watched in (self._link, self.launcher.sentinel, self._door.socket):
             if watched is not None:
                 with suppress(OSError, ValueError):
                     self._poll.unregister(watched)
         if self._link is not None:
             self._link.close()
         self._door.close()
-        self.job.close()
+        self.launcher.close()
         return why
 
     def _drain(self) -> None:

@@ -76,7 +76,7 @@ def interface_towards(address: str) -> str | None:
     return None
 
 
-class Questions:
+class HostChecks:
     """Checks hosts, all at once and in other threads.
 
     Usable hosts also remove what a job has left that was ended while MPI started. ``launcher`` is
