@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+
+import encamp
 
 SOURCE = Path(__file__).parents[1] / "src"
 MOST = 21
@@ -69,11 +72,64 @@ def test_a_circle_is_found_also_where_a_part_of_it_is_in_a_function_or_for_types
 FOLDERS = [path.parent for path in SOURCE.rglob("__init__.py")]
 
 
+def _docstring(folder: Path) -> str:
+    return ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_a_folder_says_what_lives_there_and_is_small_enough_to_be_read(folder: Path) -> None:
-    said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
-    assert said
+    assert _docstring(folder)
     assert len(list(folder.glob("*.py"))) - 1 <= MOST
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_table_of_a_folders_modules_has_all_of_them_and_no_others(folder: Path) -> None:
+    listed = re.findall(r"^(\w+) {2,}\S", _docstring(folder), re.MULTILINE)
+    modules = [path.stem for path in folder.glob("*.py") if not path.stem.startswith("__")]
+    folders = [path.parent.name for path in folder.glob("*/__init__.py")]
+    assert sorted(listed) in ([], sorted(modules + folders))
+
+
+def _names_in(module: str, modules: dict[str, Path]) -> set[str]:
+    """What a module defines or imports, and the modules in a folder."""
+    names = {name.rpartition(".")[2] for name in modules if name.rpartition(".")[0] == module}
+    for statement in ast.parse(modules[module].read_text()).body:
+        match statement:
+            case ast.FunctionDef() | ast.ClassDef():
+                names.add(statement.name)
+            case ast.ImportFrom():
+                names.update(alias.name for alias in statement.names)
+            case ast.Assign() | ast.AnnAssign():
+                names.update(node.id for node in ast.walk(statement) if isinstance(node, ast.Name))
+    return names
+
+
+def _exists(name: str, modules: dict[str, Path]) -> bool:
+    """Whether a dotted name, in full or from its module's name on, leads to something here.
+
+    So it does if its beginning is no file of ours.
+    """
+    parts = name.split(".")
+    if parts[0] == "encamp" and len(parts) == 2:
+        return name in modules or parts[1] in dir(encamp)
+    if parts[0] == "encamp":
+        steps = range(len(parts), 0, -1)
+        at = next(n for n in steps if ".".join(parts[:n]) in modules)
+        return at == len(parts) or parts[at] in _names_in(".".join(parts[:at]), modules)
+    homes = [module for module, path in modules.items() if path.stem == parts[0]]
+    return not homes or any(parts[1] in _names_in(module, modules) for module in homes)
+
+
+def test_modules_and_what_is_in_them_exist_if_a_text_names_them_in_backquotes() -> None:
+    modules = _modules(SOURCE)
+    named = re.compile(r"(?<!`)`([a-z_]\w*(?:\.\w+)+)`(?!`)")
+    wrong = {
+        f"{name} in {path.relative_to(SOURCE)}"
+        for path in modules.values()
+        for name in named.findall(path.read_text())
+        if not _exists(name, modules)
+    }
+    assert wrong == set()
 
 
 def test_no_two_test_modules_have_one_name() -> None:

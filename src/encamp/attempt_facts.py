@@ -1,7 +1,7 @@
 """Facts that slots send: where an attempt ran, its phases, and what was published.
 
 Times are seconds since the epoch (`time.time`) on the host that took them; sizes are bytes. Each
-slot loads this module, so what only reports need is in `model`.
+slot loads this module, so what only reports need is in `encamp.reports`.
 """
 
 from __future__ import annotations

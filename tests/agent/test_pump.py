@@ -13,7 +13,7 @@ from unittest.mock import patch
 import pytest
 
 from encamp.cluster.cluster import Cluster
-from encamp.engines.base import Arrival, Endpoint
+from encamp.engines.engine_interface import Arrival, Endpoint
 from encamp.errors import EngineFailed, TaskLost
 from encamp.loop.pump import Pump
 from encamp.testing import work

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from encamp.engines.base import Arrival, Frame
+from encamp.engines.engine_interface import Arrival, Frame
 from encamp.engines.kit.in_process_agent import InProcessEndpoint
 from encamp.loop import event_loop as module
 from encamp.loop.event_loop import PASSED

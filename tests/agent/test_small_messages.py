@@ -11,7 +11,7 @@ from pickle import UnpicklingError
 
 import pytest
 
-from encamp.engines.base import Arrival, Endpoint, Frame, PreparedSend, ShortMessages
+from encamp.engines.engine_interface import Arrival, Endpoint, Frame, PreparedSend, ShortMessages
 from encamp.errors import BadFrame
 from encamp.loop.pump import Pump
 from encamp.slot.small_messages import EngineShortcut

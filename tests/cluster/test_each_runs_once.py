@@ -17,7 +17,7 @@ import pytest
 
 from encamp.agent import process_slot
 from encamp.cluster.cluster import Cluster
-from encamp.engines.base import Arrival, Frame
+from encamp.engines.engine_interface import Arrival, Frame
 from encamp.errors import TaskLost
 from encamp.slot import ledger
 from encamp.testing import work

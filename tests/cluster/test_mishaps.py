@@ -30,7 +30,7 @@ from encamp.cluster.scheduler import Scheduler
 from encamp.cluster.sent_functions import Function
 from encamp.cluster.spawn_options import SpawnOptions
 from encamp.cluster.task import Canceller, SpawnedTask
-from encamp.engines.base import Frame
+from encamp.engines.engine_interface import Frame
 from encamp.errors import (
     BadDestination,
     BadJob,

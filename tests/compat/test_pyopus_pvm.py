@@ -26,7 +26,7 @@ from encamp.compat.pyopus import PyOpusError, use_cluster
 from encamp.compat.pyopus.base import MsgHostAdd, MsgHostDelete, MsgTaskExit, MsgTaskResult
 from encamp.compat.pyopus.mailbox import letter
 from encamp.compat.pyopus.pvm import PVM, PVMHostID, PVMTaskID, use_machine
-from encamp.compat.pyopus.pvm_hosts import host_of, task_number, task_tid
+from encamp.compat.pyopus.pvm_id_bits import host_of, task_number, task_tid
 from encamp.compat.pyopus.spawner import opened, use
 from encamp.errors import EngineUnavailable, NoSuchHost, TaskKilled
 from encamp.slot.slot import Received

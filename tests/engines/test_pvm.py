@@ -28,10 +28,9 @@ from encamp.testing.waiting import gone, until
 if shutil.which("pvmd"):
     from encamp.engines.pvm import libpvm
     from encamp.engines.pvm import machine as pvm_machine
-    from encamp.engines.pvm.engine import PVMEngine
+    from encamp.engines.pvm.engine import PVMEngine, open_end
     from encamp.engines.pvm.machine import OwnMachine
     from encamp.engines.pvm.membership import ENDED, Membership
-    from encamp.engines.pvm.start_engine import open_end
 
 NOTICED = 10.0
 

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame
+from encamp.engines.engine_interface import CONTROLLER, Arrival, Endpoint, Frame
 from encamp.engines.kit.mesh.agent import MeshAgent
 from encamp.engines.kit.mesh.certificate import Identity
 from encamp.engines.kit.mesh.engine import Agent, MeshEngine

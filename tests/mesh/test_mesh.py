@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from meshed import ORDERS, Controller, Net
 
-from encamp.engines.base import CONTROLLER, Frame, Joined, Left
+from encamp.engines.engine_interface import CONTROLLER, Frame, Joined, Left
 from encamp.engines.kit.mesh import certificate as identity_module
 from encamp.engines.kit.mesh import endpoint as mesh_module
 from encamp.engines.kit.mesh import tls_connection as link_module

@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 from meshed import Controller, Net
 
-from encamp.engines.base import CONTROLLER, Frame, Joined, Left
+from encamp.engines.engine_interface import CONTROLLER, Frame, Joined, Left
 from encamp.engines.kit.mesh import tunnel as tunnel_module
 from encamp.engines.kit.mesh.agent import MeshAgent
 from encamp.engines.kit.mesh.tunnel import Tunnel, TunnelData

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
+from encamp.engines.engine_interface import CONTROLLER, Arrival, Endpoint, Frame, Left
 from encamp.engines.mpi import engine as mpi
 from encamp.wire.frames import Parts
 

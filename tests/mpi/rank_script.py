@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mpi_agent import ask, echoed, facts_of, serve, take
 
-from encamp.engines.base import Engine, Frame, Joined, Left
+from encamp.engines.engine_interface import Engine, Frame, Joined, Left
 from encamp.engines.mpi.leftovers import remains_here
 from encamp.engines.registry import open_end
 from encamp.errors import EngineFailed

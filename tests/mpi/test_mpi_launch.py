@@ -19,7 +19,7 @@ from mpi_agent import echoed, take
 from mpis import FOLDER, MPIS, launcher_of
 
 from conftest import need
-from encamp.engines.base import Joined
+from encamp.engines.engine_interface import Joined
 from encamp.engines.kit.hostfile import HostLine, hosts_in, hosts_of, spread
 from encamp.engines.mpi import find_launcher as launchers
 from encamp.engines.mpi import launched_engine as mpi_gateway

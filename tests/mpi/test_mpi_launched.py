@@ -19,7 +19,7 @@ import pytest
 from mpi_agent import ask, echoed, facts_of, take
 from mpis import FOLDER, MPIS, launcher_of
 
-from encamp.engines.base import Frame, Joined, Left
+from encamp.engines.engine_interface import Frame, Joined, Left
 from encamp.engines.mpi.endpoint import IDLE, SPIN
 from encamp.engines.mpi.launched_engine import LaunchedMPI
 from encamp.engines.mpi.mpi_variables import HOME

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from encamp.agent.slot_interface import AgentSlot, OwningAgent
-from encamp.engines.base import CONTROLLER
+from encamp.engines.engine_interface import CONTROLLER
 from encamp.loop.deferred_signals import if_task_has_any
 from encamp.loop.signal_safe_lock import NonReentrantLock
 from encamp.slot.isolation import ProcessRestored

@@ -27,7 +27,7 @@ from encamp.agent.inline_slot import InlineSlot
 from encamp.agent.process_slot import ProcessSlot, reclaim_in_background, reclaim_quietly
 from encamp.agent.slot_interface import AgentSlot
 from encamp.agent.thread_slot import ThreadSlot
-from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
+from encamp.engines.engine_interface import CONTROLLER, Arrival, Endpoint, Frame, Left
 from encamp.errors import BadFrame, EncampError
 from encamp.loop.event_loop import MANY, REST
 from encamp.loop.pump import Pump

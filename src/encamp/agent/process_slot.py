@@ -15,7 +15,7 @@ from msgspec import DecodeError, Raw
 from encamp.agent.child_process import REFUSED, SlotProcess, may_pass
 from encamp.agent.failed_starts import Starts
 from encamp.agent.slot_interface import AgentSlot, OwningAgent
-from encamp.engines.base import CONTROLLER
+from encamp.engines.engine_interface import CONTROLLER
 from encamp.errors import BadFrame, EncampError, SlotsCannotStart
 from encamp.slot import ledger
 from encamp.slot.main import SlotSettings

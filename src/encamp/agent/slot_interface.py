@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from encamp.engines.base import Endpoint
+from encamp.engines.engine_interface import Endpoint
 from encamp.loop.pump import Pump
 from encamp.slot.small_messages import EngineShortcut
 from encamp.wire.frames import Parts

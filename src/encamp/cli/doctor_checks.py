@@ -66,8 +66,8 @@ class CheckResult:
 class ProgramFacts:
     """The facts of the program's host that other hosts compare with their own.
 
-    ``folder`` has a beacon, described by ``told``, see `beacon`; ``lock`` is a file in it whose
-    lock the program holds, None if the disk has no locks.
+    ``folder`` has a beacon, described by ``told``, see `sees_destination`; ``lock`` is a file in it
+    whose lock the program holds, None if the disk has no locks.
     """
 
     python: str

@@ -15,7 +15,7 @@ from encamp.cluster.events import Host, HostAdded, HostDeleted
 from encamp.cluster.messages import Mail
 from encamp.cluster.records import HostRecord, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
-from encamp.engines.base import Engine
+from encamp.engines.engine_interface import Engine
 from encamp.errors import EngineFailed, TaskLost
 from encamp.loop.pump import Pump
 from encamp.storage.import_path import left_out_words

@@ -22,9 +22,9 @@ from encamp.cluster.hosts_table import rows_of, table
 from encamp.cluster.kill_and_cancel import NOT_INLINE
 from encamp.cluster.records import SlotRecord
 from encamp.cluster.spawn_options import SpawnOptions
-from encamp.cluster.start import await_hosts, shortcut_of, start_agents
+from encamp.cluster.start_hosts import await_hosts, shortcut_of, start_agents
 from encamp.cluster.task import SpawnedTask
-from encamp.engines.base import Endpoint, Engine
+from encamp.engines.engine_interface import Endpoint, Engine
 from encamp.engines.kit.closed_streams import open_standard_streams
 from encamp.engines.registry import open_end
 from encamp.errors import (

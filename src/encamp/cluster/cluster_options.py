@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from encamp.cluster.print_output import show, show_lines_at_once
 from encamp.cluster.spawn_options import bytes_of
-from encamp.engines.base import Engine
+from encamp.engines.engine_interface import Engine
 from encamp.errors import BadJob
 from encamp.storage.real_paths import current_folder
 from encamp.storage.shared_folders import SharedPath, portable

@@ -33,7 +33,7 @@ from encamp.cluster.service_interface import Tenant
 from encamp.cluster.spawn_options import PLAIN, Options, SpawnOptions
 from encamp.cluster.task import FORKED, SpawnedTask
 from encamp.cluster.task_output import TaskOutputs
-from encamp.engines.base import Arrival, Engine, Frame, Joined, Left
+from encamp.engines.engine_interface import Arrival, Engine, Frame, Joined, Left
 from encamp.errors import (
     BadFrame,
     CannotTravel,

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from encamp.cluster.records import RUNNING, TaskRecord
-from encamp.engines.base import PreparedSend
+from encamp.engines.engine_interface import PreparedSend
 from encamp.slot.small_messages import Shortcut
 from encamp.wire.frames import Parts
 from encamp.wire.outbox import Outbox

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 from encamp import slurm
-from encamp.engines.base import CONTROLLER, Engine
+from encamp.engines.engine_interface import CONTROLLER, Engine
 from encamp.engines.kit.in_process_agent import InProcessEndpoint
 
 _AGENT = 1

@@ -14,7 +14,7 @@ from inspect import signature
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from encamp.engines.base import Endpoint
+from encamp.engines.engine_interface import Endpoint
 from encamp.errors import BadJob, EngineUnavailable, extra_text
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _MODULES = {
         "encamp.engines.mpi.engine",
         f"{extra_text('mpi')} and an MPI, such as openmpi or mpich",
     ),
-    "pvm": ("encamp.engines.pvm.start_engine", "install PVM (Debian: apt-get install pvm libpvm3)"),
+    "pvm": ("encamp.engines.pvm.engine", "install PVM (Debian: apt-get install pvm libpvm3)"),
     "dask": ("encamp.engines.dask.engine", extra_text("dask")),
     "ipyparallel": ("encamp.engines.ipyparallel.engine", extra_text("ipyparallel")),
     "fake": ("encamp.testing.fake", ""),

@@ -19,7 +19,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
-from encamp.engines.base import Arrival, Endpoint
+from encamp.engines.engine_interface import Arrival, Endpoint
 from encamp.engines.kit.waker import Waker
 from encamp.loop.deferred_signals import DeferredSignals
 from encamp.loop.polling import Poller

@@ -34,7 +34,7 @@ from itertools import repeat
 from time import monotonic
 from typing import Any, Protocol
 
-from encamp.engines.base import PreparedSend
+from encamp.engines.engine_interface import PreparedSend
 from encamp.loop.deferred_signals import if_task_has_any
 from encamp.loop.event_loop import PASSED, TURN_WITHIN
 from encamp.loop.polling import Poller

@@ -66,7 +66,7 @@ from encamp.wire.protocol import (
 )
 
 if TYPE_CHECKING:
-    from encamp.engines.base import PreparedSend
+    from encamp.engines.engine_interface import PreparedSend
     from encamp.slot.call_folder import Staging
     from encamp.slot.initializer_globals import Initialized
     from encamp.slot.small_messages import TaskShortcut

@@ -13,7 +13,7 @@ from itertools import islice, repeat
 from time import monotonic
 from typing import Protocol
 
-from encamp.engines.base import Endpoint, PreparedSend, ShortMessages
+from encamp.engines.engine_interface import Endpoint, PreparedSend, ShortMessages
 from encamp.loop.event_loop import PASSED, TURN_WITHIN
 from encamp.loop.pump import Pump
 from encamp.wire.frames import MARK, Buffer

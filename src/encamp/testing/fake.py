@@ -18,7 +18,15 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Engine, Frame, Joined, Left
+from encamp.engines.engine_interface import (
+    CONTROLLER,
+    Arrival,
+    Endpoint,
+    Engine,
+    Frame,
+    Joined,
+    Left,
+)
 from encamp.errors import EngineFailed, NoSuchHost
 from encamp.version import __version__
 from encamp.wire import protocol as say

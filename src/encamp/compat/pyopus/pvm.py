@@ -30,16 +30,10 @@ from encamp.compat.pyopus.clustered import (
     no_task,
     task_here,
 )
-from encamp.compat.pyopus.pvm_hosts import (
-    as_text,
-    host_of,
-    host_table_of,
-    status,
-    task_number,
-    task_tid,
-    usable,
-)
+from encamp.compat.pyopus.pvm_hosts import host_table_of
+from encamp.compat.pyopus.pvm_id_bits import host_of, task_number, task_tid
 from encamp.compat.pyopus.pvm_ids import PVMHostID, PVMTaskID
+from encamp.compat.pyopus.pvm_status import as_text, status, usable
 from encamp.compat.pyopus.spawner import Spawner, opened, use
 from encamp.errors import ClusterError, NoSuchHost
 

@@ -1,49 +1,20 @@
-"""The hosts of a cluster in PVM's terms, and the integer ids of hosts and tasks.
-
-A task's id contains its host's id in the bits that PVM reserves for it. The rest is a number that
-PVM itself never uses, because PVM does not know tasks in slots.
-"""
+"""The hosts of a cluster in PVM's terms."""
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from encamp.compat.pyopus.clustered import task_here
-from encamp.compat.pyopus.spawner import Spawner, SpawnerHost, opened
+from encamp.compat.pyopus.spawner import Spawner, opened
 from encamp.errors import ClusterClosed
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
 
-_HOST_BITS = 0x3FFC0000
 _FIRST_HOST = 1 << 18
-_IN_A_SLOT = 1 << 17
-"""The highest bit of PVM's own numbers on a host, which it reaches after 131,072 tasks there."""
 _ODD_HOSTS = 0xF00
 """First number that PVM gives to no host: for hosts that left before their id was known."""
-_ABOVE = 32
-"""Bits of PVM's ids; larger numbers use bits above them."""
-
-
-def task_tid(dtid: int, number: int) -> int:
-    """The id of the cluster's task ``number`` on a host."""
-    above, low = divmod(number, _IN_A_SLOT)
-    return above << _ABOVE | dtid | _IN_A_SLOT | low
-
-
-def task_number(tid: int) -> int:
-    """The number of the task with this id; 0 if it is the spawner's."""
-    if not tid & _IN_A_SLOT:
-        return 0
-    return (tid >> _ABOVE) * _IN_A_SLOT | tid & (_IN_A_SLOT - 1)
-
-
-def host_of(tid: int) -> int:
-    """The id of a task's host."""
-    return tid & _HOST_BITS
 
 
 @dataclass(frozen=True)
@@ -185,55 +156,3 @@ def known_name(dtid: int) -> str | None:
     ours = None if task_here() is not None else opened()
     host_table: HostTable | None = None if ours is None else ours.host_table
     return None if host_table is None else host_table.name(dtid)
-
-
-def usable(ours: Spawner) -> list[SpawnerHost]:
-    """The hosts that have slots for tasks, and answer."""
-    hosts = list(ours.hosts.values())
-    return [host for host in hosts if not host.aside and host.slots - {0}]
-
-
-def status(ours: Spawner) -> dict[str, Any]:
-    """See `encamp.compat.pyopus.pvm.PVM.pvmStatus`."""
-    host_table = host_table_of(ours)
-    answering = {host_table.dtid(host.name) for host in usable(ours)}
-    known = {host_table.dtid(host.name): host for host in ours.hosts.values()}
-    counts = [host_of(task.tid) for task in ours.ids.values()]
-    hosts = {
-        dtid: {
-            "speed": host.speed,
-            "arch": host.arch,
-            "name": host.name,
-            "task_count": counts.count(dtid),
-            "ncpu": known[dtid].cores if dtid in known else None,
-            "responsive": dtid in answering,
-        }
-        for dtid, host in host_table.hosts.items()
-    }
-    own = host_table.own_tid
-    tasks = {own: _task(0, own, sys.argv[0], os.getpid())}
-    tasks |= {task.tid: _task(own, task.tid, ours.titles[n], -1) for n, task in ours.ids.items()}
-    return {
-        "hosts": hosts,
-        "tasks": tasks,
-        "narch": len({host["arch"] for host in hosts.values()}),
-    }
-
-
-def _task(parent: int, tid: int, name: str, pid: int) -> dict[str, Any]:
-    return {"parent": parent, "dtid": host_of(tid), "flags": 0, "name": name, "pid": pid}
-
-
-def as_text(status: dict[str, Any]) -> str:
-    """The state of the machine as text, as PyOPUS formats it."""
-    lines = [f"Architectures: {status['narch']}", "", "Hosts and tasks:"]
-    for dtid, host in status["hosts"].items():
-        cores = "??" if host["ncpu"] is None else f"{host['ncpu']:<2}"
-        reach = "" if host["responsive"] else "not responsive"
-        facts = f"speed={host['speed']:<7} arch={host['arch']} ncpu={cores}"
-        lines.append(f"dtid={dtid:<7x} {facts} {reach} {host['name']}")
-        for tid, task in status["tasks"].items():
-            if task["dtid"] == dtid:
-                facts = f"flags={task['flags']:<3} pid={task['pid']:<7} '{task['name']}'"
-                lines.append(f"\ttid={tid:<7x} {facts}")
-    return "\n".join(lines) + "\n"

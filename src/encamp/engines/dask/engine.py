@@ -27,7 +27,7 @@ from encamp.engines.dask.worker import begin_here, end_here, leave_here
 from encamp.engines.kit import start_agents as starting
 from encamp.engines.kit.hostfile import hosts_of
 from encamp.engines.kit.mesh.addresses import address_towards
-from encamp.engines.kit.mesh.endpoint import Address
+from encamp.engines.kit.mesh.control_messages import Address
 from encamp.engines.kit.mesh.engine import Agent, MeshEngine, shares
 from encamp.engines.kit.start_agents import Order
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable, text_of

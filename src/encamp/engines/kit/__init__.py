@@ -1,10 +1,15 @@
 """Code that engines share; no engine knows another.
 
-hostfile, cores         hosts as users write them; cores of hosts
-interpreter, foreign    starting an interpreter like this one, and its environment
-ssh, logins             programs on other hosts, which end with this one; many logins at once
-sentinel, waker, streams    ends of processes, waking a thread, missing standard streams
-in_process              the endpoint of an agent in the controller's own process
-start_agents            starting an agent for a process of another system
-mesh                    frames for systems that have no channel for them
+hostfile             hosts as users write them
+cores                the numbers of cores of hosts
+interpreter          starting an interpreter like this one
+launcher_variables   variables by which MPI and PVM recognize processes that they have started
+ssh                  programs on other hosts, which end with this one
+ssh_logins           many logins at once
+wait_for_process     waiting for the end of a process together with other descriptors
+waker                waking a thread that waits for descriptors
+closed_streams       missing standard streams
+in_process_agent     the endpoint of an agent in the controller's own process
+start_agents         starting an agent for a process of another system
+mesh                 frames for systems that have no channel for them
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from encamp.engines.base import Arrival, Endpoint
+from encamp.engines.engine_interface import Arrival, Endpoint
 from encamp.wire.frames import Buffer
 
 

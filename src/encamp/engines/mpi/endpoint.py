@@ -1,6 +1,6 @@
 """How a rank of an MPI job sends frames, receives them, and leaves.
 
-The first message of each frame goes to the receiver's inbox (`mpi_inbox`): a msgpack array of the
+The first message of each frame goes to the receiver's inbox (`inbox.Inbox`): a msgpack array of the
 frame's parts if all are small, and otherwise of their sizes. Then one message with the small parts,
 and one for each big part, follow with another tag, without copies. An array of -1 or -2 says that
 its sender leaves, or that all ranks are to leave at once.
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from encamp.engines.base import Arrival, Endpoint, Frame, Left
+from encamp.engines.engine_interface import Arrival, Endpoint, Frame, Left
 from encamp.engines.mpi.inbox import FRAME, FRAMED, HEAD, Inbox, MPIShortMessages
 from encamp.engines.mpi.leftovers import remove
 from encamp.engines.mpi.watched_processes import Processes

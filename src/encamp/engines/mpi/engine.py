@@ -22,7 +22,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from encamp.engines.base import Endpoint, Engine, Joined
+from encamp.engines.engine_interface import Endpoint, Engine, Joined
 from encamp.engines.mpi.endpoint import IDLE, MPIEndpoint
 from encamp.engines.mpi.find_launcher import REMEDY
 from encamp.engines.mpi.host_checks import interface_towards

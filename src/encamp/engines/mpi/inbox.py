@@ -13,7 +13,7 @@ from collections.abc import Callable
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, Protocol
 
-from encamp.engines.base import PreparedSend, ShortMessages
+from encamp.engines.engine_interface import PreparedSend, ShortMessages
 from encamp.wire.frames import MARK, Buffer
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from typing import Any
 import msgspec
 
 from encamp import cores_and_memory
-from encamp.engines.base import Arrival, Engine, Frame, Joined, Left
+from encamp.engines.engine_interface import Arrival, Engine, Frame, Joined, Left
 from encamp.engines.kit.cores import with_cores
 from encamp.engines.kit.hostfile import HostLine, hosts_of, spread
 from encamp.engines.kit.ssh_logins import shut_out

@@ -19,7 +19,7 @@ from secrets import token_bytes
 
 import msgspec
 
-from encamp.engines.base import Arrival, Frame, Joined, Left
+from encamp.engines.engine_interface import Arrival, Frame, Joined, Left
 from encamp.engines.mpi.launch_plan import LaunchPlan
 from encamp.engines.mpi.launcher_process import LauncherProcess, ended_by_intruder
 from encamp.engines.mpi.mpi_variables import KEY_FILE

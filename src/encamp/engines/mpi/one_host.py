@@ -16,7 +16,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from encamp.engines.base import CONTROLLER, Arrival, Engine
+from encamp.engines.engine_interface import CONTROLLER, Arrival, Engine
 from encamp.engines.kit.in_process_agent import InProcessEndpoint
 from encamp.engines.kit.launcher_variables import foreign
 from encamp.engines.mpi.endpoint import IDLE_LONG

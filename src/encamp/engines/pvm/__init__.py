@@ -1,7 +1,11 @@
 """PVM: the virtual machine starts agents, and reports which hosts come and go; frames use the mesh.
 
-opening     opens the controller's end, which is in engine; agent is what its tasks do first
-libpvm      PVM's library; membership is this process as a task of the machine
-machine     starts and ends a virtual machine; keeper ends it with the program
-hosts       adds hosts; naming reads what users call them, and reports errors
+engine          the controller's end
+agent           what its tasks do first
+libpvm          PVM's library
+membership      this process as a task of the machine
+machine         starts and ends a virtual machine
+machine_owner   ends it with the program
+add_hosts       adds hosts
+host_names      what users call hosts, and errors in that
 """

@@ -1,7 +1,7 @@
-"""The controller's end of the PVM engine: agents on the machine's hosts, which come and go.
+"""The PVM engine: the controller is a PVM task, and every host of the virtual machine has an agent.
 
-Agents join with their hosts, including hosts that are added later, and an agent that dies alone is
-replaced.
+It uses a running virtual machine, or starts one. Agents join with their hosts, including hosts that
+are added later, and an agent that dies alone is replaced. Calls and messages go over the mesh.
 """
 
 from __future__ import annotations
@@ -14,20 +14,25 @@ from dataclasses import dataclass
 
 import msgspec
 
-from encamp.engines.base import Arrival, Frame
-from encamp.engines.kit.interpreter import PACKAGE, START, interpreter_flags
+from encamp import slurm
+from encamp.engines.engine_interface import Arrival, Frame
+from encamp.engines.kit.hostfile import hosts_in
+from encamp.engines.kit.interpreter import PACKAGE, START, interpreter_flags, python_here
 from encamp.engines.kit.mesh.addresses import address_towards, addresses_here, is_loopback
-from encamp.engines.kit.mesh.endpoint import Address
+from encamp.engines.kit.mesh.agent import MeshAgent
+from encamp.engines.kit.mesh.certificate import load_early
+from encamp.engines.kit.mesh.control_messages import Address
 from encamp.engines.kit.mesh.engine import Agent, MeshEngine
-from encamp.engines.kit.mesh.tls_connection import Link
+from encamp.engines.kit.mesh.tls_connection import TLSConnection
 from encamp.engines.kit.start_agents import Spec
 from encamp.engines.pvm import libpvm
 from encamp.engines.pvm.add_hosts import remove_log
-from encamp.engines.pvm.agent import ORDER, Order, variables_for
+from encamp.engines.pvm.agent import ORDER, Order, join_by_order, variables_for
 from encamp.engines.pvm.host_names import addresses_in, first_words, host_names
 from encamp.engines.pvm.libpvm import HostInfo, PVMError
-from encamp.engines.pvm.membership import ADDED, ENDED, PRINTED, Membership
-from encamp.errors import EngineFailed
+from encamp.engines.pvm.membership import ADDED, ENDED, PRINTED, Membership, own_membership
+from encamp.errors import BadJob, EngineFailed
+from encamp.number_checks import whole
 from encamp.timeouts import GRACE
 from encamp.wire.wait_for_descriptor import readable
 
@@ -295,7 +300,7 @@ class PVMEngine(MeshEngine):
             self._replace(task.agent)
 
     def ready(self, fd: int) -> None:
-        """See `Mesh.ready`: PVM reports something."""
+        """See `MeshEndpoint.ready`: PVM reports something."""
         self._member.drain()
 
     def receive(self) -> Sequence[Arrival]:
@@ -316,8 +321,8 @@ class PVMEngine(MeshEngine):
             return 0
         return super().patience()
 
-    def lost(self, number: int, link: Link, why: Exception) -> None:
-        """See `Mesh.lost`; a host that has not answered counts as given up."""
+    def lost(self, number: int, link: TLSConnection, why: Exception) -> None:
+        """See `MeshEndpoint.lost`; a host that has not answered counts as given up."""
         if not isinstance(why, EOFError | ConnectionError):
             self.give_up(number)
         super().lost(number, link, why)
@@ -377,3 +382,49 @@ def _agents(slots: int | None, per_agent: int | None) -> list[int]:
     each = per_agent or max(1, slots)
     whole, rest = divmod(slots, each)
     return [each] * whole + [rest] * (rest > 0)
+
+
+def open_end(
+    *,
+    slots: int | None = None,
+    hosts: Sequence[str] | None = None,
+    machine: str | None = None,
+    address: str | None = None,
+    per_agent: int | None = None,
+    python: str | None = None,
+    restarts: int = 3,
+    module: str = "encamp.agent",
+) -> PVMEngine:
+    """The controller's endpoint, see `PVMEngine`.
+
+    ``machine`` is ``"running"`` or ``"own"`` (a new one), by default the running one if there is
+    one; ``address`` is this host's address for the hosts of a new one, by default that of its
+    name. Without ``hosts``, those of Slurm's allocation are used. Raises `BadJob`,
+    `EngineUnavailable` and `EngineFailed`.
+    """
+    if hosts is None and machine != "running" and (given := hosts_in(slurm.hosts())):
+        hosts = [host.name for host in given]
+        slots = sum(host.slots for host in given) if slots is None else slots
+    named = [] if hosts is None else host_names(hosts)
+    slots = None if slots is None else whole("slots", slots, 1)
+    per_agent = None if per_agent is None else whole("per_agent", per_agent, 1)
+    restarts = whole("restarts", restarts, 0)
+    _check_texts(address=address, python=python, module=module)
+    load_early()
+    member = own_membership(machine, address, "" if named else "localhost")
+    try:
+        return PVMEngine(member, slots, named, per_agent, python or python_here(), restarts, module)
+    except BaseException:
+        member.leave_if_unused()
+        raise
+
+
+def _check_texts(**texts: object) -> None:
+    for name, value in texts.items():
+        if value is not None and not isinstance(value, str):
+            raise BadJob(name, f"must be a text, not {value!r}")
+
+
+def join(_: Sequence[str]) -> MeshAgent:
+    """The endpoint of an agent that `PVMEngine` has spawned."""
+    return join_by_order()

@@ -13,12 +13,14 @@ from typing import Protocol
 
 from encamp.engines.pvm import libpvm
 from encamp.engines.pvm.libpvm import PVMError
-from encamp.engines.pvm.machine import Machine
-from encamp.errors import EngineFailed
+from encamp.engines.pvm.machine import Machine, find_machine
+from encamp.errors import EngineFailed, EngineUnavailable
 
 ENDED, ADDED, PRINTED = range(11, 14)
 """Tags of the daemons' messages."""
 _AT_ONCE = 256
+_FORKED = "this process was forked from one that is in a virtual machine"
+_NOT_FORKED = "fork before the first cluster is made, or start the process with subprocess"
 
 
 class Member(Protocol):
@@ -141,3 +143,29 @@ def enrol(machine: Machine) -> Membership:
         return Membership(machine)
     except PVMError as exc:
         raise EngineFailed("pvm", str(exc)) from exc
+
+
+_memberships: list[Membership] = []
+"""This process's membership, if it has one."""
+
+
+def own_membership(which: str | None, address: str | None, usual: str) -> Membership:
+    """This process's membership; there can be one at a time, which all of its clusters share."""
+    if _memberships:
+        member = _memberships[0]
+        if member.engines and not member.failure:
+            if member.process != os.getpid():  # libpvm would read from the parent's connection
+                raise EngineUnavailable("pvm", _FORKED, _NOT_FORKED)
+            own = member.machine.own
+            if which == ("running" if own else "own"):
+                why = f"this process is in {'its own' if own else 'the running'} virtual machine"
+                raise EngineUnavailable("pvm", why, "close its other clusters first")
+            return member
+        _memberships.clear()
+    machine = find_machine(which, address, usual)
+    try:
+        _memberships.append(enrol(machine))
+    except BaseException:
+        machine.close()
+        raise
+    return _memberships[0]

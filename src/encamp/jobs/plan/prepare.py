@@ -107,7 +107,7 @@ class Prepared:
         return tuple(found)
 
     def look_again(self, name: str) -> tuple[list[Item], Key]:
-        """The present inputs of a task and of the job, and its key. Raises as `inputs.of`."""
+        """The present inputs of a task and of the job, and its key. Raises as `Inputs.of`."""
         inputs = self.inputs.look_again(name)
         if self.inputs.shared != list(self.shared):
             self.shared = tuple(self.inputs.shared)

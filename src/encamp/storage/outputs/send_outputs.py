@@ -95,9 +95,9 @@ def send_file(
             digest.zeros(offset - digest.size)
             digest.update(data)
             size = digest.size if last else None
-            digest = digest_of_piece(data)
+            piece_digest = digest_of_piece(data)
             inner = str(to.inner)
-            piece = Piece(to.folder, inner, token, offset, data, digest, permissions, size)
+            piece = Piece(to.folder, inner, token, offset, data, piece_digest, permissions, size)
             sent = channel.write(piece)
     return sent, digest.size, digest.hex
 

@@ -20,7 +20,7 @@ PART = ".encamp-"
 """How temporary names begin; hidden, so that ordinary patterns do not match them."""
 
 BEACON = "-beacon"
-"""How the name of a beacon ends; between the two is the token of its owner (see `beacon`)."""
+"""How the name of a beacon ends, after its owner's token; see `sees_destination`."""
 
 
 class Written(msgspec.Struct, frozen=True):

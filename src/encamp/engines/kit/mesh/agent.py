@@ -13,17 +13,18 @@ from functools import partial
 
 import msgspec
 
-from encamp.engines.base import CONTROLLER, Left
+from encamp.engines.engine_interface import CONTROLLER, Left
 from encamp.engines.kit.mesh.certificate import Identity
-from encamp.engines.kit.mesh.endpoint import Address, Greeting, Mesh, addresses
-from encamp.engines.kit.mesh.tls_connection import Link
+from encamp.engines.kit.mesh.control_messages import Address, Greeting
+from encamp.engines.kit.mesh.endpoint import MeshEndpoint, addresses
+from encamp.engines.kit.mesh.tls_connection import TLSConnection
 from encamp.engines.kit.start_agents import Spec
 from encamp.engines.kit.wait_for_process import Sentinel
 from encamp.errors import EngineFailed
 from encamp.timeouts import GREETED, STARTS
 
 
-class MeshAgent(Mesh):
+class MeshAgent(MeshEndpoint):
     """An agent's endpoint. It ends with the controller, and with the process that started it."""
 
     def __init__(self, number: int, identity: Identity, slots: int, process: int) -> None:
@@ -47,7 +48,9 @@ class MeshAgent(Mesh):
         Raises `EngineFailed`.
         """
         self._hosts = hosts
-        ways: list[Callable[[], Link]] = [partial(self.dial, address) for address in controller]
+        ways: list[Callable[[], TLSConnection]] = [
+            partial(self.dial, address) for address in controller
+        ]
         if tunnel is not None:
             ways.append(partial(self.enter, tunnel))
         why = "it has no address"
@@ -68,7 +71,7 @@ class MeshAgent(Mesh):
         elif tunnel is not None and not link.tunnelled:
             tunnel.close()
 
-    def _comes_by(self, link: Link) -> bool:
+    def _comes_by(self, link: TLSConnection) -> bool:
         """Whether the controller accepts this connection, or opens one itself meanwhile."""
         began = time.monotonic()
         while link.fileno() >= 0 and not self._reached:
@@ -85,7 +88,7 @@ class MeshAgent(Mesh):
         return peer is not None and peer.link is not None
 
     def knows(self, greeting: Greeting) -> bool:
-        """See `Mesh.knows`; only the controller may connect, and only while it is not connected."""
+        """See `MeshEndpoint.knows`: the controller may connect only while it is not connected."""
         return greeting.number != CONTROLLER or not self._reached
 
     def _look(self) -> None:
@@ -94,8 +97,11 @@ class MeshAgent(Mesh):
             raise EngineFailed("mesh", "the process that started it has ended")
         self._come[:0] = kept
 
-    def greet(self, link: Link) -> None:
-        """See `Mesh.greet`; other agents reach this one at the address that the controller sees."""
+    def greet(self, link: TLSConnection) -> None:
+        """See `MeshEndpoint.greet`.
+
+        Other agents reach this one at the address that the controller sees.
+        """
         if CONTROLLER not in self._peers:
             for host in self._hosts if link.tunnelled else [link.here]:
                 with suppress(OSError):  # the address may be that of a router in between

@@ -21,15 +21,25 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
-import msgspec
-
-from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
+from encamp.engines.engine_interface import CONTROLLER, Arrival, Endpoint, Frame, Left
 from encamp.engines.kit.mesh.certificate import Identity
-from encamp.engines.kit.mesh.tls_connection import Link, dial, prepared
+from encamp.engines.kit.mesh.control_messages import (
+    Address,
+    ConnectionLost,
+    Control,
+    Greeting,
+    PeerAddresses,
+    Relay,
+    Welcome,
+    WhereIs,
+    control,
+    control_in,
+)
+from encamp.engines.kit.mesh.tls_connection import TLSConnection, dial, prepared
 from encamp.engines.kit.waker import Waker
 from encamp.errors import BadFrame
 from encamp.timeouts import CONNECTS, GREETS, LEAVES
-from encamp.wire.frames import MARK, Buffer, Parts
+from encamp.wire.frames import Buffer, Parts
 
 _STRANGERS = 512
 """Connections that are accepted before they have sent their greeting."""
@@ -40,88 +50,23 @@ _SPIN = 0.0002
 _OFTEN, _SELDOM = 8, 64
 """Polling without success stops after the first number of arrivals; the second one resumes it."""
 _EVENTS = 256
-_ALL: weakref.WeakSet[Mesh] = weakref.WeakSet()
-
-Address = tuple[str, int]
-
-
-class Greeting(msgspec.Struct, frozen=True, array_like=True, tag="greeting"):
-    """The first frame of an end that connects: its number, the receiver's, and where it listens."""
-
-    number: int
-    to: int
-    listens: list[Address] = []
-
-
-class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
-    """The answer to a greeting."""
-
-    number: int
-
-
-class WhereIs(msgspec.Struct, frozen=True, array_like=True, tag="where is"):
-    """An agent asks the controller for another agent's addresses."""
-
-    number: int
-
-
-class PeerAddresses(msgspec.Struct, frozen=True, array_like=True, tag="addresses"):
-    """The answer: the other agent's addresses, and whether it is there."""
-
-    number: int
-    listens: list[Address]
-    here: bool
-
-
-class Relay(msgspec.Struct, frozen=True, array_like=True, tag="relay"):
-    """The parts after this are a frame for another agent."""
-
-    sender: int
-    to: int
-
-
-class ConnectionLost(msgspec.Struct, frozen=True, array_like=True, tag="lost"):
-    """An agent tells the controller that its connection to another has ended."""
-
-    number: int
-
-
-Control = Greeting | Welcome | WhereIs | PeerAddresses | Relay | ConnectionLost
-_decoder = msgspec.msgpack.Decoder(Control)
-_encode = msgspec.msgpack.Encoder().encode
-_MARK = bytes([MARK])
-
-
-def control(what: Control) -> bytes:
-    """The first part of a frame for the mesh itself."""
-    return _MARK + _encode(what)
-
-
-def _control_in(parts: Parts) -> Control | None:
-    """The control message in a frame; None if the frame is not for the mesh. Raises `BadFrame`."""
-    first = parts[0]
-    if len(first) == 0 or first[0] != MARK:
-        return None
-    try:
-        return _decoder.decode(memoryview(first)[1:])
-    except msgspec.MsgspecError as exc:
-        raise BadFrame(str(exc)) from exc
+_ALL: weakref.WeakSet[MeshEndpoint] = weakref.WeakSet()
 
 
 class Peer:
     """Another end, and how frames reach it; until that is known, they wait."""
 
     def __init__(self) -> None:
-        self.link: Link | None = None
+        self.link: TLSConnection | None = None
         self.relayed = self.gone = False
         self.addresses: list[Address] = []
-        self.dialling: Link | None = None
-        self.other: Link | None = None
+        self.dialling: TLSConnection | None = None
+        self.other: TLSConnection | None = None
         """A connection that the other end has opened meanwhile."""
         self.waiting: list[Sequence[Buffer]] = []
 
 
-class Mesh(Endpoint):
+class MeshEndpoint(Endpoint):
     """An endpoint of the mesh. It listens at the addresses that `listen` is given."""
 
     def __init__(self, number: int, identity: Identity) -> None:
@@ -134,10 +79,10 @@ class Mesh(Endpoint):
         self._poll.register(self._waker.fileno(), select.EPOLLIN)
         self._listeners: dict[int, socket.socket] = {}
         self.listens: list[Address] = []
-        self._links: dict[int, Link] = {}
-        self._strangers: set[Link] = set()
+        self._links: dict[int, TLSConnection] = {}
+        self._strangers: set[TLSConnection] = set()
         """Connections without a greeting yet, each until its deadline."""
-        self._unread: set[Link] = set()
+        self._unread: set[TLSConnection] = set()
         self._peers: dict[int, Peer] = {}
         self._come: list[Arrival] = []
         self._rests_until = 0.0
@@ -173,7 +118,9 @@ class Mesh(Endpoint):
         while len(self._strangers) < _STRANGERS:
             try:
                 raw, _ = listener.accept()
-                self._add(Link(prepared(raw), self._identity, self._as_server, server=True))
+                self._add(
+                    TLSConnection(prepared(raw), self._identity, self._as_server, server=True)
+                )
             except (BlockingIOError, ConnectionError):
                 return
             except OSError:  # no descriptor is left
@@ -193,31 +140,31 @@ class Mesh(Endpoint):
             for fd in self._listeners:
                 self._poll.modify(fd, select.EPOLLIN)
 
-    def dial(self, address: Address) -> Link:
+    def dial(self, address: Address) -> TLSConnection:
         """Begin to connect to another end. Raises OSError."""
         return self.enter(dial(address))
 
-    def enter(self, raw: socket.socket) -> Link:
+    def enter(self, raw: socket.socket) -> TLSConnection:
         """Begin the handshake with the other end of a socket."""
-        link = Link(raw, self._identity, self._as_client, server=False)
+        link = TLSConnection(raw, self._identity, self._as_client, server=False)
         self._add(link)
         return link
 
-    def _add(self, link: Link) -> None:
+    def _add(self, link: TLSConnection) -> None:
         link.deadline = time.monotonic() + (GREETS if link.server else CONNECTS)
         self._links[link.fileno()] = link
         self._strangers.add(link)
         link.watched = select.EPOLLIN | (select.EPOLLOUT if link.wants_room else 0)
         self._poll.register(link.fileno(), link.watched)
 
-    def _watch(self, link: Link) -> None:
+    def _watch(self, link: TLSConnection) -> None:
         """Wait until its socket accepts more only while it has something to send."""
         events = select.EPOLLIN | (select.EPOLLOUT if link.wants_room else 0)
         if events != link.watched and link.fileno() >= 0:
             link.watched = events
             self._poll.modify(link.fileno(), events)
 
-    def _serve(self, link: Link) -> None:
+    def _serve(self, link: TLSConnection) -> None:
         """Read from a connection and handle its frames."""
         before = link.shaken
         try:
@@ -232,13 +179,13 @@ class Mesh(Endpoint):
         (self._unread.add if link.unread else self._unread.discard)(link)
         self._watch(link)
 
-    def greet(self, link: Link) -> None:
+    def greet(self, link: TLSConnection) -> None:
         """Send the greeting; for ends that connect."""
         to = next((n for n, peer in self._peers.items() if peer.dialling is link), CONTROLLER)
         link.send([control(Greeting(self.number, to, self.listens))])
 
-    def _end(self, link: Link, why: Exception) -> None:
-        """Handle a connection that has ended, or could not be opened."""
+    def _end(self, link: TLSConnection, why: Exception) -> None:
+        """A connection has ended, or could not be opened."""
         self._strangers.discard(link)
         self._unread.discard(link)
         if self._links.pop(link.fileno(), None) is not None:
@@ -254,11 +201,11 @@ class Mesh(Endpoint):
 
     # Frames
 
-    def _take(self, link: Link, parts: Parts) -> None:
+    def _take(self, link: TLSConnection, parts: Parts) -> None:
         if not link.greeted:
             self._meet(link, parts)
             return
-        said = _control_in(parts)
+        said = control_in(parts)
         if said is None:
             self.arrived(link, parts)
         elif isinstance(said, Relay) and said.to == self.number and link.number == CONTROLLER:
@@ -266,13 +213,13 @@ class Mesh(Endpoint):
         else:
             self.told(link, said, parts)
 
-    def arrived(self, link: Link, parts: Parts) -> None:
+    def arrived(self, link: TLSConnection, parts: Parts) -> None:
         """A frame has arrived from another end."""
         self._come.append(Frame(link.number, parts))  # type: ignore[arg-type]
 
-    def _meet(self, link: Link, parts: Parts) -> None:
+    def _meet(self, link: TLSConnection, parts: Parts) -> None:
         """The first frame of a connection."""
-        said = _control_in(parts)
+        said = control_in(parts)
         if link.server:
             if not isinstance(said, Greeting) or said.to != self.number or not self.knows(said):
                 raise BadFrame("its greeting has a number that is not expected here")
@@ -286,7 +233,7 @@ class Mesh(Endpoint):
             self._met(link)
             self.welcomed(link)
 
-    def _met(self, link: Link) -> None:
+    def _met(self, link: TLSConnection) -> None:
         link.greeted = True
         self._strangers.discard(link)
 
@@ -294,19 +241,19 @@ class Mesh(Endpoint):
         """Whether to accept an end, by its greeting."""
         return True
 
-    def joined(self, link: Link, greeting: Greeting) -> None:
-        """Answer the greeting of an end that has connected to this one."""
+    def joined(self, link: TLSConnection, greeting: Greeting) -> None:
+        """Another end has connected to this one: answer its greeting."""
         link.send([control(Welcome(self.number))])
         self._offer(link, greeting.number)
 
-    def welcomed(self, link: Link) -> None:
-        """Record that another end has accepted this one."""
+    def welcomed(self, link: TLSConnection) -> None:
+        """Another end has accepted this one."""
         number = link.number or CONTROLLER
         self._peers.setdefault(number, Peer()).dialling = None
         self.use_link(number, link)
 
-    def told(self, link: Link, said: Control, parts: Parts) -> None:
-        """Handle a control message of another end."""
+    def told(self, link: TLSConnection, said: Control, parts: Parts) -> None:
+        """Another end has sent a control message."""
         peer = self._peers.get(said.number) if isinstance(said, PeerAddresses) else None
         if isinstance(said, PeerAddresses) and peer is not None and link.number == CONTROLLER:
             if not said.here:
@@ -316,7 +263,7 @@ class Mesh(Endpoint):
                 peer.addresses = said.listens
                 self.dial_next(said.number)
 
-    def lost(self, number: int, link: Link, why: Exception) -> None:
+    def lost(self, number: int, link: TLSConnection, why: Exception) -> None:
         """A connection that was in use has ended."""
         if number == CONTROLLER:
             self._peers.pop(CONTROLLER, None)
@@ -329,7 +276,7 @@ class Mesh(Endpoint):
 
     # Routes
 
-    def _offer(self, link: Link, number: int) -> None:
+    def _offer(self, link: TLSConnection, number: int) -> None:
         """Another agent has connected: use that connection if there is no other, or attempt at one.
 
         (If both connect at the same time, each uses its own connection.)
@@ -340,7 +287,7 @@ class Mesh(Endpoint):
         else:
             peer.other = link
 
-    def use_link(self, number: int, link: Link) -> None:
+    def use_link(self, number: int, link: TLSConnection) -> None:
         """Send frames for another end over a connection from now on."""
         peer = self._peers[number]
         peer.link = link

@@ -12,22 +12,21 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from encamp.engines.base import Arrival, Engine, Joined, Left
+from encamp.engines.engine_interface import Arrival, Engine, Joined, Left
 from encamp.engines.kit.mesh.certificate import new_identity
-from encamp.engines.kit.mesh.endpoint import (
+from encamp.engines.kit.mesh.control_messages import (
     Address,
     ConnectionLost,
     Control,
     Greeting,
-    Mesh,
-    Peer,
     PeerAddresses,
     Relay,
     Welcome,
     WhereIs,
     control,
 )
-from encamp.engines.kit.mesh.tls_connection import Link
+from encamp.engines.kit.mesh.endpoint import MeshEndpoint, Peer
+from encamp.engines.kit.mesh.tls_connection import TLSConnection
 from encamp.engines.kit.start_agents import Order, host_id, variables_to_send
 from encamp.errors import EngineFailed
 from encamp.timeouts import ALL_END, LOST_BY_OTHERS
@@ -42,12 +41,12 @@ class Agent:
     where: Hashable
     label: str
     slots: int
-    link: Link | None = None
+    link: TLSConnection | None = None
     listens: list[Address] = field(default_factory=list)
     given_up: bool = False
 
 
-class MeshEngine(Mesh, Engine):
+class MeshEngine(MeshEndpoint, Engine):
     """Base of engines that only start agents; the mesh carries the frames.
 
     An agent that ends alone is started again, ``restarts`` times in total.
@@ -156,12 +155,12 @@ class MeshEngine(Mesh, Engine):
     # What the mesh reports
 
     def knows(self, greeting: Greeting) -> bool:
-        """See `Mesh.knows`."""
+        """See `MeshEndpoint.knows`."""
         there = greeting.number in self.known and greeting.number not in self._peers
         return there and not self._stopping
 
-    def joined(self, link: Link, greeting: Greeting) -> None:
-        """Handle the greeting of an agent; one in a tunnel is dialled first, for a faster route."""
+    def joined(self, link: TLSConnection, greeting: Greeting) -> None:
+        """An agent has greeted; one in a tunnel is dialled first, for a faster route."""
         agent = self.known[greeting.number]
         agent.listens = greeting.listens
         peer = self._peers[agent.number] = Peer()
@@ -169,15 +168,15 @@ class MeshEngine(Mesh, Engine):
         peer.addresses = list(greeting.listens) if link.tunnelled else []
         self.dial_next(agent.number)
 
-    def welcomed(self, link: Link) -> None:
-        """See `Mesh.welcomed`; the agent may have left meanwhile."""
+    def welcomed(self, link: TLSConnection) -> None:
+        """See `MeshEndpoint.welcomed`; the agent may have gone meanwhile."""
         if link.number in self._peers:
             super().welcomed(link)
         else:
             self._end(link, ConnectionError("it has gone"))
 
-    def use_link(self, number: int, link: Link) -> None:
-        """Welcome an agent that has joined; its orders are the first frame that it gets."""
+    def use_link(self, number: int, link: TLSConnection) -> None:
+        """An agent has joined; its orders are the first frame that it gets."""
         self._had_some = True
         agent, peer = self.known[number], self._peers[number]
         agent.link = link
@@ -193,16 +192,16 @@ class MeshEngine(Mesh, Engine):
     def tunnelled(self, raw: socket.socket) -> None:
         """Accept an agent that connects through a tunnel, by this end of it."""
         raw.setblocking(False)
-        self._add(Link(raw, self._identity, self._as_server, server=True))
+        self._add(TLSConnection(raw, self._identity, self._as_server, server=True))
 
-    def arrived(self, link: Link, parts: Parts) -> None:
-        """See `Mesh.arrived`; frames of an agent that was given up are ignored."""
+    def arrived(self, link: TLSConnection, parts: Parts) -> None:
+        """See `MeshEndpoint.arrived`; frames of an agent that was given up are ignored."""
         agent = self.known.get(link.number or 0)
         if agent is not None and not agent.given_up:
             super().arrived(link, parts)
 
-    def told(self, link: Link, said: Control, parts: Parts) -> None:
-        """See `Mesh.told`."""
+    def told(self, link: TLSConnection, said: Control, parts: Parts) -> None:
+        """See `MeshEndpoint.told`."""
         if isinstance(said, WhereIs):
             agent = self.known.get(said.number)
             listens = [] if agent is None or self.relays else agent.listens
@@ -216,8 +215,8 @@ class MeshEngine(Mesh, Engine):
         elif isinstance(said, ConnectionLost) and said.number in self.known:
             self._broken.setdefault(said.number, time.monotonic() + LOST_BY_OTHERS)
 
-    def lost(self, number: int, link: Link, why: Exception) -> None:
-        """Handle the leave of an agent; nothing more arrives from it."""
+    def lost(self, number: int, link: TLSConnection, why: Exception) -> None:
+        """An agent has left, and nothing more arrives from it."""
         agent = self.known.get(number)
         if agent is None or agent.link not in (None, link):
             return  # it has another connection

@@ -232,7 +232,7 @@ class _Plain:
                 self._unsent = self._unsent[self._raw.send(self._unsent) :]
 
 
-class Link:
+class TLSConnection:
     """A connection to another end, whose ``number`` is known when it has greeted.
 
     Errors are raised as OSError or `EOFError`, only by `receive`, after all frames that arrived
