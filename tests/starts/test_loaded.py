@@ -10,7 +10,7 @@ _PROGRAM = f"""
 import sys
 from encamp.slot import main
 from encamp.slot import launch
-from encamp.jobs.worker import phases
+from encamp.jobs.worker import run_phases
 from encamp.jobs.run import run_job
 from encamp.executor import executor
 print([name for name in {_LATE} if name in sys.modules])

@@ -31,11 +31,11 @@ def test_outputs_of_a_sandbox_and_their_names_are_on_the_disk_when_it_ends(here:
 LANDING = """\
 import os
 from pathlib import Path, PurePosixPath
-from encamp.storage.outputs import transfer
+from encamp.storage.outputs import send_outputs
 from encamp.storage.outputs.send_outputs import RemoteTarget, Receiver, send_file
 from encamp.storage.shared_folders import portable
 from encamp.storage.disk.safe_destination import NAMED
-transfer.CHUNK = 1000
+send_outputs.CHUNK = 1000
 Path("source").write_bytes(bytes(2500))
 to = Path("out").absolute()
 far = RemoteTarget(portable(to), PurePosixPath("a"))
