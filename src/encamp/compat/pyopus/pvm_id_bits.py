@@ -1,7 +1,7 @@
 """The bits of PVM's integer ids: which of them are the host's, and which the task's.
 
 A task's id contains its host's id in the bits that PVM reserves for it. The rest is a number that
-PVM itself never uses, as PVM does not know tasks in slots.
+PVM itself never uses, because PVM does not know tasks in slots.
 """
 
 from __future__ import annotations

@@ -185,7 +185,7 @@ class MeshEndpoint(Endpoint):
         link.send([control(Greeting(self.number, to, self.listens))])
 
     def _end(self, link: TLSConnection, why: Exception) -> None:
-        """A connection has ended, or could not be opened."""
+        """Handle a connection that has ended, or could not be opened."""
         self._strangers.discard(link)
         self._unread.discard(link)
         if self._links.pop(link.fileno(), None) is not None:
@@ -242,18 +242,18 @@ class MeshEndpoint(Endpoint):
         return True
 
     def joined(self, link: TLSConnection, greeting: Greeting) -> None:
-        """Another end has connected to this one: answer its greeting."""
+        """Answer the greeting of an end that has connected to this one."""
         link.send([control(Welcome(self.number))])
         self._offer(link, greeting.number)
 
     def welcomed(self, link: TLSConnection) -> None:
-        """Another end has accepted this one."""
+        """Record that another end has accepted this one."""
         number = link.number or CONTROLLER
         self._peers.setdefault(number, Peer()).dialling = None
         self.use_link(number, link)
 
     def told(self, link: TLSConnection, said: Control, parts: Parts) -> None:
-        """Another end has sent a control message."""
+        """Handle a control message of another end."""
         peer = self._peers.get(said.number) if isinstance(said, PeerAddresses) else None
         if isinstance(said, PeerAddresses) and peer is not None and link.number == CONTROLLER:
             if not said.here:

@@ -160,7 +160,7 @@ class MeshEngine(MeshEndpoint, Engine):
         return there and not self._stopping
 
     def joined(self, link: TLSConnection, greeting: Greeting) -> None:
-        """An agent has greeted; one in a tunnel is dialled first, for a faster route."""
+        """Handle the greeting of an agent; one in a tunnel is dialled first, for a faster route."""
         agent = self.known[greeting.number]
         agent.listens = greeting.listens
         peer = self._peers[agent.number] = Peer()
@@ -176,7 +176,7 @@ class MeshEngine(MeshEndpoint, Engine):
             self._end(link, ConnectionError("it has gone"))
 
     def use_link(self, number: int, link: TLSConnection) -> None:
-        """An agent has joined; its orders are the first frame that it gets."""
+        """Welcome an agent that has joined; its orders are the first frame that it gets."""
         self._had_some = True
         agent, peer = self.known[number], self._peers[number]
         agent.link = link
@@ -216,7 +216,7 @@ class MeshEngine(MeshEndpoint, Engine):
             self._broken.setdefault(said.number, time.monotonic() + LOST_BY_OTHERS)
 
     def lost(self, number: int, link: TLSConnection, why: Exception) -> None:
-        """An agent has left, and nothing more arrives from it."""
+        """Handle the leave of an agent; nothing more arrives from it."""
         agent = self.known.get(number)
         if agent is None or agent.link not in (None, link):
             return  # it has another connection
