@@ -245,7 +245,7 @@ class CompressedReports(TaskReports):
 
 
 _FEW = 10_000
-"""CompressedReports of at most so many tasks are a list, which is easiest to use."""
+"""Reports of at most this many tasks are a list, which is easiest to use."""
 
 
 def tell_up_to_date(progress: Progress, name: str, reports: CompressedReports) -> None:

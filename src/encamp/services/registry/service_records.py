@@ -22,7 +22,7 @@ from encamp.wire.frames import Parts
 from encamp.wire.protocol import SERVICES, SPAWNER
 
 WARN_AFTER = 1.0
-"""Seconds after which a warning says why servers, or those who want them, wait."""
+"""Seconds of waiting until a warning says why servers wait for slots, or clients for servers."""
 _FORMER = 100
 """Maximum number of former servers in a service's statistics."""
 

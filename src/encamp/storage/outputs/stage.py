@@ -92,17 +92,17 @@ def stage(
     """Copy what the patterns match in ``folder`` to temporary names at the destination.
 
     `bound` outputs need no ``destination``. With a ``channel`` they are sent if this host does not
-    reach the destination, see `sees_destination.reaches`.
-    ``token`` distinguishes the temporary names from those of other attempts. ``inputs`` are the
-    paths of inputs, which messages about the task's files leave out. ``announce`` is called with
-    the temporary names before the files exist. ``unchanged`` returns whether a path in the folder
-    is an unchanged input, which patterns do not match. ``is_from`` is for inputs that may be
-    changed in place: it returns whether an input came from a final name, where an unchanged one is
-    not published again, nor any one without ``unchanged``, as after a failure. Blocks until the
-    copies are flushed; without ``flush``, another process of this host has to flush them, many at
-    once (`publish.flush_copies`). Raises `MissingOutput`, `UnusableOutput` (if ``lenient``, such
-    files are left out), `OutputConflict`, `BadDestination` or `DiskFull`; then no temporary file is
-    left here.
+    reach the destination, see `sees_destination.reaches`. ``token`` distinguishes the temporary names from
+    those of other attempts. ``inputs`` are the paths of inputs, which messages about the task's
+    files leave out. ``announce`` is called with the temporary names before the files exist.
+    ``unchanged`` returns whether a path in the folder is an unchanged input, which patterns do not
+    match. ``is_from`` is for inputs that may be changed in place: it returns whether an input was
+    mirrored from the final name that it would get. Such an input is not published if it is
+    unchanged, or if ``unchanged`` is None (after a failure). Blocks until the copies are flushed;
+    without ``flush``, another process of this host has to flush them, many at once
+    (`publish.flush_copies`). Raises `MissingOutput`, `UnusableOutput` (if ``lenient``, such files
+    are left out), `OutputConflict`, `BadDestination` or `DiskFull`; then no temporary file is left
+    here.
     """
     staged: list[Staged] = []
     token = f"{token}.{token_hex(4)}"  # an executor may run the same attempt twice

@@ -169,7 +169,7 @@ class MeshEngine(MeshEndpoint, Engine):
         self.dial_next(agent.number)
 
     def welcomed(self, link: TLSConnection) -> None:
-        """See `MeshEndpoint.welcomed`; the agent may have gone meanwhile."""
+        """See `MeshEndpoint.welcomed`; the agent may have left meanwhile."""
         if link.number in self._peers:
             super().welcomed(link)
         else:
