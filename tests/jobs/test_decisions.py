@@ -36,7 +36,7 @@ from encamp.errors import (
 )
 from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal.journal import Journal
-from encamp.jobs.journal.lines import Record
+from encamp.jobs.journal.record import Record
 from encamp.jobs.run import publisher as publisher_module
 from encamp.jobs.run import run_loop as run_module
 from encamp.jobs.run.retries import MOST_LOSSES

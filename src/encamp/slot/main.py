@@ -86,7 +86,7 @@ class SlotSettings(msgspec.Struct, array_like=True):
     cores: list[int] = []
     """The numbers of its cores; empty: those of its supervisor."""
     threads: dict[str, str] = {}
-    """The `numerical_threads.VARIABLES` that the program has set; the host's own take precedence."""
+    """The `numerical_threads.VARIABLES` that the program has set; those set on the host win."""
     init_command: str = ""
     """The command that its supervisor runs before, see `environment_after`."""
     niceness: int = 0
