@@ -39,6 +39,7 @@ from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.record import Record
 from encamp.jobs.run import publisher as publisher_module
 from encamp.jobs.run import run_loop as run_module
+from encamp.jobs.run.outcomes import Outcomes
 from encamp.jobs.run.retries import MOST_LOSSES
 from encamp.jobs.run.run_loop import WINDOW
 from encamp.jobs.worker.supervise_attempt import Abandoned

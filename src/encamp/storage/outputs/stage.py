@@ -92,9 +92,9 @@ def stage(
     """Copy what the patterns match in ``folder`` to temporary names at the destination.
 
     `bound` outputs need no ``destination``. With a ``channel`` they are sent if this host does not
-    reach the destination, see `sees_destination.reaches`.
-    ``token`` distinguishes the temporary names from those of other attempts. ``inputs`` are the paths of inputs, which messages about the task's
-    files leave out. ``announce`` is called with the temporary names before the files exist.
+    reach the destination, see `sees_destination.reaches`. ``token`` distinguishes the temporary
+    names from those of other attempts. ``inputs`` are the paths of inputs, which messages about the
+    task's files leave out. ``announce`` is called with the temporary names before the files exist.
     ``unchanged`` returns whether a path in the folder is an unchanged input, which patterns do not
     match. ``is_from`` is for inputs that may be changed in place: it returns whether an input was
     mirrored from the final name that it would get. Such an input is not published if it is
