@@ -53,7 +53,7 @@ class JobStatus:
     handed_over: int = 0
     """How many of the waiting tasks were submitted to an executor that does not tell which run."""
     running: list[RunningTask] = field(default_factory=list)
-    """The running tasks, those that have run longest; a hundred at most."""
+    """The running tasks that have run longest, at most a hundred."""
     failed: list[FailedTask] = field(default_factory=list)
     """The last twenty failed tasks."""
     left: float | None = None

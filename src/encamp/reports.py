@@ -343,8 +343,8 @@ class JobReport:
     def values(self, tasks: str | Iterable[str] = "*") -> list[dict[str, Scalar]]:
         """A row for each task that has a value: its name, its parameters and its values.
 
-        ``tasks`` are names or patterns. Raises `BadValues` for a value that is neither a number nor
-        a text, nor several of these by name.
+        ``tasks`` are names or patterns. Raises `BadValues` for a value that is neither a number, a
+        string, nor a mapping of names to these.
         """
         patterns = (tasks,) if isinstance(tasks, str) else tuple(tasks)
         done = self.of_state("done", "up to date")

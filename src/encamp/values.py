@@ -98,7 +98,7 @@ _FORTRAN = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)[dD][-+]?[0-9]+")
 def scalar_in(text: str) -> Scalar:
     """The value of a string in a file: a number if it looks like one, None if it is empty.
 
-    Digits that begin with a zero, such as ``007``, stay a text. Fortran's numbers with a point and
+    Digits that begin with a zero, such as ``007``, stay strings. Fortran's numbers with a point and
     an exponent, such as ``1.0D+03``, are numbers.
     """
     text = text.strip()

@@ -7,7 +7,7 @@ import socket
 from encamp.errors import SlotsCannotStart
 
 TRIES = 3
-"""How many starts of a slot's processes may fail in a row."""
+"""Maximum number of consecutive failed starts of a slot's processes."""
 
 
 class Starts:

@@ -95,7 +95,7 @@ class ProcessSlot(AgentSlot):
         self._mark = (0, 0)
         """The last `Ledger.mark` of the process that has ended."""
         self._refused = 0
-        """How often in a row the system has refused to start a process."""
+        """Number of consecutive times that the system has refused to start a process."""
         self._fresh_refused = 0
         self._down = False
         """Whether it has no process now. Calls that arrive count as lost with the last one."""

@@ -47,7 +47,7 @@ _LOGIN_WITHIN = 30.0
 """Seconds that a host has to answer to ssh."""
 _SILENT = ("timed out", "No route to host")
 _APART = 1.0
-"""Seconds by which the clocks of hosts may differ."""
+"""Tolerated difference between the clocks of hosts in seconds."""
 _SIGN = "encamp-doctor"
 _SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "ash", "mksh")
 _ALL = "all hosts together"
@@ -76,7 +76,7 @@ def doctor_command(
     hostfile: str | None,
     more: tuple[str, ...],
 ) -> int:
-    """Print the results of all checks; exit status 1 if something will not work."""
+    """Print the results of all checks; exit status 1 if a check fails."""
     base = current_folder()
     engine_module(engine)
     options = engine_options(hosts, hostfile, more)

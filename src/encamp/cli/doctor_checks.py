@@ -211,7 +211,7 @@ def _cleaners(storage: Path) -> Iterator[CheckResult]:
 
 
 def _cheap_ways(storage: Path) -> Iterator[CheckResult]:
-    """Check the mode by which big inputs get from the cache into a task's folder."""
+    """Check how big inputs get from the cache into a task's folder."""
     overlay, reflink = why_no_overlay(storage), why_no_reflink(storage)
     copied = "writable inputs are copied"
     for what, other, why, remedy in (

@@ -17,7 +17,7 @@ from encamp.cluster.task import SpawnedTask
 from encamp.slot.slot import current_task
 
 _CONNECT_WITHIN = 2.0
-"""Seconds within which a connection must be possible."""
+"""Timeout of a connection in seconds."""
 _WITHIN = 30.0
 """Seconds that all hosts have for each step."""
 _AT_ONCE = 32

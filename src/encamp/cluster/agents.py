@@ -127,7 +127,7 @@ class Agents:
         self._tickets = itertools.count(1)
 
     def joined(self, number: int, frames_by: str) -> None:
-        """The engine reports that an agent has joined; its facts will follow."""
+        """Record that an agent has joined, according to the engine; its facts will follow."""
         self.by_number.setdefault(number, Agent(number, frames_by))
         if self._controller.closing:  # the others were told to end before
             self._outbox.post(number, [encode(End())])

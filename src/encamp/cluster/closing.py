@@ -1,7 +1,7 @@
 """How a cluster ends: closed by its program, dropped, or left open when the program ends.
 
-This module holds no reference to the `Cluster`, so that the garbage collector can tell that nobody
-uses it.
+This module holds no reference to the `Cluster`, so that the garbage collector can tell that it is
+unused.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Lifetime:
     def drop(self) -> bool:
         """End the unreferenced cluster after its tasks; False if it has ended.
 
-        Takes no lock, since it may be called anywhere, in the middle of anything.
+        Takes no lock, because it may be called at any point of the program.
         """
         if self.ended or self.closed or self._dropped or os.getpid() != self.process:
             return False

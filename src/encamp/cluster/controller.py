@@ -276,7 +276,7 @@ class Controller:
         return list(self.agents.by_number.values())
 
     def slots_changed(self) -> None:
-        """The number of slots has changed."""
+        """Handle a change of the number of slots."""
         if self.tenant is not None:
             self.tenant.hosts_changed()
 
@@ -419,7 +419,7 @@ class Controller:
         self.end(task, False, error)
 
     def begins(self, slot: SlotRecord) -> None:
-        """The first of the calls at a slot is the running one.
+        """Record that the first of the calls at a slot is running.
 
         This is unknown while the slot is asked to give back calls.
         """

@@ -128,7 +128,7 @@ class TaskRecord:
         self.arguments, self.pickled = ((), {}), None
 
     def end_soon(self, cause: Cause) -> None:
-        """Note why it will be ended; the first cause counts."""
+        """Record why it will be ended; the first cause counts."""
         if self.cause is None:
             self.cause = cause
 

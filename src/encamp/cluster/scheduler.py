@@ -262,7 +262,7 @@ class Scheduler:
     # Ended tasks
 
     def ended(self, slot: SlotRecord, task: TaskRecord) -> None:
-        """A task that was sent to a slot has ended, or was given back."""
+        """Remove a task from its slot when it has ended, or was given back."""
         ahead = slot.ahead
         if ahead and ahead[0] is task:
             ahead.popleft()

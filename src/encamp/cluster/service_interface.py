@@ -44,10 +44,10 @@ class Tenant(Protocol):
         """Called when a task was spawned while its own tasks occupy all slots."""
 
     def hosts_changed(self) -> None:
-        """The number of slots has changed."""
+        """Called when the number of slots has changed."""
 
     def wind_up(self) -> None:
-        """The cluster is about to close: end its tasks cleanly."""
+        """Called when the cluster is about to close; ends its tasks cleanly."""
 
     def statistics(self) -> list[ServiceStatistics]:
         """The statistics of its services."""

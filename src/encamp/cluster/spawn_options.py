@@ -159,7 +159,7 @@ def check_flag(what: str, value: object) -> None:
 
 
 def bytes_of(what: str, given: int | str, least: int) -> int:
-    """A number of bytes, given as a number or as text. Raises `BadJob`."""
+    """A number of bytes, given as a number or a string. Raises `BadJob`."""
     if isinstance(given, str):
         if (size := parse_size(given)) is None:
             raise BadJob(what, f"{given!r} is not a size; write it like '2 GiB'")

@@ -73,7 +73,7 @@ def _agent_here(controller: Controller) -> Agent | None:
 def await_hosts(controller: Controller, timeout: float, named: set[str]) -> None:
     """Wait for the engine's agents.
 
-    Raises `EngineFailed`, or `NoSuchHost` if an option has ``named`` a host that there is not.
+    Raises `EngineFailed`, or `NoSuchHost` if an option has ``named`` a host that does not exist.
     """
     agents, engine = controller.agents, controller.engine
 

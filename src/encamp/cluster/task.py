@@ -142,12 +142,12 @@ class LightFuture(Future[Any]):
         super().add_done_callback(fn)
 
     def set_result(self, result: Any) -> None:
-        """For who runs it."""
+        """For the code that runs it."""
         if not self._finished(result, None):
             super().set_result(result)
 
     def set_exception(self, exception: BaseException | None) -> None:
-        """For who runs it."""
+        """For the code that runs it."""
         if not self._finished(None, exception):
             super().set_exception(exception)
 
@@ -209,7 +209,7 @@ class Timing:
         """Below 0 if unknown."""
 
     def took(self, seconds: float) -> None:
-        """Note how long a call took."""
+        """Record how long a call took."""
         known = self.seconds
         self.seconds = seconds if known < 0 else known + 0.2 * (seconds - known)
 

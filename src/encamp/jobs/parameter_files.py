@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from _csv import Reader
 
 MOST_TEXT = 1 << 28
-"""Bytes of a list or table at most, so that none without an end fills the memory."""
+"""Maximum size in bytes of a list or table, so that an endless one cannot fill the memory."""
 _DELIMITERS = ",;\t"
 Row = dict[str, str]
 """Column → value."""

@@ -192,7 +192,7 @@ def check_variables(names: Iterable[object]) -> None:
 
 
 def _text(what: str, given: object) -> str:
-    """A text, or the text of a path. Raises `BadJob`."""
+    """A string, or a path as a string. Raises `BadJob`."""
     text = given if isinstance(given, str) else None
     if isinstance(given, PathLike):
         text = given.__fspath__()

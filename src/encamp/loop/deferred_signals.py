@@ -114,6 +114,6 @@ _not_at_all = nullcontext()
 def if_task_has_any(deferred: DeferredSignals = of_task) -> AbstractContextManager[None]:
     """``deferred`` if this slot's task has installed handlers, otherwise a context without effect.
 
-    To look for handlers takes less time than to replace them.
+    Looking for handlers takes less time than replacing them.
     """
     return deferred if any(map(callable, map(_getsignal, _TASKS))) else _not_at_all

@@ -38,7 +38,7 @@ class Pump(EventLoop):
         """Held by the thread that drives."""
         self._driver = 0
         self._since = 0.0
-        """When the driver began; set before ``_driver``, as other threads read both."""
+        """When the driver began; set before ``_driver``, because other threads read both."""
         self._claims = 0
         """How many threads ask the background thread to let them drive."""
         self.left_at = 0.0

@@ -48,7 +48,7 @@ class CollectiveCalls(ABC):
     ) -> list[Result]:
         """`broadcast` with separate arguments for each server: a tuple, or any other single value.
 
-        Raises `WrongLength` unless there is one for each server, and `WrongType` for what is no
+        Raises `WrongLength` unless there is one for each server, and `WrongType` for anything but a
         list.
         """
         check_name(self.name, method)

@@ -200,7 +200,7 @@ class Service(CollectiveCalls):
         self._client, self._token, self._number = client, token, number
         self.name = name
         self.methods: frozenset[str] = frozenset(methods)
-        """Of its objects, as far as any server is known."""
+        """Names of the methods of its objects, once a server is known."""
 
     @property
     def id(self) -> str:
@@ -344,7 +344,7 @@ class Service(CollectiveCalls):
     # What it is like
 
     def ready(self, count: int = 1, timeout: float | None = None) -> int:
-        """Wait until so many servers can be called (0: all of them); returns how many can.
+        """Wait until this many servers can be called (0: all of them); returns how many can.
 
         Raises TimeoutError, which says whether some wait for slots, `NotEnough` if there will never
         be so many, and `ServiceFailed` if none can start.

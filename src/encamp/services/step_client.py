@@ -39,7 +39,7 @@ from encamp.wire.pickling import disclosed, dump, dump_failure, enclosed, load
 from encamp.wire.protocol import ABOUT_SERVICES, SPAWNER
 
 _PIECE = 0.1
-"""Seconds that the worker waits at most before it checks the step again."""
+"""Maximum number of seconds that the worker waits before it checks the step again."""
 _ATTEND = 0.02
 """Seconds between two checks of results that no thread waits for."""
 _WITHOUT_ANSWER = (RELEASE, GROUP, END)
@@ -109,7 +109,7 @@ def _asked(ask: Callable[[object], Any], token: str, what: str, *rest: Any) -> A
 
 
 def _beside(parts: Parts) -> list[pickle.PickleBuffer]:
-    """Parts that travel in a question or an answer without being copied, if they are large."""
+    """Parts that are sent in a question or an answer without being copied, if they are large."""
     return [pickle.PickleBuffer(part) for part in parts]
 
 

@@ -131,7 +131,7 @@ class Ledger:
         return True
 
     def sent(self, count: int, now: float) -> None:
-        """Record that ``count`` results were sent, all that were held among them."""
+        """Record that ``count`` results were sent, including all held ones."""
         self.first += count
         self._sent = now
         if self._end > self._begin:

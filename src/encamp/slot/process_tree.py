@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PR_SET_CHILD_SUBREAPER = 36
 _ROUNDS = 100
-"""How often to look for more processes at most: a fork bomb starts some while others are ended."""
+"""Maximum number of looks for more processes: a fork bomb starts some while others are ended."""
 _ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 _waitid = ctypes.PyDLL(None).waitid
 

@@ -276,7 +276,7 @@ class ProgramShortcut:
         self._tries = map(pump.lock.acquire, repeat(False))
         """See `EngineShortcut`."""
         self._release = pump.lock.release
-        """Not in a method, before whose first step a signal's handler may run, and raise."""
+        """Not a method: a signal's handler may run, and raise, before the first step of one."""
         self._cells: dict[Cell, Process] = {}
         """The cells to poll: those of slots that the program has prepared sends for."""
         self._poller = Poller()

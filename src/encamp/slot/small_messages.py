@@ -21,7 +21,7 @@ from encamp.wire.outbox import Outbox
 from encamp.wire.protocol import LABEL, Message, label
 
 _LOOKS = 40
-"""Looks into the inbox at a time, since one takes less time than the code around it."""
+"""Number of looks into the inbox at a time: one takes less time than the code around it."""
 _TRIES = 32
 _TO, _SENDER = 1, 2
 """Positions in `LABEL`, in units of eight bytes."""

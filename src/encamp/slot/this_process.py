@@ -65,7 +65,7 @@ def at_end(tidy: Callable[[], None]) -> None:
 
 
 def spoil() -> None:
-    """Replace this slot's process after the call, as some change to it cannot be undone."""
+    """Replace this slot's process after the call, because some change to it cannot be undone."""
     ThisProcess.spoilt = True
 
 

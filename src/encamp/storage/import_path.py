@@ -1,7 +1,7 @@
 """Where Python looks for modules, for processes on hosts with other paths of shared folders.
 
-On another host, a folder of the same name may belong to another user. There, only folders in which
-nobody else can put modules are added, after the host's own.
+On another host, a folder of the same name may belong to another user. There, only folders that no
+other user can put modules into are added, after the host's own.
 """
 
 from __future__ import annotations

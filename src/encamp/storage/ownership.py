@@ -126,7 +126,7 @@ class OwnedFolder:
         os.mkdir(TASK, 0o700, dir_fd=self._folder)
 
     def note_parts(self, parts: Iterable[Path]) -> None:
-        """Note temporary files elsewhere, which are removed with the folder if its owner dies.
+        """Record temporary files elsewhere, which are removed with the folder if its owner dies.
 
         Does nothing if the disk is full, because the results matter more.
         """
@@ -134,12 +134,12 @@ class OwnedFolder:
             (self.path / PARTS).write_bytes(b"".join(os.fsencode(part) + b"\0" for part in parts))
 
     def note_part(self, part: Path) -> None:
-        """Note another temporary file."""
+        """Record another temporary file."""
         with suppress(OSError), (self.path / PARTS).open("ab") as notes:
             notes.write(os.fsencode(part) + b"\0")
 
     def note_linked(self, entries: Iterable[Path]) -> None:
-        """Note trees of the cache that the task could write to; none when they were checked.
+        """Record trees of the cache that the task could write to; none when they were checked.
 
         If this folder is removed while trees are noted, they are checked completely before their
         next use, because the task may have written to them.

@@ -34,7 +34,7 @@ _MAGIC = b"eC"
 _HEAD = struct.Struct("<2sH")
 _SIZE = struct.Struct("<Q")
 _READ = 1 << 16
-"""Bytes to read at once; to allocate much more would take long."""
+"""Bytes to read at once; allocating much more would take long."""
 _TURNS = 64
 """Reads from one socket before others have their turn."""
 _BIG = 1 << 16

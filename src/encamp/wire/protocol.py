@@ -365,7 +365,7 @@ def encode_results(slot: int, results: Sequence[msgspec.Raw], first: int) -> byt
 def addressed(
     to: int, sender: int, agent: int, slot: int, run: int = 0, port: int = 0
 ) -> tuple[Message, bytes]:
-    """A `Message`, and its encoding; cached, as senders use the same ones again."""
+    """A `Message`, and its encoding; cached, because senders use the same ones again."""
     message = Message(to, sender, agent, slot, run, port)
     return message, encode(message)
 

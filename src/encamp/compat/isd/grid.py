@@ -242,7 +242,7 @@ class AbstractGrid(Thread):
                 self.release_service(proxy)
 
     def add_time(self, server: Server, seconds: float) -> None:
-        """Note how long a call of a server took, as the client has measured it."""
+        """Record how long a call of a server took, as the client has measured it."""
         server.add_time(seconds)
 
     # Collectives

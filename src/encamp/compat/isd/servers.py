@@ -67,7 +67,7 @@ class Server:
         return 0.0 if self._facts is None else self._facts.mean
 
     def add_time(self, seconds: float) -> None:
-        """Note a time that a client has measured itself."""
+        """Record a time that a client has measured itself."""
         self._times.append(seconds)
 
     def __repr__(self) -> str:

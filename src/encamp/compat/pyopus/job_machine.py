@@ -1,7 +1,7 @@
 """The jobs of a dispatch on a cluster: tasks without a fixed slot.
 
-An ordinary task has a slot from the beginning, since its id contains the slot. Nobody asks for a
-job's id, so the cluster may choose its slot, and send short jobs ahead.
+An ordinary task has a slot from the beginning, since its id contains the slot. The id of a job is
+not needed, so the cluster may choose its slot, and send short jobs ahead.
 """
 
 # ruff: noqa: N802

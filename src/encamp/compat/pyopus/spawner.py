@@ -91,7 +91,7 @@ class Spawner:
             atexit.register(self._tell_errors)  # runs before the cluster is closed
 
     def add(self, host: Host) -> bool:
-        """Note a host's slots; False if they are known already."""
+        """Record a host's slots; False if they are known already."""
         if any(self.host_of[slot] == host.name for slot in self._live):
             return False
         self._match(self.hosts.setdefault(host.name, SpawnerHost(host.name, host.cores)))
@@ -104,7 +104,7 @@ class Spawner:
         return cluster is not None and not cluster._has_mail and mail is not None and mail.empty
 
     def look(self) -> None:
-        """Note slots that hosts have got, or have lost with one of their agents.
+        """Record slots that hosts have got, or have lost with one of their agents.
 
         Hosts without slots here are added only by their message.
         """

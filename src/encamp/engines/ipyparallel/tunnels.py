@@ -1,8 +1,8 @@
 """Tunnels through ipyparallel's controller, for agents and programs without another route.
 
 The controller forwards control messages between clients and engines. An engine handles these in a
-separate thread, even while it runs a task. encamp's have their own type, for which ipyparallel has
-no public functions.
+separate thread, even while it runs a task. encamp's messages have their own type; ipyparallel has
+no public functions for it.
 """
 
 from __future__ import annotations

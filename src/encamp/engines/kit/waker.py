@@ -9,7 +9,7 @@ from contextlib import suppress
 class Waker:
     """A descriptor that other threads make readable.
 
-    A pipe, as not every container and every build of Python has eventfd(2).
+    A pipe, because not every container and every build of Python has eventfd(2).
     """
 
     def __init__(self) -> None:

@@ -89,7 +89,7 @@ def open_end(**options: Any) -> Endpoint:
 def open_on_one_host() -> Endpoint:
     """`open_end` under ``mpirun``; rank 0 has the slots of all ranks, if all are on its host.
 
-    For slots that are processes. All ranks are to call this, or none.
+    For slots that are processes. Either all ranks must call this, or none.
     """
     return _open_rank(one_host=True)
 

@@ -23,7 +23,7 @@ _DAEMON = "prted"
 """Open MPI's process on each host; its folder is called by this name and its process id."""
 _LOOK = 0.05
 _MAPPED_WITHIN = 0.2
-"""Seconds within which the creator of a segment has mapped it."""
+"""The creator of a segment maps it within this many seconds."""
 
 
 def remove(paths: Iterable[str]) -> None:

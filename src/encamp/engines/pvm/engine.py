@@ -186,7 +186,8 @@ class PVMEngine(MeshEngine):
     def _left(self) -> list[_Task]:
         """The tasks of agents that have left, but whose ends PVM does not report.
 
-        Blocks for seconds at most: PVM reports the ends of tasks on hosts that are there at once.
+        Blocks for at most some seconds: PVM reports the ends of tasks on hosts that are there at
+        once.
         """
         deadline = time.monotonic() + GRACE
         while True:

@@ -30,7 +30,7 @@ class Member(Protocol):
         """PVM reports that a task has ended or printed something, or that there are new hosts."""
 
     def wake(self) -> None:
-        """Have the membership looked at soon."""
+        """Ask for the membership to be checked soon."""
 
 
 class Membership:
@@ -113,7 +113,7 @@ class Membership:
             engine.wake()
 
     def leave(self, engine: Member) -> None:
-        """An engine leaves; with the last one, this process leaves the machine."""
+        """Remove an engine; after the last one, this process leaves the machine."""
         with self.lock:
             if engine in self.engines:
                 self.engines.remove(engine)

@@ -1,6 +1,6 @@
 """Standard error for a display: writing to it neither blocks nor fails.
 
-A stopped terminal (Ctrl-S), a pager that nobody reads, a pipe without a reader, a full disk and a
+A stopped terminal (Ctrl-S), a pager that is not read, a pipe without a reader, a full disk and a
 closed terminal must not stop a run.
 """
 
@@ -19,7 +19,7 @@ from typing import TextIO
 from encamp.wire.wait_for_descriptor import writable
 
 _MOST_WAITING = 1 << 20
-"""The most bytes that wait for a slow reader; further output is dropped."""
+"""Maximum number of bytes that wait for a slow reader; further output is dropped."""
 _PIECE = 4096
 """Bytes that can be written without blocking if the descriptor is ready, see pipe(7)."""
 _PATIENCE = 5.0

@@ -27,19 +27,19 @@ class Progress(Protocol):
     """
 
     def began(self, job: str, tasks: int, workers: int | None) -> None:
-        """A run begins; ``workers`` is None if the executor does not tell."""
+        """Called when a run begins; ``workers`` is None if the executor does not report it."""
 
     def submitted(self, task: str, attempt: int) -> None:
-        """A task was submitted to the executor."""
+        """Called when a task was submitted to the executor."""
 
     def retried(self, task: str, attempt: int, error: str) -> None:
-        """An attempt failed and another follows."""
+        """Called when an attempt failed and another follows."""
 
     def ended(self, task: TaskReport) -> None:
-        """A task is done, failed, blocked, up to date or (dry run) to do."""
+        """Called when a task is done, failed, blocked, up to date or (dry run) to do."""
 
     def finished(self, report: JobReport) -> None:
-        """The run has ended; the report is written."""
+        """Called when the run has ended and the report is written."""
 
 
 class Silent:

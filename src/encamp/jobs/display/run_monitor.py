@@ -26,7 +26,7 @@ from encamp.storage.disk.own_files import OwnFolder
 DISPLAYED_EVERY = 0.5
 """Seconds between two updates of the display."""
 _DRAWN_EVERY = 4.0
-"""Seconds between two pages of the report, at least."""
+"""Minimum number of seconds between two pages of the report."""
 _SHARE = 50
 """Writing pages takes at most one fiftieth of the time."""
 _PAGE_OF_A_TASK = 2e-5
@@ -96,11 +96,11 @@ class RunMonitor:
             self._times.first = self._clock.now()
 
     def up_to_date(self) -> None:
-        """A task did not have to run."""
+        """Record that a task did not have to run."""
         self._counts["up to date"] += 1
 
     def ended(self, task: TaskReport) -> None:
-        """A task has ended in this run."""
+        """Record that a task has ended in this run."""
         self._counts[task.state] += 1
         self._since.pop(task.name, None)
         if task.state == "failed":

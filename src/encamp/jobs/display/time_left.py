@@ -19,7 +19,7 @@ class RunTimes:
         self._ran, self._busy = 0, 0.0
 
     def ended(self, last: AttemptReport) -> None:
-        """A task has ended with this attempt."""
+        """Record the attempt that ended a task."""
         self._ran += 1
         self._busy += sum([phase.seconds for phase in last.phases])
 

@@ -32,7 +32,7 @@ class Problem(Exception):
 
 
 class at:  # noqa: N801 - reads as a function; generators take twice the time, in a million tasks
-    """Errors in the user's input in this block belong to the given path."""
+    """Assign errors in the user's input in this block to the given path."""
 
     __slots__ = ("_path",)
 

@@ -77,7 +77,7 @@ class OutputItem(OutputTo, kw_only=True):
 
 
 class Numbers(_Table, kw_only=True):
-    """Whole numbers from one to another, both included."""
+    """Integers from one to another, inclusive."""
 
     from_: int = field(name="from")
     to: int

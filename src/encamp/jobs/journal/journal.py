@@ -153,7 +153,7 @@ class Journal:
             self.attempts.pop(task, None)
 
     def _supersede(self, task: str) -> None:
-        """The task's former outputs are no longer its result, but were once its own."""
+        """Record that former outputs are no longer the task's result, but were once its own."""
         if task not in self.done:
             return
         if outputs := _own(self.done.outputs(task)):

@@ -19,11 +19,11 @@ class RecordsInFile(Mapping[str, Record]):
         self._extents: dict[str, int] = {}
 
     def note(self, task: str, at: int) -> None:
-        """The record of a task is at this extent."""
+        """Set the extent of a task's record."""
         self._extents[task] = at
 
     def discard(self, task: str) -> None:
-        """The record of a task is no longer valid."""
+        """Forget the record of a task."""
         self._extents.pop(task, None)
 
     def line(self, task: str) -> bytes | None:

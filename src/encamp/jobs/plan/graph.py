@@ -34,7 +34,7 @@ class Graph:
                 self.before[name] = _predecessors(task, tasks)
         self._tasks, self._left = tasks, len(tasks)
         self._related = set(chain(self.before, *self.before.values()))
-        """Tasks with an order; the sorter has no others, as most of a million tasks have none."""
+        """Tasks with an order; the sorter has no others: most of a million tasks have none."""
         self._chosen: Collection[str] | None = None
         self._free_given = False
         self._sorter: TopologicalSorter[str] = TopologicalSorter(self.before)

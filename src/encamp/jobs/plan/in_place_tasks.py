@@ -47,7 +47,7 @@ class InPlaceOutputs:
         return [left for item in items for left in _without(item, made, planner)]
 
     def note_inputs(self, task: Task, items: Iterable[Item]) -> None:
-        """Note the inputs of a task."""
+        """Record the inputs of a task."""
         if task.name in self._in_place_tasks:
             self._inputs.update(hash(_place(item)) for item in items)
 

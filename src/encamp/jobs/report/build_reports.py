@@ -64,7 +64,7 @@ def job_report(
 
 
 def _order_of(after: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """Which tasks each one waits for, unless there are too many to report."""
+    """The tasks that each one waits for, unless there are too many to report."""
     few = sum(map(len, after.values())) <= _MOST_ORDER
     return dict(after) if few else {}
 

@@ -25,7 +25,7 @@ from encamp.reports import TaskReport, TaskReports
 from encamp.values import Scalar, as_json
 
 _BLOCK = 64
-"""Lines that are compressed together: as they are similar, to an eighth of their size."""
+"""Number of lines compressed together: similar lines shrink to an eighth of their size."""
 _KEPT = 32
 """Blocks that are kept decompressed."""
 UNCHANGED = "nothing changed"
@@ -87,7 +87,7 @@ class CompressedReports(TaskReports):
         """The lines of the blocks that were read last, since tasks do not end in order."""
 
     def add(self, report: TaskReport, line: bytes = b"") -> None:
-        """A task has ended, or would run; ``line`` is the journal's record of a finished one."""
+        """Add a task that has ended, or would run; ``line`` is the journal's record if it is done."""
         value = report.value
         if value is not None and not (type(value) in _PLAIN and as_json(value) == value):
             self._values[report.name] = value
@@ -103,7 +103,7 @@ class CompressedReports(TaskReports):
             self._open = []
 
     def up_to_date(self, name: str, line: bytes) -> None:
-        """A task is done by an earlier run; ``line`` is its record in the journal."""
+        """Add a task that an earlier run has done; ``line`` is its record in the journal."""
         self._well(name, "up to date", line)
 
     def _well(self, name: str, state: State, line: bytes) -> None:

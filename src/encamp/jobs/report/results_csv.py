@@ -97,7 +97,7 @@ def _rows(reports: Iterable[TaskReport]) -> Iterator[Row]:
 
 
 class _MoreColumns(Exception):
-    """A row has unknown columns."""
+    """Raised for a row with unknown columns."""
 
 
 def _write(

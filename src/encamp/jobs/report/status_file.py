@@ -16,7 +16,7 @@ from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 
 NAME = "status.json"
 WRITTEN_EVERY = 2.0
-"""Seconds between two states in the file, at least."""
+"""Minimum number of seconds between two states in the file."""
 _MOST = 1 << 24
 
 

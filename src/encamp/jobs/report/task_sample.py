@@ -1,4 +1,4 @@
-"""Which tasks to show if there are very many: failed ones first, and an even sample of the rest."""
+"""Chooses the tasks to show if there are very many: failed ones first, then an even sample."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from encamp.jobs.report.timeline import Lane, Lanes, times
 from encamp.reports import AttemptReport, JobReport, TaskReport
 
 _LARGEST = 20_000_000
-"""Bytes of the events of all attempts, at most: viewers open that many quickly."""
+"""Maximum size in bytes of the events of all attempts: viewers open that much quickly."""
 _NO_HOST = "no host known"
 
 

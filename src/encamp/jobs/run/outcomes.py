@@ -44,7 +44,7 @@ class Outcomes:
         return self._lost(future, gone, submitted)
 
     def note(self, where: Where | None) -> None:
-        """An attempt has ended at a worker."""
+        """Record that an attempt has ended at a worker."""
         if where is not None:
             self._free[where.host, where.worker] = self._clock.now()
 

@@ -41,7 +41,7 @@ class Publisher:
         """Final name → task."""
 
     def keep(self, name: str, outputs: list[Published]) -> None:
-        """The outputs of a task that does not run stay its own."""
+        """Keep the outputs of a task that does not run as its own."""
         for output in (one for one in outputs if one.kind != "folder"):
             self.finals.setdefault(output.path, name)
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a shell line: what it says, if it says that literally."""
+    """A word of a shell line, with its text if that is literal."""
 
     text: str | None
     start: str = ""

@@ -19,7 +19,7 @@ _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::(0[1-9][0-9]?)d?)?\}")
 
 @dataclass(frozen=True)
 class Placeholder:
-    """One placeholder of a text: its name, its zero padding (``"03"``), and its original text."""
+    """One placeholder of a template: its name, zero padding (``"03"``), and original text."""
 
     name: str
     padding: str

@@ -30,7 +30,7 @@ _STOPPED = "stopped-"
 
 
 class Heartbeat:
-    """Touches a file while this process lives, for those who cannot see the process."""
+    """Touches a file while this process lives, for hosts that cannot see the process."""
 
     EVERY = 2.0
     """Seconds between two touches."""

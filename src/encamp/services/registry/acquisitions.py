@@ -113,7 +113,7 @@ class Acquisitions:
         self.grant(service)
 
     def new_client(self, sender: int, letter: NewClient, parts: Parts) -> None:
-        """A client calls a server that was passed on to it."""
+        """Record a client that calls a server that was passed on to it."""
         found = self._records.by_server.get(letter.server)
         if found is not None:
             found[1].clients.add(sender)

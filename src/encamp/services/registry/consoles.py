@@ -22,7 +22,7 @@ from encamp.storage.local_storage import local_storage, local_storage_path
 from encamp.storage.ownership import OwnedFolder, reclaim_folder, sandboxes
 
 KEPT = 1 << 20
-"""Bytes of each console that stay readable, at least."""
+"""Minimum number of bytes of each console that stay readable."""
 _NAME = "consoles"
 _PIECE = 1 << 16
 _LOOK = 0.1
@@ -56,7 +56,7 @@ class Consoles:
         self._closed = False
 
     def introduce(self, service: str, server: int, host: str = "", slot: int | None = None) -> None:
-        """Note a server, or its new host and slot, so that `find` finds it."""
+        """Record a server, or its new host and slot, so that `find` finds it."""
         with suppress(EncampError, OSError):
             facts = _facts_file(self._here(), server)
             partial = facts.with_suffix(".new")

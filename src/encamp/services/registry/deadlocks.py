@@ -38,7 +38,7 @@ class Deadlocks:
         self._waiting: dict[int, Waiting] = {}
 
     def wait_started(self, task: int, what: WaitStarted) -> bool:
-        """Note what a task waits for; returns whether it would wait forever."""
+        """Record what a task waits for; returns whether it would wait forever."""
         self._waiting[task] = Waiting(task, what)
         return task in self._blocked()
 

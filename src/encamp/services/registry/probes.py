@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from encamp.services.registry.server_pool import ServerRecord
 
 _LOOKS = 8
-"""Checks of a server at least, before its limit is over."""
+"""Minimum number of checks of a server within its limit."""
 _PERIOD = 0.5
 """Maximum number of seconds between two checks."""
 

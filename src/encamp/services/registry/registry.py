@@ -189,7 +189,7 @@ class Registry:
         self._acquisitions.ended(task.id)
 
     def _release(self, server: ServerRecord) -> None:
-        """The task that has a server has ended: the server is free after the calls sent so far."""
+        """Free the server of an ended task, after the calls sent so far."""
         service, _ = self._records.by_server[server.number]
         if service.published.at_least_once:
             call = (0, server.lease, RELEASE, "", b"", 0)
@@ -233,7 +233,7 @@ class Registry:
         self._questions.tell_waiters()
 
     def _show(self, service: Service, server: ServerRecord) -> None:
-        """Note where a server runs for its console, and open a window if the service has one."""
+        """Record where a server runs for its console, and open a window if the service has one."""
         number, windows = server.number, service.published.windows
         slot = None if server.task is None else server.task.future.slot
         self._consoles.introduce(service.name, number, server.host, slot)

@@ -129,14 +129,14 @@ class ServerPool:
         return [*self.queue, *pinned]
 
     def moved(self, server: ServerRecord, host: str) -> None:
-        """A server has started on a host, perhaps another one than before."""
+        """Record that a server has started on a host, perhaps another one than before."""
         if server.state == HELD:
             self._held[server.host] -= 1
             self._held[host] = self._held.get(host, 0) + 1
         server.host = host
 
     def opened(self, server: ServerRecord) -> None:
-        """A server can be called."""
+        """Record that a server can be called."""
         server.state = FREE
         self.free[server] = None
 

@@ -175,7 +175,7 @@ class Starter:
                 self._records.order(server, END)
 
     def fail(self, service: Service, why: str, cause: BaseException | None) -> None:
-        """Note that a service can have no servers any more, and refuse all requests."""
+        """Record that a service can have no servers any more, and refuse all requests."""
         service.failure = ServiceFailed(service.name, why)
         if cause is not None:
             service.failure.__cause__ = portable_error(cause)

@@ -1,6 +1,6 @@
 """Whether an entry of the cache is still as it was fetched.
 
-Files vanish from a disk silently: cleaners of temporary files remove single files that nobody has
+Files vanish from a disk silently: cleaners of temporary files remove single files that were not
 read for days, and a crash loses what had not reached the disk. So an entry is checked whenever it
 is used, and again when a task that saw it through an overlay has ended.
 """

@@ -6,7 +6,7 @@ import os
 
 
 def read() -> bytes:
-    """All of it; without a file object, since every folder asks."""
+    """The whole list; read without a file object, because it is read for every folder."""
     fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
     try:
         parts = []
@@ -30,7 +30,7 @@ def escaped(path: str) -> bytes:
 
 
 def unescaped(field: bytes) -> str:
-    """The path that is written so."""
+    """The path of an escaped one."""
     plain = field
     for code in reversed(_OCTAL):
         plain = plain.replace(b"\\" + code, bytes([int(code, 8)]))

@@ -162,7 +162,7 @@ class OwnFiles:
     def check_writers(self) -> None:
         """Raise `NotOurs` for a folder to which others could write before `tighten`.
 
-        Somebody who may rename files beside it may have given it this name.
+        Another user who may rename files beside it may have given it this name.
         """
         mode = stat.S_IMODE(os.fstat(self._fd).st_mode)
         if self._shared or self._anybody or not mode & _OTHERS:

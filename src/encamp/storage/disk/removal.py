@@ -231,7 +231,7 @@ class _Removal:
             os.rmdir(level.name, dir_fd=above)
 
     def _lost_the_way(self) -> bool:
-        """Whether the open folder is another one than expected, as folders were moved meanwhile."""
+        """Whether the open folder differs from the expected one, because folders were moved."""
         if os.path.samestat(os.fstat(self._fd), self._levels[-1].status):
             return False
         self.changed = True

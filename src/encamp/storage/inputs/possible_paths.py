@@ -1,4 +1,4 @@
-"""Which paths a mirror pattern may read and an output may get, before they exist."""
+"""Computes which paths a mirror pattern may read and an output may get, before they exist."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def symlinks_to(path: Path) -> Iterator[Path]:
 
 
 _MOST_SYMLINKS = 40
-"""As many links as Linux follows, see path_resolution(7)."""
+"""Maximum number of symlinks that Linux follows, see path_resolution(7)."""
 
 
 def may_make(output: Output, path: str, to: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Which final names are accepted from workers, and from a journal that others may have changed.
+"""Decides which final names are accepted from workers, and from a journal that others may change.
 
 encamp opens, replaces or removes a file only if one of the task's declared outputs can have its
 name.

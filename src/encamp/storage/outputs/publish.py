@@ -254,7 +254,7 @@ def parents(published: Iterable[Published]) -> set[Path]:
 def flush_copies(staged: Iterable[Staged], others: Iterable[Path] = ()) -> dict[Portable, OSError]:
     """Wait until copies that `stage` left to this process, and other files, are on the disk.
 
-    Returns the (temporary) names of those that could not be brought there, and why.
+    Returns the (temporary) names of those that could not be flushed, and why.
     """
     names: dict[Path, Portable] = {local(one.part): one.part for one in staged if not one.flushed}
     names |= {file: str(file) for file in others}

@@ -1,7 +1,7 @@
 """Whether another host sees a destination: it looks for a file that is put there.
 
 The file is hidden, names its owner, and is removed when the owner closes. Only the owner's user can
-read the secret in it, so that nobody else can redirect outputs to their folder. The beacon of a
+read the secret in it, so that no other user can redirect outputs to their folder. The beacon of a
 dead owner is removed, with the owner's temporary files, when another is put into the same folder,
 or when the local storage that notes it is cleaned.
 """

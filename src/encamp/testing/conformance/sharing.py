@@ -1,4 +1,4 @@
-"""Nothing is shared by accident: a receiver gets its own copy, also between threads."""
+"""Nothing is shared by accident: a receiver gets its own copy, even between threads."""
 
 # ruff: noqa: S101
 

@@ -95,7 +95,7 @@ class MeshEngine(MeshEndpoint, Engine):
         """
 
     def freed(self) -> None:
-        """Slots were lost, so others may replace them."""
+        """Called when slots were lost, so that others may replace them."""
 
     @property
     def slots_there(self) -> int:

@@ -1,7 +1,7 @@
 """One connection of the mesh: encamp's frames inside TLS 1.3, on a non-blocking socket.
 
-Within one host TLS ends after the handshake, which authenticates both ends: nobody else can read or
-change bytes that only pass through the kernel.
+Within one host TLS ends after the handshake, which authenticates both ends: no other user can read
+or change bytes that only pass through the kernel.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A tunnel: the bytes of a connection, carried between two processes by another system.
 
 It serves agents and a program that cannot connect to each other. Each end has a socket in place of
-the connection's. The bytes are TLS, so nobody on the route can read them.
+the connection's. The bytes are TLS, so they cannot be read on the route.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import suppress
 PIECE = 1 << 18
 """Maximum number of bytes in one piece."""
 _WINDOW, _MOST = 1 << 21, 64
-"""Bytes and pieces in transit, at most: the system in between keeps all of them in memory."""
+"""Maximum numbers of bytes and pieces in transit: the system in between keeps them in memory."""
 
 TunnelData = bytes | int
 """Bytes, empty at their end; or an acknowledgement: the number of bytes that were read."""
@@ -34,7 +34,7 @@ class Tunnel:
         self._come: asyncio.Queue[bytes] = asyncio.Queue()
 
     def heard(self, said: TunnelData) -> None:
-        """Something has arrived from the other end."""
+        """Handle what has arrived from the other end."""
         if isinstance(said, int):
             self._under_way -= said
             self._pieces -= 1
@@ -45,7 +45,7 @@ class Tunnel:
     def begin(self) -> asyncio.Task[None]:
         """Carry bytes until both ends have ended.
 
-        Call it in the event loop. The task may be cancelled, also before it has begun.
+        Call it in the event loop. The task may be cancelled, even before it has begun.
         """
         carrying = asyncio.create_task(self._carry())
         carrying.add_done_callback(lambda _: self._near.close())
