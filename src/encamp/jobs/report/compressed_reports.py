@@ -87,7 +87,7 @@ class CompressedReports(TaskReports):
         """The lines of the blocks that were read last, since tasks do not end in order."""
 
     def add(self, report: TaskReport, line: bytes = b"") -> None:
-        """Add a task that has ended, or would run; ``line`` is the journal's record if it is done."""
+        """Add a task that has ended, or would run; ``line`` is the journal's record of a done one."""
         value = report.value
         if value is not None and not (type(value) in _PLAIN and as_json(value) == value):
             self._values[report.name] = value
