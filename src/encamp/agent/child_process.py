@@ -203,7 +203,7 @@ class SlotProcess:
         """Wait for a process that has ended, and end its children; returns its exit code."""
         self._wait()
         left_something = self.exit_code != 0 or self.in_a_call
-        self.close()  # first, as finding processes needs descriptors, and there may be no more
+        self.close()  # first, because finding processes needs descriptors, and there may be no more
         if left_something:
             end_marked(MARK, self._mark)
         return self.exit_code

@@ -302,7 +302,7 @@ class ProcessSlot(AgentSlot):
             self._start_again(0, b"", began=False)
             return
         self._process = lasting
-        if self._asked:  # nobody reads the fresh process's answer, nor notices its end
+        if self._asked:  # the answer and the end of the fresh process are not read
             self._asked = False
             self._tell_end(0, b"")
 

@@ -157,7 +157,7 @@ def run_script(path: Path, arguments: tuple[str, ...], to: str | None) -> None:
         print(_DRY_RUN_ENDS.format(job=printable(end.job)))  # noqa: T201 - the command's answer
     except EncampError:
         raise
-    except Exception as exc:  # noqa: BLE001 - a script may raise what it likes
+    except Exception as exc:  # noqa: BLE001 - a script may raise anything
         _show(exc, str(path))
         sys.exit(1)
     finally:

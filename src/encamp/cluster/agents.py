@@ -129,7 +129,7 @@ class Agents:
     def joined(self, number: int, frames_by: str) -> None:
         """Record that an agent has joined, according to the engine; its facts will follow."""
         self.by_number.setdefault(number, Agent(number, frames_by))
-        if self._controller.closing:  # the others were told to end before
+        if self._controller.closing:  # the others were asked to end before
             self._outbox.post(number, [encode(End())])
 
     def hello(self, agent: Agent, facts: Hello, parts: Parts) -> None:

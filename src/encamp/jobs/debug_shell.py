@@ -147,7 +147,7 @@ def _run(task: str, folder: Path, steps: tuple[Call | Command, ...]) -> int:
         except EncampError as exc:
             _say(str(exc))
             return 1
-        except Exception as exc:  # noqa: BLE001 - a step may raise what it likes
+        except Exception as exc:  # noqa: BLE001 - a step may raise anything
             _after(exc)
             return 1
         os.chdir(folder)

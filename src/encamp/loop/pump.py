@@ -100,7 +100,7 @@ class Pump(EventLoop):
                 return False
             if self._ends:
                 came = self.spun()
-                if done():  # even if nothing came: ``done`` may wait for something to be sent
+                if done():  # even if nothing arrived: ``done`` may wait for something to be sent
                     return True
                 if came:
                     left = 0.0  # more may have arrived

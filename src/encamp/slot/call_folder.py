@@ -100,7 +100,7 @@ def in_folder(
 
 
 def _current_folder() -> str:
-    with suppress(OSError):  # somebody may have removed it
+    with suppress(OSError):  # it may have been removed
         return os.getcwd()  # noqa: PTH109 - as it is
     return "/"
 

@@ -150,7 +150,7 @@ def main(encoded: bytes) -> None:
                 and settings.idle_limit
             ):
                 break
-    ThisProcess.stopping = True  # from here on a signal interrupts nothing
+    ThisProcess.stopping = True  # from here, a signal interrupts nothing
     with suppress(EOFError, OSError):
         sockets.wait(0)  # calls that have arrived by now are handed back, too
         slot.hand_back()

@@ -326,7 +326,7 @@ class Slot:
             waiting = self.calls.popleft()
             self.ledger.begin_call()
             task = self.running = waiting[0][0]
-            if self.inbox or self.letters:  # they came for the last call when it had just ended
+            if self.inbox or self.letters:  # they arrived for the last call when it had just ended
                 self.inbox.clear()
                 self.letters.clear()
             if self._early:
@@ -362,7 +362,7 @@ class Slot:
             with self.isolation:
                 self.interruptible = True
                 try:
-                    if self.stopping:  # the signal came before the call was interruptible
+                    if self.stopping:  # the signal arrived before the call was interruptible
                         return _NOT_BEGUN, False
                     value = self._context.copy().run(self._value, call, buffers)
                 finally:
@@ -401,7 +401,7 @@ class Slot:
                 made.give(arg)
         if setup.staging is None:
             return called(function, args, kwargs)
-        from encamp.slot.call_folder import in_folder  # here, as most calls have no folder
+        from encamp.slot.call_folder import in_folder  # here, because most calls have no folder
 
         return in_folder(setup.staging, task, SpawnersFiles(self.ask), function, args, kwargs)
 
@@ -435,7 +435,7 @@ class Slot:
         return of_task(cores) if isinstance(self.isolation, ProcessRestored) else {}
 
     def _initialize(self, payload: Any) -> Initialized:
-        from encamp.slot.initializer_globals import Initialized  # here, as few slots need it
+        from encamp.slot.initializer_globals import Initialized  # here, because few slots need it
 
         function, args = load([payload])
         try:

@@ -578,7 +578,7 @@ def chorus(threads: int, count: int, size: int) -> list[str]:
             for turn in range(count):
                 me.send(SPAWNER, (number, turn, bytes(size)))
                 me.receive(LONG, SPAWNER)
-        except Exception as exc:  # noqa: BLE001 - it is told
+        except Exception as exc:  # noqa: BLE001 - it is recorded
             raised.append(f"{type(exc).__name__}: {exc}")
 
     started = [threading.Thread(target=work, args=(number,)) for number in range(threads)]

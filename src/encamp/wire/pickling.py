@@ -54,7 +54,7 @@ def dump(value: object) -> Parts:
             return [data, *buffers]
     except Exception:  # noqa: S110, BLE001 - it has no importable name: pickled by value
         pass
-    from encamp.wire.by_value import dump_by_value  # here, as most slots do not need it
+    from encamp.wire.by_value import dump_by_value  # here, because most slots do not need it
 
     buffers.clear()
     return [dump_by_value(value, keep), *buffers]

@@ -236,7 +236,7 @@ class IPythonEngine(MeshEngine):
         def ask() -> None:
             try:
                 answer.put(self._client.queue_status())
-            except Exception as exc:  # noqa: BLE001 - it is for who waits
+            except Exception as exc:  # noqa: BLE001 - it is for the waiting thread
                 answer.put(exc)
 
         threading.Thread(target=ask, name="encamp-ipyparallel-queues", daemon=True).start()

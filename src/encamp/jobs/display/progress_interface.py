@@ -106,6 +106,6 @@ class Shielded:
             return
         try:
             getattr(self._progress, what)(*facts)
-        except Exception:  # noqa: BLE001 - a user's own may raise what it likes
+        except Exception:  # noqa: BLE001 - a user's own may raise anything
             _log.exception("%r raised in %r; the run continues without it", self._progress, what)
             self._progress = None

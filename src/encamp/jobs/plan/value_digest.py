@@ -25,7 +25,7 @@ class NotPlainError(Exception):
 def digest_of_ordered(value: object) -> bytes:
     """The digest of a plain value that is `ordered`; raises `NotPlainError` for a long number."""
     try:
-        text = f"plain {value!a}"  # no other digest is of a text that begins so
+        text = f"plain {value!a}"  # no other digest is of such a string
     except ValueError:  # more digits than Python writes
         raise NotPlainError from None
     return blake2b(text.encode(), digest_size=SIZE).digest()

@@ -87,7 +87,7 @@ class CompressedReports(TaskReports):
         """The lines of the blocks that were read last, since tasks do not end in order."""
 
     def add(self, report: TaskReport, line: bytes = b"") -> None:
-        """Add a task that has ended, or would run; ``line`` is the journal's record of a done one."""
+        """Add a task that has ended, or would run; ``line`` is the record of a finished one."""
         value = report.value
         if value is not None and not (type(value) in _PLAIN and as_json(value) == value):
             self._values[report.name] = value
@@ -173,7 +173,7 @@ class CompressedReports(TaskReports):
         if name not in self._ended:
             return replace(_WAITING, name=name)
         record = decoded(self._line(name))
-        if record is None or record.report is None:  # only if somebody has edited the journal
+        if record is None or record.report is None:  # only if the journal was edited
             return self._completed(name, TaskReport(name, self.state(name)))
         return self._completed(name, record.report)
 

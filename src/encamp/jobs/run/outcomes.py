@@ -35,7 +35,7 @@ class Outcomes:
             return Outcome(error=Abandoned(_CANCELLED), lost=over)
         if raised is None:
             return future.result()
-        if isinstance(raised, TaskLost):  # our own cluster has seen its host go
+        if isinstance(raised, TaskLost):  # our own cluster has noticed the loss of its host
             outcome = self._lost(future, raised.with_facts(task=task), submitted)
             outcome.lost = raised.exit_code is None  # otherwise its process ended by itself
             return outcome

@@ -231,7 +231,7 @@ class _Attempt:
             return called(step.function, step.args, step.kwargs)
         except Stopped:
             raise
-        except BaseException as exc:  # noqa: BLE001 - a step may raise what it likes
+        except BaseException as exc:  # noqa: BLE001 - a step may raise anything
             self._tail = max(TAIL, min(_print_from_step(exc), _LONGEST_TRACEBACK))
             cause = f"raised {reason(exc)}"
             error = StepFailed(self.work.task, step.label, None, cause)

@@ -124,7 +124,7 @@ def recover(folder: Path) -> None:
         with suppress(FileNotFoundError):
             lower, target = map(os.fsdecode, (scratch / _WHAT).read_bytes().split(b"\0"))
             if target not in mounts_below(folder):
-                with suppress(FileNotFoundError):  # nobody held it any more: it was evicted
+                with suppress(FileNotFoundError):  # it was no longer held: it was evicted
                     Path(lower).stat()
                     Path(target).mkdir(exist_ok=True)
                     copy_as_it_is(Path(lower), Path(target))

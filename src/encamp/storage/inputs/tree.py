@@ -222,7 +222,7 @@ def walk(tree: Path, exclude: tuple[str, ...] = (), *, is_copy: bool = False) ->
                 continue
             entry = _entry(found, path, None if is_copy else part)
             if entry is None:
-                continue  # it went away since the folder was listed
+                continue  # it was removed since the folder was listed
             if entry.kind == "folder":
                 if own is not None and os.path.samestat(entry.status, own):
                     continue

@@ -508,7 +508,7 @@ class Lasting(ServiceSuite):
             os.kill(pid, signal.SIGKILL)
             more = [proxy.add() for _ in range(10)]
             assert gather([*first, *more], timeout=_LONG) == list(range(1, 36))
-            with pytest.raises(ServerLost):  # not for ever
+            with pytest.raises(ServerLost):  # not forever
                 proxy.die().get(_LONG)
             assert proxy.add().get(_LONG) == 36
         assert service.call("add").get(_LONG) == 37
