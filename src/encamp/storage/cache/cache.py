@@ -447,7 +447,7 @@ class HostCache:
             for entry in (self.root / f"{kind}s").glob("*/*"):
                 if entry.name in known:
                     continue
-                with suppress(FileNotFoundError, UnusableInput):  # another process clears the cache meanwhile
+                with suppress(FileNotFoundError, UnusableInput):  # cleared meanwhile
                     size, files = _measured(entry)
                     now = time.time()
                     row = Row(entry.name, kind, "unknown", "unknown", size, files, now, now)
