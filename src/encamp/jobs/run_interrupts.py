@@ -38,13 +38,12 @@ def stopped(exc: KeyboardInterrupt, so_far: str = "") -> KeyboardInterrupt:
 
 
 class RunInterrupts:
-    """A context manager that notes signals instead of being interrupted by them.
+    """A context manager that records signals instead of being interrupted by them.
 
-    SIGINT, those of `ENDING` and real-time signals, only in the main thread, and only if the
-    signal has its default handler. A second Ctrl-C interrupts at once, anywhere in the program; so
-    does another signal that arrives a second later and is not of a kind that repeats itself. A
-    noted signal is raised at the end, even in place of an error of encamp, which it may have
-    caused.
+    SIGINT, those of `ENDING` and real-time signals, only in the main thread, and only if the signal
+    has its default handler. A second Ctrl-C interrupts at once, anywhere in the program; so does
+    another signal that arrives a second later and is not of a kind that repeats itself. A recorded
+    signal is raised at the end, even in place of an error of encamp, which it may have caused.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Orphans: files that a job has published but that none of its tasks makes any more.
 
-A task was removed from the job, or its outputs were renamed. Its files stay, since somebody may
-need them. encamp warns about tasks that read them by a pattern, and `encamp.jobs.prune` removes
+A task was removed from the job, or its outputs were renamed. Its files stay, because they may still
+be needed. encamp warns about tasks that read them by a pattern, and `encamp.jobs.prune` removes
 them on request.
 """
 

@@ -214,11 +214,11 @@ class MeshEndpoint(Endpoint):
             self.told(link, said, parts)
 
     def arrived(self, link: TLSConnection, parts: Parts) -> None:
-        """A frame has arrived from another end."""
+        """Handle a frame of another end."""
         self._come.append(Frame(link.number, parts))  # type: ignore[arg-type]
 
     def _meet(self, link: TLSConnection, parts: Parts) -> None:
-        """The first frame of a connection."""
+        """Handle the first frame of a connection."""
         said = control_in(parts)
         if link.server:
             if not isinstance(said, Greeting) or said.to != self.number or not self.knows(said):
@@ -264,7 +264,7 @@ class MeshEndpoint(Endpoint):
                 self.dial_next(said.number)
 
     def lost(self, number: int, link: TLSConnection, why: Exception) -> None:
-        """A connection that was in use has ended."""
+        """Handle the end of a connection that was in use."""
         if number == CONTROLLER:
             self._peers.pop(CONTROLLER, None)
             self._come.append(Left(CONTROLLER, f"its connection has ended: {_reason(why)}"))
@@ -382,7 +382,7 @@ class MeshEndpoint(Endpoint):
         self._last = now
 
     def ready(self, fd: int) -> None:
-        """A descriptor is readable that a subclass waits for."""
+        """Called when a descriptor that a subclass waits for is readable."""
 
     def _end_silent(self) -> None:
         now = time.monotonic()
