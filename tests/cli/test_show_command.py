@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from console_command import encamp
 
+from encamp.attempt_facts import Published
 from encamp.cli.show import show_command
 from encamp.errors import BadJob
 from encamp.jobs.file.jobfile import load_job
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.record import Record, encoded
-from encamp.reports import TaskReport
+from encamp.reports import AttemptReport, TaskReport
 
 JOB = """
 to = "out"
@@ -124,6 +125,26 @@ def test_what_a_killed_run_wrote_is_newer_than_the_report(
     assert shown("out", "good", capsys)[0] == "good: failed (it was late)"
     load_job(job).run(slots=1, only="good")
     assert shown("out", "good", capsys)[0].startswith("good: done")
+
+
+def test_of_many_attempts_and_outputs_the_last_are_told_and_how_many_more_there_are(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = [Published(f"/out/{number}", number, 0, "00") for number in range(1, 24)]
+    attempts = [AttemptReport(number, None, 0.0) for number in range(1, 23)]
+    report = TaskReport(
+        "many", "failed", attempts=attempts, outputs=outputs[:20], rescued=outputs[20:]
+    )
+    written(Record("failed", "many", time.time() + 1, report=report))
+    lines = shown("out", "many", capsys)
+    assert [line for line in lines if "attempt" in line] == [
+        "  and 2 earlier attempts",
+        *(f"  attempt {number}:" for number in range(3, 23)),
+    ]
+    assert [line for line in lines if "output" in line] == [
+        *(f"  output: /out/{number} ({number} B)" for number in range(4, 24)),
+        "  and 3 more outputs",
+    ]
 
 
 def test_a_task_of_several_jobs_is_told_with_their_names(

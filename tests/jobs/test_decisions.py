@@ -512,6 +512,22 @@ def test_late_files_of_stopped_run_are_removed_by_next(
     assert list(Path("out/job.job").glob("*-*")) == []
 
 
+def test_what_a_killed_run_left_below_a_home_folder_goes_with_the_next(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(here / "home"))
+    left = here / "home/far/.encamp-0123456789ab.0-0"
+    lease = here / "out/job.job/running-0123456789ab"
+    for file in (left, lease):
+        file.parent.mkdir(parents=True)
+        file.write_text("{}")
+    job = encamp.Job("job", to="out")
+    job.add("a", "true", outputs=encamp.Output("x", "~/far", required=False))
+    assert run(job, Scripted()).ok
+    assert not left.exists()
+    assert not lease.exists()
+
+
 class Broken(Executor):
     """Takes nothing any more."""
 

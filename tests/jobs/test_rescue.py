@@ -225,12 +225,13 @@ def test_rescued_file_never_replaces_other_tasks_output(here: Path) -> None:
 
 
 def test_next_run_removes_staged_rescues_of_killed_run(here: Path) -> None:
-    """Its temporary files are found in the folders that on_failure names, too."""
+    """Its temporary files are found in the folders that on_failure names, too, and among logs."""
     job = encamp.Job("job", to="out")
     job.add("task", encamp.call(half_then, "raise"), on_failure=LEAVE)
     job.run(slots=1, check=False)
     (Path("out/job.job") / "running-0123456789ab").write_text("{}")
     Path("out/failed/.encamp-0123456789ab-rescued.0-0").write_text("half of it")
+    Path("out/job.job/logs/.encamp-0123456789ab-log.0-0").write_text("half of it")
     job.run(slots=1, check=False)
     assert results() == {"failed/part.txt": "half\n"}
 

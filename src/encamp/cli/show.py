@@ -129,6 +129,7 @@ def _of_report(report: TaskReport, job: str | None) -> Iterator[str]:
     if report.value is not None:
         value = report.value if isinstance(report.value, dict) else {"value": report.value}
         yield f"  values: {_pairs(value)}"
+    yield from _more(len(report.attempts), "earlier attempt", "earlier attempts")
     for attempt in report.attempts[-_LISTED:]:
         yield from _of_attempt(attempt, report.why)
     for one in report.inputs:
@@ -136,12 +137,20 @@ def _of_report(report: TaskReport, job: str | None) -> Iterator[str]:
         yield f"  input: {printable(one.path)} ({size_text(one.size)}, of {when})"
     if report.more_inputs:
         yield f"  and {counted(report.more_inputs, 'more input', 'more inputs')}"
-    for output in [*report.outputs, *report.rescued][-_LISTED:]:
+    outputs = [*report.outputs, *report.rescued]
+    for output in outputs[-_LISTED:]:
         yield f"  output: {printable(output.path)} ({size_text(output.size)})"
+    yield from _more(len(outputs), "more output", "more outputs")
     if report.kept:
         yield f"  folder: {kept_text(report.kept)}"
     elif report.state == "failed":
         yield "  folder: removed; --keep failed keeps it in the next run"
+
+
+def _more(count: int, one: str, many: str) -> Iterator[str]:
+    """A line for those of ``count`` attempts or outputs that are not shown."""
+    if count > _LISTED:
+        yield f"  and {counted(count - _LISTED, one, many)}"
 
 
 def _pairs(values: Mapping[str, object]) -> str:
