@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from other_processes import finish, run, start, wait_until
@@ -52,6 +53,93 @@ def fetched(source: Path, link: Path) -> int:
     with HostCache() as cache:
         os.link(cache.get(planned(source)), link)
         return cache.files
+
+
+def recorded() -> list[str]:
+    """The sources that the index knows."""
+    with HostCache() as cache:
+        return [row.source for row in cache.rows()]
+
+
+def test_what_was_evicted_while_it_was_in_use_is_not_recorded_again(here: Path) -> None:
+    (here / "a").write_text("content")
+    with HostCache() as cache:
+        cache.get(planned(here / "a"))
+        clear_cache()
+    assert entries() == []
+    assert recorded() == []
+
+
+def test_what_is_evicted_before_it_is_there_is_recorded_when_it_comes(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is recorded before it is fetched, in case of a kill."""
+
+    def copied(*args: Any, **options: Any) -> None:
+        with HostCache() as other:
+            assert len(other.drop(other.rows(), "room for another")) == 1
+        real(*args, **options)
+
+    real = cache_module.copy_file
+    monkeypatch.setattr(cache_module, "copy_file", copied)
+    (here / "a").write_text("content")
+    with HostCache() as cache:
+        cache.bring([planned(here / "a")])
+    assert len(entries()) == 1
+    assert recorded() == [str(here / "a")]
+
+
+def test_an_entry_that_is_evicted_while_another_is_made_of_it_is_fetched(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "a").write_text("content")
+    item = planned(here / "a")
+    with HostCache() as cache:
+        near = cache.get(plan([Mirror("a")], here)[0])
+
+    def copied(source: Path, *args: Any, **options: Any) -> None:
+        near.unlink(missing_ok=True)
+        real(source, *args, **options)
+
+    real = cache_module.copy_file
+    monkeypatch.setattr(cache_module, "copy_file", copied)
+    with HostCache() as cache:
+        assert cache.get(item).read_text() == "content"
+        assert (cache.files, near.exists()) == (1, False)
+
+
+def test_what_is_fetched_now_is_not_evicted_for_the_limit(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LIMIT, "10")
+    (here / "a").write_bytes(bytes(1000))
+    with HostCache() as cache:
+        cache.bring([planned(here / "a")])
+        assert [event.what for event in cache.events(str(here / "a"))] == ["fetched"]
+    assert recorded() == [str(here / "a")]
+
+
+@pytest.mark.parametrize("sizes", [[40_000], [20_000, 20_000]])
+def test_where_room_is_scarce_it_is_reserved_once_while_files_are_fetched(
+    here: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int]
+) -> None:
+    rooms: list[list[int]] = []
+
+    def copied(*args: Any, **options: Any) -> None:
+        with opened(local_storage() / "cache" / INDEX) as index:
+            rooms.append([size for _, size in index.rooms()])
+        real(*args, **options)
+
+    real = cache_module.copy_file
+    monkeypatch.setattr(cache_module, "copy_file", copied)
+    monkeypatch.setattr(cache_module, "free_space", lambda _: 3 << 20)
+    for number, size in enumerate(sizes):
+        (here / f"{number}").write_bytes(os.urandom(size))
+    with HostCache() as cache:
+        cache.bring(plan([Mirror("*")], here))
+        with opened(cache.root / INDEX) as index:
+            assert index.rooms() == []
+    assert rooms == [[40_000]] * len(sizes)
 
 
 @pytest.mark.parametrize("permissions", [0o644, 0o755, 0o400, 0o711, 0o666])

@@ -264,8 +264,9 @@ class HostCache:
         other = replace(item, readonly=not item.readonly)
         near = self._entry(_key(other), "file")
         if is_intact(near, other):
-            copy_file(near, target, expected, mode=mode)
-            return False
+            with suppress(FileNotFoundError):  # it was evicted just now
+                copy_file(near, target, expected, mode=mode)
+                return False
         if item.url is not None:
             download(item.url, target, *expected, mode=mode)
         elif self._channel is not None and self.ships(item):
