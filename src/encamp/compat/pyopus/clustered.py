@@ -121,13 +121,13 @@ class ClusteredMachine(VirtualMachine):
 
     @classmethod
     def _hosts_changed(cls) -> None:
-        """A host has joined or left."""
+        """Handle a host that has joined or left."""
 
     def _options(self) -> dict[str, Any]:
         """Options of `Cluster.spawn`."""
         return {}
 
-    # What is alike
+    # The common part
 
     def setWorkerDebug(self, debug: int = 0) -> None:
         """Set the debug level for tasks that are spawned from now on."""
