@@ -55,7 +55,7 @@ def passed(runs: list[Run], spec: Limits) -> int:
 
 
 def by_corner(runs: list[Run]) -> dict[str, list[Run]]:
-    """The runs of each corner that there is, in the order of CORNERS."""
+    """The runs of each corner that has some, in the order of CORNERS."""
     groups = {corner: [run for run in runs if run["corner"] == corner] for corner in CORNERS}
     return {corner: group for corner, group in groups.items() if group}
 
@@ -137,7 +137,7 @@ def histogram(runs: list[Run], name: str, limit: dict) -> list[str]:
 
 
 def axis_range(values: list[float], limit: dict) -> tuple[float, float]:
-    """Lowest and highest value of an axis that shows all values and limits, with some air."""
+    """Lowest and highest value of an axis that shows all values and limits, with a margin."""
     shown = [*values, *(limit[edge] for edge in ("min", "max") if edge in limit)]
     air = 0.06 * (max(shown) - min(shown)) or 1
     return min(shown) - air, max(shown) + air
@@ -160,7 +160,7 @@ def stacks(runs: list[Run], name: str, low: float, high: float) -> list[str]:
 
 
 def axis(low: float, high: float) -> list[str]:
-    """A base line with four round ticks or so."""
+    """A base line with about four round ticks."""
     step = next(s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 1000) if (high - low) / s < 6)
     parts = [f'<path d="M0 {HEIGHT}H{WIDTH}" stroke="{INK}"/>']
     for count in range(int(low // step) + 1, int(high // step) + 1):

@@ -72,7 +72,7 @@ def grid_files(grid: str, name: str) -> None:
 
 
 def sunshine_files(grid: str, name: str, minutes: int) -> None:
-    """Write ``<name>.sunshine.npy``, from positions of the sun so many minutes apart."""
+    """Write ``<name>.sunshine.npy``, from positions of the sun this many minutes apart."""
     with np.load(grid) as strip:
         values = sunshine(strip["elevation"], *strip["cell"], latitude(strip), minutes)
     np.save(f"{name}.sunshine.npy", values)
@@ -178,7 +178,7 @@ def sunshine(elevation: Array, dx: float, dy: float, latitude: float, minutes: i
 
 
 def sun_positions(latitude: float, minutes: int) -> Iterator[tuple[float, float, float, float]]:
-    """Where the sun stands through a year, while it is up, and how strong it shines.
+    """Positions of the sun through a year, while it is up, and the strength of its light.
 
     The direction to the sun (towards east, north and up, of length 1) and the watts that a square
     metre facing it gets through clear air: declination by P. I. Cooper, "The absorption of

@@ -1,4 +1,4 @@
-"""Turn an elevation model into maps, strip by strip: the job that encamp is shown with.
+"""Turn an elevation model into maps, strip by strip: encamp's demo job.
 
     encamp run examples/terrain/terrain.py
     python examples/terrain/terrain.py [DESTINATION] [--minutes 6]
@@ -34,7 +34,7 @@ model = Path(get_sample_data("jacksboro_fault_dem.npz", asfileobj=False))
 survey = here / "survey.toml"
 strips = elevation.strip_names(survey)
 
-# Every task reads the survey's parameters, so they are a job input: brought to a host once.
+# Every task reads the survey's parameters, so they are a job input: fetched once to each host.
 job = encamp.Job("terrain", to=to, mirror=[str(survey)])
 
 job.add(
