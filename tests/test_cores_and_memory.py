@@ -1,4 +1,4 @@
-"""Cores and memory are those that this process was given, not those that its machine has."""
+"""Cores and memory are those available to this process, not those of the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors are made of facts, by place or by name, and are the same after a trip by pickle."""
+"""Errors are created from facts, by position or by name, and survive pickling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sampling example: its statistics are those of the density, and it makes its picture."""
+"""The sampling example: its statistics match the density, and it draws its picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts that travel: they arrive as they were."""
+"""Facts of attempts arrive unchanged."""
 
 from __future__ import annotations
 

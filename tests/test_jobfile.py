@@ -1,4 +1,4 @@
-"""Job files: what a good one becomes, and where and how a bad one is told."""
+"""Job files: the jobs they become, and errors with positions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The notebooks of the docs: every cell is run by a real kernel, and raises nothing."""
+"""The notebooks of the docs: a real kernel runs every cell without an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What wheel and source archive hold, what is installed from them, and which version this is."""
+"""The contents of wheel and source archive, their installation, and the version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Placeholders: every kind of text is filled so that a value stays what it is."""
+"""Placeholders: values stay unchanged in every kind of template."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What any number of threads may do at once: nothing is lost, doubled or given to two of them."""
+"""Any number of threads: nothing is lost, repeated or delivered twice."""
 
 from __future__ import annotations
 

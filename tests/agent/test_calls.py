@@ -1,4 +1,4 @@
-"""What a slot asks, and what it takes for the answer."""
+"""Questions of a slot to the controller, and their answers."""
 
 from __future__ import annotations
 

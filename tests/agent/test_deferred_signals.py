@@ -1,4 +1,4 @@
-"""Handlers of signals that raise, as those of time limits do, come through and break nothing."""
+"""Signal handlers that raise, such as those of time limits, are deferred and break nothing."""
 
 from __future__ import annotations
 

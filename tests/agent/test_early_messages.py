@@ -1,4 +1,4 @@
-"""Messages that are quicker than the calls they are for, and calls that are taken back."""
+"""Messages that arrive before their calls, and calls that are given back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes of slots that come to nothing are started again, but not for ever."""
+"""Slots' processes that fail to start are retried a limited number of times."""
 
 from __future__ import annotations
 

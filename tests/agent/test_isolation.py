@@ -1,4 +1,4 @@
-"""What a call does to its process is undone, or its process is replaced."""
+"""Changes of a call to its process are undone, or the process is replaced."""
 
 from __future__ import annotations
 

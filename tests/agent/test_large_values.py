@@ -1,4 +1,4 @@
-"""Large texts and bytes travel as arrays do: beside their pickles, and never in an envelope."""
+"""Large strings and bytes are sent beside their pickles, like arrays, and never in an envelope."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a slot holds back, and its agent finds."""
+"""Results that a slot holds back in its ledger, and its agent reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numerical libraries start as many threads in a task as it has cores, unless its user says."""
+"""Numerical libraries start one thread per core of a task, unless the user sets another number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process raises its limit of open files for itself, and leaves that of others as it was."""
+"""A process raises its own limit of open files, and leaves those of others unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages of one turn go in one frame, in their order, and never too many of them."""
+"""The messages of one turn are sent in one frame of bounded size, in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Polling again and again before a sleep: only after a short wait, not for long, not in vain."""
+"""Polling before a sleep: only after a short wait, and for a bounded time."""
 
 from __future__ import annotations
 

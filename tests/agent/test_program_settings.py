@@ -1,4 +1,4 @@
-"""Tasks log as the program does, warn each for itself, and know its `multiprocessing` objects."""
+"""Tasks have the program's logging settings and `multiprocessing` key; each issues its warnings."""
 
 from __future__ import annotations
 

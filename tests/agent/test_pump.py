@@ -1,4 +1,4 @@
-"""Who waits, pumps: what becomes of errors in an engine, a handler and a signal's handler."""
+"""The waiting thread drives the pump: errors of engines, handlers and signal handlers."""
 
 from __future__ import annotations
 

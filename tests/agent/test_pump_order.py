@@ -1,4 +1,4 @@
-"""What a pump is asked for is done in order, and what it found is told to whom it concerns."""
+"""The pump runs orders in order, and delivers events only to their current receivers."""
 
 from __future__ import annotations
 

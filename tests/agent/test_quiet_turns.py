@@ -1,4 +1,4 @@
-"""Turns in which only messages came for somebody here: their rest is left out, but not for long."""
+"""Turns with nothing but messages for this process are cut short, but not for long."""
 
 from __future__ import annotations
 

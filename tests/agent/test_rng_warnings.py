@@ -1,4 +1,4 @@
-"""Tasks that would draw the same random numbers are warned of; those that do not are not."""
+"""Tasks that would draw the same random numbers cause a warning; others do not."""
 
 from __future__ import annotations
 

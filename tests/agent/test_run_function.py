@@ -1,4 +1,4 @@
-"""Functions that fork, and functions of coroutines, as tasks and as steps."""
+"""Functions that fork and coroutine functions, as tasks and as steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Short messages of a program and slots of its own by shared memory: none is lost or overtakes."""
+"""Short messages through shared memory are neither lost nor reordered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slots run one function after another, and end with everything that was started in them."""
+"""Slots run one function after another, and end with all processes that these started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shortcut of small messages: what is for others stays, and nobody is kept waiting by it."""
+"""The shortcut for small messages leaves other messages in place and blocks no other thread."""
 
 from __future__ import annotations
 

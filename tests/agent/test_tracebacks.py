@@ -1,4 +1,4 @@
-"""Tracebacks from slots name the files and lines of functions that travel by value."""
+"""Tracebacks from slots name files and lines of functions that are sent by value."""
 
 from __future__ import annotations
 

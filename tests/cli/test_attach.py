@@ -1,4 +1,4 @@
-"""``encamp attach``: what servers print, followed from another terminal, and in windows."""
+"""``encamp attach``: the output of servers, in another terminal or in windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever is wrong with what the user gives: one sentence, the right status, nothing harmed."""
+"""Bad input gives one sentence and the right exit status, and changes nothing."""
 
 from __future__ import annotations
 

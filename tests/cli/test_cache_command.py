@@ -1,4 +1,4 @@
-"""``encamp cache``: what it says to somebody who wonders where the time or the disk went."""
+"""``encamp cache``: its lists, histories and explanations."""
 
 from __future__ import annotations
 

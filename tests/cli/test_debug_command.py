@@ -1,4 +1,4 @@
-"""``encamp debug``: a task's folder as it would begin, with a shell or pdb in it."""
+"""``encamp debug``: a task's folder as at its start, with a shell or pdb in it."""
 
 from __future__ import annotations
 

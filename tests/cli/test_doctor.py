@@ -1,4 +1,4 @@
-"""`encamp doctor` finds what is really wrong with a host, and says what to do."""
+"""``encamp doctor`` finds problems of hosts, and suggests remedies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A dry run of a script ends where results would be needed that are not there."""
+"""A dry run of a script ends where it would need missing results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a command ends is its exit status, and what it says of that fits in a line."""
+"""The exit status of a command is that of its end, and its message fits on one line."""
 
 from __future__ import annotations
 

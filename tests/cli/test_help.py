@@ -1,4 +1,4 @@
-"""The command explains itself, refuses what it does not know, and starts quickly."""
+"""The command has help, rejects unknown options, and starts quickly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``encamp run``: job files and scripts, options, exit statuses, and what the user sees."""
+"""``encamp run``: job files and scripts, options, exit statuses and output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``encamp show``: what is known of one task."""
+"""``encamp show``: everything about one task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``encamp status`` and ``encamp clean``: what is told, what is removed, what is never touched."""
+"""``encamp status`` and ``encamp clean``: their output, and which files are removed or kept."""
 
 from __future__ import annotations
 

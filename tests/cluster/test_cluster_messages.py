@@ -1,4 +1,4 @@
-"""What is sent to a task waits until that begins, and keeps its order; what comes is taken once."""
+"""Messages to a task wait until it starts, keep their order, and are received once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cluster that nobody has any more ends when its tasks have, and leaves nothing behind."""
+"""A cluster without references ends when its tasks have ended, and leaves nothing behind."""
 
 from __future__ import annotations
 

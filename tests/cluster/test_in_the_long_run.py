@@ -1,4 +1,4 @@
-"""What shows only over time: many pings, output that comes in pieces, …"""
+"""Effects that appear only over time: many pings, output that arrives in pieces, …"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the slots of a host start: after a command of the shell, with a niceness, by which Python."""
+"""How a host's slots start: after a shell command, with a niceness, with another Python."""
 
 from __future__ import annotations
 

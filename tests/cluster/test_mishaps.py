@@ -1,4 +1,4 @@
-"""What comes at an odd moment: kills of fresh calls, replaced links, callbacks that call back, …"""
+"""Events at unfavourable moments: kills of fresh calls, replaced links, reentrant callbacks, …"""
 
 from __future__ import annotations
 

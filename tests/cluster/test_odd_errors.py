@@ -1,4 +1,4 @@
-"""Whatever an error or a value does when it is looked at, its task ends, and its slot goes on."""
+"""Errors and values with hostile methods: their task ends, and its slot continues."""
 
 from __future__ import annotations
 

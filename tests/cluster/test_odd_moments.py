@@ -1,4 +1,4 @@
-"""Races of a cluster: callbacks that wait, kills and losses between two steps, early messages."""
+"""Races in a cluster: callbacks that wait, kills and losses between two steps, early messages."""
 
 from __future__ import annotations
 

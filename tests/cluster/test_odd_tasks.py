@@ -1,4 +1,4 @@
-"""Tasks that do odd things harm no other and are told so; odd errors come back whole."""
+"""Tasks that do unusual things get clear errors and affect no others."""
 
 from __future__ import annotations
 

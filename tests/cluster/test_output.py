@@ -1,4 +1,4 @@
-"""What tasks print: whole characters while it is followed, and a bound on what is kept."""
+"""The output of tasks: complete characters while it is followed, and a limit on its size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tasks print comes in whole lines between those of the program."""
+"""The output of tasks is printed in whole lines between the program's own."""
 
 from __future__ import annotations
 

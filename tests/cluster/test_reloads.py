@@ -1,4 +1,4 @@
-"""Slots run what the program runs, also when it has loaded a module again."""
+"""Slots run the same code as the program, even after a module was reloaded."""
 
 from __future__ import annotations
 

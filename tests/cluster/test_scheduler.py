@@ -1,4 +1,4 @@
-"""Which task runs where, without engines and processes."""
+"""The scheduler alone, without engines and processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions: one copy each, here and in the slots; what was forgotten is sent again."""
+"""Functions: one copy each, here and in the slots; forgotten ones are sent again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A slot whose process ends, or has to be replaced, takes nothing along that had not begun."""
+"""A slot whose process ends or is replaced loses no call that has not started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks that take turns, join, dispatch: the order of events is PyOPUS's, errors are not lost."""
+"""Tasks that take turns, join and dispatch: the order of events is PyOPUS's; no error is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ISD grid's names, and what they do, on a cluster of this host."""
+"""The ISD grid's public names, on a cluster of this host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The virtual machine on a rehearsed cluster: ids, slots, order of messages, what calls return."""
+"""The virtual machine on a scripted cluster: ids, slots, order of messages, return values."""
 
 from __future__ import annotations
 

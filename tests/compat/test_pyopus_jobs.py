@@ -1,4 +1,4 @@
-"""Dispatch on a real cluster: how far jobs are drawn ahead, and what is around each of them."""
+"""Dispatch on a real cluster: how far jobs are taken ahead, and how they are isolated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The virtual machine on PVM: ids and calls on a rehearsed cluster, the rest on PVM itself."""
+"""The virtual machine on PVM: ids and calls on a scripted cluster, the rest on a real PVM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scripts in PyOPUS's style, run as their users run them: what they print is what PyOPUS prints."""
+"""Scripts in PyOPUS's style, run as users run them, print what PyOPUS prints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network that does harm: forged, doubled, lost and late frames, hosts that come and go."""
+"""A faulty network: forged, repeated, lost and late frames, hosts that join and leave."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hosts as users of MPI, PVM and ssh write them, and hostfiles of all kinds of editors."""
+"""Host names and hostfiles in the notations of MPI, PVM and ssh, from all kinds of editors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The PVM engine itself: its binding, its machines, who dies and what is left."""
+"""The PVM engine: its binding of libpvm, its machines, and cleanup after deaths."""
 
 from __future__ import annotations
 

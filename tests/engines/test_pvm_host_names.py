@@ -1,4 +1,4 @@
-"""Hosts as users name them for PVM, and what is said and left where that does not go well."""
+"""Host names for PVM, and error messages and cleanup when hosts cannot be added."""
 
 from __future__ import annotations
 

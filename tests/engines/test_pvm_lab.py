@@ -1,4 +1,4 @@
-"""PVM's hosts come, die, are cut off and come back, on a lab."""
+"""PVM hosts that join, die, are cut off and return, in a lab."""
 
 from __future__ import annotations
 

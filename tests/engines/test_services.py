@@ -1,4 +1,4 @@
-"""Services do what they must on every engine."""
+"""The suite of services on every engine."""
 
 from __future__ import annotations
 

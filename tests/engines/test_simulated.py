@@ -1,4 +1,4 @@
-"""The simulated engine answers every call once; the benchmark of the controller uses it rightly."""
+"""The simulated engine answers every call once; the controller benchmark uses it correctly."""
 
 from __future__ import annotations
 

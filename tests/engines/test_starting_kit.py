@@ -1,4 +1,4 @@
-"""What engines share to start programs: logins in waves, numbers of cores, ends of processes."""
+"""Shared code to start programs: logins in waves, numbers of cores, ends of processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the executor does that the standard pools do not."""
+"""Features of the executor beyond those of the standard pools."""
 
 from __future__ import annotations
 

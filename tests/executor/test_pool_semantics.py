@@ -1,4 +1,4 @@
-"""The executor promises what the standard pools promise: one suite that all of them pass."""
+"""One suite that the executor and the standard pools pass."""
 
 from __future__ import annotations
 

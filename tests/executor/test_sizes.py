@@ -1,4 +1,4 @@
-"""How many tasks an executor takes to run at once, and how many items make a good chunk."""
+"""How many tasks an executor runs at once, and how large its chunks are."""
 
 from __future__ import annotations
 

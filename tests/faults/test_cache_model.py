@@ -1,4 +1,4 @@
-"""Several processes use one cache in random ways, are killed, and find it right all the same."""
+"""Processes that use one cache at random, and are killed, never find it inconsistent."""
 
 from __future__ import annotations
 

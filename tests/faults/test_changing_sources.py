@@ -1,4 +1,4 @@
-"""Inputs that change while they are copied: a task gets one whole version, or is told."""
+"""Inputs that change while they are copied: a task gets one whole version, or an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that refuses one thing: a named error or a right result, and nothing is spoiled."""
+"""A disk that refuses one operation: a clear error or a correct result, and no damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Disks of every size, from far too small to just enough: a full one is named, or it suffices."""
+"""Disks of every size, from far too small to just enough: `DiskFull`, or a correct result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Killed at any system call of staging, publishing, evicting or cleaning, nothing is half done."""
+"""A kill at any system call of staging, publishing, evicting or cleaning does no harm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Local storages of other hosts are emptied, also of one that died and came back."""
+"""Local storages of other hosts are emptied, even of one that died and returned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A host is cut off in the middle of a job: the others do its tasks, and it disturbs nothing."""
+"""A host that is cut off during a job: the others run its tasks, and it disturbs nothing."""
 
 from __future__ import annotations
 

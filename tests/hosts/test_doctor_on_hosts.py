@@ -1,4 +1,4 @@
-"""`encamp doctor` on several hosts, of which one is unknown and one lacks the share."""
+"""``encamp doctor`` on several hosts; one is unknown and one lacks the share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A host dies in the middle of a job: every result is there exactly once."""
+"""A host that dies during a job: every result exists exactly once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A service with a server on each host: what they share is at other paths, and one is lost."""
+"""A service with a server on each host: shared paths differ, and one host is lost."""
 
 from __future__ import annotations
 

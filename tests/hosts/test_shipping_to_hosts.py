@@ -1,4 +1,4 @@
-"""Spawned tasks on a host without the share: inputs come to it, outputs come home, none in half."""
+"""Tasks on a host without the share: inputs and outputs are sent whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C reaches tasks on a host that sees nothing of the job's folder."""
+"""Ctrl-C reaches tasks on a host that cannot see the job's folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs that end before their allocation does: what is not begun, and what is taken back."""
+"""Jobs near the end of an allocation: which tasks are not started or are cancelled."""
 
 from __future__ import annotations
 

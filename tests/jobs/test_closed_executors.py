@@ -1,4 +1,4 @@
-"""A job on an executor or cluster that is closed is refused before anything runs."""
+"""A job on a closed executor or cluster is refused before anything runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fingerprint changes with what a step does, and with nothing else."""
+"""A code digest changes with the behaviour of a step, and with nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command line has the words that a shell would see, whichever way it is split."""
+"""A command line is split into words as by a shell."""
 
 from __future__ import annotations
 

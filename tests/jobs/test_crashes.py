@@ -1,4 +1,4 @@
-"""A task that takes its process down, or never ends, harms no other and leaves nothing behind."""
+"""A task that crashes or never ends affects no others and leaves nothing behind."""
 
 from __future__ import annotations
 

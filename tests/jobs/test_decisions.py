@@ -1,4 +1,4 @@
-"""What a run makes of what comes back from its executor: the outcomes are the test's."""
+"""Decisions of a run for scripted outcomes of its attempts."""
 
 from __future__ import annotations
 

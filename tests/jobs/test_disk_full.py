@@ -1,4 +1,4 @@
-"""A disk without room is a state, not a failure: tasks wait for others, and fail by name alone."""
+"""A full disk is not a failure: tasks wait for others, and fail only if they are alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job does the same on every `concurrent.futures.Executor`, with real workers behind it."""
+"""A job does the same on every `concurrent.futures.Executor`, with real workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An executor whose server has died is told of within a bound; what was done stays done."""
+"""The death of an executor or its server is reported in time; finished tasks stay done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program of a command line is looked up once, but found where it is now."""
+"""The program of a command line is looked up once, but a moved program is found."""
 
 from __future__ import annotations
 

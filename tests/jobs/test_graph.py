@@ -1,4 +1,4 @@
-"""Which task waits for which, and what a job refuses when it is put together."""
+"""Dependencies between tasks, and errors when a job is put together."""
 
 from __future__ import annotations
 

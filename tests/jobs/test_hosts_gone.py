@@ -1,4 +1,4 @@
-"""A job whose hosts have all gone stops, tells so once, and goes on from there when run again."""
+"""A job that has lost all hosts stops with one message, and continues in the next run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When Ctrl-C and SIGTERM interrupt, and when they are taken note of."""
+"""When Ctrl-C and SIGTERM interrupt, and when they are deferred."""
 
 # ruff: noqa: PT012 - what is around the signals is the thing tested
 

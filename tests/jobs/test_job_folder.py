@@ -1,4 +1,4 @@
-"""A job's own folder takes no outputs, and is no input, not even of who mirrors all there is."""
+"""A job's own folder gets no outputs and is never an input, even if everything is mirrored."""
 
 from __future__ import annotations
 

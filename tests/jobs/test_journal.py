@@ -1,4 +1,4 @@
-"""The journal believes whole, well-formed lines and nothing else."""
+"""The journal accepts only complete, well-formed lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run in which nothing had to run leaves the last report; the status is right all the same."""
+"""A run in which nothing had to run keeps the last report and the right status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each thing that a task's result depends on is in its key; what it does not depend on is not."""
+"""A task's key contains everything that its result depends on, and nothing else."""
 
 from __future__ import annotations
 

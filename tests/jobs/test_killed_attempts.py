@@ -1,4 +1,4 @@
-"""What reports say of attempts that could not tell themselves, and which time counts."""
+"""Reports of attempts that were killed, and the time that counts for their limits."""
 
 from __future__ import annotations
 

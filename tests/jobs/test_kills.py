@@ -1,4 +1,4 @@
-"""Whenever a run is stopped or killed, the next one goes on from there and nothing is left over."""
+"""After any stop or kill of a run, the next one continues, and no files are left over."""
 
 from __future__ import annotations
 

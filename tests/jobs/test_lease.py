@@ -1,4 +1,4 @@
-"""A worker knows when nobody stands behind its work any more, and never believes so in error."""
+"""A worker notices when its run has ended, and never assumes so wrongly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logs have a bound: beginning and end are kept, on the share and on the slot's own disk."""
+"""Logs are limited: beginning and end are kept, on the share and on the slot's disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many small tasks: each runs once, at little cost to the controller, and nothing is leaked."""
+"""Many small tasks: each runs once, at little cost to the controller, without leaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one-line form: the same steps for every file."""
+"""`map_files`: the same steps for every file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run says which input changed, and its report what a task's inputs were."""
+"""A run names the input that changed, and its report lists a task's inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A display never ends a run: it may be unable to write, or nobody may read what it writes."""
+"""A display never ends a run, even if it cannot write or its output is not read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A function that was called by mistake is refused at once, with the way to write it."""
+"""A step that is the result of a call is refused at once, with the correct form."""
 
 from __future__ import annotations
 

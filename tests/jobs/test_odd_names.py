@@ -1,4 +1,4 @@
-"""Names that a shell or a terminal stumbles over are names like any others."""
+"""Names with characters that are special to shells and terminals work like any others."""
 
 from __future__ import annotations
 

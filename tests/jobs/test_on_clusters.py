@@ -1,4 +1,4 @@
-"""Jobs on a cluster that its user has made."""
+"""Jobs on a cluster of the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job published and makes no more is told of where it is read, and removed on request."""
+"""Files that a job no longer makes: warnings to their readers, and removal on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A task takes what other tasks made: all of it, nothing else, and anew when it changes."""
+"""A task that takes outputs of other tasks gets exactly these, and runs again when they change."""
 
 from __future__ import annotations
 

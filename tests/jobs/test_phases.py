@@ -1,4 +1,4 @@
-"""One task from its empty folder to its published outputs, and no trace of it in the next one."""
+"""One task from its empty folder to published outputs, without a trace in the next one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An input that changed while its task waited is taken as it is when the task runs."""
+"""An input that changed while its task waited is used in its state when the task runs."""
 
 from __future__ import annotations
 

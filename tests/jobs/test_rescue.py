@@ -1,4 +1,4 @@
-"""What failed tasks leave on request: as far as it got, whole, beside nothing that is good."""
+"""``on_failure``: files of failed tasks are published whole, and never replace good results."""
 
 from __future__ import annotations
 

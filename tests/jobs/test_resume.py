@@ -1,4 +1,4 @@
-"""A second run does what is missing or changed, says why, and does nothing else."""
+"""A second run does only what is missing or changed, and says why."""
 
 from __future__ import annotations
 

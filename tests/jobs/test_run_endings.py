@@ -1,4 +1,4 @@
-"""Runs that end in odd ways end all the same, and what they leave tells the truth."""
+"""Unusual ends of runs: they end cleanly, and their records are correct."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job is run once at a time, on a disk without locks too; what the dead left is no obstacle."""
+"""Only one run of a job at a time, even on a disk without locks; dead runs do not block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run stands while it goes on: what its display, other terminals and the page are told."""
+"""The state of a running job for its display, other terminals and the page."""
 
 from __future__ import annotations
 

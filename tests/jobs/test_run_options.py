@@ -1,4 +1,4 @@
-"""Options that `Job.run` takes besides those of the job and its tasks."""
+"""Options of `Job.run` besides those of the job and its tasks."""
 
 from __future__ import annotations
 

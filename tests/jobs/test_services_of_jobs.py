@@ -1,4 +1,4 @@
-"""Jobs of programs that publish services: steps call these, and the report has what they did."""
+"""Jobs whose steps call services of the program; the report has the statistics."""
 
 from __future__ import annotations
 

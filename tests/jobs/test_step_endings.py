@@ -1,4 +1,4 @@
-"""How steps end: alone, with what they started, and always with a reason."""
+"""How steps end: with all processes that they started, and always with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The threads that watch over slots: their end, whatever they have taken by then."""
+"""The end of the threads that supervise slots."""
 
 from __future__ import annotations
 

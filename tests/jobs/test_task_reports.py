@@ -1,4 +1,4 @@
-"""The reports of very many tasks, kept small, are those that a list of them would have."""
+"""The compact reports of very many tasks equal a list of them."""
 
 from __future__ import annotations
 

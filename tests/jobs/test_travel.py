@@ -1,4 +1,4 @@
-"""Functions reach the slots from wherever the user wrote them."""
+"""Functions reach the slots wherever they are defined."""
 
 from __future__ import annotations
 

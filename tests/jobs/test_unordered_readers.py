@@ -1,4 +1,4 @@
-"""A task that reads what another makes comes after it, or nothing runs."""
+"""A task that reads another's files must run after it; otherwise nothing runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tasks return or write becomes one table, with their parameters."""
+"""Values that tasks return or write become one table, with their parameters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker's name says where it is in words that the executor's user knows."""
+"""A worker's name is in the executor's own terms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lab: its hosts are hosts of their own, fail as they are told to, and leave nothing."""
+"""The lab: its hosts are independent, fail on request, and leave nothing behind."""
 
 from __future__ import annotations
 

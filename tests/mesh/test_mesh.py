@@ -1,4 +1,4 @@
-"""The mesh itself: who gets in, in which order frames arrive, and what becomes of broken ways."""
+"""The mesh: authentication, the order of frames, and broken connections."""
 
 from __future__ import annotations
 

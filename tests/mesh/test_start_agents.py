@@ -1,4 +1,4 @@
-"""Agents beside a process of another system: what they get, what they show, and how they end."""
+"""Agents beside a process of another system: their settings, output and end."""
 
 from __future__ import annotations
 

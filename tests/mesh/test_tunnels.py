@@ -1,4 +1,4 @@
-"""Tunnels: what they carry, and in which order an agent tries its ways to the controller."""
+"""Tunnels, and the order in which an agent tries its routes to the controller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What MPI jobs leave behind is removed only if it is new, this user's own and unused."""
+"""Files of killed MPI jobs are removed only if they are new, this user's own and unused."""
 
 from __future__ import annotations
 

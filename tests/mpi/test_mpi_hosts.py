@@ -1,4 +1,4 @@
-"""MPI jobs on several hosts: where they find what, and what comes of hosts that are lost or bad."""
+"""MPI jobs on several hosts: paths, lost hosts and unusable hosts."""
 
 from __future__ import annotations
 

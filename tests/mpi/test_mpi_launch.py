@@ -1,4 +1,4 @@
-"""Finding launchers of MPIs, and what is told to them."""
+"""Finding launchers of MPIs, and their arguments and variables."""
 
 from __future__ import annotations
 

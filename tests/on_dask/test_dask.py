@@ -1,4 +1,4 @@
-"""The engine ``dask``: which clusters it takes, workers that come and go, and what it leaves."""
+"""The engine ``dask``: which clusters it accepts, workers that join and leave, and its cleanup."""
 
 from __future__ import annotations
 

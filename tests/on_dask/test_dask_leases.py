@@ -1,4 +1,4 @@
-"""Which tasks of Dask stand for the slots at work and the calls that wait."""
+"""Leases: Dask tasks for busy slots and waiting calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Very many workers: all come, all work is done once, some are lost, few descriptors are used."""
+"""Very many workers: all join, all work is done once, some are lost, few descriptors are used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine ``ipyparallel``: which clusters it takes, engines that come, go and are busy."""
+"""The engine ``ipyparallel``: which clusters it accepts; engines that join, leave and are busy."""
 
 from __future__ import annotations
 

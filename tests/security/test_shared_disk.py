@@ -1,4 +1,4 @@
-"""What another user puts into a folder where both may write does no harm, and is named."""
+"""Files of another user in a shared folder do no harm, and errors name them."""
 
 from __future__ import annotations
 

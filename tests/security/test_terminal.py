@@ -1,4 +1,4 @@
-"""Nothing that others wrote steers the terminal: exceptions, names, hosts, status, the page."""
+"""Control characters from others never reach the terminal: exceptions, names, status, the page."""
 
 from __future__ import annotations
 

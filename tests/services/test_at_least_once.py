@@ -1,4 +1,4 @@
-"""Which calls a server's successor gets again, and with which buffers."""
+"""Calls that a server's successor repeats, with their buffers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a server counts as one that answers nothing: no process is needed for that."""
+"""When a server counts as not answering; without processes."""
 
 from __future__ import annotations
 

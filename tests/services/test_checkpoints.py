@@ -1,4 +1,4 @@
-"""Which state of a server is its last one, and how many calls it includes."""
+"""The last saved state of a server, and how many calls it includes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who gets which server, and which waits can never end: no process is needed for that."""
+"""Which client gets which server, and which waits can never end; without processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments of services that cannot be used: a sentence names each, and no server is lost."""
+"""Invalid arguments of services: clear errors, and no server is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Services on hosts that come and go, on the network in memory."""
+"""Services on hosts that join and leave, on the network in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Services of one cluster where tasks of another one run: called rightly, or refused."""
+"""Services of one cluster in tasks of another: correct calls, or a clear error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inside allocations of a real Slurm: hosts, cores, memory, steps and the end of time."""
+"""Inside allocations of a real Slurm: hosts, cores, memory, steps and the end of the allocation."""
 
 from __future__ import annotations
 

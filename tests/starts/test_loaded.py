@@ -1,4 +1,4 @@
-"""What a job of command lines need not load, so that it and its slots start quicker."""
+"""Modules that a job of command lines must not load, so that it starts quickly."""
 
 from __future__ import annotations
 

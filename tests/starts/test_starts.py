@@ -1,4 +1,4 @@
-"""Slots and commands begin the same way, whoever has started the program and however."""
+"""Slots and commands start in the same state, however the program was started."""
 
 from __future__ import annotations
 

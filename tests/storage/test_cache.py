@@ -1,4 +1,4 @@
-"""The host cache: each file is fetched once, found again, bounded, and beyond a task's harm."""
+"""The host cache: each file is fetched once, found again, limited, and safe from tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cleaners of temporary files: what they take is noticed, and they are kept off where one can."""
+"""Cleaners of temporary files: they are kept away if possible, and their removals are noticed."""
 
 from __future__ import annotations
 

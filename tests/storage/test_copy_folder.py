@@ -1,4 +1,4 @@
-"""A folder that is copied for a person is as the task left it."""
+"""A folder that is copied for inspection is as the task left it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What has its final name has outlived a power cut: seen in what the kernel was asked to do."""
+"""Files with final names survive a power cut, according to the system calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that hold more or fewer bytes than they are said to are refused, never half there."""
+"""Files whose size is reported wrongly are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files are flushed one by one or with their whole disk, and what cannot be is named."""
+"""Files are flushed one by one or with their whole disk; errors name those that cannot be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Patterns that are translated here stand for what wcmatch says that they do."""
+"""Patterns that are translated here match the same as in wcmatch."""
 
 from __future__ import annotations
 

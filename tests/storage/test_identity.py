@@ -1,4 +1,4 @@
-"""An input is what is read, wherever it lies, not whatever has its name, size and time."""
+"""The identity of an input does not depend on its name, size and time alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Modules are found on other hosts, also where those have shared folders elsewhere."""
+"""Modules are found on other hosts, even if those mount shared folders elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The index of the cache counts right, forgets the oldest events, and pages through all entries."""
+"""The index of the cache counts correctly, drops the oldest events, and lists entries in pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files for hosts that see no common disk: whole, of one state, from allowed places, once."""
+"""Files for hosts without a common disk: whole, consistent, from allowed places, once."""
 
 from __future__ import annotations
 

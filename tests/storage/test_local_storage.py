@@ -1,4 +1,4 @@
-"""The local storage root: made private, and refused in one clear sentence where it cannot be."""
+"""The local storage: made private, or refused with a clear error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mirror maps: what they find, what they refuse, and where things go in the task's folder."""
+"""Mirror maps: matches, errors, and targets in the task's folder."""
 
 from __future__ import annotations
 

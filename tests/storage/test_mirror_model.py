@@ -1,4 +1,4 @@
-"""Mirroring random trees by random patterns, compared with a slow and obvious model."""
+"""Mirroring random trees by random patterns, compared with a slow and simple model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ladder: by which way an input comes, why, and what that means for who writes to it."""
+"""Modes of inputs: which one is used, why, and what writing to the input does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for what another host wrote: on network disks only, in the end, and not for ever."""
+"""Waiting for files of other hosts: only on network disks, and for a limited time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Places that can do less than others: named in one sentence, and no result is lost."""
+"""Disks that lack features: clear errors, and no result is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task's folder gives back: what is found, where it goes, and that it comes whole."""
+"""Outputs of a task's folder: what matches, where it goes, and that it is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Overlay mounts: they come, show the right files, and are gone whatever ends the sandbox."""
+"""Overlay mounts: they show the right files, and are removed however the sandbox ends."""
 
 from __future__ import annotations
 

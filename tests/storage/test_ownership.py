@@ -1,4 +1,4 @@
-"""Folders and their owners: what the dead leave goes, what the living have stays."""
+"""Folders and their owners: those of dead owners are removed, those of living owners stay."""
 
 from __future__ import annotations
 

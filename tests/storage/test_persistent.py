@@ -1,4 +1,4 @@
-"""Persistent sandboxes: reused as they were left, renewed with reason, gone with their process."""
+"""Persistent sandboxes: reused unchanged, renewed with reason, removed with their process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copying inputs: whole, unchanged, and the task's own."""
+"""Copies of inputs are complete, unchanged, and the task's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Telling processes apart: after a reboot, a reused id, in another name space; and who is dead."""
+"""Identifying processes after a reboot, with reused ids and in other namespaces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publishing beside what is there: policies, races with others, and a manifest that b2sum reads."""
+"""Publishing beside existing files: policies, races with others, and the manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a task made comes home as what it is, or the task fails and says why: nothing vanishes."""
+"""A task publishes every kind of file unchanged, or fails with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs that many tasks of a host share are read from the shared disk once: counted there."""
+"""Inputs that many tasks of a host share are read from the shared disk once."""
 
 from __future__ import annotations
 

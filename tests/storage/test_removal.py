@@ -1,4 +1,4 @@
-"""Whatever a task leaves is removed, however deep and shut; what cannot be is named."""
+"""Folders of tasks are removed, however deep or protected; errors name files that stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sandboxes of processes that are told to end, or killed: nothing is left, nothing is half done."""
+"""Sandboxes of processes that are stopped or killed leave nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Path translation between hosts whose shared roots lie elsewhere."""
+"""Path translation between hosts with different paths of shared roots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which signals end a sandbox and a run in good order, and which are left alone."""
+"""Which signals end a sandbox and a run cleanly, and which are left alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder that a slot keeps for its next task: new to each task, and always owned."""
+"""The folder that a slot keeps for its next task: always new to the task, and always owned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files with holes stay so on every way in and out, and need no more room than they take."""
+"""Sparse files stay sparse everywhere, and need only the space of their data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An input that the task leaves as it was is no output of a pattern, by whichever way it came."""
+"""An unchanged input is not an output of a pattern, in any mode."""
 
 from __future__ import annotations
 

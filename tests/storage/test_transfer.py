@@ -1,4 +1,4 @@
-"""Outputs for a destination that only the other host sees: whole, only where allowed, no rests."""
+"""Outputs for a destination that only the other host sees: whole, allowed, without leftovers."""
 
 from __future__ import annotations
 

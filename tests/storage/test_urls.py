@@ -1,4 +1,4 @@
-"""Inputs and destinations by URL: as whole, as bounded and as well explained as files."""
+"""Inputs and destinations by URL behave like files."""
 
 from __future__ import annotations
 

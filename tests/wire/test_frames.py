@@ -1,4 +1,4 @@
-"""Messages cross a stream whole and in order, however the stream cuts them; others are refused."""
+"""Messages arrive whole and in order, however the stream is fragmented; others are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which names of a function are variables, and which attributes, methods and imports."""
+"""The global variables of a function, without attributes, methods and imports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Envelopes: what comes back is what went; whatever else comes is refused and runs nothing."""
+"""Envelopes survive a round trip; anything else is refused and runs nothing."""
 
 from __future__ import annotations
 

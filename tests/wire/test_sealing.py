@@ -1,4 +1,4 @@
-"""Only messages of those who have the key are opened, each once, in order, from who sent it."""
+"""Only messages with a valid seal are opened, each once and in order."""
 
 from __future__ import annotations
 
