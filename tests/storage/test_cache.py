@@ -108,6 +108,31 @@ def test_an_entry_that_is_evicted_while_another_is_made_of_it_is_fetched(
         assert (cache.files, near.exists()) == (1, False)
 
 
+def test_the_lock_of_what_was_evicted_is_free_again(here: Path) -> None:
+    (here / "tree").mkdir()
+    (here / "tree/a").write_text("content")
+    with HostCache() as cache:
+        cache.get(planned(here / "tree"))
+    with HostCache() as cache:
+        (row,) = cache.rows()
+        assert cache.drop([row], "room for another") == [row]
+        lock = KeyLock(local_storage() / "cache/locks", row.key)
+        try:
+            assert lock.take_if_free()
+        finally:
+            lock.close()
+
+
+def test_a_tree_that_is_used_again_leaves_no_file_open(here: Path) -> None:
+    (here / "tree").mkdir()
+    with HostCache() as cache:
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            cache.get(planned(here / "tree"))
+        assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_what_is_fetched_now_is_not_evicted_for_the_limit(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

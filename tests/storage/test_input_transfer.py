@@ -404,6 +404,23 @@ def test_a_camp_fetches_once_a_host_what_it_does_not_see(
             sandbox.remove()
 
 
+def test_what_is_excluded_from_a_tree_is_not_shipped(
+    channel: Pipe, tree: Path, away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "left-out").write_text("large")
+    items = planned_there(away, "/no-such-folder", Mirror("tree", exclude="left-*"))
+    monkeypatch.setenv(MIRRORED, "/no-such-folder")
+    sandbox = Sandbox("test", channel)
+    try:
+        sandbox.place(items)
+        assert (sandbox.folder / "tree/b").exists()
+        assert not (sandbox.folder / "tree/left-out").exists()
+    finally:
+        sandbox.remove()
+    assert channel.asked[0] == ("entries", str(tree))
+    assert not any("left-out" in str(path) for _, path in channel.asked)
+
+
 def as_their_root(channel: Pipe, items: list[Item], away: Path) -> Pipe:
     """The channel; its far end has ``away`` as the root that the plan's paths start from."""
     source = items[0].source

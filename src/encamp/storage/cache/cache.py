@@ -199,7 +199,9 @@ class HostCache:
         Users of an entry share the lock of its key; evicting needs that lock exclusively, and never
         waits; fetching needs the lock of the identity exclusively. So there is no cycle of waits.
         """
-        lock = self._held.setdefault(key, KeyLock(self._locks, key))
+        if key not in self._held:
+            self._held[key] = KeyLock(self._locks, key)
+        lock = self._held[key]
         try:
             lock.share()
             if not is_intact(entry, item):
