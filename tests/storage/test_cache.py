@@ -123,6 +123,20 @@ def test_the_lock_of_what_was_evicted_is_free_again(here: Path) -> None:
             lock.close()
 
 
+def test_files_and_trees_whose_records_were_lost_are_recorded_again(here: Path) -> None:
+    (here / "tree").mkdir()
+    for name in ("a", "tree/b", "tree/c"):
+        (here / name).write_bytes(bytes(1000))
+    with HostCache() as cache:
+        cache.bring(plan([Mirror("*")], here))
+        before = {(row.key, row.kind, row.size, row.files) for row in cache.rows()}
+    (local_storage() / "cache" / INDEX).unlink()
+    with HostCache() as cache:
+        cache.adopt()
+        assert {(row.key, row.kind, row.size, row.files) for row in cache.rows()} == before
+    assert {kind: files for _, kind, _, files in before} == {"file": 1, "tree": 2}
+
+
 def test_a_tree_that_is_used_again_leaves_no_file_open(here: Path) -> None:
     (here / "tree").mkdir()
     with HostCache() as cache:
