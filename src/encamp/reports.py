@@ -18,8 +18,8 @@ from encamp.attempt_facts import Published, Span, Where, quickly_pickled
 from encamp.errors import BadValues, EncampError, NotInstalled, printable, shown
 from encamp.job_status import State
 from encamp.service_statistics import ServicesStatistics, ServiceStatistics
+from encamp.task_values import Scalar, rounded, row_of
 from encamp.units import time_text
-from encamp.values import Scalar, rounded, row_of
 
 _IN_ORDER: tuple[State, ...] = (
     "to do",

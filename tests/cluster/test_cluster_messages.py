@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from encamp.cluster.messages import Mail
+from encamp.cluster.messages import Messages
 from encamp.cluster.records import HostRecord, SlotRecord, TaskRecord
 from encamp.cluster.sent_functions import Function
 from encamp.cluster.spawn_options import SpawnOptions
@@ -23,7 +23,7 @@ class Post:
         self.sent: list[tuple[int, list[Any]]] = []
         end: Any = SimpleNamespace(send=lambda to, parts: self.sent.append((to, list(parts))))
         self.tasks: dict[int, TaskRecord] = {}
-        self.mail = Mail(self.tasks, Outbox(end))
+        self.mail = Messages(self.tasks, Outbox(end))
 
     def task(self, number: int) -> TaskRecord:
         options, canceller = SpawnOptions().checked(), SimpleNamespace()

@@ -509,7 +509,7 @@ def test_coroutines_that_wait_for_messages_end_with_the_cluster(
         cluster = Cluster("local", slots=1)
         for _ in range(20):
             assert await cluster.areceive(timeout=0.001) is None
-        assert cluster._controller.mail.waiters == []
+        assert cluster._controller.messages.waiters == []
         waits = asyncio.create_task(cluster.areceive())
         await asyncio.sleep(0.05)
         await cluster.aclose()

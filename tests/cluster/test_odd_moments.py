@@ -217,7 +217,7 @@ def test_a_call_behind_a_long_one_is_cancelled_at_once(one: Cluster) -> None:
 
 def test_all_calls_behind_a_long_one_are_taken_back_at_once(one: Cluster) -> None:
     tasks = _sent_ahead(one, 1.5)
-    one._controller.recalls.take_back_all(reversed(tasks))
+    one._controller.kill_and_cancel.take_back_all(reversed(tasks))
     assert not tasks[0].done()
     assert [task.cancelled() for task in tasks[1:]] == [True] * 40
 

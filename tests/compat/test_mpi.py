@@ -23,7 +23,7 @@ from encamp.compat.pyopus.base import (
     TaskID,
 )
 from encamp.compat.pyopus.cooperative import OpusOS
-from encamp.compat.pyopus.mailbox import letter
+from encamp.compat.pyopus.mailbox import with_sender
 from encamp.compat.pyopus.mpi import MPI, MPIHostID, MPITaskID
 from encamp.errors import CannotTravel, ClusterClosed, EngineFailed, NoMatch, UnsafeTarget
 from encamp.wire.protocol import Received
@@ -192,7 +192,7 @@ def test_an_error_that_a_join_raises_is_not_printed(
 def test_negative_timeouts_wait_without_end(
     cluster: RehearsedCluster, given: float, asked: float | None
 ) -> None:
-    cluster.coming.append(Received(1, letter(1, "hello")))
+    cluster.coming.append(Received(1, with_sender(1, "hello")))
     assert MPI().receiveMessage(given) == (MPITaskID(1, 1), "hello")
     assert cluster.waits == [pytest.approx(asked, abs=0.1)]
 
@@ -203,7 +203,7 @@ def test_nothing_in_time_is_an_empty_tuple(cluster: RehearsedCluster) -> None:
 
 
 def test_what_cannot_be_read_is_none_and_the_next_message_comes(cluster: RehearsedCluster) -> None:
-    cluster.coming.extend([AttributeError("no such class"), Received(1, letter(1, "next"))])
+    cluster.coming.extend([AttributeError("no such class"), Received(1, with_sender(1, "next"))])
     vm = MPI()
     assert vm.receiveMessage() is None
     assert vm.receiveMessage() == (MPITaskID(1, 1), "next")
@@ -218,8 +218,8 @@ def test_ended_cluster_raises_error(cluster: RehearsedCluster) -> None:
 def test_messages_of_one_task_can_be_waited_for_and_others_stay(cluster: RehearsedCluster) -> None:
     vm = MPI()
     one, two = vm.spawnFunction(work, count=2)
-    cluster.coming.extend([Received(1, letter(1, "a")), Received(1, letter(1, "b"))])
-    cluster.coming.append(Received(2, letter(2, "c")))
+    cluster.coming.extend([Received(1, with_sender(1, "a")), Received(1, with_sender(1, "b"))])
+    cluster.coming.append(Received(2, with_sender(2, "c")))
     assert vm.receiveMessage(-1, fromDestination=two) == (two, "c")
     assert vm.receiveMessage(0, fromDestination=two) == ()
     assert vm.checkForIncoming(one)
@@ -244,7 +244,7 @@ def test_messages_are_sent_with_the_slot_of_their_sender(cluster: RehearsedClust
     vm = MPI()
     [task] = vm.spawnFunction(work, count=1)
     assert vm.sendMessage(task, [1, 2]) is True
-    assert cluster.sent == [(1, letter(0, [1, 2]))]
+    assert cluster.sent == [(1, with_sender(0, [1, 2]))]
 
 
 def test_unsendable_message_returns_false(
@@ -281,7 +281,7 @@ def test_hosts_that_come_and_go_are_told_and_used(spread: RehearsedCluster) -> N
     new = Host("new", slots=2, cores=1, memory=0)
     spread.sizes = [*spread.sizes, ("new", 2)]
     spread.coming.append(Received(0, HostAdded(new)))
-    spread.coming.extend([*spread.coming, Received(1, letter(1, "told once"))])
+    spread.coming.extend([*spread.coming, Received(1, with_sender(1, "told once"))])
     sender, message = vm.receiveMessage()
     assert (type(message), message.hostIDs) == (MsgHostAdd, [MPIHostID("new")])
     assert not sender.valid()
@@ -314,7 +314,7 @@ def test_slots_that_a_host_loses_or_gets_are_noticed(spread: RehearsedCluster) -
 
 def test_events_of_tasks_that_others_have_spawned_are_not_shown(cluster: RehearsedCluster) -> None:
     cluster.coming.extend([Received(77, TaskResult(77, True, 1)), Received(77, TaskExit(77))])
-    cluster.coming.append(Received(1, letter(1, "mine")))
+    cluster.coming.append(Received(1, with_sender(1, "mine")))
     assert MPI().receiveMessage()[1] == "mine"
 
 

@@ -24,7 +24,7 @@ from encamp.cluster.events import Host, HostAdded, HostDeleted, TaskExit, TaskRe
 from encamp.cluster.spawn_options import SpawnOptions
 from encamp.compat.pyopus import PyOpusError, use_cluster
 from encamp.compat.pyopus.base import MsgHostAdd, MsgHostDelete, MsgTaskExit, MsgTaskResult
-from encamp.compat.pyopus.mailbox import letter
+from encamp.compat.pyopus.mailbox import with_sender
 from encamp.compat.pyopus.pvm import PVM, PVMHostID, PVMTaskID, use_machine
 from encamp.compat.pyopus.pvm_id_bits import host_of, task_number, task_tid
 from encamp.compat.pyopus.spawner import opened, use
@@ -189,10 +189,10 @@ def test_hosts_that_come_and_go_are_told_with_their_ids(spread: Rehearsed) -> No
 def test_messages_have_the_id_of_their_sender(spread: Rehearsed) -> None:
     vm = PVM()
     [task] = vm.spawnFunction(work, count=1)
-    spread.coming.append(Received(1, letter(HOST, "hello")))
+    spread.coming.append(Received(1, with_sender(HOST, "hello")))
     assert vm.receiveMessage() == (task, "hello")
     assert vm.sendMessage(PVMTaskID(task.tid), "back") is True
-    assert spread.sent == [(1, letter(HOST * 3, "back"))]
+    assert spread.sent == [(1, with_sender(HOST * 3, "back"))]
     assert vm.sendMessage(PVMTaskID.bad(), "nobody") is False
 
 
@@ -200,7 +200,7 @@ def test_messages_have_the_id_of_their_sender(spread: Rehearsed) -> None:
 def test_negative_timeouts_wait_without_end(
     spread: Rehearsed, given: float, asked: float | None
 ) -> None:
-    spread.coming.append(Received(1, letter(HOST, "hello")))
+    spread.coming.append(Received(1, with_sender(HOST, "hello")))
     assert PVM().receiveMessage(given)[1] == "hello"
     assert spread.waits == [pytest.approx(asked, abs=0.1)]
     assert PVM().receiveMessage(0) == ()

@@ -12,7 +12,7 @@ import pytest
 from class_wide import ClassWide
 
 from encamp import Cluster
-from encamp.engines.registry import engine_names
+from encamp.engines.find_engine import engine_names
 from encamp.errors import EngineFailed
 from encamp.testing.conformance import ClusterOf, Conformance, Facts, Inline, LosesController
 from page_samples import blocks

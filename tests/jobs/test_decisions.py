@@ -39,7 +39,7 @@ from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.record import Record
 from encamp.jobs.run import publisher as publisher_module
 from encamp.jobs.run import run_loop as run_module
-from encamp.jobs.run.outcomes import Outcomes
+from encamp.jobs.run.attempt_outcomes import AttemptOutcomes
 from encamp.jobs.run.retries import MOST_LOSSES
 from encamp.jobs.run.run_loop import WINDOW
 from encamp.jobs.worker.supervise_attempt import Abandoned
@@ -428,7 +428,7 @@ def test_of_what_is_rescued_the_journal_knows_before_and_the_disk_has_the_name_t
 def test_a_lost_attempt_began_when_its_slot_was_free() -> None:
     times = iter([5.0, 9.0])
     clock: Any = SimpleNamespace(now=lambda: next(times))
-    outcomes = Outcomes(cast(Any, None), clock)
+    outcomes = AttemptOutcomes(cast(Any, None), clock)
     outcomes.note(Where("node1", "slot-2", 7))
     lost: Any = Future()
     lost.host, lost.slot = "node1", 2

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from encamp.jobs.worker.lease import Lease, Watch, leases, new_lease
+from encamp.jobs.run_lease import Lease, LeaseWatch, leases, new_lease
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.process_identity import start_of
 
@@ -31,7 +31,7 @@ def _of_a_dead_controller(lease: Lease) -> Lease:
 def test_running_lease_is_valid_until_end(tmp_path: Path) -> None:
     lease = new_lease(str(tmp_path), TOKEN)
     lease.take(OwnFolder(tmp_path))
-    watch = Watch(lease)
+    watch = LeaseWatch(lease)
     assert not watch.over()
     lease.end()
     lease.end()
@@ -39,26 +39,26 @@ def test_running_lease_is_valid_until_end(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_begins_after_the_end_sees_it_too(tmp_path: Path) -> None:
-    assert Watch(new_lease(str(tmp_path), TOKEN)).over()
+    assert LeaseWatch(new_lease(str(tmp_path), TOKEN)).over()
 
 
 def test_a_controller_that_died_on_this_host_is_missed_at_once(tmp_path: Path) -> None:
     lease = _of_a_dead_controller(new_lease(str(tmp_path), TOKEN))
     lease.take(OwnFolder(tmp_path))
-    assert Watch(lease).over()
+    assert LeaseWatch(lease).over()
 
 
 def test_a_process_id_that_another_process_has_now_is_no_controller(tmp_path: Path) -> None:
     lease = _controlled(new_lease(str(tmp_path), TOKEN), start="1")
     lease.take(OwnFolder(tmp_path))
-    assert Watch(lease).over()
+    assert LeaseWatch(lease).over()
 
 
 def test_on_another_host_only_a_file_that_was_seen_and_went_counts(tmp_path: Path) -> None:
     far = _controlled(
         _of_a_dead_controller(new_lease(str(tmp_path), TOKEN)), host="far", boot="far"
     )
-    watch = Watch(far)
+    watch = LeaseWatch(far)
     assert not watch.over()
     far.take(OwnFolder(tmp_path))
     assert not watch.over()

@@ -10,8 +10,8 @@ import pytest
 
 import encamp
 from encamp.errors import BadJob, BadJobFile
-from encamp.jobs.definition import LOG_LIMIT
 from encamp.jobs.file.jobfile import load_job
+from encamp.jobs.job_definition import LOG_LIMIT
 from encamp.slot.output_limit import cut, free_middle_of
 from encamp.testing.waiting import until
 

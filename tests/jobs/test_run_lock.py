@@ -21,7 +21,7 @@ import encamp
 from encamp.errors import JobBusy
 from encamp.jobs.run import run_lock as module
 from encamp.jobs.run.run_lock import OWNER, run_lock
-from encamp.jobs.worker.lease import PREFIX, Heartbeat
+from encamp.jobs.run_lease import PREFIX, LeaseHeartbeat
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.process_identity import ProcessFacts, start_of, this_process
 
@@ -81,12 +81,12 @@ def test_a_run_of_a_living_process_is_left_alone(tmp_path: Path, name: str) -> N
 def test_a_run_on_another_host_is_known_by_its_beats(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Heartbeat, "EVERY", 0.05)
+    monkeypatch.setattr(LeaseHeartbeat, "EVERY", 0.05)
     monkeypatch.setattr(module, "PATIENCE", 60.0)
     file = tmp_path / name
     _write(file, FAR)
     busy = pytest.raises(JobBusy, match="on far-away")
-    with Heartbeat(file), busy, _run_lock(tmp_path):
+    with LeaseHeartbeat(file), busy, _run_lock(tmp_path):
         pass
     monkeypatch.setattr(module, "PATIENCE", 0.5)
     with _run_lock(tmp_path):

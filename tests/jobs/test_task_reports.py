@@ -33,7 +33,7 @@ from encamp.jobs.report.write_report import write_report
 from encamp.jobs.worker.work import Outcome
 from encamp.reports import AttemptReport, InputFile, JobReport, TaskReport, TaskReports
 from encamp.storage.disk.own_files import OwnFolder
-from encamp.values import as_json
+from encamp.task_values import as_json
 
 ODD = "bad\udcff\n\x00hex:zz"
 VALUES: list[Any] = [None, 1, True, 2.5, "é", ODD, float("nan"), 2**70, (1, 2), [1], {"a": (1,)}]

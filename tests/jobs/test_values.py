@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import encamp
-from encamp import values
+from encamp import task_values
 from encamp.errors import BadJob, BadValues, DiskFull, NotInstalled
 from encamp.jobs.display.terminal import console_progress
 from encamp.jobs.file.jobfile import load_job
@@ -24,7 +24,7 @@ from encamp.jobs.report.read_report import read_report
 from encamp.jobs.report.results_csv import write_table
 from encamp.jobs.worker.values_file import read_values
 from encamp.storage.disk.own_files import OwnFolder
-from encamp.values import LONGEST_TEXT, MOST_COLUMNS, as_json, row_of, scalar_in
+from encamp.task_values import LONGEST_TEXT, MOST_COLUMNS, as_json, row_of, scalar_in
 
 
 def gain(corner: str, run: int, scale: float = 1.0, models: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -432,7 +432,7 @@ def test_values_may_be_as_large_and_as_many_as_they_may_be(monkeypatch: pytest.M
     assert row_of("x" * LONGEST_TEXT, "task") == {"value": "x" * LONGEST_TEXT}
     with pytest.raises(BadValues, match="10001 characters, more than 10000"):
         row_of("x" * (LONGEST_TEXT + 1), "task")
-    monkeypatch.setattr(values, "MOST_KEPT", 7)
+    monkeypatch.setattr(task_values, "MOST_KEPT", 7)
     assert as_json("12345") == "12345"
     assert as_json("123456") is None
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from mpi_agent import ask, echoed, facts_of, serve, take
 
 from encamp.engines.engine_interface import Engine, Frame, Joined, Left
+from encamp.engines.find_engine import open_end
 from encamp.engines.mpi.leftovers import remains_here
-from encamp.engines.registry import open_end
 from encamp.errors import EngineFailed
 
 

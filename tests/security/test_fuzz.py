@@ -26,7 +26,7 @@ from encamp.jobs.journal.journal_file import NAME
 from encamp.jobs.plan.orphans import orphans
 from encamp.jobs.report.keep_report import last_check
 from encamp.jobs.report.read_report import read_report
-from encamp.jobs.worker.lease import PREFIX, leases
+from encamp.jobs.run_lease import PREFIX, leases
 from encamp.reports import JobReport, TaskReport
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.outputs.publish import intact, publish, staged_by

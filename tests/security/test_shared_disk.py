@@ -24,7 +24,7 @@ from encamp.jobs.journal.record import Record
 from encamp.jobs.prune import prune
 from encamp.jobs.report.read_report import read_report
 from encamp.jobs.run.run_lock import run_lock
-from encamp.jobs.worker.lease import leases, new_lease
+from encamp.jobs.run_lease import leases, new_lease
 from encamp.reports import TaskReport
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.disk.safe_destination import NAMED, Trust, named, opened

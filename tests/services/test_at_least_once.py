@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from encamp.services.protocol import CALL, Call, Calls, Saved
+from encamp.services.letters import CALL, Call, Calls, Saved
 from encamp.services.registry.at_least_once import Replays
 from encamp.services.registry.server_pool import ServerRecord
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from encamp.services.protocol import LeaseEnded, WaitStarted
+from encamp.services.letters import LeaseEnded, WaitStarted
 from encamp.services.registry.acquisitions import Acquisitions
 from encamp.services.registry.deadlocks import Deadlocks
 from encamp.services.registry.server_pool import FREE, HELD, Request, ServerPool, ServerRecord

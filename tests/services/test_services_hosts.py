@@ -146,18 +146,18 @@ def test_while_there_is_no_host_only_an_elastic_cluster_takes_tasks_with_needs(
 def test_it_is_known_how_many_servers_have_nothing_to_do(cluster: Cluster, here: Path) -> None:
     service = cluster.publish(served.Counter)
     service.ready(2, 30)
-    tenant = cluster._controller.tenant
-    assert tenant is not None
-    assert tenant.resting == 2
+    services = cluster._controller.services
+    assert services is not None
+    assert services.resting == 2
     assert service.call("same", 1).get(30) == 1
-    assert tenant.resting == 2  # a callback had freed its server
+    assert services.resting == 2  # a callback had freed its server
     with service.acquire(30) as proxy:
-        assert tenant.resting == 2  # held, but not called
+        assert services.resting == 2  # held, but not called
         waits = proxy.wait_for(str(here / "go"))
-        assert tenant.resting == 1
+        assert services.resting == 1
         (here / "go").touch()
         waits.get(30)
-        assert tenant.resting == 2
+        assert services.resting == 2
 
 
 def test_a_service_ends_with_the_last_of_its_hosts(engine: FakeEngine, cluster: Cluster) -> None:

@@ -6,8 +6,8 @@ import gc
 import sys
 
 from encamp.agent.main import serve
+from encamp.engines.find_engine import engine_module
 from encamp.engines.kit.interpreter import default_signals
-from encamp.engines.registry import engine_module
 from encamp.errors import InputError
 
 

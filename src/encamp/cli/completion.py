@@ -30,7 +30,7 @@ def engines(_context: click.Context, _option: click.Parameter, start: str) -> li
     """The engines whose names begin with the given text."""
     from click.shell_completion import CompletionItem
 
-    from encamp.engines.registry import engine_names
+    from encamp.engines.find_engine import engine_names
 
     return [CompletionItem(name) for name in engine_names() if name.startswith(start)]
 

@@ -27,8 +27,8 @@ from encamp.cli.run import engine_options
 from encamp.cli.ssh_commands import HostOutput, log_in
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import Host
+from encamp.engines.find_engine import engine_module
 from encamp.engines.kit.hostfile import host_in
-from encamp.engines.registry import engine_module
 from encamp.errors import EncampError, InputError, printable, shown
 from encamp.storage.disk.safe_destination import NAMED
 from encamp.storage.outputs.sees_destination import Beacons

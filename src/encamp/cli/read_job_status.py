@@ -19,7 +19,7 @@ from encamp.jobs.plan.orphans import count_of, orphans
 from encamp.jobs.report.keep_report import last_check
 from encamp.jobs.report.read_report import Outline, read_outline
 from encamp.jobs.report.status_file import last_status
-from encamp.jobs.worker.lease import leases
+from encamp.jobs.run_lease import leases
 from encamp.reports import orphans_told
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.process_identity import ProcessFacts

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from encamp.cli.script_threads import errors_of_threads
-from encamp.engines.registry import engine_module
+from encamp.engines.find_engine import engine_module
 from encamp.errors import BadJob, EncampError, printable
-from encamp.jobs.definition import SUFFIX
 from encamp.jobs.display.terminal import console_progress
+from encamp.jobs.job_definition import SUFFIX
 from encamp.jobs.run.dry_run import DryRunEnds
 from encamp.jobs.run_options import Options, current
 from encamp.jobs.worker.work import Keep

@@ -19,8 +19,8 @@ from encamp.jobs.report.read_report import read_outline, read_task
 from encamp.jobs.steps import lines_of
 from encamp.reports import AttemptReport, TaskReport
 from encamp.storage.disk.own_files import OwnFolder
+from encamp.task_values import rounded
 from encamp.units import counted, size_text, time_text
-from encamp.values import rounded
 
 _MOST_LOG = 1 << 30
 _LISTED = 20

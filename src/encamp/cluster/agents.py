@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from encamp.agent.child_process import last_words
 from encamp.cluster.events import Host, HostAdded, HostDeleted
-from encamp.cluster.messages import Mail
+from encamp.cluster.messages import Messages
 from encamp.cluster.records import HostRecord, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
 from encamp.engines.engine_interface import Engine
@@ -113,10 +113,10 @@ class Agents:
         scheduler: Scheduler,
         pump: Pump,
         outbox: Outbox,
-        mail: Mail,
+        messages: Messages,
     ) -> None:
         self._controller, self._engine, self._scheduler = controller, engine, scheduler
-        self._pump, self._outbox, self._mail = pump, outbox, mail
+        self._pump, self._outbox, self._messages = pump, outbox, messages
         self.by_number: dict[int, Agent] = {}
         self.hosts: dict[str, Host] = {}
         self.orders: dict[int, tuple[int, bool, str] | None] = {}
@@ -176,7 +176,7 @@ class Agents:
         self.hosts[host.name] = shown
         self._controller.slots_changed()
         if known is None:
-            self._mail.put(SPAWNER, HostAdded(shown))
+            self._messages.put(SPAWNER, HostAdded(shown))
 
     def here(self) -> list[Agent]:
         """The agents that have joined, in that order."""
@@ -235,7 +235,7 @@ class Agents:
         if agent.facts is not None:
             host = self._scheduler.hosts.get(agent.facts.host)
             if host is None:
-                self._mail.put(SPAWNER, HostDeleted(self.hosts.pop(agent.facts.host)))
+                self._messages.put(SPAWNER, HostDeleted(self.hosts.pop(agent.facts.host)))
                 self._controller.slots_changed()
             else:  # another agent is still there
                 self._know(host, agent)

@@ -82,19 +82,19 @@ class Lifetime:
             self.end()
 
     def _wait(self) -> None:
-        """Wait for all tasks, and then for the tenant's to end."""
+        """Wait for all tasks, and then for those of services to end."""
         controller = self._controller
 
         def done() -> bool:
-            tenant = controller.tenant
-            if controller.incoming or tenant is None:
+            services = controller.services
+            if controller.incoming or services is None:
                 return not (controller.incoming or controller.tasks)
-            alone = len(controller.tasks) <= tenant.lasting or tenant.crowding
-            return alone and tenant.idle
+            alone = len(controller.tasks) <= services.lasting or services.crowding
+            return alone and services.idle
 
         self._pump.until(done)
-        if controller.tenant is not None:
-            self._pump.call(controller.tenant.wind_up)
+        if controller.services is not None:
+            self._pump.call(controller.services.wind_up)
             self._pump.until(lambda: not (controller.incoming or controller.tasks))
 
     def _cancel(self) -> None:
@@ -135,10 +135,10 @@ class Lifetime:
         finally:
             controller.engine.stop()
             controller.setups.close()
-            if controller.tenant is not None:
-                controller.tenant.close()
+            if controller.services is not None:
+                controller.services.close()
             controller.abandon()
-            controller.mail.call_waiters(failed=True)
+            controller.messages.call_waiters(failed=True)
             _OPEN.discard(self)
 
     def forked(self) -> None:

@@ -25,8 +25,8 @@ from encamp.cluster.spawn_options import SpawnOptions
 from encamp.cluster.start_hosts import await_hosts, shortcut_of, start_agents
 from encamp.cluster.task import SpawnedTask
 from encamp.engines.engine_interface import Endpoint, Engine
+from encamp.engines.find_engine import open_end
 from encamp.engines.kit.closed_streams import open_standard_streams
-from encamp.engines.registry import open_end
 from encamp.errors import (
     BadJob,
     ClusterClosed,
@@ -157,8 +157,8 @@ class Cluster:
             raise UnsupportedByEngine(end.name, what, NOT_INLINE)
         self._controller = Controller(end, kind=self._kind, follow=settings.follow)
         self._pump = self._controller.pump
-        self._canceller = self._controller.recalls
-        self._prepared = self._controller.mail.prepared
+        self._canceller = self._controller.kill_and_cancel
+        self._prepared = self._controller.messages.prepared
         self._shortcut: Shortcut | None = None
         self._life = Lifetime(self._controller)
         self._agent: Agent | None = None
@@ -177,8 +177,8 @@ class Cluster:
             self._life.closed = True
             self._life.end()
             raise
-        controller.mail.clear()  # no events for the first hosts
-        self._shortcut = controller.mail.shortcut = shortcut_of(controller, self._agent)
+        controller.messages.clear()  # no events for the first hosts
+        self._shortcut = controller.messages.shortcut = shortcut_of(controller, self._agent)
         if beats:
             controller.agents.listen()
         if engine.elastic:
@@ -308,8 +308,8 @@ class Cluster:
             self._pump.nudge(_PATIENCE)
         elif controller.scheduler.idle:
             self._pump.nudge()
-        elif (tenant := controller.tenant) is not None and tenant.lasting >= self.slots:
-            tenant.crowded()
+        elif (services := controller.services) is not None and services.lasting >= self.slots:
+            services.crowded()
         return task
 
     def publish(self, what: Any, /, *args: Any, **options: Unpack[ServiceOptions]) -> Service:
@@ -341,8 +341,8 @@ class Cluster:
 
     def _services(self) -> list[ServiceStatistics]:
         """The statistics of the services that were published here."""
-        tenant = self._controller.tenant
-        return [] if tenant is None else self._pump.call(tenant.statistics)
+        services = self._controller.services
+        return [] if services is None else self._pump.call(services.statistics)
 
     # Messages
 
@@ -376,13 +376,13 @@ class Cluster:
         self._check()
         with self._pump.signals_deferred:  # a signal handler may raise
             payload = dump_as("the message", message)
-        mail = self._controller.mail
+        messages = self._controller.messages
         if not changeable(payload):
             self._pump.order(lambda: self._controller.send(number, payload))
             return
 
         def send_large() -> None:
-            at_once = self._agent is None and mail.goes_out(number)
+            at_once = self._agent is None and messages.goes_out(number)
             self._controller.send(number, payload if at_once else own(payload))
 
         with self._pump.signals_deferred:  # it is copied as it is now, or not sent at all
@@ -412,24 +412,24 @@ class Cluster:
     @property
     def _has_mail(self) -> bool:
         """Whether the queue has a message."""
-        return bool(self._controller.mail.queue)
+        return bool(self._controller.messages.queue)
 
     def _taken_in(self) -> Received | None:
         """The next message of the queue, without checking the network. Raises `ClusterClosed`."""
         self._check()
-        return self._controller.mail.take(None)
+        return self._controller.messages.take(None)
 
     def _receive(self, timeout: float | None, wanted: int | None) -> Received | None:
         """A message from the queue, or the next that arrives there."""
         self._check()
         controller = self._controller
-        got = controller.mail.take(wanted)
+        got = controller.messages.take(wanted)
         if got is not None:
             return got
         found: list[Received] = []
 
         def ready() -> bool:
-            got = controller.mail.take(wanted)
+            got = controller.messages.take(wanted)
             if got is not None:
                 found.append(got)
             return got is not None or controller.failure is not None
@@ -450,7 +450,7 @@ class Cluster:
 
     def _wait_for(self, other: Callable[[], object]) -> bool:
         """Wait until the queue has a message or ``other()`` is true; False if neither can be."""
-        queue, controller = self._controller.mail.queue, self._controller
+        queue, controller = self._controller.messages.queue, self._controller
         self._pump.until(lambda: other() or queue or controller.failure is not None)
         return bool(other() or queue)
 
@@ -467,7 +467,7 @@ class Cluster:
         while True:
             come = asyncio.Event()
             wake = partial(loop.call_soon_threadsafe, come.set)
-            self._controller.mail.call_when_there(wake)
+            self._controller.messages.call_when_there(wake)
             try:
                 if (got := self.receive(0, source)) is not None:
                     return got
@@ -476,7 +476,7 @@ class Cluster:
             except TimeoutError:
                 return None
             finally:
-                self._controller.mail.call_no_more(wake)
+                self._controller.messages.call_no_more(wake)
 
     # Ending
 
@@ -487,7 +487,7 @@ class Cluster:
         the others.
         """
         self._check()
-        self._pump.call(self._controller.recalls.kill_all)
+        self._pump.call(self._controller.kill_and_cancel.kill_all)
 
     def clear_local_storage(self, timeout: float | None = None) -> dict[str, int]:
         """Empty the local storage of every host; returns host names → freed bytes.

@@ -24,12 +24,12 @@ from encamp.cluster.agents import Agent, Agents
 from encamp.cluster.call_setup import Setups
 from encamp.cluster.disk_thread import DiskThread
 from encamp.cluster.events import TaskExit, TaskResult
-from encamp.cluster.kill_and_cancel import NOT_INLINE, Recalls
-from encamp.cluster.messages import Mail
+from encamp.cluster.kill_and_cancel import NOT_INLINE, KillAndCancel
+from encamp.cluster.messages import Messages
 from encamp.cluster.records import SENT, WAITING, Cause, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
 from encamp.cluster.sent_functions import Functions, name_of_called
-from encamp.cluster.service_interface import Tenant
+from encamp.cluster.services_interface import ServicesInterface
 from encamp.cluster.spawn_options import PLAIN, Options, SpawnOptions
 from encamp.cluster.task import FORKED, SpawnedTask
 from encamp.cluster.task_output import TaskOutputs
@@ -122,14 +122,14 @@ class Controller:
         """All tasks that have not ended."""
         self.incoming: deque[TaskRecord] = deque()
         self._numbers = itertools.count(1)
-        self.mail = Mail(self.tasks, self.outbox)
+        self.messages = Messages(self.tasks, self.outbox)
         self.task_outputs = TaskOutputs(follow)
         named = engine.name if self.inline else ""
-        self.recalls = Recalls(self, self.scheduler, self.pump, self.outbox, named)
-        self.agents = Agents(self, engine, self.scheduler, self.pump, self.outbox, self.mail)
+        self.kill_and_cancel = KillAndCancel(self, self.scheduler, self.pump, self.outbox, named)
+        self.agents = Agents(self, engine, self.scheduler, self.pump, self.outbox, self.messages)
         self.failure: EngineFailed | None = None
-        self.tenant: Tenant | None = None
-        """The services of the cluster, see `Tenant`."""
+        self.services: ServicesInterface | None = None
+        """The services of the cluster, see `ServicesInterface`."""
         self.slots_here: Sequence[SlotHere] | None = None
         """The slots of the only agent, if that is in this process."""
         self.closed = False
@@ -148,7 +148,7 @@ class Controller:
             OutputText: self.said,
             Locate: self._where_is,
             Ask: self._ask,
-            GivenBack: self.recalls.given_back,
+            GivenBack: self.kill_and_cancel.given_back,
             SlotEnded: self.agents.slot_ended,
             OrderDone: self.agents.order_done,
         }
@@ -184,7 +184,9 @@ class Controller:
         if checked.initializer is not None:
             functions = functions.of(checked.initializer)
         found, args = functions.find(function, args)
-        record = TaskRecord(next(self._numbers), self.recalls, found, (args, kwargs), checked)
+        record = TaskRecord(
+            next(self._numbers), self.kill_and_cancel, found, (args, kwargs), checked
+        )
         if checked.at_once:
             record.pickled = self._pickled_now(record)
         self.incoming.append(record)
@@ -222,20 +224,20 @@ class Controller:
             while (scheduler.plain or scheduler.needy) and (assigned := scheduler.assign()):
                 for slot, tasks in assigned:
                     self._run(slot, tasks)
-            resting = 0 if self.tenant is None else self.tenant.resting
+            resting = 0 if self.services is None else self.services.resting
             busy = scheduler.slots - scheduler.idle - resting
             self.pump.eager = self._has_slots_here and not scheduler.ahead and busy < self._cores
             self.pump.rest = REST if scheduler.ahead > MANY * scheduler.slots else 0.0
             if scheduler.idle and scheduler.ahead:
-                self.recalls.unstick_soon()
+                self.kill_and_cancel.unstick_soon()
         if self.outbox.waiting:
             self.outbox.flush()
-        if self.mail.waiters:
-            self.mail.call_waiters(failed=self.failure is not None)
+        if self.messages.waiters:
+            self.messages.call_waiters(failed=self.failure is not None)
 
     def _due(self) -> bool:
         """Whether a turn with only messages still needs its end."""
-        return bool(self.incoming or self.outbox.waiting or self.mail.awaited)
+        return bool(self.incoming or self.outbox.waiting or self.messages.awaited)
 
     def take_in(self) -> None:
         """Queue the spawned tasks. Other threads only append to ``incoming``, in one step."""
@@ -263,8 +265,8 @@ class Controller:
             return f"it was sent to {slot.host.name}, where another task runs before it"
         if not scheduler.slots:
             return "no slot has started yet"
-        if self.tenant is not None and self.tenant.crowding:
-            return f"servers of {self.tenant.holders} occupy all slots"
+        if self.services is not None and self.services.crowding:
+            return f"servers of {self.services.holders} occupy all slots"
         if not scheduler.idle:
             return "all slots are occupied"
         if record is not None and record.options.need != PLAIN:
@@ -277,17 +279,17 @@ class Controller:
 
     def slots_changed(self) -> None:
         """Handle a change of the number of slots."""
-        if self.tenant is not None:
-            self.tenant.hosts_changed()
+        if self.services is not None:
+            self.services.hosts_changed()
 
     def put_back(self, records: list[TaskRecord], slot: SlotRecord) -> None:
         """Queue tasks that slots have given back; those that are to be cancelled end."""
-        self.recalls.put_back(records, slot)
+        self.kill_and_cancel.put_back(records, slot)
 
     def send(self, to: int, payload: Parts) -> None:
         """Send a message of the program to a task; for the driving thread."""
         self.take_in()
-        self.mail.send(to, SPAWNER, payload)
+        self.messages.send(to, SPAWNER, payload)
 
     def arrived(self, arrival: Arrival) -> None:
         """Handle what the engine receives."""
@@ -427,8 +429,8 @@ class Controller:
             task = slot.ahead[0]
             if task.state is SENT:
                 task.begins()
-            if self.mail.early:
-                self.mail.begins(task)
+            if self.messages.early:
+                self.messages.begins(task)
 
     # Results
 
@@ -501,7 +503,7 @@ class Controller:
             return
         if kind is NotBegun:
             self.waits_again(task)
-            self.recalls.put_back([task], slot)
+            self.kill_and_cancel.put_back([task], slot)
             return
         if kind is Stopped:
             error = task.why_ended(slot, None, "its slot was asked to end")
@@ -518,7 +520,7 @@ class Controller:
     def waits_again(self, task: TaskRecord) -> None:
         """Queue a task again that its slot has given back without having started it."""
         task.waits_again()
-        self.mail.prepared.pop(task.id, None)
+        self.messages.prepared.pop(task.id, None)
 
     def _again_by_value(self, task: TaskRecord, module: str) -> bool:
         functions = self.functions.of(task.options.initializer)
@@ -539,7 +541,7 @@ class Controller:
         if options.staged and (files := self.setups.forget(task)) is not None:
             self.disk_thread.run(files.close, _nothing)
         if options.notify:
-            self.mail.put(task.id, TaskResult(task.id, good, value), TaskExit(task.id))
+            self.messages.put(task.id, TaskResult(task.id, good, value), TaskExit(task.id))
         if good:
             task.future.set_result(value)
         else:
@@ -553,16 +555,16 @@ class Controller:
         self._forget(task, False, error)
         task.future._set_cancelled()
         if task.options.notify:
-            self.mail.put(task.id, TaskResult(task.id, False, error), TaskExit(task.id))
+            self.messages.put(task.id, TaskResult(task.id, False, error), TaskExit(task.id))
 
     def _forget(self, task: TaskRecord, good: bool, value: Any) -> None:
         task.ended()
-        if self.mail.prepared or self.mail.early:
-            self.mail.forget(task)
+        if self.messages.prepared or self.messages.early:
+            self.messages.forget(task)
         if self.task_outputs.outputs:
             self.task_outputs.forget(task)
-        if self.tenant is not None:
-            self.tenant.ended(task, good, value)
+        if self.services is not None:
+            self.services.ended(task, good, value)
 
     def said(self, agent: Agent, envelope: OutputText, parts: Parts) -> None:
         """Handle the output of a task."""
@@ -590,20 +592,20 @@ class Controller:
     def _time_is_over(self, number: int) -> None:
         task = self.tasks.get(number)
         if task is not None:
-            self.recalls.stop(task, Cause.TIME)
+            self.kill_and_cancel.stop(task, Cause.TIME)
 
     # Messages and questions of tasks
 
     def _message(self, agent: Agent, envelope: Message, parts: Parts) -> None:
         if envelope.to != SPAWNER:
-            self.mail.send(envelope.to, envelope.sender, parts[1:], envelope.port)
+            self.messages.send(envelope.to, envelope.sender, parts[1:], envelope.port)
         elif not envelope.port:
-            self.mail.put(envelope.sender, parts[1:])
-        elif self.tenant is not None:
-            self.tenant.arrived(envelope.sender, parts[1:])
+            self.messages.put(envelope.sender, parts[1:])
+        elif self.services is not None:
+            self.services.arrived(envelope.sender, parts[1:])
 
     def _where_is(self, agent: Agent, envelope: Locate, parts: Parts) -> None:
-        where = Location(envelope.slot, envelope.task, *self.mail.slot_of(envelope.task))
+        where = Location(envelope.slot, envelope.task, *self.messages.slot_of(envelope.task))
         self.outbox.post(agent.number, [encode(where)])
 
     def _ask(self, agent: Agent, envelope: Ask, parts: Parts) -> None:

@@ -33,7 +33,7 @@ NOT_INLINE = "make the cluster without inline=True"
 
 
 class Controls(Protocol):
-    """The part of the controller that recalls need."""
+    """The part of the controller that kills and cancels need."""
 
     def known(self) -> list[TaskRecord]:
         """The tasks that have not ended."""
@@ -60,8 +60,8 @@ class Controls(Protocol):
         """Why a task has not begun, in words; from any thread."""
 
 
-class Recalls:
-    """Recalls of one controller, in the thread that drives its pump unless stated otherwise.
+class KillAndCancel:
+    """A controller's kills and cancels, in the thread that drives its pump unless stated otherwise.
 
     ``inline`` is the engine's name if slots are agents, which cannot be killed; otherwise empty.
     """

@@ -17,7 +17,7 @@ from encamp.wire.pickling import load
 from encamp.wire.protocol import NOWHERE, SPAWNER, Received, addressed
 
 
-class Mail:
+class Messages:
     """The queue of messages for the program, and messages to tasks that have not started."""
 
     def __init__(self, tasks: Mapping[int, TaskRecord], outbox: Outbox) -> None:

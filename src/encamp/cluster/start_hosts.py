@@ -93,12 +93,12 @@ def await_hosts(controller: Controller, timeout: float, named: set[str]) -> None
 
 def shortcut_of(controller: Controller, agent: Agent | None) -> Shortcut | None:
     """The shortcut for small messages, if there is one; ``agent`` is the one in this process."""
-    engine, pump, mail = controller.engine, controller.pump, controller.mail
+    engine, pump, messages = controller.engine, controller.pump, controller.messages
     if controller.outbox.seal is not None:
         return None
     if engine.short is not None and controller.kind == "inline":
-        return EngineShortcut(pump, engine, engine.short, controller.outbox, mail.queue)
+        return EngineShortcut(pump, engine, engine.short, controller.outbox, messages.queue)
     if agent is not None and controller.kind == "child" and USABLE:
         slots, pass_on = agent.slots, agent.pass_on
-        return ProgramShortcut(pump, mail.queue, mail.prepared, slots.__getitem__, pass_on)
+        return ProgramShortcut(pump, messages.queue, messages.prepared, slots.__getitem__, pass_on)
     return None

@@ -232,7 +232,7 @@ class Executor(futures.Executor):
             shared.closed = shared.closed or self._root is None
         mine = shared.pending(None if self._root is None else self._options.owner)
         if cancel_futures:
-            shared.cluster._controller.recalls.take_back_all(reversed(mine))
+            shared.cluster._controller.kill_and_cancel.take_back_all(reversed(mine))
         if wait:
             for task in mine:
                 with suppress(CancelledError):

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from encamp.errors import BadJob, EncampError, printable, shown
-from encamp.jobs.definition import JobDefinition
 from encamp.jobs.display.progress_interface import Silent
+from encamp.jobs.job_definition import JobDefinition
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.plan.selection import no_task_named

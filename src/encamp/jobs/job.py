@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from encamp.errors import BadJob
-from encamp.jobs.definition import JobDefinition, checked_limit, checked_retries, names_given
+from encamp.jobs.job_definition import JobDefinition, checked_limit, checked_retries, names_given
 from encamp.number_checks import whole
 from encamp.units import counted
 

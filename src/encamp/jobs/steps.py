@@ -17,7 +17,7 @@ from encamp.jobs.outputs_of import OutputsOf
 from encamp.number_checks import limit
 from encamp.storage.inputs.mirror import Mirror
 from encamp.storage.outputs.patterns import Output
-from encamp.values import Scalar
+from encamp.task_values import Scalar
 
 
 @dataclass(frozen=True, slots=True)

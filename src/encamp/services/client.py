@@ -16,8 +16,8 @@ from functools import partial
 from typing import Any
 
 from encamp.errors import ClusterError, ServiceError
-from encamp.services.outcomes import about, settle
-from encamp.services.protocol import (
+from encamp.services.call_outcomes import about, settle
+from encamp.services.letters import (
     RELEASE,
     Acquire,
     Answers,

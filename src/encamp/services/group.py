@@ -7,7 +7,7 @@ from types import TracebackType
 
 from encamp.services.client import Outgoing
 from encamp.services.collective_calls import Caller, CollectiveCalls
-from encamp.services.protocol import CALL, GROUP
+from encamp.services.letters import CALL, GROUP
 from encamp.services.proxy import ProxiedService, Proxy
 from encamp.wire.pickling import dump
 

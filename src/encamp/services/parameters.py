@@ -8,7 +8,7 @@ from typing import Any
 
 from encamp.errors import WrongType
 from encamp.services.argument_checks import check_name, named, texts
-from encamp.services.protocol import APPLY
+from encamp.services.letters import APPLY
 from encamp.services.proxy import pickled
 from encamp.services.result import Result
 from encamp.services.server import ParameterCall

@@ -11,7 +11,7 @@ from encamp.errors import ProxyReleased, words_of
 from encamp.loop.event_loop import by_signal
 from encamp.services.argument_checks import check_name
 from encamp.services.client import Client, Outgoing, Route
-from encamp.services.protocol import CALL, READ, WRITE
+from encamp.services.letters import CALL, READ, WRITE
 from encamp.services.result import Result
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import cannot_travel, dump_arguments

@@ -16,7 +16,7 @@ from encamp.errors import BadJob, GroupBroken, ProxyReleased, ServiceEnded, Stop
 from encamp.number_checks import patience, whole
 from encamp.services.call_statistics import CallCounter
 from encamp.services.current_client import task_client
-from encamp.services.protocol import (
+from encamp.services.letters import (
     APPLY,
     CALL,
     END,

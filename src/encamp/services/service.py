@@ -33,7 +33,7 @@ from encamp.services.client import Client
 from encamp.services.collective_calls import Caller, CollectiveCalls
 from encamp.services.current_client import client_of
 from encamp.services.group import Group
-from encamp.services.protocol import CALL, Granted
+from encamp.services.letters import CALL, Granted
 from encamp.services.proxy import Proxy, pickled, proxies
 from encamp.services.registry.registry import Registry
 from encamp.services.registry.service_records import Published
@@ -97,7 +97,7 @@ def publish(
         published = _published(what, args, options)
 
     def begin() -> Service:
-        registry = controller.tenant
+        registry = controller.services
         if not isinstance(registry, Registry):
             registry = Registry(controller, cluster)
         _check_hosts(controller, published)

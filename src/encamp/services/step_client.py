@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from encamp.services.client import Acquisition, Client, Outgoing, Route
-from encamp.services.protocol import (
+from encamp.services.letters import (
     END,
     GROUP,
     RELEASE,

@@ -11,7 +11,7 @@ from functools import partial
 
 from encamp.errors import BadFrame, CircularCall
 from encamp.services.client import Acquisition, Client, Route
-from encamp.services.protocol import (
+from encamp.services.letters import (
     Calls,
     Deadlock,
     Granted,

@@ -12,7 +12,7 @@ from encamp.storage.inputs.damaged_inputs import Placed
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.place import Placer
 from encamp.storage.inputs.send_inputs import Channel
-from encamp.storage.inputs.unchanged import Unchanged
+from encamp.storage.inputs.unchanged_inputs import UnchangedInputs
 from encamp.storage.ownership import OwnedFolder
 from encamp.storage.spare_folder import put_aside
 
@@ -37,7 +37,7 @@ class Sandbox:
             raise
         self._placer = Placer(self._owned, self._cache)
         self._inputs: set[str] = set()
-        self._unchanged = Unchanged(self.folder, (), self._cache)
+        self._unchanged = UnchangedInputs(self.folder, (), self._cache)
         self._wrong: InputDamaged | InputLost | None = None
 
     @property
@@ -71,7 +71,7 @@ class Sandbox:
         """Put inputs into the folder; blocks. Call it once. Raises the errors of `Placer.place`."""
         items = list(items)
         self._placer.place(items)
-        self._unchanged = Unchanged(self.folder, items, self._cache)
+        self._unchanged = UnchangedInputs(self.folder, items, self._cache)
         self._inputs.update(item.target for item in items)
 
     def check_inputs(self, task: str) -> None:

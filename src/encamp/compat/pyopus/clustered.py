@@ -25,7 +25,7 @@ from encamp.compat.pyopus.base import (
     TaskID,
     VirtualMachine,
 )
-from encamp.compat.pyopus.mailbox import HERE, Finish, Finished, Mailbox, is_letter, letter
+from encamp.compat.pyopus.mailbox import HERE, Finish, Finished, Mailbox, has_sender, with_sender
 from encamp.compat.pyopus.spawner import Spawner, opened
 from encamp.errors import ClusterClosed, ClusterError, EngineFailed
 from encamp.number_checks import as_number, as_whole
@@ -220,10 +220,10 @@ class ClusteredMachine(VirtualMachine):
         here, to = task_here(), self._number(destination)
         try:
             if here is not None:
-                here.task.send(to, letter(here.place, message))
+                here.task.send(to, with_sender(here.place, message))
             else:
                 spawner = opened() or self._spawner()
-                spawner.send(to, letter(self._spawners_place(), message))
+                spawner.send(to, with_sender(self._spawners_place(), message))
         except ClusterError:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever pickling it raises
@@ -285,7 +285,7 @@ class ClusteredMachine(VirtualMachine):
     def _translated(self, spawner: Spawner, received: Received) -> tuple[Any, ...]:
         """A cluster's message or event in the dialect; ``()`` if the dialect has none for it."""
         number, message = received.source, received.message
-        if is_letter(message):
+        if has_sender(message):
             return spawner.ids.get(number) or self._id(message[1], number), message[2]
         if isinstance(message, HostAdded | HostDeleted):
             return self._news(spawner, message)
@@ -381,7 +381,7 @@ def _fetch_in_task(
     if received is None:
         return None
     number, what = received.source, received.message
-    if not is_letter(what):  # from a program that does not use the dialect
+    if not has_sender(what):  # from a program that does not use the dialect
         return vm._id(0 if number == 0 else None, number), what
     _, place, message = what
     if isinstance(message, Finish):

@@ -8,21 +8,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-_LETTER = "pyopus letter"
+_MARK = "pyopus message"
 
 
-def letter(place: int, message: Any) -> tuple[str, int, Any]:
+def with_sender(place: int, message: Any) -> tuple[str, int, Any]:
     """A message as it is sent, with its sender's place: a slot, or a PVM host's id.
 
     (It is a tuple: pickling an object of a class takes as long as everything else for a small
     message.)
     """
-    return _LETTER, place, message
+    return _MARK, place, message
 
 
-def is_letter(what: Any) -> bool:
-    """Whether an object is a result of `letter`."""
-    return type(what) is tuple and len(what) == 3 and what[0] == _LETTER
+def has_sender(what: Any) -> bool:
+    """Whether an object is a result of `with_sender`."""
+    return type(what) is tuple and len(what) == 3 and what[0] == _MARK
 
 
 @dataclass(frozen=True, slots=True)

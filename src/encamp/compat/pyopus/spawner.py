@@ -21,7 +21,7 @@ from encamp import cores_and_memory
 from encamp.cluster.print_output import show, show_lines_at_once
 from encamp.cluster.spawn_options import SpawnOptions
 from encamp.compat.pyopus.dispatched_jobs import DispatchedJobs
-from encamp.compat.pyopus.mailbox import Finish, Mailbox, letter
+from encamp.compat.pyopus.mailbox import Finish, Mailbox, with_sender
 from encamp.errors import ClusterClosed, EncampError, NoSuchHost, TaskKilled
 from encamp.executor.mapping import cancel_all
 from encamp.slot.slot import in_a_call
@@ -301,7 +301,7 @@ class Spawner:
         tasks = {**self._tasks, **self.jobs.running}
         for number in tasks:
             with suppress(EncampError):
-                cluster.send(number, letter(0, Finish()))
+                cluster.send(number, with_sender(0, Finish()))
         wait(tasks.values())
         self._tell_errors()
         atexit.unregister(self._tell_errors)

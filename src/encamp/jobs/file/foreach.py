@@ -17,7 +17,7 @@ from encamp.jobs.parameter_files import Rows, lines_in, read_text, rows_in
 from encamp.jobs.task_names import name_of_values
 from encamp.jobs.templates.placeholders import FILE_NAMES, expand_files
 from encamp.storage.inputs import mirror as storage
-from encamp.values import Scalar, scalar_in
+from encamp.task_values import Scalar, scalar_in
 
 MOST_TASKS = 1_000_000
 """More tasks than this in one ``foreach`` are considered a mistake."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from encamp.errors import BadJob, BadJobFile
-from encamp.jobs.definition import checked_log_limit
 from encamp.jobs.file.foreach import Case, cases, checked_path
 from encamp.jobs.file.positions import KeyPath, Positions, Problem, at, items_of, line_and_column
 from encamp.jobs.file.schema import (
@@ -31,6 +30,7 @@ from encamp.jobs.file.schema import (
     missing,
 )
 from encamp.jobs.job import Job
+from encamp.jobs.job_definition import checked_log_limit
 from encamp.jobs.outputs_of import OutputsOf
 from encamp.jobs.parameter_files import read_bounded
 from encamp.jobs.plan.selection import no_task_named

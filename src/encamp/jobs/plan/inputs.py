@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from encamp.attempt_facts import Published
 from encamp.errors import NoMatch, TargetConflict, UnusableInput
-from encamp.jobs.definition import JobDefinition
+from encamp.jobs.job_definition import JobDefinition
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.outputs_of import OutputsOf, PublishedOutputs, chosen
 from encamp.jobs.plan.graph import Graph, makers

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from encamp.errors import BadJob, OutputConflict
-from encamp.jobs.definition import JobDefinition
+from encamp.jobs.job_definition import JobDefinition
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.record import Key, Line
 from encamp.jobs.plan.code_digest import own_module

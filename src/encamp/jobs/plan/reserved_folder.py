@@ -15,7 +15,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from encamp.errors import BadDestination, UnusableInput
-from encamp.jobs.definition import SUFFIX, JobDefinition
+from encamp.jobs.job_definition import SUFFIX, JobDefinition
 from encamp.jobs.journal.journal_file import NAME
 from encamp.storage.disk.one_name import one_name
 from encamp.storage.inputs.globs import escape, is_glob, may_meet

@@ -18,7 +18,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from encamp.errors import BadJob, InputError, printable
-from encamp.jobs.definition import JobDefinition
+from encamp.jobs.job_definition import JobDefinition
 from encamp.jobs.plan.graph import Graph
 from encamp.jobs.steps import Task
 from encamp.storage.disk.one_name import one_name

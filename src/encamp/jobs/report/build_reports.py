@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from encamp.errors import reason_of
 from encamp.job_status import State
-from encamp.jobs.definition import JobDefinition
+from encamp.jobs.job_definition import JobDefinition
 from encamp.jobs.plan.name_changed_inputs import listed
 from encamp.jobs.report.parameter_columns import parameters_of
 from encamp.jobs.run.submitted_task import SubmittedTask
@@ -19,8 +19,8 @@ from encamp.jobs.worker.work import Outcome
 from encamp.reports import AttemptReport, JobReport, TaskReport
 from encamp.service_statistics import ServiceStatistics
 from encamp.storage.shared_folders import local
+from encamp.task_values import MOST_KEPT, as_json
 from encamp.units import size_text
-from encamp.values import MOST_KEPT, as_json
 from encamp.version import __version__
 
 _MOST_ORDER = 20_000

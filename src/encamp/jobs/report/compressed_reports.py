@@ -22,7 +22,7 @@ from encamp.jobs.journal.record import Record, decoded, encoded, has_odd
 from encamp.jobs.journal.records_in_file import RecordsInFile
 from encamp.jobs.report.json_encoding import facts_json
 from encamp.reports import TaskReport, TaskReports
-from encamp.values import Scalar, as_json
+from encamp.task_values import Scalar, as_json
 
 _BLOCK = 64
 """Number of lines compressed together: similar lines shrink to an eighth of their size."""

@@ -26,7 +26,7 @@ from encamp.jobs.report.json_encoding import facts_json, json_value
 from encamp.jobs.report.task_sample import sample_of
 from encamp.jobs.report.timeline import Lanes
 from encamp.reports import JobReport, TaskReport
-from encamp.values import rounded
+from encamp.task_values import rounded
 
 _LARGEST = 5_000_000
 """Maximum number of bytes for the facts of all tasks on the page."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from encamp.errors import BadJob, BadValues
 from encamp.jobs.steps import Call, Parameters, Task
-from encamp.values import Scalar, check_scalar, plain
+from encamp.task_values import Scalar, check_scalar, plain
 
 _PLAIN = (str, int, float, bool, type(None))
 _LONGEST = 200

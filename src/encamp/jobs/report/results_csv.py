@@ -17,7 +17,7 @@ from encamp.jobs.steps import Task
 from encamp.reports import TaskReport
 from encamp.storage.disk.disk_full import not_written
 from encamp.storage.disk.own_files import OwnFiles
-from encamp.values import Scalar
+from encamp.task_values import Scalar
 from encamp.version import __version__
 
 NAME = "results.csv"

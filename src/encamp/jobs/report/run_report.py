@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from encamp.attempt_facts import Published
 from encamp.job_status import JobStatus
-from encamp.jobs.definition import JobDefinition
+from encamp.jobs.job_definition import JobDefinition
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared
@@ -24,7 +24,7 @@ from encamp.jobs.run.run_lock import refusal
 from encamp.jobs.run_clock import Clock
 from encamp.reports import JobReport, TaskReport
 from encamp.storage.outputs.publish import manifest_lines
-from encamp.values import Scalar
+from encamp.task_values import Scalar
 
 
 class RunReport:

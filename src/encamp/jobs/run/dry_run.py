@@ -6,8 +6,8 @@ from contextlib import suppress
 from dataclasses import replace
 
 from encamp.errors import InputError
-from encamp.jobs.definition import JobDefinition
 from encamp.jobs.display.progress_interface import Progress
+from encamp.jobs.job_definition import JobDefinition
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.record import seen
 from encamp.jobs.plan.graph import Graph

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-from encamp.jobs.definition import JobDefinition
-from encamp.jobs.worker.lease import token_of, untidy_runs
+from encamp.jobs.job_definition import JobDefinition
+from encamp.jobs.run_lease import token_of, untidy_runs
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.outputs.temporary_names import discard_leftovers
 from encamp.storage.urls import is_url

@@ -6,10 +6,10 @@ from concurrent.futures import Executor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from encamp.engines.registry import launched
-from encamp.jobs.definition import JobDefinition
+from encamp.engines.find_engine import launched
 from encamp.jobs.display.choose_display import progress_here
 from encamp.jobs.display.progress_interface import Progress, Shielded, Silent
+from encamp.jobs.job_definition import JobDefinition
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.plan.selection import NONE_FAILED, Selection
@@ -19,8 +19,8 @@ from encamp.jobs.run.executors import check_executor, pool
 from encamp.jobs.run.run_loop import RunLoop
 from encamp.jobs.run_clock import Clock
 from encamp.jobs.run_interrupts import RunInterrupts
+from encamp.jobs.run_lease import LeaseHeartbeat
 from encamp.jobs.run_options import Options
-from encamp.jobs.worker.lease import Heartbeat
 from encamp.reports import JobFailed, JobReport
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.local_storage import local_storage
@@ -61,7 +61,7 @@ def run_job(
         if not together:
             run_on, workers = stack.enter_context(pool(executor, options))
         run = RunLoop(job, tasks, prepared, journal, run_on, workers, options, shielded, interrupts)
-        with Heartbeat(local(run.lease.file)):
+        with LeaseHeartbeat(local(run.lease.file)):
             report = run.run()
     if check and not report.ok:
         raise JobFailed(report)

@@ -18,13 +18,13 @@ from hashlib import sha256
 from pathlib import Path
 
 from encamp.errors import BadDestination, DiskFull, JobBusy, printable
-from encamp.jobs.worker.lease import Heartbeat, leases
+from encamp.jobs.run_lease import LeaseHeartbeat, leases
 from encamp.storage.disk.disk_full import disk_full
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 from encamp.storage.process_identity import MOST_FACTS, ProcessFacts, facts_in, this_process
 
 OWNER = "lock.owner"
-PATIENCE = 5 * Heartbeat.EVERY
+PATIENCE = 5 * LeaseHeartbeat.EVERY
 """A run on another host must touch its file at least once in this many seconds."""
 _LOOK = 0.1
 
@@ -93,7 +93,7 @@ def _owned(folder: OwnFolder) -> Iterator[None]:
         _check_dead(folder, file.name, facts)
     while not _made(folder, OWNER) and not _taken_over(folder):
         pass
-    with Heartbeat(folder.path / OWNER):
+    with LeaseHeartbeat(folder.path / OWNER):
         try:
             yield
         finally:

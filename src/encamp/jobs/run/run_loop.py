@@ -30,9 +30,9 @@ from encamp.errors import (
     reason_of,
 )
 from encamp.job_status import JobStatus, State
-from encamp.jobs.definition import JobDefinition
 from encamp.jobs.display.progress_interface import Shielded
 from encamp.jobs.display.run_monitor import RunMonitor
+from encamp.jobs.job_definition import JobDefinition
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.record import Record, outputs_in, seen
 from encamp.jobs.plan.orphans import OrphanWatch
@@ -45,17 +45,17 @@ from encamp.jobs.report.build_reports import (
 from encamp.jobs.report.compressed_reports import tell_up_to_date
 from encamp.jobs.report.run_report import RunReport
 from encamp.jobs.run.allocation_end import TimeLeft
+from encamp.jobs.run.attempt_outcomes import AttemptOutcomes
 from encamp.jobs.run.executors import workers_of
 from encamp.jobs.run.killed_runs import discard_parts, sweep
 from encamp.jobs.run.max_failures import MaxFailures
-from encamp.jobs.run.outcomes import Outcomes
 from encamp.jobs.run.publisher import Done, Publisher
 from encamp.jobs.run.staged_checks import check_staged
 from encamp.jobs.run.submitted_attempts import SILENCE, Arrival, Submissions
 from encamp.jobs.run.submitted_task import SubmittedTask
 from encamp.jobs.run_interrupts import RunInterrupts, stopped
+from encamp.jobs.run_lease import new_lease
 from encamp.jobs.run_options import Options
-from encamp.jobs.worker.lease import new_lease
 from encamp.jobs.worker.log import log_name
 from encamp.jobs.worker.supervise_attempt import Abandoned
 from encamp.jobs.worker.work import Outcome, Work
@@ -67,8 +67,8 @@ from encamp.storage.outputs.send_outputs import TaskFiles
 from encamp.storage.outputs.stage import unstage
 from encamp.storage.outputs.temporary_names import new_token
 from encamp.storage.shared_folders import below, local, portable_name
+from encamp.task_values import as_json
 from encamp.timeouts import JOB_ENDS
-from encamp.values import as_json
 from encamp.wire.pickling import NotImportable
 
 WINDOW = 1000
@@ -123,7 +123,7 @@ class RunLoop:
         self.time_left = TimeLeft(map(job.tasks.__getitem__, tasks), options.time_limit)
         self.late: list[str] = []
         """Tasks that cannot end before the allocation does."""
-        self.outcomes = Outcomes(self.submissions, self.clock)
+        self.outcomes = AttemptOutcomes(self.submissions, self.clock)
         self.max_failures = MaxFailures(options.max_failures)
         self.hopeless = self.stopping = False
         self.untidy = False

@@ -22,9 +22,9 @@ import msgspec
 
 from encamp.attempt_facts import Span
 from encamp.errors import DiskFull, EncampError, StepFailed, Stopped, reason, words_of
+from encamp.jobs.run_lease import LeaseWatch
 from encamp.jobs.steps import Call, Command
 from encamp.jobs.worker.commands import run_command
-from encamp.jobs.worker.lease import Watch
 from encamp.jobs.worker.log import TAIL, log_file, size_of, stage_log, tail_of
 from encamp.jobs.worker.on_failure import rescue
 from encamp.jobs.worker.values_file import read_values
@@ -244,7 +244,7 @@ class _Attempt:
         if orphaned():
             raise Stopped
         # The supervisor has checked the lease when the attempt began.
-        if time.perf_counter() - self._began > _BRIEF and Watch(self.work.lease).over():
+        if time.perf_counter() - self._began > _BRIEF and LeaseWatch(self.work.lease).over():
             raise Stopped
 
     def _bring_log(self, path: Path) -> None:

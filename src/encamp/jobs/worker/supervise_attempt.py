@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from encamp.attempt_facts import Span, Where
 from encamp.errors import EncampError, Stopped, TaskLost
 from encamp.jobs.run_interrupts import ended_in_order
-from encamp.jobs.worker.lease import Watch
+from encamp.jobs.run_lease import LeaseWatch
 from encamp.jobs.worker.log import limit_log, log_file, stage_log, tail_of
 from encamp.jobs.worker.on_failure import rescue
 from encamp.jobs.worker.resource_usage import ResourceUsage
@@ -111,7 +111,7 @@ class _Supervisor:
         self.files = SpawnersFiles(self.ask) if self.ask is not None else None
         self._asks = self.ask is not None and not sees(work.lease.file)
         self._asked = time.monotonic()
-        self._lease = Watch(work.lease)
+        self._lease = LeaseWatch(work.lease)
         self._folder: Path | None = None
         self._limits = TimeLimits(work.task, work.time_limit)
         self._usage = ResourceUsage()

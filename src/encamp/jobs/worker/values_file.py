@@ -11,7 +11,7 @@ from pathlib import Path
 
 from encamp.errors import BadJob, BadValues
 from encamp.jobs.parameter_files import rows_in
-from encamp.values import Scalar, row_of, scalar_in
+from encamp.task_values import Scalar, row_of, scalar_in
 
 _LARGEST = 1 << 16
 _LINE = re.compile(r"([^\s=:]+)\s*[=:\s]\s*(.*)")

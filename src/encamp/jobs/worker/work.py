@@ -11,8 +11,8 @@ import msgspec
 from encamp.attempt_facts import Span, Where
 from encamp.errors import CannotTravel, text_of
 from encamp.jobs.run_clock import Clock
+from encamp.jobs.run_lease import Lease
 from encamp.jobs.steps import Call, Command
-from encamp.jobs.worker.lease import Lease
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.stage import Staged

@@ -9,7 +9,7 @@ import logging
 from functools import partial
 
 from encamp.errors import BadJob, EncampError, NotEnough, ServiceEnded
-from encamp.services.protocol import Acquire, Granted, LeaseEnded, NewClient, Refused
+from encamp.services.letters import Acquire, Granted, LeaseEnded, NewClient, Refused
 from encamp.services.registry.server_pool import Request, ServerRecord
 from encamp.services.registry.service_records import WARN_AFTER, Service, ServiceRecords
 from encamp.wire.frames import Parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from encamp.services.protocol import Call, Calls, Saved
+from encamp.services.letters import Call, Calls, Saved
 from encamp.services.registry.checkpoints import Checkpoints
 from encamp.services.registry.server_pool import ServerRecord
 from encamp.services.registry.service_records import ServiceRecords

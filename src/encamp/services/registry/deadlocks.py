@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from encamp.services.protocol import WaitStarted
+from encamp.services.letters import WaitStarted
 from encamp.services.registry.server_pool import HELD, STARTING, ServerRecord
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from encamp.cluster.controller import Controller
 from encamp.cluster.task import FORKED
 from encamp.errors import ClusterClosed, ClusterError
+from encamp.services.call_outcomes import value_of
 from encamp.services.client import Client, Outgoing, Route
-from encamp.services.outcomes import value_of
-from encamp.services.protocol import Answers, LeaseEnded, Letter
+from encamp.services.letters import Answers, LeaseEnded, Letter
 from encamp.services.result import Awaited, Result
 from encamp.wire.frames import Parts, changeable, own
 from encamp.wire.pickling import disclosed
@@ -86,7 +86,7 @@ class ProgramClient(Client):
         last.add_done_callback(free)
 
     def _post(self, to: int, parts: Parts) -> None:
-        self._controller.mail.send(to, SPAWNER, parts, SERVICES)
+        self._controller.messages.send(to, SPAWNER, parts, SERVICES)
 
     def _later(self, call: Callable[[], object]) -> None:
         """See `Client._later`."""

@@ -1,4 +1,4 @@
-"""All services of one cluster, at its controller: the cluster's tenant.
+"""All services of one cluster, at its controller: the cluster's `ServicesInterface`.
 
 The registry and its parts run in the thread that drives the cluster's pump.
 """
@@ -14,7 +14,7 @@ from encamp.cluster.records import TaskRecord
 from encamp.errors import BadFrame
 from encamp.service_statistics import ServiceStatistics
 from encamp.services.current_client import program_client
-from encamp.services.protocol import (
+from encamp.services.letters import (
     END,
     RELEASE,
     Acquire,
@@ -55,7 +55,7 @@ _log = logging.getLogger("encamp")
 
 
 class Registry:
-    """The services of a cluster; its `Tenant`."""
+    """The services of a cluster; its `ServicesInterface`."""
 
     def __init__(self, controller: Controller, cluster: object) -> None:
         self._records = records = ServiceRecords(controller, cluster)
@@ -90,27 +90,27 @@ class Registry:
             WaitStarted: self._wait_started,
             WaitEnded: lambda sender, letter, _: self._deadlocks.wait_ended(sender, letter.ticket),
         }
-        controller.tenant = self
+        controller.services = self
 
     def publish(self, published: Published) -> Service:
         """Start the servers of a service; see `encamp.services.service.publish`."""
         return self._starter.publish(published)
 
-    # Tenant
+    # ServicesInterface
 
     @property
     def lasting(self) -> int:
-        """See `Tenant.lasting`."""
+        """See `ServicesInterface.lasting`."""
         return len(self._records.by_task)
 
     @property
     def resting(self) -> int:
-        """See `Tenant.resting`."""
+        """See `ServicesInterface.resting`."""
         return max(0, len(self._records.by_task) - self.program.awaited - len(self._records.held))
 
     @property
     def idle(self) -> bool:
-        """See `Tenant.idle`."""
+        """See `ServicesInterface.idle`."""
         services = self._records.services.values()
         unserved = [one for one in services if not one.placed] if self.crowding else []
         waiting = any(one.pool.waiting for one in services if one not in unserved)
@@ -118,19 +118,19 @@ class Registry:
 
     @property
     def crowding(self) -> bool:
-        """See `Tenant.crowding`."""
+        """See `ServicesInterface.crowding`."""
         slots = self._records.controller.scheduler.slots
         services = list(self._records.services.values())  # a user's thread may ask
         return 0 < slots <= sum(one.placed for one in services)
 
     @property
     def holders(self) -> str:
-        """See `Tenant.holders`."""
+        """See `ServicesInterface.holders`."""
         services = list(self._records.services.values())
         return joined(one.name for one in services if one.placed)
 
     def arrived(self, sender: int, parts: Parts) -> None:
-        """See `Tenant.arrived`."""
+        """See `ServicesInterface.arrived`."""
         try:
             letter = decode(parts[0])
         except BadFrame:
@@ -144,7 +144,7 @@ class Registry:
             handler(sender, letter, parts)
 
     def crowded(self) -> None:
-        """See `Tenant.crowded`."""
+        """See `ServicesInterface.crowded`."""
         if self._said_crowded or self._records.pump.driving or not self.crowding:
             return
         services = [one for one in list(self._records.services.values()) if one.placed]
@@ -157,27 +157,27 @@ class Registry:
             )
 
     def hosts_changed(self) -> None:
-        """See `Tenant.hosts_changed`."""
+        """See `ServicesInterface.hosts_changed`."""
         self._records.pump.call_soon(self._starter.reconcile)
 
     def wind_up(self) -> None:
-        """See `Tenant.wind_up`."""
+        """See `ServicesInterface.wind_up`."""
         self._records.winding_up = True
         for service in self._records.services.values():
             self._starter.terminate(service)
 
     def close(self) -> None:
-        """See `Tenant.close`."""
+        """See `ServicesInterface.close`."""
         self._records.winding_up = self._records.closed = True
         self._checkpoints.close()
         self._consoles.close()
 
     def statistics(self) -> list[ServiceStatistics]:
-        """See `Tenant.statistics`."""
+        """See `ServicesInterface.statistics`."""
         return [self._questions.statistics(one) for one in self._records.services.values()]
 
     def ended(self, task: TaskRecord, good: bool, value: Any) -> None:
-        """See `Tenant.ended`."""
+        """See `ServicesInterface.ended`."""
         found = self._records.by_task.pop(task.id, None)
         if found is not None:
             self._endings.server_ended(*found, task, good, value)

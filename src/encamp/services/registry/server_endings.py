@@ -7,7 +7,7 @@ from typing import Any
 
 from encamp.cluster.records import TaskRecord
 from encamp.errors import EncampError, ServerLost, ServiceEnded, TaskKilled, TaskLost, words_of
-from encamp.services.protocol import Answers, MemberLost, Refused, ServerGone
+from encamp.services.letters import Answers, MemberLost, Refused, ServerGone
 from encamp.services.registry.acquisitions import Acquisitions
 from encamp.services.registry.checkpoints import Checkpoints
 from encamp.services.registry.consoles import Consoles

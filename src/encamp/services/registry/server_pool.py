@@ -17,7 +17,7 @@ from encamp.wire.protocol import SPAWNER
 
 if TYPE_CHECKING:
     from encamp.cluster.records import TaskRecord
-    from encamp.services.protocol import Call
+    from encamp.services.letters import Call
     from encamp.wire.frames import Parts
 
 STARTING, FREE, HELD = "starting", "free", "held"

@@ -12,7 +12,7 @@ from encamp.cluster.controller import Controller
 from encamp.cluster.spawn_options import SpawnOptions
 from encamp.errors import EncampError, ServiceEnded, ServiceFailed
 from encamp.service_statistics import ServerStatistics
-from encamp.services.protocol import Calls, Letter, ServerGone, encode
+from encamp.services.letters import Calls, Letter, ServerGone, encode
 from encamp.services.registry.checkpoints import SavedState
 from encamp.services.registry.probes import Probes
 from encamp.services.registry.server_pool import ServerPool, ServerRecord
@@ -154,7 +154,7 @@ class ServiceRecords:
 
     def post(self, task: int, letter: Letter, payload: Parts = []) -> None:  # noqa: B006
         """Send to a task."""
-        self.controller.mail.send(task, SPAWNER, [encode(letter), *payload], SERVICES)
+        self.controller.messages.send(task, SPAWNER, [encode(letter), *payload], SERVICES)
 
     def tell(self, client: int, letter: Letter, payload: Parts = []) -> None:  # noqa: B006
         """Send to a client: a task, or the program."""

@@ -10,7 +10,7 @@ from functools import partial
 
 from encamp.cluster.records import WAITING, Cause
 from encamp.errors import EncampError, ServiceEnded, ServiceFailed, UnsupportedByEngine, words_of
-from encamp.services.protocol import END, Probe
+from encamp.services.letters import END, Probe
 from encamp.services.registry.acquisitions import Acquisitions
 from encamp.services.registry.checkpoints import Checkpoints, SavedState
 from encamp.services.registry.consoles import Consoles
@@ -77,7 +77,7 @@ class Starter:
     def _overdue(self, server: ServerRecord) -> None:
         if server.task is not None and not server.overdue:
             server.overdue = True
-            self._records.controller.recalls.stop_at_once(server.task, Cause.OVERDUE)
+            self._records.controller.kill_and_cancel.stop_at_once(server.task, Cause.OVERDUE)
 
     def _fill(self, service: Service) -> None:
         """Start missing servers; cancel surplus ones that wait for a slot."""
@@ -95,7 +95,7 @@ class Starter:
             ]
             many = max(0, len(servers) - max(1, len(wanted)))
             too_many = [task for task in waiting[:many] if task.state is WAITING]
-            self._records.controller.recalls.cancel(too_many)
+            self._records.controller.kill_and_cancel.cancel(too_many)
         for host in missing:
             server = ServerRecord(next(self._servers), fixed=host)
             service.pool.servers[server.number] = server
@@ -167,7 +167,7 @@ class Starter:
             if task is None:
                 continue
             if task.state is WAITING:
-                self._records.controller.recalls.cancel([task])
+                self._records.controller.kill_and_cancel.cancel([task])
             elif cancel:
                 with suppress(UnsupportedByEngine):
                     task.future.kill()

@@ -14,7 +14,7 @@ from encamp.jobs.worker.work import Outcome
 _CANCELLED = "it was cancelled before it started, or its executor was shut down"
 
 
-class Outcomes:
+class AttemptOutcomes:
     """The outcomes of a run's attempts; remembers their workers, to report those that were lost."""
 
     def __init__(self, submissions: Submissions, clock: Clock) -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from encamp.service_statistics import ServiceStatistics
 
 
-class Tenant(Protocol):
+class ServicesInterface(Protocol):
     """A layer above with its own long-lived tasks. Its methods are called by the driving thread."""
 
     @property
@@ -35,7 +35,7 @@ class Tenant(Protocol):
         """The names of its services that occupy slots."""
 
     def arrived(self, sender: int, parts: Parts) -> None:
-        """Called with a message that has arrived on its port (`protocol.SERVICES`)."""
+        """Called with a message that has arrived on its port (`wire.protocol.SERVICES`)."""
 
     def ended(self, task: TaskRecord, good: bool, value: Any) -> None:
         """Called when a task has ended, its own or another."""

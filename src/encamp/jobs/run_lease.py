@@ -29,7 +29,7 @@ _STOPPED = "stopped-"
 """The beginning of the name of a lease that has ended, but whose run may have left files."""
 
 
-class Heartbeat:
+class LeaseHeartbeat:
     """Touches a file while this process lives, for hosts that cannot see the process."""
 
     EVERY = 2.0
@@ -40,7 +40,7 @@ class Heartbeat:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="encamp-heartbeat", daemon=True)
 
-    def __enter__(self) -> Heartbeat:
+    def __enter__(self) -> LeaseHeartbeat:
         self._thread.start()
         return self
 
@@ -95,7 +95,7 @@ def new_lease(folder: Portable, token: str) -> Lease:
     return Lease(below(folder, f"{PREFIX}{token}"), this_process())
 
 
-class Watch:
+class LeaseWatch:
     """A worker's view of a lease."""
 
     def __init__(self, lease: Lease) -> None:

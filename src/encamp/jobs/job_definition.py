@@ -18,8 +18,8 @@ from encamp.storage.inputs.mirror import MirrorMap, safe_target
 from encamp.storage.outputs.patterns import OutputMap, as_outputs
 from encamp.storage.real_paths import current_folder
 from encamp.storage.urls import folder_name
+from encamp.task_values import Scalar
 from encamp.units import counted, parse_size
-from encamp.values import Scalar
 
 if TYPE_CHECKING:
     from encamp.reports import JobReport

@@ -17,7 +17,7 @@ from encamp.storage.shared_folders import local
 _CHUNK = 1 << 20
 
 
-class Unchanged:
+class UnchangedInputs:
     """Compares the contents of ``folder`` with the inputs that were put there.
 
     Times are not enough: a task may set them, or touch files that it does not change.
