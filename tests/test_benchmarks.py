@@ -146,7 +146,7 @@ def test_a_ratio_is_the_median_of_all_pairs_but_the_first() -> None:
     assert figure.line().startswith("MISS x")
 
 
-def test_what_comes_before_and_after_is_not_in_a_time() -> None:
+def test_setup_and_teardown_are_not_timed() -> None:
     timing = _module("timing")
     order: list[str] = []
     side = timing.Side(

@@ -226,7 +226,7 @@ def test_a_lost_grid_is_made_again_with_the_same_bytes(finished: Path) -> None:
     assert redone == ["strip-3"]
 
 
-def test_a_killed_job_goes_on_to_the_same_bytes(finished: Path, tmp_path: Path) -> None:
+def test_killed_job_continues_to_identical_results(finished: Path, tmp_path: Path) -> None:
     journal = tmp_path / "demo" / "terrain" / "terrain.job" / "journal.jsonl"
     with start_example(tmp_path) as process:
         while process.poll() is None and len(tasks_done(journal)) < 3:

@@ -37,5 +37,5 @@ def test_facts_arrive_as_they_were(fact: object, protocol: int) -> None:
     "kind",
     [AttemptReport, Command, Output, Published, Span, TaskReport, Where],
 )
-def test_what_every_task_sends_is_pickled_without_looking_its_fields_up(kind: type) -> None:
+def test_attempt_facts_pickle_without_field_lookup(kind: type) -> None:
     assert "__reduce__" in vars(kind)

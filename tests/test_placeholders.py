@@ -76,7 +76,7 @@ PADDING = "only zero padding can be added, as {index:03d}; "
         ("a\0b", "'a\\x00b': contains a null byte, which is not allowed in names and commands"),
     ],
 )
-def test_a_bad_placeholder_is_told_with_what_to_write(text, message):
+def test_bad_placeholder_error_suggests_correction(text, message):
     assert why(fill, text, {"index": "1", "input": "x.las"}) == message
 
 

@@ -693,9 +693,7 @@ def test_the_page_shows_inputs_arguments_steps_and_the_order(
 
 
 @pytest.mark.browser
-def test_the_page_of_a_run_that_goes_on_says_so_and_reads_itself_again(
-    browser: Browser, tmp_path: Path
-) -> None:
+def test_page_of_running_job_reloads_itself(browser: Browser, tmp_path: Path) -> None:
     report = six_tasks()
     waiting = replace(report.tasks[-1], state="waiting", attempts=[], outputs=[], why="")
     report = replace(report, tasks=[*report.tasks[:-1], waiting])

@@ -157,7 +157,7 @@ class Sending:
         return False
 
 
-def test_a_call_runs_once_or_is_given_back_while_its_slot_goes_on() -> None:
+def test_call_runs_once_or_is_given_back() -> None:
     port = Sending()
     slot, count, given = Slot(0, "here", port), 2000, 0
     arguments, function = dump(((), {}))[0], pickle.dumps(dict)

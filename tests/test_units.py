@@ -75,7 +75,7 @@ def test_names_are_joined_each_once() -> None:
     assert joined(iter(["a", "b", "c", "b"])) == "a, b and c"
 
 
-def test_one_is_singular_and_every_other_number_plural() -> None:
+def test_only_one_is_singular() -> None:
     numbers = (0, 1, 2)
     assert [counted(number, "file") for number in numbers] == ["0 files", "1 file", "2 files"]
     assert [counted(number, "entry", "entries") for number in numbers] == [

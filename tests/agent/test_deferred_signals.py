@@ -40,7 +40,7 @@ def alarms() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def test_what_comes_is_raised_at_the_end_and_handlers_are_as_before() -> None:
+def test_deferred_signals_are_raised_at_end_and_handlers_restored() -> None:
     done = []
     before = signal.getsignal(signal.SIGALRM)
     held = DeferredSignals()

@@ -87,7 +87,7 @@ def test_a_message_for_a_call_that_has_ended_is_dropped() -> None:
     assert one._early == {}
 
 
-def test_a_message_for_a_call_that_never_comes_is_dropped_when_another_does() -> None:
+def test_message_for_missing_call_is_dropped_at_next_call() -> None:
     one, _ = slot()
     write(one, 5, "lost", run=2)
     give(one, 1, 6)

@@ -249,7 +249,7 @@ def is_import_path() -> bool:
     return same
 
 
-def test_who_has_imported_the_import_path_by_name_may_go_on_changing_it(cluster: Cluster) -> None:
+def test_sys_path_object_is_kept(cluster: Cluster) -> None:
     assert [cluster.spawn(is_import_path).result(SOON) for _ in range(3)] == [True] * 3
     assert "/even/more" not in cluster.spawn(state).result(SOON)["path"]
 
@@ -395,7 +395,7 @@ print([os.environ.get(name) for name in ("OUTER", "OWN", "SET", "LATER")])
 """
 
 
-def test_what_an_initializer_sets_stays_but_the_calls_own_variables_do_not() -> None:
+def test_initializer_variables_stay_but_call_variables_do_not() -> None:
     environment = {**os.environ, "OUTER": "of the slot"}
     done = subprocess.run(
         [sys.executable, "-c", KEPT], env=environment, capture_output=True, text=True, check=True

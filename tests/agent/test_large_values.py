@@ -67,7 +67,7 @@ def test_a_long_pickle_follows_its_envelope(value: Any) -> None:
 
 @pytest.mark.parametrize("inline", [False, "threads"])
 @pytest.mark.parametrize("size", [100, 70_000, 3_000_000])
-def test_they_arrive_as_arguments_results_and_messages(size: int, inline: Any) -> None:
+def test_large_values_arrive_as_arguments_results_and_messages(size: int, inline: Any) -> None:
     values = [
         b"x" * size,
         bytearray(size),
@@ -88,7 +88,7 @@ def test_they_arrive_as_arguments_results_and_messages(size: int, inline: Any) -
 
 
 @pytest.mark.parametrize("size", [100, 300_000])
-def test_they_arrive_in_slots_of_jobs(size: int) -> None:
+def test_large_values_arrive_in_job_slots(size: int) -> None:
     done = slots_here().run(
         work.same, b"x" * size, tick=1.0, on_message=print, on_tick=lambda: None
     )

@@ -63,7 +63,7 @@ def test_a_cluster_in_a_task_takes_what_encamp_has_set_for_no_choice_of_its_user
     assert cluster.spawn(nested).result(PATIENCE) == dict.fromkeys(VARIABLES, "1")
 
 
-def test_what_the_user_has_set_stays_and_the_libraries_go_by_it(
+def test_user_thread_variables_stay(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(OMP, "7")
@@ -72,7 +72,7 @@ def test_what_the_user_has_set_stays_and_the_libraries_go_by_it(
     assert found == {**dict.fromkeys(VARIABLES), OMP: "7"}
 
 
-def test_the_hosts_own_choice_comes_before_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_host_variables_precede_program_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(BLAS, "2")
     found = of_new_slot({BLAS: "5", "MKL_NUM_THREADS": "6"})
     assert (found[BLAS], found["MKL_NUM_THREADS"], found[OMP]) == ("2", "6", "1")
@@ -89,7 +89,7 @@ def test_hosts_know_what_the_program_has_chosen(monkeypatch: pytest.MonkeyPatch)
         assert cluster.spawn(work.variable, OMP).result(PATIENCE) == "1"
 
 
-def test_what_an_initializer_sets_stays() -> None:
+def test_initializer_thread_variables_stay() -> None:
     with encamp.Executor("local", slots=1, initializer=three_each) as executor:
         for _ in range(2):
             assert executor.submit(work.variable, OMP).result(PATIENCE) == "3"

@@ -94,7 +94,7 @@ def test_looks_that_find_something_make_up_for_one_in_vain(clock: Clock) -> None
             assert waits.look(clock.look) == [1]
 
 
-def test_who_has_lost_the_core_while_it_looked_does_not_look_for_as_long(
+def test_polling_is_shortened_after_losing_the_core(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slice_of_others = 10 * POLL_FOR

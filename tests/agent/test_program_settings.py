@@ -44,9 +44,7 @@ def say(what: str) -> None:
     logging.debug("too much")
 
 
-def test_what_tasks_log_is_in_their_output_by_the_programs_levels(
-    logs: logging.Logger, one: Cluster
-) -> None:
+def test_task_logs_use_program_levels(logs: logging.Logger, one: Cluster) -> None:
     silent = one.spawn(say, "a")
     silent.result(SOON)
     assert silent.output == ""
@@ -93,9 +91,7 @@ def say_and_silence(what: str) -> None:
     noise.setLevel(logging.CRITICAL)
 
 
-def test_what_a_task_does_to_the_programs_loggers_is_undone(
-    logs: logging.Logger, one: Cluster
-) -> None:
+def test_task_changes_to_loggers_are_undone(logs: logging.Logger, one: Cluster) -> None:
     noise = logging.getLogger("noise")
     noise.addHandler(handler := logging.StreamHandler())
     noise.setLevel(logging.INFO)

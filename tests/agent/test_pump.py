@@ -99,7 +99,7 @@ def test_without_anybody_to_tell_an_error_is_raised_where_somebody_waits(pump: P
         pump.until(lambda: False, SOON)
 
 
-def test_what_a_signals_handler_raises_is_for_who_waits_and_breaks_nothing(
+def test_signal_handler_error_is_raised_in_waiting_thread(
     pump: Pump, broken: list[Exception]
 ) -> None:
     def too_late(*_: object) -> None:
@@ -177,7 +177,7 @@ class Sleepless:
     def close(self) -> None: ...
 
 
-def test_who_waits_until_all_is_sent_does_not_sleep_when_it_is(pump: Pump) -> None:
+def test_waiting_for_sends_ends_when_all_is_sent(pump: Pump) -> None:
     end = Sending()
     pump.attach(end, lambda _: None)
     real, pump._poll = pump._poll, Sleepless()  # type: ignore[assignment]

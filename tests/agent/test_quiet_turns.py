@@ -81,7 +81,7 @@ def test_a_message_for_somebody_here_needs_no_whole_turn(messages: Messages) -> 
     assert messages.turn()
 
 
-def test_what_is_to_be_done_is_done_in_the_turn_of_a_message(messages: Messages) -> None:
+def test_orders_run_in_turn_of_message(messages: Messages) -> None:
     pump, done = messages.pump, []
 
     def ready(events: int) -> bool:
@@ -93,7 +93,7 @@ def test_what_is_to_be_done_is_done_in_the_turn_of_a_message(messages: Messages)
     assert done == ["order"]
 
 
-def test_what_is_due_to_be_sent_is_sent(messages: Messages) -> None:
+def test_due_messages_are_sent(messages: Messages) -> None:
     due = False
     messages.pump.due.append(lambda: due)
     assert not messages.turn()
@@ -101,7 +101,7 @@ def test_what_is_due_to_be_sent_is_sent(messages: Messages) -> None:
     assert messages.turn()
 
 
-def test_what_has_come_at_an_end_without_descriptors_is_taken_in(messages: Messages) -> None:
+def test_arrivals_without_descriptors_are_handled(messages: Messages) -> None:
     end = Queue(0)
     come: list[object] = []
     messages.pump.attach(end, come.append)

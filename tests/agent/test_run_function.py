@@ -69,9 +69,7 @@ CHILDREN: list[tuple[Callable[[], Any], int]] = [
 ]
 
 
-def test_a_forked_process_that_comes_back_ends_as_a_program_would(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_returning_forked_child_ends_like_program(cluster: Cluster, tmp_path: Path) -> None:
     for end, status in CHILDREN:
         assert cluster.spawn(status_of, end).result(SOON) == status
     folder = cluster.spawn(status_of, raise_error, outputs={"none": "."}, mirror=[])
@@ -153,7 +151,7 @@ def test_a_step_may_be_a_coroutines_function(here: Path) -> None:
     assert job.run(slots=1).tasks[0].value == "written"
 
 
-def test_a_coroutines_function_cannot_have_a_folder_that_would_be_gone() -> None:
+def test_sandboxed_coroutine_function_is_refused() -> None:
     with pytest.raises(TypeError, match=r"would be removed before .*; use `with encamp.sandbox"):
         encamp.sandboxed()(later)
 

@@ -54,7 +54,7 @@ def slots() -> Iterator[Slots]:
     found.close()
 
 
-def test_one_slot_is_used_again(slots: Slots) -> None:
+def test_idle_slot_is_reused(slots: Slots) -> None:
     pids = {run(slots, os.getpid) for _ in range(5)}
     assert len(pids) == 1
     assert os.getpid() not in pids

@@ -361,7 +361,7 @@ def test_a_full_destination_fails_the_task_and_keeps_what_is_published(
     assert hidden == []
 
 
-def test_a_destination_without_room_for_the_journal_is_told_in_one_sentence(
+def test_full_destination_gives_one_sentence(
     here: Path, small_disk: Callable[[Path, str], list[str]]
 ) -> None:
     ended = run_task('outputs = "x"', by=small_disk(here / "results", "4k"))
@@ -442,9 +442,7 @@ def test_a_job_file_with_an_odd_name_is_run(here: Path) -> None:
     assert encamp("run", "--", "-x.toml").status == 0
 
 
-def test_output_goes_to_terminals_that_know_only_ascii(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_output_works_on_ascii_terminals(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     (here / "data" / "漢字").touch()
     text = '[[task]]\nforeach = "data/*"\nname = "{name}"\nsteps = "true"\n'

@@ -51,11 +51,11 @@ def entries() -> list[Path]:
 # list
 
 
-def test_an_empty_cache_is_told_as_such(here: Path) -> None:
+def test_empty_cache_is_reported(here: Path) -> None:
     assert re.fullmatch(r"0 entries, 0 B of at most [\d.]+ [GT]iB\n", said("list"))
 
 
-def test_one_entry_with_one_file_is_told_in_the_singular(data: Path) -> None:
+def test_single_entry_is_reported_in_singular(data: Path) -> None:
     (data / "small").mkdir()
     (data / "small/only").write_bytes(b"x")
     use("small")
@@ -87,7 +87,7 @@ def test_the_limit_is_the_users(data: Path, monkeypatch: pytest.MonkeyPatch) -> 
 # why
 
 
-def test_an_input_that_was_never_used_says_how_it_would_come(data: Path) -> None:
+def test_unused_input_shows_its_mode(data: Path) -> None:
     lines = said("why", "model.lib").splitlines()
     assert lines[0] == f"{data}/model.lib: 4.9 KiB (5000 bytes)"
     assert lines[1] == "  is not in the cache in its present state"
@@ -98,7 +98,7 @@ def test_an_input_that_was_never_used_says_how_it_would_come(data: Path) -> None
     assert len(lines) == 4
 
 
-def test_the_first_use_and_the_last_are_told(data: Path) -> None:
+def test_first_and_last_use_are_shown(data: Path) -> None:
     use("model.lib")
     lines = said("why", "model.lib").splitlines()
     assert lines[1] == "  is in the cache"
@@ -107,7 +107,7 @@ def test_the_first_use_and_the_last_are_told(data: Path) -> None:
     assert re.fullmatch(rf"  {WHEN}  fetched: first use on this host", lines[5])
 
 
-def test_a_tree_is_told_with_its_files(data: Path) -> None:
+def test_tree_is_shown_with_number_of_files(data: Path) -> None:
     use("tree")
     out = said("why", "tree")
     assert f"{data}/tree: 3 files, 6.0 KiB (6144 bytes)\n" in out
@@ -158,7 +158,7 @@ def test_a_file_in_a_tree_that_changed_says_so(data: Path) -> None:
     assert re.search("3 files, 6144 bytes, .*; now 4 files, 4206 bytes, ", line)
 
 
-def test_what_was_evicted_says_for_what(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eviction_shows_its_reason(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use("model.lib")
     (data / "other").write_bytes(bytes(8000))
     monkeypatch.setenv(LIMIT, "9000")
@@ -190,7 +190,7 @@ def test_two_kinds_of_use_say_why_there_are_two_entries(data: Path) -> None:
     assert out.count("  entry of ") == 2
 
 
-def test_the_reason_of_a_refusal_is_told(data: Path) -> None:
+def test_refusal_shows_its_reason(data: Path) -> None:
     """What has no room says what it needed and what was free."""
     (item,) = plan([Mirror("model.lib")], data)
     with (
@@ -204,7 +204,7 @@ def test_the_reason_of_a_refusal_is_told(data: Path) -> None:
     )
 
 
-def test_a_file_that_is_gone_is_still_told_of(data: Path) -> None:
+def test_removed_file_keeps_its_history(data: Path) -> None:
     use("model.lib")
     (data / "model.lib").unlink()
     out = said("why", "model.lib")
@@ -213,7 +213,7 @@ def test_a_file_that_is_gone_is_still_told_of(data: Path) -> None:
     assert "fetched: first use on this host" in out
 
 
-def test_a_file_that_nobody_ever_saw_is_refused(here: Path) -> None:
+def test_unknown_file_is_refused(here: Path) -> None:
     encamp("cache", "why", "none").check_refused("none", "does not exist", "never held it")
 
 
@@ -259,7 +259,7 @@ def test_clearing_says_how_much_and_a_dry_run_removes_nothing(data: Path) -> Non
     assert said("clear") == "removed 0 B\n"
 
 
-def test_what_was_cleared_says_so(data: Path) -> None:
+def test_clearing_is_in_history(data: Path) -> None:
     use("model.lib")
     said("clear")
     assert "evicted: the cache was cleared" in said("why", "model.lib")
@@ -306,7 +306,7 @@ def test_why_sees_job_inputs_that_are_there(data: Path) -> None:
     ) in said("why", "model.lib")
 
 
-def test_why_does_not_take_what_is_half_gone_for_an_entry(data: Path) -> None:
+def test_why_ignores_partly_removed_entry(data: Path) -> None:
     use("tree")
     next((local_storage() / "cache/trees").glob("*/*/tree/1")).unlink()
     assert "  is not in the cache in its present state\n" in said("why", "tree")

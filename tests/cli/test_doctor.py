@@ -130,16 +130,14 @@ def test_what_cannot_be_used_is_refused(here: Path, words: list[str], said: str)
     encamp("doctor", *words).check_refused(said)
 
 
-def test_other_versions_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_differing_versions_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     found = check(facts(python="CPython 3.99.1", libraries={"encamp": "99"}))
     assert level_of(found, "Python") == level_of(found, "libraries") == "fails"
     found = check(facts(libraries={**libraries_here(), "numpy": "0.1"}))
     assert level_of(found, "libraries") == "note"
 
 
-def test_a_cleaner_that_heeds_no_locks_is_told_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cleaner_without_locks_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tmpreaper").write_text("#!/bin/sh\n")
     (tmp_path / "tmpreaper").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)

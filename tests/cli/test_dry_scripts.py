@@ -29,7 +29,7 @@ print("end of the script")
 
 
 @pytest.mark.parametrize("options", ["", ", dry_run=False"])
-def test_it_goes_as_far_as_the_results_do(here: Path, options: str) -> None:
+def test_dry_script_runs_while_results_exist(here: Path, options: str) -> None:
     (here / "jobs.py").write_text(SCRIPT.format(options=options))
     dry = encamp("run", "--dry-run", "jobs.py")
     assert (dry.status, dry.err) == (0, "")

@@ -81,7 +81,7 @@ def test_a_quoted_pattern_that_is_also_a_file_is_refused(data: Path) -> None:
     assert list(job_for("cat {input}", "data/[*].txt").tasks) == ["*"]
 
 
-def test_names_come_from_standard_input(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_are_read_from_standard_input(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fed(monkeypatch, b"data/c[1].txt\n\ndata/d.dat\n")
     assert list(job_for("prog {input}", "-", "data/a.txt").tasks) == ["c[1]", "d", "a"]
     (data / "line\nend").touch()
@@ -125,7 +125,7 @@ def test_values_are_combined_with_rows(data: Path) -> None:
     assert len(job.tasks) == 8
 
 
-def test_a_task_keeps_its_name_when_others_come_before_it(data: Path) -> None:
+def test_task_keeps_name_when_others_are_added_before(data: Path) -> None:
     names = ["a/b c", "x" * 300, "..", "ü-1.5"]
     Path("list").write_text("\n".join(names))
     first = list(job_for("prog {line}", lines="list").tasks)
@@ -135,7 +135,7 @@ def test_a_task_keeps_its_name_when_others_come_before_it(data: Path) -> None:
     assert first[3] == "ü-1.5"
 
 
-def test_what_the_command_has_besides_is_as_in_a_job_file(data: Path) -> None:
+def test_map_options_match_job_file(data: Path) -> None:
     job = job_for(
         "prog > {stem}.out",
         "data/a.txt",
@@ -241,13 +241,13 @@ TABLES = {
 
 
 @pytest.mark.parametrize("text", TABLES)
-def test_a_table_that_is_none_is_told(text: str, data: Path) -> None:
+def test_invalid_table_is_reported(text: str, data: Path) -> None:
     Path("t.csv").write_text(text)
     assert TABLES[text] in refused("prog", csv="t.csv", foreach=("x=1",) if "x" in text else ())
 
 
 @pytest.mark.parametrize(("given", "said"), [(b"", "standard input: has no file names")])
-def test_an_empty_standard_input_is_told(
+def test_empty_standard_input_is_reported(
     given: bytes, said: str, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fed(monkeypatch, given)

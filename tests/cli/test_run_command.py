@@ -58,7 +58,7 @@ def job_file(name: str, text: str) -> str:
     return f"{name}.toml"
 
 
-def test_a_job_file_is_run_and_told_in_plain_lines(data: Path) -> None:
+def test_job_file_run_prints_plain_lines(data: Path) -> None:
     ended = encamp("run", job_file("upper", UPPER))
     assert ended.status == 0
     assert ended.out == ""
@@ -146,7 +146,7 @@ def test_keep_chooses_whose_folders_stay(
         assert (kept[0] / "task" / "b.txt").read_text() == "b text\n"
 
 
-def test_a_kept_folder_is_told_with_its_host_only_where_that_is_another() -> None:
+def test_kept_folder_names_host_only_if_remote() -> None:
     assert kept_text(f"{os.uname().nodename}:/tmp/kept/a") == "/tmp/kept/a"
     assert kept_text("elsewhere:/tmp/kept/a") == "elsewhere:/tmp/kept/a"
 
@@ -309,7 +309,7 @@ def running(folder: Path) -> bool:
         (signal.SIGRTMIN + 1, "stopped by SIGRTMIN+1"),
     ],
 )
-def test_a_signal_ends_running_tasks_and_another_run_goes_on(
+def test_signal_ends_tasks_and_next_run_continues(
     here: Path, local_storage_base: Path, number: int, said: str
 ) -> None:
     file = job_file("long", LONG)
@@ -332,7 +332,7 @@ def test_a_scripts_own_exit_status_is_no_signal(here: Path) -> None:
     assert (ended.status, ended.err) == (143, "")
 
 
-def test_what_a_script_has_left_is_collected_at_its_end(here: Path) -> None:
+def test_leftovers_of_script_are_collected(here: Path) -> None:
     (here / "own.py").write_text(
         "from pathlib import Path\n"
         "class Writer:\n"
@@ -429,7 +429,7 @@ def test_only_some_tasks_are_run_and_the_others_are_counted(data: Path) -> None:
     encamp("run", file, "--only", "x").check_refused("no task of this job is called 'x'")
 
 
-def test_what_failed_is_run_again_with_more_tries_and_another_limit(data: Path) -> None:
+def test_failed_tasks_run_again_with_new_retries_and_limit(data: Path) -> None:
     file = job_file("half", HALF_BAD)
     encamp("run", file)
     ended = encamp("run", "--failed", "--retries", "1", "--time-limit", "300", file)

@@ -45,9 +45,7 @@ def shown(place: Path | str, task: str, capsys: pytest.CaptureFixture[str]) -> l
     return re.sub(r" +[\d.]+ m?s  ", " TIME ", text).splitlines()
 
 
-def test_a_task_is_told_with_its_values_outputs_and_log(
-    job: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_show_prints_values_outputs_and_log(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = re.compile(r" on \S+ \(\S+\):")
     when = re.compile(r"of \d{4}(-\d\d){2} \d\d(:\d\d){2}")
     told = shown("out", "good", capsys)
@@ -70,7 +68,7 @@ def test_a_task_is_told_with_its_values_outputs_and_log(
     ]
 
 
-def test_a_failure_is_told_with_what_the_job_file_says(
+def test_show_prints_failure_with_job_file_facts(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = shown(job, "bad", capsys)
@@ -103,7 +101,7 @@ def written(*records: Record, to: str = "out/job.job") -> None:
         file.writelines(encoded(record) + b"\n" for record in records)
 
 
-def test_what_a_killed_run_wrote_is_newer_than_the_report(
+def test_records_of_killed_run_precede_older_report(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failure = TaskReport("good", "failed", why="it was late")
@@ -127,7 +125,7 @@ def test_what_a_killed_run_wrote_is_newer_than_the_report(
     assert shown("out", "good", capsys)[0].startswith("good: done")
 
 
-def test_of_many_attempts_and_outputs_the_last_are_told_and_how_many_more_there_are(
+def test_show_prints_last_attempts_and_outputs_with_count(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outputs = [Published(f"/out/{number}", number, 0, "00") for number in range(1, 24)]
@@ -147,7 +145,7 @@ def test_of_many_attempts_and_outputs_the_last_are_told_and_how_many_more_there_
     ]
 
 
-def test_a_task_of_several_jobs_is_told_with_their_names(
+def test_task_in_several_jobs_is_shown_with_job_names(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("out/other.job").mkdir(mode=0o700)

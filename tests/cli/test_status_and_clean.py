@@ -343,7 +343,7 @@ def test_status_follows_a_job_until_it_has_ended(here: Path) -> None:
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_job_that_is_followed_is_told_again_only_when_it_has_changed(
+def test_followed_job_is_printed_only_on_change(
     capsys: pytest.CaptureFixture[str], as_json: bool
 ) -> None:
     told: dict[str, object] = {}

@@ -54,7 +54,7 @@ def post() -> Post:
     return Post()
 
 
-def test_what_is_for_a_task_waits_for_its_beginning_and_keeps_its_order(post: Post) -> None:
+def test_messages_wait_for_task_start_in_order(post: Post) -> None:
     task = post.task(1)
     for number in range(3):
         post.mail.send(1, 7, dump(number))
@@ -81,7 +81,7 @@ def test_nothing_passes_what_waits_for_a_task_that_is_just_beginning(post: Post)
     assert [value for *_, value in post.came()] == ["first", "second"]
 
 
-def test_what_is_for_a_task_that_has_ended_is_dropped(post: Post) -> None:
+def test_messages_to_ended_task_are_dropped(post: Post) -> None:
     post.mail.send(9, 7, dump("nobody"))
     task = post.task(1)
     post.mail.send(1, 7, dump("early"))
@@ -119,7 +119,7 @@ def test_messages_are_taken_once_in_their_order_or_by_their_sender(post: Post) -
     assert values == [(2, "b"), (1, "a"), (3, "d"), None, (1, "c"), None, (2, "e"), None]
 
 
-def test_who_waits_is_called_once_when_there_is_something(post: Post) -> None:
+def test_waiter_is_called_once_on_arrival(post: Post) -> None:
     called: list[str] = []
 
     def wake(name: str) -> Any:

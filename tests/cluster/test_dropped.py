@@ -42,7 +42,7 @@ def nothing_left() -> Iterator[None]:
 
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize("inline", KINDS)
-def test_a_dropped_cluster_finishes_its_tasks_and_goes(inline: Any) -> None:
+def test_dropped_cluster_finishes_tasks_and_ends(inline: Any) -> None:
     cluster = Cluster(slots=2, inline=inline)
     first = cluster.spawn(work.gated, work.add, 1)
     waiting = cluster.spawn_many(work.interval, [(0.05,)] * 6)
@@ -62,7 +62,7 @@ def work_is_ready(cluster: Cluster) -> bool:
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_one_in_a_cycle_that_has_nothing_to_do_goes() -> None:
+def test_idle_cluster_in_reference_cycle_ends() -> None:
     class OwningAgent:
         cluster: Cluster
         me: OwningAgent
@@ -75,7 +75,7 @@ def test_one_in_a_cycle_that_has_nothing_to_do_goes() -> None:
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_one_that_an_exception_leaves_open_goes() -> None:
+def test_cluster_left_open_by_exception_ends() -> None:
     def breaks() -> None:
         cluster = Cluster(slots=1)
         cluster.spawn(work.add, 1).result(SOON)
@@ -100,7 +100,7 @@ def test_a_generator_that_is_dropped_closes_its_cluster() -> None:
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_a_dropped_executor_finishes_its_calls_and_goes() -> None:
+def test_dropped_executor_finishes_calls_and_ends() -> None:
     executor = Executor(slots=1)
     futures = [executor.submit(work.add, number) for number in range(3)]
     del executor

@@ -106,7 +106,7 @@ def test_calls_behind_crashes_run_once_each(
     assert [results[number] for number in ids] == [int(n not in deadly) for n in range(count)]
 
 
-def test_results_that_were_found_in_a_ledger_come_once(
+def test_results_from_ledger_arrive_once(
     local_storage_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A call that takes long after short ones keeps their results back, until its agent looks."""
@@ -133,7 +133,7 @@ def test_results_that_were_found_in_a_ledger_come_once(
     assert {results[task.id] for task in tasks} == {1}
 
 
-def test_what_was_sent_to_a_process_that_has_ended_does_not_run_in_the_next(
+def test_calls_for_ended_process_do_not_run_in_next(
     local_storage_base: Path, tmp_path: Path
 ) -> None:
     log, engine = tmp_path / "log", Overheard()

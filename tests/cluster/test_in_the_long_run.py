@@ -86,7 +86,7 @@ def _say_slowly(texts: list[str], last: str) -> None:
 
 
 @pytest.mark.parametrize("tasks", [1, 3])
-def test_output_that_is_followed_comes_once_and_in_order(
+def test_followed_output_arrives_once_in_order(
     local_storage_base: Path, no_slots_left: None, tasks: int
 ) -> None:
     told: dict[int, str] = {}
@@ -108,7 +108,7 @@ def test_output_that_is_followed_comes_once_and_in_order(
             assert task.output == expected
 
 
-def test_a_host_that_comes_soon_after_the_last_has_gone_saves_the_cluster(
+def test_host_joining_soon_after_last_loss_saves_cluster(
     local_storage_base: Path, no_slots_left: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agents, "REPLACED", 0.5)
@@ -145,7 +145,7 @@ def _print_lines(count: int) -> None:
         print(f"{number:09}")
 
 
-def test_of_much_output_a_mebibyte_is_kept(local_storage_base: Path, no_slots_left: None) -> None:
+def test_output_is_limited_to_a_mebibyte(local_storage_base: Path, no_slots_left: None) -> None:
     with Cluster("local", slots=1) as cluster:
         for count in (150_000, 3, 110_000):
             task = cluster.spawn(_print_lines, count, notify=False)

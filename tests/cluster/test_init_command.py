@@ -107,7 +107,7 @@ def test_a_wrapper_may_be_the_interpreter(script: Callable[[str], str]) -> None:
         assert cluster.spawn(_look).result(20)[1] == "wrapped"
 
 
-def test_an_interpreter_that_cannot_be_a_slot_is_told_of(script: Callable[[str], str]) -> None:
+def test_unusable_interpreter_is_reported(script: Callable[[str], str]) -> None:
     version = ".".join(map(str, sys.version_info[:2]))
     for interpreter, why in (
         ("/nowhere/python", "this host has no such program"),

@@ -153,7 +153,7 @@ def test_a_kill_whose_answer_was_long_on_its_way_hits_no_other_task(runs: str) -
         engine.finish(following, *rest)  # for which its slot must be open
 
 
-def test_tasks_behind_killed_ones_that_let_nobody_in_run_all_the_same(one: Cluster) -> None:
+def test_tasks_behind_unresponsive_killed_ones_still_run(one: Cluster) -> None:
     for _ in range(3):
         victim = one.spawn(work.blocked_in_c, notify=False)
         ready(one, victim)
@@ -415,7 +415,7 @@ def test_callbacks_may_call_back_into_the_cluster(
         assert [task.exception() for task in done] == [None] * len(done)
 
 
-def test_ctrl_c_while_results_come_loses_none(tmp_path: Path) -> None:
+def test_ctrl_c_during_results_loses_none(tmp_path: Path) -> None:
     script = tmp_path / "interrupted.py"
     script.write_text(
         """\
@@ -462,7 +462,7 @@ def _write_output() -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "kill_all"])
-def test_what_is_being_published_when_all_is_ended_is_published(
+def test_publishing_in_progress_completes_at_kill_all(
     local_storage_base: Path,
     no_slots_left: None,
     tmp_path: Path,
@@ -491,7 +491,7 @@ def test_what_is_being_published_when_all_is_ended_is_published(
     assert (tmp_path / "out.txt").read_text() == "x"
 
 
-def test_who_waits_for_a_task_is_told_when_the_cluster_is_closed(one: Cluster) -> None:
+def test_waiters_are_notified_of_cluster_close(one: Cluster) -> None:
     task = one.spawn(work.wait_for_ever, notify=False)
     ready(one, task)
     told: list[Any] = []
@@ -643,7 +643,7 @@ def test_a_time_limit_keeps_no_task_that_has_ended(one: Cluster) -> None:
     assert [ref() for ref in kept] == [None] * 20
 
 
-def test_threads_get_every_message_that_comes_just_when_they_begin(
+def test_starting_threads_miss_no_message(
     local_storage_base: Path,
 ) -> None:
     with Cluster("local", slots=4, inline="threads") as cluster:
@@ -693,7 +693,7 @@ BAD_TASK = "give a task or its id, not"
         ((1, 1.5), BAD_TASK),
     ],
 )
-def test_what_is_no_timeout_or_no_task_is_refused_on_both_sides_and_takes_no_message(
+def test_invalid_timeouts_and_tasks_are_refused_without_losing_messages(
     one: Cluster, arguments: tuple[Any, ...], why: str
 ) -> None:
     task = one.spawn(_try_to_receive, arguments, notify=False)
@@ -738,7 +738,7 @@ def test_closing_a_map_before_its_first_item_cancels_what_has_not_begun(
         until(lambda: not pool.cluster.tasks(), 5)
 
 
-def test_tasks_that_die_are_told_apart_from_those_that_do_not(one: Cluster) -> None:
+def test_dead_and_living_tasks_are_distinguished(one: Cluster) -> None:
     assert isinstance(one.spawn(work.die, "kill").exception(SOON), TaskLost)
     assert one.spawn(abs, -1).result(SOON) == 1
 
@@ -799,7 +799,7 @@ def test_an_order_to_an_agent_that_leaves_is_done_with_the_reason(answers: bool)
         assert agents.orders[second][1]
 
 
-def test_an_agent_that_joins_while_the_cluster_closes_is_told_to_end(
+def test_agent_joining_during_close_is_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The others were told before it had joined."""
@@ -844,9 +844,7 @@ def _make() -> None:
 
 
 @pytest.mark.parametrize("existing", ["error", "replace"])
-def test_what_cannot_be_published_leaves_nothing_at_the_destination(
-    existing: Any, here: Path
-) -> None:
+def test_unpublishable_output_leaves_nothing_at_destination(existing: Any, here: Path) -> None:
     """Of two outputs one has a name that is taken."""
     Path("to").mkdir()
     taken = Path("to/a")
@@ -864,7 +862,7 @@ def _wait_for(path: Path) -> None:
 
 
 @pytest.mark.parametrize("notify", [True, False])
-def test_that_a_waiting_task_was_cancelled_is_told(notify: bool, here: Path) -> None:
+def test_cancel_of_waiting_task_is_reported(notify: bool, here: Path) -> None:
     with Cluster("local", slots=1) as cluster:
         running = cluster.spawn(_wait_for, here / "go", notify=False)
         waiting = cluster.spawn(abs, -1, notify=notify)

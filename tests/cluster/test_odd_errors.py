@@ -36,7 +36,7 @@ def outcome(cluster: Cluster, function: Callable[..., Any], *args: Any) -> Any:
     return task.exception(SOON) or task.result()
 
 
-def test_any_error_comes_back_as_itself_or_in_words(cluster: Cluster) -> None:
+def test_any_error_is_returned_as_itself_or_as_text(cluster: Cluster) -> None:
     for kind in odd.KINDS:
         error = outcome(cluster, odd.throw, kind)
         if type(error) is not kind:

@@ -233,7 +233,7 @@ def test_slots_in_threads_go_on_after_kill_all(local_storage_base: Path) -> None
             assert cluster.spawn(_nap, 0.0).result(BRIEFLY) == 1
 
 
-def test_nothing_goes_behind_a_call_with_needs_that_kill_all_spared(
+def test_no_call_is_queued_behind_call_spared_by_kill_all(
     local_storage_base: Path,
 ) -> None:
     with Cluster("local", slots=1, inline="threads") as cluster:
@@ -285,7 +285,7 @@ def test_a_message_may_overtake_the_task_that_it_is_for(
         assert task.result(SOON) == "hello"
 
 
-def test_messages_follow_a_task_that_goes_elsewhere_with_its_function_by_value(
+def test_messages_follow_moved_task_with_function_by_value(
     one: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = types.ModuleType("only_in_the_spawner")

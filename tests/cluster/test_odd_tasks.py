@@ -55,7 +55,7 @@ def send_to(whom: object) -> None:
 
 
 @pytest.mark.parametrize("whom", [True, -1, 1 << 63, 1.0, "1", None])
-def test_what_is_no_task_is_refused_where_it_is_sent_to(cluster: Cluster, whom: object) -> None:
+def test_invalid_receiver_is_refused(cluster: Cluster, whom: object) -> None:
     with pytest.raises(TypeError, match="give a task or its id, not"):
         cluster.spawn(send_to, whom).result(SOON)
 
@@ -183,7 +183,7 @@ def test_an_error_that_refuses_attributes_or_is_none_is_that_tasks_alone(cluster
     assert "'no error'" in str(fails(cluster, NoError))
 
 
-def test_errors_come_back_with_all_that_they_had(cluster: Cluster) -> None:
+def test_errors_keep_their_attributes(cluster: Cluster) -> None:
     netlist = fails(cluster, lambda: NoNetlist("/a"))
     assert str(netlist) == "[Errno 2] no netlist: '/a'"
     assert (netlist.errno, netlist.filename, netlist.path) == (2, "/a", "/a")
@@ -198,7 +198,7 @@ def test_errors_come_back_with_all_that_they_had(cluster: Cluster) -> None:
     assert "lock object" in locked.args[1]
 
 
-def test_a_group_comes_back_with_all_of_its_errors(cluster: Cluster) -> None:
+def test_exception_group_keeps_all_errors(cluster: Cluster) -> None:
     group = fails(cluster, lambda: ExceptionGroup("two", [Two(1, 2), NoNetlist("/a")]))
     assert type(group) is ExceptionGroup
     two, netlist = group.exceptions

@@ -53,7 +53,7 @@ def test_each_task_is_followed_from_its_first_character_on(
     assert "".join(said) == "aaaaaaaaaabcc"
 
 
-def test_characters_that_come_in_parts_are_followed_whole(
+def test_split_characters_are_followed_whole(
     followed: tuple[Cluster, list[str]],
 ) -> None:
     cluster, said = followed
@@ -77,7 +77,7 @@ def flood(count: int, path: Path) -> int:
     return os.fstat(1).st_size
 
 
-def test_what_is_not_kept_takes_no_room(local_storage_base: Path, tmp_path: Path) -> None:
+def test_dropped_output_uses_no_disk_space(local_storage_base: Path, tmp_path: Path) -> None:
     with Cluster("local", slots=1, output_limit="64 KiB") as cluster:
         task = cluster.spawn(flood, 20, tmp_path / "done")
         assert task.result(SOON) == 20_000_000
@@ -141,7 +141,7 @@ def test_no_character_is_cut_apart(tmp_path: Path) -> None:
                 assert len(tail) >= most // 2 - 3
 
 
-def test_output_that_comes_twice_or_with_a_gap_is_followed_once_and_to_its_end() -> None:
+def test_repeated_or_missing_output_is_followed_once_to_end() -> None:
     """Parts overlap if they cross, and what is not kept leaves gaps."""
     followed: list[str] = []
     heard: list[bytes] = []
@@ -160,7 +160,7 @@ def test_output_that_comes_twice_or_with_a_gap_is_followed_once_and_to_its_end()
     assert outputs.outputs == {}
 
 
-def test_of_a_running_task_s_output_the_end_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_end_of_running_output_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("encamp.cluster.task_output._FOLLOWED", 5)
     task: Any = SimpleNamespace(
         id=7, options=SimpleNamespace(heard=None), future=SimpleNamespace(output="")

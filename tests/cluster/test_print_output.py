@@ -39,7 +39,7 @@ def test_lines_of_tasks_do_not_split_those_of_the_program(count: int) -> None:
     assert done.stdout.splitlines() == ["first", *said, "a line that is ended later"]
 
 
-def test_what_stands_in_for_the_standard_output_gets_them() -> None:
+def test_replacement_of_stdout_gets_the_lines() -> None:
     with redirect_stdout(io.StringIO()) as stand_in:
         show_lines_at_once()
         show("said\n")

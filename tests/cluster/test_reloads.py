@@ -63,7 +63,7 @@ def test_slots_write_no_compiled_modules_where_their_program_writes_none(
     assert not (tmp_path / "__pycache__").exists()
 
 
-def test_what_autoreload_changes_in_place_is_new_too(
+def test_autoreload_changes_reach_slots(
     write: Callable[[str, str], Any], local_storage_base: Path, no_slots_left: None
 ) -> None:
     reloader = pytest.importorskip("IPython.extensions.autoreload")

@@ -64,7 +64,7 @@ def test_tasks_are_spread_over_the_hosts_with_most_free_slots_first() -> None:
     assert bench.assign() == []
 
 
-def test_a_call_of_unknown_length_has_its_slot_alone_and_short_ones_come_by_the_dozen() -> None:
+def test_unknown_calls_run_alone_and_short_ones_in_batches() -> None:
     bench = Bench(slots=2)
     bench.put(1000)
     first = bench.assign()
@@ -114,7 +114,7 @@ def test_a_cancelled_task_is_passed_over() -> None:
     assert [tasks for _, tasks in bench.assign()] == [[second]]
 
 
-def test_what_is_put_back_comes_first_again() -> None:
+def test_returned_tasks_are_queued_first() -> None:
     bench = Bench(slots=1)
     bench.function.timing.took(1e-6)
     tasks = bench.put(30)
@@ -203,7 +203,7 @@ def test_tasks_keep_to_their_hosts() -> None:
     assert used["host-0"] + used["host-2"] == 3
 
 
-def test_tasks_whose_only_host_is_gone_are_given_out() -> None:
+def test_tasks_of_lost_only_host_are_returned() -> None:
     bench = Bench(hosts=2, slots=1)
     wanted = bench.put(2, on="host-1")
     others = bench.put(1)
@@ -271,7 +271,7 @@ def test_slots_that_go_take_their_counts_along_whatever_they_had() -> None:
 
 
 @pytest.mark.parametrize("options", [{"gpus": 1}, {"memory": 800}, {"cores": 4}])
-def test_what_a_task_had_is_free_when_its_slot_goes(options: dict[str, Any]) -> None:
+def test_resources_are_freed_when_slot_is_removed(options: dict[str, Any]) -> None:
     bench = Bench(slots=3, cores=4, gpus=1)
     bench.put(**options)
     ((slot, [first]),) = bench.assign()
@@ -296,7 +296,7 @@ def test_nothing_is_sent_behind_a_task_with_needs_when_its_slot_is_opened_again(
     assert len(bench.assign()) == 1
 
 
-def test_an_idle_slot_that_goes_is_counted_no_more() -> None:
+def test_removed_idle_slot_no_longer_counts() -> None:
     bench = Bench(hosts=2, slots=2)
     slots = [p for s in list(bench.scheduler.hosts.values()) for p in s.slots]
     bench.scheduler.close(slots[1])

@@ -117,7 +117,7 @@ def test_a_zero_that_changes_its_sign_is_another_value(script: types.ModuleType)
         ),
     ],
 )
-def test_what_a_function_uses_is_as_it_is_at_its_spawn(
+def test_function_state_is_that_at_spawn(
     script: types.ModuleType,
     local_storage_base: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -147,7 +147,7 @@ def test_a_function_defined_again_takes_the_place_of_the_old_one(script: types.M
     assert [number in found.kept.numbers for number in numbers] == [False, False, True]
 
 
-def test_what_is_kept_is_bounded_in_number_and_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_functions_are_limited_in_number_and_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sent_functions, "MOST_KEPT", 5)
     found = Functions()
     made = [(lambda n=n: n) for n in range(20)]
@@ -197,7 +197,7 @@ def test_ended_tasks_keep_no_copy_of_their_function(cluster: Cluster) -> None:
     assert usual_seconds(task) >= 0
 
 
-def test_what_an_initializer_made_goes_with_its_executor(
+def test_initializer_functions_are_dropped_with_executor(
     cluster: Cluster, script: types.ModuleType
 ) -> None:
     init = define(script, "def f(n):\n    global made\n    made = n")

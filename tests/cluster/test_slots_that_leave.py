@@ -111,7 +111,7 @@ def keep_a_number() -> int:
 @pytest.mark.parametrize(
     ("leave", "replaced"), [(forget_something, 0), (keep_something, 1), (keep_a_number, 1)]
 )
-def test_what_a_call_leaves_is_ended_and_its_slot_replaced_if_a_module_may_use_it(
+def test_leftover_processes_end_and_slot_is_replaced_if_in_use(
     one: Cluster, leave: Callable[[], int], replaced: int
 ) -> None:
     before = one.spawn(os.getpid)

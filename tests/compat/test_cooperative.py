@@ -52,7 +52,7 @@ def test_tasks_take_turns_in_the_order_that_pyopus_gives_them(system: OpusOS) ->
     assert system.Join() == {}
 
 
-def test_of_several_ended_children_the_oldest_is_joined_first(system: OpusOS) -> None:
+def test_oldest_ended_child_is_joined_first(system: OpusOS) -> None:
     tids = [system.Spawn(abs, [-number]) for number in range(4)]
     system.Yield()
     assert [system.Join() for _ in tids] == [{tid: n} for n, tid in enumerate(tids)]
@@ -94,7 +94,7 @@ def test_every_task_knows_its_number(system: OpusOS) -> None:
     assert [system.Join() for _ in tids] == [{tid: tid} for tid in tids]
 
 
-def test_what_a_task_raises_is_raised_by_the_join_that_collects_it(system: OpusOS) -> None:
+def test_join_raises_task_error(system: OpusOS) -> None:
     def fail() -> None:
         system.Yield()
         raise LookupError("no such thing")
@@ -107,7 +107,7 @@ def test_what_a_task_raises_is_raised_by_the_join_that_collects_it(system: OpusO
     assert system.Join() == {}
 
 
-def test_errors_that_nobody_has_joined_are_printed_once(
+def test_unjoined_errors_are_printed_once(
     system: OpusOS, capsys: pytest.CaptureFixture[str]
 ) -> None:
     system.Spawn(divmod, [1, 0])
@@ -212,7 +212,7 @@ def test_a_spawn_without_a_slot_may_be_refused() -> None:
     assert system.Join() == {}
 
 
-def test_a_spawn_without_a_slot_may_wait_while_its_caller_goes_on() -> None:
+def test_queued_spawn_does_not_block_caller() -> None:
     vm = machine(one=1, two=1)
     system = OpusOS(vm)
     one, two = vm.hosts()
@@ -235,7 +235,7 @@ def test_a_task_may_be_given_its_host_and_an_unknown_one_is_refused() -> None:
     assert system.Join() == {2: 1}
 
 
-def test_a_remote_error_is_raised_by_join_and_the_rest_goes_on() -> None:
+def test_join_raises_remote_error_and_others_continue() -> None:
     system = OpusOS(machine())
     bad = system.Spawn(divmod, [1, 0], remote=True)
     good = system.Spawn(abs, [-1], remote=True)
@@ -244,7 +244,7 @@ def test_a_remote_error_is_raised_by_join_and_the_rest_goes_on() -> None:
     assert system.Join() == {good: 1}
 
 
-def test_a_remote_error_that_nobody_has_joined_is_printed_with_its_host(
+def test_unjoined_remote_error_is_printed_with_host(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     system = OpusOS(machine(one=2))
@@ -425,7 +425,7 @@ def test_debug_messages_tell_host_process_and_microthread(
     assert lines[1].endswith("_2 COS: task 2 calls Yield")
 
 
-def test_modules_of_pyopus_are_told_whose_turn_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pyopus_modules_see_active_task(monkeypatch: pytest.MonkeyPatch) -> None:
     identify = ModuleType("pyopus.misc.identify")
     identify.tid = 0  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, identify.__name__, identify)

@@ -119,7 +119,7 @@ def test_a_service_is_published_acquired_called_and_released(grid: isd.Grid, her
     grid.release_all()
 
 
-def test_who_waits_gets_what_is_released(grid: isd.Grid) -> None:
+def test_waiting_client_gets_released_server(grid: isd.Grid) -> None:
     service_id = grid.publish(Model())
     grid._services[service_id].ready(SERVERS)
     proxies = [grid.acquire_service(service_id) for _ in range(SERVERS)]
@@ -292,7 +292,7 @@ def test_a_proxy_that_releases_itself_frees_its_server(grid: isd.Grid) -> None:
     assert proxy._selfrelease is False
 
 
-def test_what_the_grid_cannot_use_is_named(grid: isd.Grid) -> None:
+def test_unusable_grid_arguments_are_named(grid: isd.Grid) -> None:
     service_id = grid.publish(Model())
     with pytest.raises(BadJob, match=f"service_id: .*'gone'.*; its services are {service_id}"):
         grid.acquire_service("gone")

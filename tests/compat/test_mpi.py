@@ -71,7 +71,7 @@ def test_ids_print_and_compare_as_those_of_pyopus() -> None:
     assert task != (2, 7)
 
 
-def test_bad_ids_belong_to_nobody_and_can_be_in_sets() -> None:
+def test_bad_ids_are_invalid_and_hashable() -> None:
     bad = [MPITaskID.bad(), MPIHostID.bad(), TaskID.bad(), HostID.bad()]
     assert texts(bad) == ["MPI_NOTASK", "MPI_NOHOST", "NOTASK", "NOHOST"]
     assert not any(one.valid() for one in bad)
@@ -116,7 +116,7 @@ def test_slots_are_given_in_the_order_of_pyopus(cluster: RehearsedCluster) -> No
     assert texts(vm.spawnFunction(work)) == ["3:6", "1:7", "2:8"]
 
 
-def test_with_a_list_of_targets_the_last_slot_comes_first(cluster: RehearsedCluster) -> None:
+def test_target_list_takes_last_slot_first(cluster: RehearsedCluster) -> None:
     vm = MPI()
     assert texts(vm.spawnFunction(work, targetList=vm.hosts(), count=2)) == ["3:1", "2:2"]
 
@@ -141,7 +141,7 @@ def test_tasks_are_spread_over_hosts_most_free_first(spread: RehearsedCluster) -
     assert len(vm.spawnFunction(work, targetList=[MPIHostID("two")])) == 1
 
 
-def test_a_slot_is_free_when_the_exit_was_received_and_the_result_comes_before(
+def test_slot_is_free_after_exit_which_follows_result(
     cluster: RehearsedCluster,
 ) -> None:
     vm = MPI()
@@ -156,7 +156,7 @@ def test_a_slot_is_free_when_the_exit_was_received_and_the_result_comes_before(
     assert vm.freeSlots() == 3
 
 
-def test_without_send_back_only_the_exit_comes(cluster: RehearsedCluster) -> None:
+def test_without_send_back_only_exit_arrives(cluster: RehearsedCluster) -> None:
     vm = MPI()
     vm.spawnFunction(work, count=1, sendBack=False)
     end(cluster, 1, "value")
@@ -164,7 +164,7 @@ def test_without_send_back_only_the_exit_comes(cluster: RehearsedCluster) -> Non
 
 
 @pytest.mark.parametrize("send_back", [True, False])
-def test_an_error_is_printed_and_comes_as_a_result_without_success(
+def test_error_is_printed_and_returned_without_success(
     cluster: RehearsedCluster, capsys: pytest.CaptureFixture[str], send_back: bool
 ) -> None:
     vm, error = MPI(), ValueError("unheard of")
@@ -202,7 +202,7 @@ def test_nothing_in_time_is_an_empty_tuple(cluster: RehearsedCluster) -> None:
     assert MPI().receiveMessage(0.01) == ()
 
 
-def test_what_cannot_be_read_is_none_and_the_next_message_comes(cluster: RehearsedCluster) -> None:
+def test_unreadable_message_is_none_and_next_arrives(cluster: RehearsedCluster) -> None:
     cluster.coming.extend([AttributeError("no such class"), Received(1, with_sender(1, "next"))])
     vm = MPI()
     assert vm.receiveMessage() is None
@@ -259,7 +259,7 @@ def test_unsendable_message_returns_false(
     assert vm.sendMessage(task, "x") is False
 
 
-def test_what_is_sent_to_a_task_that_has_ended_is_dropped(cluster: RehearsedCluster) -> None:
+def test_message_to_ended_task_is_dropped(cluster: RehearsedCluster) -> None:
     vm = MPI()
     [task] = vm.spawnFunction(work, count=1)
     end(cluster, 1)
@@ -276,7 +276,7 @@ def test_a_function_that_cannot_travel_leaves_its_slot_free(cluster: RehearsedCl
     assert vm.freeSlots() == 3
 
 
-def test_hosts_that_come_and_go_are_told_and_used(spread: RehearsedCluster) -> None:
+def test_joining_and_leaving_hosts_are_reported_and_used(spread: RehearsedCluster) -> None:
     vm = MPI()
     new = Host("new", slots=2, cores=1, memory=0)
     spread.sizes = [*spread.sizes, ("new", 2)]
@@ -337,7 +337,7 @@ def test_the_configuration_is_printed_as_by_pyopus(cluster: RehearsedCluster) ->
     assert status["hosts"][HERE]["freeSlots"] == status["freeSlots"] == {3}
 
 
-def test_a_given_cluster_is_not_closed_but_its_tasks_are_told(cluster: RehearsedCluster) -> None:
+def test_given_cluster_stays_open_but_tasks_are_notified(cluster: RehearsedCluster) -> None:
     vm = MPI()
     vm.spawnFunction(work, count=2)
     vm.finalize()

@@ -65,7 +65,7 @@ def end_at(number: int, bad: int) -> int:
     return number
 
 
-def test_jobs_that_nobody_tells_of_results_are_drawn_ahead_but_not_far(
+def test_jobs_without_collector_are_taken_ahead_within_limit(
     system: OpusOS, cluster: Cluster
 ) -> None:
     ahead: list[int] = []
@@ -220,7 +220,7 @@ def test_slots_with_jobs_are_not_free(system: OpusOS, cluster: Cluster) -> None:
     assert all(free == numbers and taken == shown for free, numbers, taken, shown in seen)
 
 
-def test_a_task_that_waits_for_a_slot_comes_before_jobs_that_are_drawn_later(
+def test_waiting_task_precedes_later_jobs(
     system: OpusOS,
 ) -> None:
     pytest.importorskip("greenlet")

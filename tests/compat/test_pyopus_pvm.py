@@ -97,7 +97,7 @@ def test_ids_are_integers_that_print_and_compare_as_those_of_pyopus() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2, 131_071, 131_072, 131_073, 10**6, 10**12])
-def test_a_task_id_tells_its_host_and_is_nobody_elses(number: int) -> None:
+def test_task_id_contains_host_and_is_unique(number: int) -> None:
     for dtid in (HOST, 2 * HOST, 4095 * HOST):
         tid = task_tid(dtid, number)
         assert (host_of(tid), task_number(tid)) == (dtid, number)
@@ -164,7 +164,7 @@ def test_tasks_get_a_fresh_interpreter_unless_something_is_to_stay(
     assert spread.spawned[0].fresh is fresh
 
 
-def test_hosts_that_come_and_go_are_told_with_their_ids(spread: Rehearsed) -> None:
+def test_joining_and_leaving_hosts_are_reported_with_ids(spread: Rehearsed) -> None:
     vm, new = PVM(), Host("new", slots=2, cores=1, memory=0)
     [task] = vm.spawnFunction(work, count=1, targetList=[vm.hosts()[1]])
     spread.sizes = [*spread.sizes, ("new", 2)]
@@ -207,7 +207,7 @@ def test_negative_timeouts_wait_without_end(
     assert PVM().receiveMessage(0.01) == ()
 
 
-def test_what_is_killed_has_an_exit_and_no_result(
+def test_killed_task_has_exit_but_no_result(
     spread: Rehearsed, capsys: pytest.CaptureFixture[str]
 ) -> None:
     vm = PVM()
@@ -364,7 +364,7 @@ def test_messages_go_between_spawner_and_tasks(machines: Path) -> None:
     ]
 
 
-def test_what_fails_dies_or_is_killed_is_told_and_so_is_the_machines_end(machines: Path) -> None:
+def test_failures_deaths_kills_and_machine_end_are_reported(machines: Path) -> None:
     done = run("pvm_mishaps.py")
     assert done.stdout.splitlines() == [
         "raise True",
@@ -405,7 +405,7 @@ def test_mirrored_files_are_in_a_folder_that_is_called_as_by_pyopus(
     ]
 
 
-def test_a_machine_that_comes_up_is_waited_for_and_left_as_it_is(machines: Path) -> None:
+def test_starting_machine_is_awaited_and_left_unchanged(machines: Path) -> None:
     command = [sys.executable, "pvm_running.py"]
     with subprocess.Popen(command, cwd=SCRIPTS, stdout=subprocess.PIPE, text=True) as script:
         assert script.stdout is not None

@@ -133,7 +133,7 @@ def test_mirrored_files_are_in_a_folder_that_is_called_as_by_pyopus(way: str, he
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_task_that_fails_or_dies_is_told_and_the_program_goes_on(way: str) -> None:
+def test_task_failure_is_reported_and_program_continues(way: str) -> None:
     done = run(way, "farm.py")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
@@ -154,9 +154,7 @@ def test_a_task_that_fails_or_dies_is_told_and_the_program_goes_on(way: str) -> 
 
 @pytest.mark.parametrize("words", [[], ["finalize"], ["finalize", "cooperative"]])
 @pytest.mark.parametrize("way", WAYS)
-def test_a_slot_keeps_its_process_and_an_error_is_told_at_the_end(
-    way: str, words: list[str]
-) -> None:
+def test_slot_keeps_process_and_error_is_reported_at_end(way: str, words: list[str]) -> None:
     done = run(way, "ending.py", *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "3 [True, True, True, True]\n"

@@ -93,7 +93,7 @@ def test_forged_frames_change_nothing_and_are_never_unpickled(
     assert not (tmp_path / "was here").exists()
 
 
-def test_frames_that_come_twice_count_once(cluster: Cluster, tmp_path: Path) -> None:
+def test_repeated_frames_count_once(cluster: Cluster, tmp_path: Path) -> None:
     for host in ALL:
         engine_of(cluster).double(host, count=10_000)
         engine_of(cluster).double(None, host, count=10_000)
@@ -158,7 +158,7 @@ def test_a_host_that_joins_takes_what_waits(cluster: Cluster) -> None:
     assert cluster.hosts()[-1].name == name
 
 
-def test_when_every_host_is_gone_what_waits_is_told(
+def test_waiting_tasks_fail_when_all_hosts_are_lost(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running = cluster.spawn_many(work.wait_for_ever, [()] * 3)

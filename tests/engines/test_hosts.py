@@ -46,14 +46,14 @@ def test_a_line_names_a_host_and_its_slots(line: str) -> None:
     ["", "-oProxyCommand=x", "node1:", "node1:0", "node1:-2", "node1:two", "node1 slots=x", "[::1",
      "[node1]:4", "::1]", "fe80::zz", "a b", "user@", "node1:4:5", "node1,node2", "node1:²"],
 )  # fmt: skip
-def test_what_names_no_host_is_refused(line: str) -> None:
+def test_invalid_host_names_are_refused(line: str) -> None:
     with pytest.raises(BadJob, match=r"write it like"):
         host_in(line)
 
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_hostfiles_may_come_from_any_editor(tmp_path: Path, ends: str, mark: str) -> None:
+def test_hostfiles_of_any_editor_are_read(tmp_path: Path, ends: str, mark: str) -> None:
     lines = ["# our hosts", "", "node1:2   # fast", "  node2 slots=4", "[::1]:3", "node1", "\t"]
     file = tmp_path / "hosts"
     file.write_bytes((mark + ends.join(lines)).encode())

@@ -95,7 +95,7 @@ def test_libpvm_carries_bytes_and_says_what_is_wrong() -> None:
         assert caught.value.code == -2
 
 
-def test_messages_of_any_size_come_back_as_they_were() -> None:
+def test_messages_of_any_size_round_trip() -> None:
     some = random.Random(1).randbytes(30_000_000)
     sizes = [0, 1, 8191, 8193, 32_767, 32_769, 49_151, 49_153, 114_688, 1_000_001, 30_000_000]
     with Cluster("pvm", slots=1, machine="own") as cluster:
@@ -226,7 +226,7 @@ def test_asking_for_the_hosts_again_and_again_takes_no_memory() -> None:
     assert int(done.stdout) < 1 << 19
 
 
-def test_a_machine_that_runs_is_used_and_goes_on(
+def test_running_machine_is_used_and_left_running(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tmp = tempfile.mkdtemp(prefix="vm")
@@ -262,7 +262,7 @@ def test_a_running_machine_that_is_not_there_is_said(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to allow it")
-def test_root_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_learns_which_variable_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PVM_ALLOW_ROOT")
     with pytest.raises(EngineUnavailable, match="set PVM_ALLOW_ROOT=1"):
         Cluster("pvm", slots=1)

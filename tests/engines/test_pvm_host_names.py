@@ -111,7 +111,7 @@ def test_addresses_are_found_in_the_options_of_hosts() -> None:
         {"address": 10},
     ],
 )
-def test_what_cannot_be_is_a_bad_input(wrong: dict[str, Any]) -> None:
+def test_impossible_options_are_input_errors(wrong: dict[str, Any]) -> None:
     with pytest.raises(BadJob, match=r"not|PVM"):
         Cluster("pvm", machine="own", **wrong)
 
@@ -124,12 +124,12 @@ def test_an_address_of_another_host_is_refused_by_its_name(address: str) -> None
         Cluster("pvm", machine="own", address=address)
 
 
-def test_mpis_numbers_of_slots_are_told_from_names() -> None:
+def test_mpi_slot_numbers_are_not_part_of_names() -> None:
     with pytest.raises(BadJob, match="PVM takes no number of slots"):
         host_names("lab1:3")
 
 
-def test_a_machine_that_fails_leaves_nothing_on_hosts_that_have_come(lab: Lab) -> None:
+def test_failed_machine_leaves_nothing_on_joined_hosts(lab: Lab) -> None:
     given = options(lab)
     with pytest.raises(EngineFailed, match="added: lab9: no such host"):
         Cluster("pvm", **{**given, "hosts": [*given["hosts"], "lab9"]})

@@ -85,7 +85,7 @@ class TestHosts(PVMOnLab, Hosts):
             assert event(cluster, HostAdded).host.name == stays
             assert cluster.spawn(work.whoami, on=stays).result(PATIENCE)[1] == stays
 
-    def test_a_daemon_that_is_killed_is_noticed_and_its_host_comes_again(
+    def test_killed_daemon_is_noticed_and_host_rejoins(
         self, cluster_of: ClusterOf, tidy: None
     ) -> None:
         with cluster_of(self.SLOTS) as cluster:
@@ -114,9 +114,7 @@ class TestHosts(PVMOnLab, Hosts):
             assert len(cluster._controller.agents.by_number) == 4
 
     @pytest.mark.usefixtures("quick_beats")
-    def test_a_host_that_was_cut_off_comes_back_by_itself(
-        self, cluster_of: ClusterOf, tidy: None
-    ) -> None:
+    def test_cut_off_host_rejoins_by_itself(self, cluster_of: ClusterOf, tidy: None) -> None:
         with cluster_of(self.SLOTS) as cluster:
             lost = cluster.hosts()[-1]
             task = cluster.spawn(work.wait_for_ever, on=lost)

@@ -36,7 +36,7 @@ def pool(cluster: Cluster, local_storage_base: Path, no_slots_left: None) -> Ite
         yield pool
 
 
-def test_results_come_back_in_the_order_of_the_jobs(pool: Executor) -> None:
+def test_results_are_in_job_order(pool: Executor) -> None:
     numbers = list(range(200))
     random.Random(3).shuffle(numbers)
     assert pool.dispatch((tasks.add, (n, n)) for n in numbers) == [2 * n for n in numbers]

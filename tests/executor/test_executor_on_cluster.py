@@ -128,7 +128,7 @@ def test_shutdown_waits_although_one_before_did_not(pool: Executor, gate: Path) 
     opener.join()
 
 
-def test_an_executor_that_nobody_has_any_more_ends_its_slots(
+def test_unreferenced_executor_ends_its_slots(
     local_storage_base: Path, no_slots_left: None
 ) -> None:
     pool = Executor("local", slots=1)
@@ -203,7 +203,7 @@ def test_fresh_tasks_have_a_process_of_their_own(pool: Executor) -> None:
     assert len(set(pids)) == 3
 
 
-def test_what_no_host_can_do_is_refused_at_once(pool: Executor) -> None:
+def test_impossible_needs_are_refused_at_once(pool: Executor) -> None:
     with pytest.raises(NoSuchHost, match="elsewhere"):
         pool.options(on="elsewhere").submit(tasks.add, 1)
     with pytest.raises(NotEnough, match="100000 cores"):
@@ -264,14 +264,14 @@ def test_a_running_task_can_be_killed(pool: Executor, gate: Path) -> None:
     assert pool.submit(tasks.add, 1).result(SOON) == 1
 
 
-def test_an_error_that_its_class_cannot_make_again_comes_back_too(pool: Executor) -> None:
+def test_unreconstructible_error_is_returned(pool: Executor) -> None:
     bad, good = pool.submit(tasks.fail_unreadably), pool.submit(tasks.add, 1)
     with pytest.raises(tasks.HardToRead, match="this and that"):
         bad.result(SOON)
     assert good.result(SOON) == 1
 
 
-def test_what_cannot_travel_says_what_it_is(pool: Executor) -> None:
+def test_unpicklable_value_is_named(pool: Executor) -> None:
     error = pool.submit(tasks.same, threading.Lock()).exception(SOON)
     assert isinstance(error, CannotTravel)
     assert "_thread.lock" in str(error)
@@ -509,7 +509,7 @@ def test_a_new_process_in_place_of_a_dead_one_is_initialized(
     assert len(begun.read_text().splitlines()) == 3
 
 
-def test_what_an_initializer_has_started_runs_on_and_what_tasks_start_does_not(
+def test_initializer_processes_survive_and_task_processes_end(
     local_storage_base: Path, no_slots_left: None, tmp_path: Path
 ) -> None:
     with Executor("local", slots=1, initializer=tasks.settle, initargs=(tmp_path,)) as pool:
@@ -625,7 +625,7 @@ def _nothing(*_: object) -> None:
     pass
 
 
-def test_an_initializer_with_its_arguments_goes_to_each_slot_once(
+def test_initializer_is_sent_to_each_slot_once(
     local_storage_base: Path, no_slots_left: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By itself, not in an envelope, which has a limit; a killed slot's successor gets it anew."""

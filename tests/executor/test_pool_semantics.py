@@ -111,7 +111,7 @@ def test_names_of_arguments_are_the_functions_own(pool: Executor) -> None:
     )
 
 
-def test_a_thousand_calls_come_back_each_with_its_own_value(pool: Executor) -> None:
+def test_thousand_calls_return_their_own_values(pool: Executor) -> None:
     calls = [pool.submit(tasks.add, n, c=n) for n in range(1000)]
     assert [call.result(SOON) for call in calls] == [2 * n for n in range(1000)]
 
@@ -170,7 +170,7 @@ def test_calls_work_with_asyncio(pool: Executor) -> None:
 # Errors
 
 
-def test_an_error_comes_back_as_itself_and_harms_no_other_call(pool: Executor) -> None:
+def test_error_is_returned_and_affects_no_other_call(pool: Executor) -> None:
     bad, good = pool.submit(tasks.fail, KeyError("lost", 3)), pool.submit(tasks.add, 1)
     error = bad.exception(SOON)
     assert type(error) is KeyError
@@ -217,7 +217,7 @@ def test_errors_that_end_programs_only_end_their_call(pool: Executor, error: Bas
     assert pool.submit(tasks.add, 1).result(SOON) == 1
 
 
-def test_what_is_no_function_fails_its_own_future(pool: Executor) -> None:
+def test_non_function_fails_its_own_future(pool: Executor) -> None:
     nothing: Any = 5
     with pytest.raises(TypeError, match="not callable"):
         pool.submit(nothing).result(SOON)
@@ -232,7 +232,7 @@ def test_wrong_arguments_fail_their_own_future(pool: Executor) -> None:
 
 
 @processes_only
-def test_what_cannot_be_pickled_fails_its_own_future(pool: Executor) -> None:
+def test_unpicklable_call_fails_its_own_future(pool: Executor) -> None:
     before = pool.submit(tasks.add, 1)
     lock = pool.submit(tasks.same, threading.Lock())
     method = pool.submit(threading.Lock().acquire)
@@ -375,7 +375,7 @@ def test_as_completed_stops_when_its_time_is_over(pool: Executor, gate: Path) ->
         next(ended)
 
 
-def test_wait_returns_when_what_it_waits_for_has_come(pool: Executor, gate: Path) -> None:
+def test_wait_returns_on_its_condition(pool: Executor, gate: Path) -> None:
     slow, quick = pool.submit(hold, gate), pool.submit(tasks.add, 1)
     assert wait([slow, quick], SOON, FIRST_COMPLETED) == ({quick}, {slow})
     bad = pool.submit(tasks.fail, KeyError())
@@ -444,7 +444,7 @@ def test_map_gives_results_before_all_are_there(pool: Executor, gate: Path) -> N
     assert list(results) == [3, 4, 5]
 
 
-def test_map_raises_an_error_when_its_turn_comes(pool: Executor) -> None:
+def test_map_raises_error_in_order(pool: Executor) -> None:
     results = pool.map(tasks.fail_for, range(5), [3] * 5)
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="3"):
@@ -521,7 +521,7 @@ def test_map_cancels_the_rest_when_its_iterator_is_let_go_of(
     assert len(list(tmp_path.iterdir())) < 100
 
 
-def test_map_runs_all_if_nobody_asks_for_results(make: Make, tmp_path: Path) -> None:
+def test_map_runs_all_without_reading_results(make: Make, tmp_path: Path) -> None:
     pool = make()
     pool.map(tasks.touch, [tmp_path / f"{n}" for n in range(20)])
     pool.shutdown()
@@ -690,9 +690,7 @@ if __name__ == "__main__":
 
 
 @spawn_too
-def test_what_the_initializer_of_a_script_sets_is_there_for_its_functions(
-    kind: str, tmp_path: Path
-) -> None:
+def test_script_functions_see_initializer_globals(kind: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(GLOBALS)
     places = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
@@ -754,7 +752,7 @@ def test_an_initializer_that_exits_breaks_the_pool(make: Make, code: int) -> Non
 
 
 @processes_only
-def test_what_an_initializer_does_to_its_process_stays(make: Make, tmp_path: Path) -> None:
+def test_initializer_process_changes_stay(make: Make, tmp_path: Path) -> None:
     pool = make(1, initializer=tasks.settle, initargs=(tmp_path,))
     first, *others = (pool.submit(tasks.settled).result(SOON) for _ in range(3))
     helper = psutil.Process(first[-1])

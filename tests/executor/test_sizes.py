@@ -99,7 +99,7 @@ class Noted(Future[int]):
         return super().cancel()
 
 
-def test_of_results_that_are_not_wanted_the_last_are_cancelled_first() -> None:
+def test_unwanted_results_are_cancelled_last_first() -> None:
     """So that no slot starts one of them meanwhile."""
     order: list[int] = []
     results = Results((Noted(number, order) for number in range(9)), 4, None)

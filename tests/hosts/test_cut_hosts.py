@@ -34,7 +34,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_host_that_is_cut_off_and_comes_back_disturbs_nothing(lab: Lab) -> None:
+def test_returning_cut_off_host_disturbs_nothing(lab: Lab) -> None:
     controller, victim = lab.hosts[0], lab.hosts[1]
     assert controller.share is not None
     (lab.share / "cut.py").write_text(SCRIPT)

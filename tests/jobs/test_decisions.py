@@ -512,7 +512,7 @@ def test_late_files_of_stopped_run_are_removed_by_next(
     assert list(Path("out/job.job").glob("*-*")) == []
 
 
-def test_what_a_killed_run_left_below_a_home_folder_goes_with_the_next(
+def test_leftovers_below_home_are_removed_by_next_run(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(here / "home"))

@@ -174,7 +174,7 @@ def test_executor_counts_as_ended_after_two_failed_checks(
     assert isinstance(submitted.over, EngineFailed)
 
 
-def test_it_is_known_whether_somebody_listens_at_an_address(tmp_path: Path) -> None:
+def test_listening_addresses_are_detected(tmp_path: Path) -> None:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()

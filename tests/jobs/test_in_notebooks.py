@@ -194,7 +194,7 @@ def test_a_cluster_in_a_notebook_awaits_and_takes_functions_as_they_are_now(kern
     assert "closed" in kernel.html("cluster")
 
 
-def test_one_is_counted_as_one(kernel: Kernel) -> None:
+def test_single_count_is_singular(kernel: Kernel) -> None:
     kernel.run("import encamp\njob = encamp.Job('j', to='results')\njob.add('one', 'true')")
     assert "1 task, to" in kernel.html("job")
     assert kernel.text("print(job)").startswith("<Job 'j': 1 task, to ")

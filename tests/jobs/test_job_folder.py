@@ -94,7 +94,7 @@ def _list(name: str) -> None:
     ],
 )
 @pytest.mark.parametrize("shared", [False, True])
-def test_who_mirrors_all_gets_no_results(
+def test_mirroring_everything_excludes_results(
     here: Path, pattern: str, wanted: list[str], shared: bool
 ) -> None:
     Path("sub").mkdir()
@@ -137,7 +137,7 @@ def test_mirrored_destination_excludes_job_folder(here: Path) -> None:
         *("./out/../out/job.job/logs/../report.json", "job.link", "job.report", "job.out/job.job"),
     ],
 )
-def test_it_cannot_be_named_as_an_input(here: Path, pattern: str) -> None:
+def test_job_folder_cannot_be_an_input(here: Path, pattern: str) -> None:
     Path("out/job.job/logs").mkdir(parents=True)
     Path("out/job.job/report.json").touch()
     Path("job.link").symlink_to("out/job.job")

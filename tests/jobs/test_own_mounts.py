@@ -165,7 +165,7 @@ def test_a_task_that_writes_changes_its_own_copy_only(base: Path) -> None:
 
 
 @pytest.mark.parametrize("files", [31, 40])
-def test_what_a_task_may_do_does_not_depend_on_the_size_of_its_tree(base: Path, files: int) -> None:
+def test_allowed_operations_do_not_depend_on_tree_size(base: Path, files: int) -> None:
     for number in range(files, 40):
         (base / f"data/tree/{number}").unlink()
     (base / "data/tree/deep").mkdir()

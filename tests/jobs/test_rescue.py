@@ -236,7 +236,7 @@ def test_next_run_removes_staged_rescues_of_killed_run(here: Path) -> None:
     assert results() == {"failed/part.txt": "half\n"}
 
 
-def test_it_is_in_the_manifest_and_the_report(here: Path) -> None:
+def test_rescued_file_is_in_manifest_and_report(here: Path) -> None:
     run_one(encamp.call(half_then, "raise"))
     assert b"(failed/part.txt)" in Path("out/job.job/MANIFEST").read_bytes()
     assert "failed/part.txt" in Path("out/job.job/report.json").read_text()

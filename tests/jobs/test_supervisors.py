@@ -8,7 +8,7 @@ from encamp.jobs.worker.supervisor_threads import Supervisors
 
 
 @pytest.mark.timeout(60)
-def test_they_end_while_they_take_what_is_cancelled() -> None:
+def test_supervisors_end_while_taking_cancelled_work() -> None:
     for _ in range(300):
         supervisors = Supervisors(2)
         futures = [supervisors.submit(int) for _ in range(3)]

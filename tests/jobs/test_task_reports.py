@@ -86,7 +86,7 @@ def _report(tasks: Any) -> JobReport:
     return JobReport("job", "/out", "/out/job.job", 1.0, 2.0, "here", "", "", False, tasks)
 
 
-def test_they_are_as_a_list_of_them(tmp_path: Path) -> None:
+def test_compact_reports_equal_list(tmp_path: Path) -> None:
     reports, listed = _both(tmp_path)
     assert len(reports) == len(listed)
     assert repr(reports) == repr(listed)  # NaN is not equal to itself

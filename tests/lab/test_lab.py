@@ -205,7 +205,7 @@ def test_hosts_reach_programs_outside_by_the_outer_hosts_name(lab: Lab) -> None:
             assert address == lab.hosts[0].address
 
 
-def test_what_is_run_gets_variables_and_its_exit_status_and_time_limit_are_told(lab: Lab) -> None:
+def test_lab_run_passes_variables_and_reports_status_and_timeout(lab: Lab) -> None:
     host = lab.hosts[0]
     done = host.run(["sh", "-c", f"echo $MORE $EVEN ${LOCAL}; pwd"], env={"EVEN": "1"}, cwd="/tmp")
     assert done.stdout.split() == ["two", "words", "1", str(host.storage), "/tmp"]
@@ -264,7 +264,7 @@ def test_a_frozen_host_does_nothing_until_it_thaws(pair: Lab) -> None:
         assert answers(connection)
 
 
-def test_what_runs_from_outside_goes_on_after_a_thaw(pair: Lab) -> None:
+def test_outside_processes_continue_after_thaw(pair: Lab) -> None:
     host = pair.hosts[0]
     cat = host.popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     until(lambda: "cat " in host.commands().values())
@@ -306,7 +306,7 @@ def test_a_boot_id_is_the_hosts_own_and_can_be_changed(pair: Lab) -> None:
     assert said(first, "ssh", "lab1", "cat", "/proc/sys/kernel/random/boot_id") == new
 
 
-def test_a_share_on_a_file_server_comes_at_the_rate_that_is_set() -> None:
+def test_file_server_share_has_the_given_rate() -> None:
     size = 1_000_000
     with Lab(2, without_share=1, rate="16mbit") as lab:
         (lab.share / "file").write_bytes(bytes(size))

@@ -334,7 +334,7 @@ def test_strangers_are_hung_up_on_and_nothing_of_theirs_is_read(
     assert not net.controller._links
 
 
-def test_who_says_nothing_is_hung_up_on(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_connection_is_closed(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mesh_module, "GREETS", 0.2)
     with socket.create_connection(net.controller.listens[0]) as stranger:
         net.until(lambda: net.controller._strangers)

@@ -122,9 +122,7 @@ def test_hosts_say_their_storages_themselves_and_have_the_rest_from_the_controll
     assert any("are not searched in /tmp, where" in str(one.message) for one in recwarn)
 
 
-def test_outputs_come_whole_from_hosts_that_have_the_share_at_other_paths(
-    lab: Lab, mpi: str
-) -> None:
+def test_outputs_arrive_whole_with_other_share_paths(lab: Lab, mpi: str) -> None:
     text = "".join(f"line {number}\n" for number in range(300_000))
     (lab.share / f"{mpi}.in").write_text(text)
     with on(lab, mpi, "lab1", "lab2", "lab3") as cluster:
@@ -226,7 +224,7 @@ def refused(lab: Lab, mpi: str, *hosts: str) -> str:
     return str(caught.value)
 
 
-def test_a_host_that_cannot_be_used_is_told_in_one_sentence(lab: Lab, mpi: str) -> None:
+def test_unusable_host_gives_one_sentence(lab: Lab, mpi: str) -> None:
     said = refused(lab, mpi, "lab1", "lab9")
     assert said.startswith(f"{FAILED}'lab9' cannot be reached: ssh: Could not resolve")
     with without_encamp(lab.hosts[1]):
@@ -235,7 +233,7 @@ def test_a_host_that_cannot_be_used_is_told_in_one_sentence(lab: Lab, mpi: str) 
 
 
 @pytest.mark.parametrize("mpi", MPIS[1:], indirect=True)
-def test_a_host_that_hangs_is_told_long_before_the_launcher_would(lab: Lab, mpi: str) -> None:
+def test_hanging_host_is_reported_before_launcher_timeout(lab: Lab, mpi: str) -> None:
     with frozen(lab.hosts[1]):
         said = refused(lab, mpi, "lab1", "lab2")
     assert said == f"{FAILED}'lab2' does not answer within 5 s"

@@ -170,7 +170,7 @@ def test_a_job_that_comes_up_after_that_is_a_job_as_any(
         ("assert (!closed) failed", False, True),
     ],
 )
-def test_a_launcher_that_a_stranger_has_ended_is_told_from_one_that_fails(
+def test_launcher_ended_by_stranger_differs_from_failure(
     said: str, at_start: bool, later: bool
 ) -> None:
     said = f"[mpiexec@here] HYD_pmcd_pmiserv_proxy_init_cb (pmiserv_cb.c:524): {said}"
@@ -234,7 +234,7 @@ def test_rank_0_is_put_on_this_host_besides_those_that_work(
 
 
 @pytest.mark.parametrize("mpi", MPIS)
-def test_the_launcher_is_told_of_the_remote_shell_and_of_few_variables(
+def test_launcher_gets_remote_shell_and_few_variables(
     tmp_path: Path, mpi: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in os.environ if name.startswith("PARALLEL_")]:
@@ -427,7 +427,7 @@ esac
 """
 
 
-def test_what_is_wrong_with_a_host_is_told_by_what_it_says_and_how_it_ends() -> None:
+def test_host_fault_is_derived_from_output_and_status() -> None:
     names = re.findall(r"(\w+)\)", SHELL)
     hosts = [HostLine(name, 1) for name in ("localhost", *names)]
     found = HostChecks(hosts, ["sh", "-c", SHELL, "sh"], "", "", within=3.0).faults()

@@ -135,7 +135,7 @@ def test_agents_do_not_know_the_variables_of_their_launcher(start: Start) -> Non
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGSEGV", "exit"])
-def test_a_rank_that_dies_is_told_of_and_work_goes_on(start: Start, mpi: str, how: str) -> None:
+def test_dead_rank_is_reported_and_work_continues(start: Start, mpi: str, how: str) -> None:
     engine = start()
     ask(engine, 1, "die", how=how)
     if mpi == "openmpi":
@@ -153,7 +153,7 @@ def test_a_rank_that_dies_is_told_of_and_work_goes_on(start: Start, mpi: str, ho
         assert echoed(engine, 4, b"there?")
 
 
-def test_what_is_sent_to_the_dead_is_dropped(start: Start, mpi: str) -> None:
+def test_frames_to_dead_ranks_are_dropped(start: Start, mpi: str) -> None:
     engine = start()
     ask(engine, 1, "die", how="SIGKILL")
     (left, *_) = take(engine, 1 if mpi == "openmpi" else 4)
@@ -209,7 +209,7 @@ def test_a_killed_rank_leaves_no_shared_memory(start: Start) -> None:
     assert there(remains) == []
 
 
-def test_it_stops_with_messages_in_flight(start: Start) -> None:
+def test_stop_works_with_messages_in_transit(start: Start) -> None:
     engine = start(slots=3)
     remains = remains_of(engine)
     for agent in (1, 2, 3):
@@ -232,7 +232,7 @@ def test_an_agent_that_hangs_is_ended_by_force(start: Start) -> None:
     assert gone(pid)
 
 
-def test_an_agent_that_leaves_is_told_of_and_the_others_go_on(start: Start) -> None:
+def test_leaving_agent_is_reported_and_others_continue(start: Start) -> None:
     engine = start()
     ask(engine, 1, "leave")
     (left,) = take(engine, 1)

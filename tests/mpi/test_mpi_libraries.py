@@ -52,13 +52,13 @@ def test_a_shell_finds_the_same_folders_ours_as_python_does(tmp_path: Path) -> N
     assert taken(":".join([*folders, "/", str(tmp_path / "missing")])) == (ours, others)
 
 
-def test_what_a_host_has_itself_comes_first(tmp_path: Path) -> None:
+def test_host_libraries_come_first(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     known = str(tmp_path)
     assert taken(f"{known}:/usr/lib", known) == ([known, os.path.realpath("/usr/lib")], [])
 
 
-def test_the_library_path_itself_is_not_told_to_other_hosts(
+def test_library_path_is_not_sent_to_other_hosts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LD_LIBRARY_PATH", "/some/lib")

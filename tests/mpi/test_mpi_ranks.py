@@ -41,7 +41,7 @@ def test_ranks_send_frames_of_any_size_to_each_other_in_order(launcher: Launcher
     assert answer(launcher, "talk") == [True, True]
 
 
-def test_it_ends_cleanly_with_messages_in_flight(launcher: Launcher) -> None:
+def test_ranks_end_cleanly_with_messages_in_transit(launcher: Launcher) -> None:
     assert answer(launcher, "in_flight") == "left alone"
 
 
@@ -218,9 +218,7 @@ def give():
 """
 
 
-def test_a_message_that_waits_while_it_is_unpickled_holds_nobody_up(
-    launcher: Launcher, tmp_path: Path
-) -> None:
+def test_waiting_unpickle_blocks_no_other_message(launcher: Launcher, tmp_path: Path) -> None:
     (tmp_path / "nested_work.py").write_text(NESTED_WORK)
     script = tmp_path / "nested.py"
     script.write_text(NESTED)
@@ -290,7 +288,7 @@ def test_a_job_may_be_run_by_mpirun_itself(
     assert (tmp_path / "out/6/sum").read_text() == "21\n"
 
 
-def test_what_only_rank_0_finds_ends_all_ranks(
+def test_error_found_by_rank_0_ends_all_ranks(
     launcher: Launcher, tmp_path: Path, local_storage_base: Path
 ) -> None:
     job = tmp_path / "sums.toml"
@@ -323,12 +321,12 @@ def test_a_second_job_needs_the_cluster_of_the_first(
     assert "use one cluster for everything" in done.stderr
 
 
-def test_what_agents_start_does_not_believe_to_be_a_rank(launcher: Launcher) -> None:
+def test_child_processes_do_not_look_like_ranks(launcher: Launcher) -> None:
     names = answer(launcher, "variables")
     assert [n for n in names if n.startswith(("PMI", "PMIX", "OMPI", "PRTE", "MPI_"))] == []
 
 
-def test_a_dead_rank_is_told_of_and_the_script_goes_on_where_the_mpi_can(
+def test_dead_rank_is_reported_and_script_continues_if_possible(
     launcher: Launcher,
 ) -> None:
     done = run(launcher, "killed")

@@ -162,7 +162,7 @@ def test_workers_that_join_get_work_and_those_that_leave_do_not(
         assert results(cluster.spawn_many(work.add, [(1,)] * 20)) == [2] * 20
 
 
-def test_it_listens_on_no_public_address(client: Any) -> None:
+def test_no_public_address_is_listened_on(client: Any) -> None:
     with Cluster(client):
         family = [psutil.Process(), *map(psutil.Process, agents_of(client))]
         found = [c for process in family for c in process.net_connections("inet")]

@@ -65,7 +65,7 @@ def _answer(address: str, port: int) -> bytes:
         return b""
 
 
-def test_a_worker_that_dies_comes_back(lab: Lab) -> None:
+def test_dead_worker_is_restarted(lab: Lab) -> None:
     with Cluster("dask", hosts="lab1:1,lab2:1") as cluster:
         task = cluster.spawn(work.wait_for_ever, on="lab2")
         worker = next(

@@ -163,7 +163,7 @@ def test_slots_of_a_worker_that_was_given_up_are_taken_elsewhere(run: Run, clock
 
 
 @three_slots
-def test_workers_that_come_together_share_the_slots_that_are_wanted(run: Run, clock: Clock) -> None:
+def test_workers_joining_together_share_wanted_slots(run: Run, clock: Clock) -> None:
     run.engine._take_in({FIRST: 2, SECOND: 2})
     assert run.begun == {FIRST: 2, SECOND: 1}
 

@@ -41,7 +41,7 @@ def _descriptors() -> int:
 
 @pytest.mark.chaos
 @pytest.mark.timeout(60 + 300 * (CHAOS > 1))
-def test_many_workers_come_work_and_are_lost() -> None:
+def test_many_workers_join_work_and_are_lost() -> None:
     before = _descriptors()
     with _workers() as workers:
         assert workers.stdin is not None

@@ -82,7 +82,7 @@ def test_a_connection_file_a_view_and_slots(client: Any, engines: SomeEngines) -
         assert results(cluster.spawn_many(work.add, [(1,)] * 20)) == [2] * 20
 
 
-def test_a_busy_engine_is_waited_for_and_keeps_nobody_waiting(client: Any, tmp_path: Path) -> None:
+def test_busy_engine_gets_agent_later_without_blocking(client: Any, tmp_path: Path) -> None:
     file = tmp_path / "go on"
     busy = client[client.ids[0]].apply_async(interactive(wait_for), str(file), 7)
     until(lambda: client.queue_status(client.ids[0])["queue"] == 1)
@@ -94,7 +94,7 @@ def test_a_busy_engine_is_waited_for_and_keeps_nobody_waiting(client: Any, tmp_p
     assert busy.get(PATIENCE) == 7
 
 
-def test_what_a_busy_engine_has_not_begun_is_taken_back(client: Any, tmp_path: Path) -> None:
+def test_unstarted_agents_of_busy_engine_are_cancelled(client: Any, tmp_path: Path) -> None:
     file = tmp_path / "go on"
     busy = client[client.ids[0]].apply_async(interactive(wait_for), str(file), 7)
     until(lambda: client.queue_status(client.ids[0])["queue"] == 1)
@@ -169,7 +169,7 @@ def test_invalid_cluster_argument_is_reported(tmp_path: Path) -> None:
         Cluster("ipyparallel", profil="x")
 
 
-def test_engines_of_another_python_are_told_and_stay_as_they_were(
+def test_engines_of_other_python_are_reported_and_unchanged(
     client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of them it is asked as text; functions would be bytecode of this version."""

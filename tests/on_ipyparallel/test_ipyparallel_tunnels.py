@@ -95,7 +95,7 @@ def test_a_program_that_greets_or_ends_affects_no_tunnels_of_others() -> None:
     asyncio.run(main())
 
 
-def test_tunnels_end_when_nothing_is_heard_from_their_program(
+def test_tunnels_end_after_silence_of_program(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tunnels, "_AGAIN", 0.02)

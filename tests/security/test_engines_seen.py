@@ -106,7 +106,7 @@ def _turns_away(port: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_nothing_listens_to_strangers_and_nothing_is_told(
+def test_no_port_and_no_secret_is_visible_to_strangers(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, options = ENGINES[name]
@@ -145,7 +145,7 @@ def _check_seen(cluster: Cluster, known: list[Any], before: set[bytes]) -> None:
         stranger('for pid; do ! cat "/proc/$pid/environ" 2> /dev/null || exit 1; done', *there)
 
 
-def test_mpichs_launcher_is_told_no_variables_but_those_it_needs(
+def test_mpich_launcher_gets_only_needed_variables(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     try:

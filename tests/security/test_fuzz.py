@@ -187,7 +187,7 @@ def test_any_part_is_published_or_refused(place: Path, seeds: list[Random]) -> N
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
 @pytest.mark.parametrize("name", [NAME, "report.json", "lock", f"{PREFIX}{TOKEN}"])
-def test_what_is_no_file_is_never_waited_for(
+def test_special_files_are_never_waited_for(
     tmp_path: Path, make: Callable[[str], None], name: str
 ) -> None:
     place = tmp_path / "out/j.job"

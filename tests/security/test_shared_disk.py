@@ -137,7 +137,7 @@ def test_a_job_folder_of_a_stranger_is_refused(scratch: Path, script: str) -> No
 @as_root
 @pytest.mark.parametrize("name", ["journal.jsonl", "lock", "logs", "report.json"])
 @pytest.mark.parametrize("script", ['ln -s "$2" "$1"', 'mkfifo "$1"', 'echo "{}" > "$1"'])
-def test_what_a_stranger_put_into_the_job_folder_is_refused_by_name(
+def test_strangers_files_in_job_folder_are_refused_by_name(
     scratch: Path, name: str, script: str
 ) -> None:
     secret = scratch / "secret"
@@ -180,7 +180,7 @@ def test_links_in_place_of_files_that_are_replaced_are_replaced_themselves(scrat
 
 
 @as_root
-def test_what_killed_runs_left_half_written_goes_with_the_next(scratch: Path) -> None:
+def test_partial_files_of_killed_runs_are_removed_by_next(scratch: Path) -> None:
     with Journal(scratch / "sums.job").writing():
         pass
     left = scratch / f"sums.job/.journal.jsonl.{'0' * 16}.tmp"
@@ -205,7 +205,7 @@ def test_root_may_run_a_job_in_the_folder_of_its_user(tmp_path: Path) -> None:
 
 
 @as_root
-def test_what_root_has_made_is_its_users_as_well(scratch: Path) -> None:
+def test_files_of_root_are_accepted(scratch: Path) -> None:
     (scratch / "sums.job").mkdir()
     (scratch / "sums.job/journal.jsonl").touch()
     os.seteuid(STRANGER)
@@ -365,7 +365,7 @@ def test_a_part_that_another_has_written_is_not_published(scratch: Path, script:
     unstage([staged])
 
 
-def test_what_is_private_stays_so_while_it_is_staged(
+def test_private_outputs_stay_private_while_staged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     modes: list[int] = []
@@ -450,7 +450,7 @@ def test_a_strangers_link_in_place_of_the_destination_is_refused(scratch: Path) 
 
 
 @as_root
-def test_a_run_writes_no_report_by_a_link_that_comes_in_place_of_its_destination(
+def test_report_does_not_follow_link_replacing_destination(
     scratch: Path,
 ) -> None:
     mine, out = _elsewhere(scratch), scratch / "out"
@@ -470,9 +470,7 @@ def test_a_run_writes_no_report_by_a_link_that_comes_in_place_of_its_destination
 @as_root
 @pytest.mark.parametrize("moment", ["before it is staged", "before it is published"])
 @pytest.mark.parametrize("pattern", ["one.sum", "deep/**"])
-def test_a_link_that_comes_while_a_task_runs_is_not_followed(
-    scratch: Path, moment: str, pattern: str
-) -> None:
+def test_link_created_during_task_is_not_followed(scratch: Path, moment: str, pattern: str) -> None:
     mine, out, folder = _elsewhere(scratch), scratch / "out", local_storage() / "task"
     (folder / "deep/er").mkdir(parents=True)
     for name in ("one.sum", "deep/one.sum", "deep/er/one.sum"):
@@ -497,7 +495,7 @@ def test_a_link_that_comes_while_a_task_runs_is_not_followed(
 
 
 @as_root
-def test_what_hosts_send_does_not_go_by_a_strangers_link(scratch: Path) -> None:
+def test_sent_outputs_do_not_follow_strangers_link(scratch: Path) -> None:
     mine, out = _elsewhere(scratch), scratch / "out"
     out.mkdir()
     out.chmod(0o777)
@@ -606,7 +604,7 @@ def test_the_command_says_it_in_a_sentence(
 
 
 @as_root
-def test_a_strangers_job_keeps_nobody_from_pruning(
+def test_strangers_job_does_not_prevent_pruning(
     scratch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     job = _job()
@@ -638,7 +636,7 @@ def _files_of(folder: Path) -> dict[str, bytes]:
 
 
 @as_root
-def test_a_folder_that_comes_in_place_of_the_jobs_while_it_runs_gets_nothing(
+def test_folder_replacing_job_folder_gets_nothing(
     scratch: Path,
 ) -> None:
     scratch.chmod(0o777)
@@ -662,7 +660,7 @@ def test_a_folder_that_comes_in_place_of_the_jobs_while_it_runs_gets_nothing(
 
 
 @as_root
-def test_a_strangers_job_beside_keeps_nobody_from_seeing_a_task(
+def test_strangers_job_does_not_hide_tasks(
     scratch: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _job().run()
@@ -678,7 +676,7 @@ def test_a_strangers_job_beside_keeps_nobody_from_seeing_a_task(
 
 
 @as_root
-def test_a_closed_job_folder_of_a_stranger_is_told_with_its_owner(scratch: Path) -> None:
+def test_strangers_private_job_folder_is_reported_with_owner(scratch: Path) -> None:
     stranger("mkdir -m 700 sums.job")
     child = os.fork()
     if not child:

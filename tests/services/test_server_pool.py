@@ -50,7 +50,7 @@ def test_host_with_fewest_acquired_servers_is_preferred() -> None:
     assert _granted(pool) == [(9, [2])]
 
 
-def test_who_has_asked_first_is_first_also_for_a_certain_server() -> None:
+def test_first_request_for_certain_server_is_first() -> None:
     pool, servers = _pool("a", "a")
     for client, server in ((1, 0), (2, 0), (3, 2), (4, 0), (5, 1)):
         pool.ask(client, 1, 1, server)
@@ -91,7 +91,7 @@ def test_a_group_keeps_what_it_has_gathered_until_it_has_all() -> None:
     assert _granted(pool) == [(3, [1])]
 
 
-def test_who_gives_up_leaves_what_it_had_gathered() -> None:
+def test_withdrawn_request_frees_gathered_servers() -> None:
     pool, _ = _pool("a", "a")
     pool.ask(1, 1, 1, 0)
     list(pool.grants())
@@ -170,7 +170,7 @@ def test_a_client_that_has_ended_has_no_requests_any_more() -> None:
     assert _granted(pool) == [(3, [1])]
 
 
-def test_who_releases_a_lease_that_is_over_does_not_free_the_server_of_another() -> None:
+def test_release_of_ended_lease_frees_no_other_server() -> None:
     pool, (server,) = _pool("a")
     records: Any = SimpleNamespace(by_server={1: (SimpleNamespace(pool=pool), server)}, held={})
     grants = Acquisitions(records)
@@ -249,7 +249,7 @@ def test_an_answer_that_is_on_its_way_makes_no_deadlock(
     assert deadlocks.wait_started(102, _waits(server=1, number=1, answered={101: 4}))
 
 
-def test_who_waits_for_any_server_waits_for_ever_if_none_can_be_free(
+def test_wait_for_any_server_is_a_deadlock_if_none_can_be_free(
     known: tuple[Deadlocks, list[ServerRecord], set[int]],
 ) -> None:
     deadlocks, servers, waiting = known

@@ -318,7 +318,7 @@ def test_files_that_cannot_be_copied_are_refused(
         assert own.tasks() == []
 
 
-def test_one_pattern_and_one_host_need_no_list(tmp_path: Path) -> None:
+def test_single_pattern_and_host_need_no_list(tmp_path: Path) -> None:
     for name in ("a.dat", "b.dat", "old.dat"):
         (tmp_path / name).write_text(name)
     with encamp.Cluster("local", slots=1) as own:

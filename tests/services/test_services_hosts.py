@@ -143,7 +143,7 @@ def test_while_there_is_no_host_only_an_elastic_cluster_takes_tasks_with_needs(
                 cluster.spawn(abs, -1, memory=1)
 
 
-def test_it_is_known_how_many_servers_have_nothing_to_do(cluster: Cluster, here: Path) -> None:
+def test_idle_servers_are_counted(cluster: Cluster, here: Path) -> None:
     service = cluster.publish(served.Counter)
     service.ready(2, 30)
     services = cluster._controller.services

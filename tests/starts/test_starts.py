@@ -73,7 +73,7 @@ def test_slots_and_commands_begin_with_default_signals(way: str, here: Path) -> 
     assert facts["commands"] == {"SigBlk": 0, "SigIgn": 0}
 
 
-def test_a_program_that_is_told_of_no_child_makes_up_no_exit_status(here: Path) -> None:
+def test_unknown_exit_status_is_not_invented(here: Path) -> None:
     ended, after = said("lost", here, before=careless)
     assert "ended with exit status 0" not in ended
     assert "was lost" in ended
@@ -199,7 +199,7 @@ def test_nothing_depends_on_the_locale_or_compares_bytes_with_texts(here: Path) 
     assert done.stdout.split() == ["6", "8"], done.stderr
 
 
-def test_a_frozen_program_is_told_what_to_call_and_starts_nothing(
+def test_frozen_program_learns_what_to_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from encamp.cluster.cluster import Cluster
@@ -294,7 +294,7 @@ def break_and_die(marker: str) -> None:
     os._exit(1)
 
 
-def test_where_no_slot_can_be_started_again_all_tasks_are_told_why(
+def test_failed_slot_restart_fails_all_tasks_with_reason(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from encamp.cluster.cluster import Cluster
@@ -318,7 +318,7 @@ def limited(soft: int, hard: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_too_few_files_are_told_of_once_before_anything_runs(here: Path) -> None:
+def test_too_few_files_is_reported_once_before_run(here: Path) -> None:
     Path("job.toml").write_text(JOB)
     done = start(ENCAMP, "run", "-n", "2", "job.toml", before=limited(30, 30))
     assert done.returncode == 1
@@ -391,7 +391,7 @@ def test_tasks_send_messages_where_their_program_has_no_descriptors_left(here: P
             assert hears.result(SOON) == [0, 1, 2]
 
 
-def test_a_task_that_has_no_descriptors_left_is_told_that_it_gets_no_messages(here: Path) -> None:
+def test_task_without_descriptors_gets_error_about_messages(here: Path) -> None:
     from encamp.cluster.cluster import Cluster
 
     with Cluster("local", slots=2) as cluster:

@@ -61,7 +61,7 @@ def recorded() -> list[str]:
         return [row.source for row in cache.rows()]
 
 
-def test_what_was_evicted_while_it_was_in_use_is_not_recorded_again(here: Path) -> None:
+def test_entry_evicted_in_use_is_not_recorded_again(here: Path) -> None:
     (here / "a").write_text("content")
     with HostCache() as cache:
         cache.get(planned(here / "a"))
@@ -70,7 +70,7 @@ def test_what_was_evicted_while_it_was_in_use_is_not_recorded_again(here: Path) 
     assert recorded() == []
 
 
-def test_what_is_evicted_before_it_is_there_is_recorded_when_it_comes(
+def test_entry_evicted_early_is_recorded_on_arrival(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is recorded before it is fetched, in case of a kill."""
@@ -147,9 +147,7 @@ def test_a_tree_that_is_used_again_leaves_no_file_open(here: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_what_is_fetched_now_is_not_evicted_for_the_limit(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_entry_being_fetched_is_not_evicted(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LIMIT, "10")
     (here / "a").write_bytes(bytes(1000))
     with HostCache() as cache:
@@ -293,7 +291,7 @@ WAITING = """
 """
 
 
-def test_one_waits_for_another_that_fetches_and_then_opens_no_source(here: Path) -> None:
+def test_second_process_waits_for_fetch_and_reads_no_source(here: Path) -> None:
     (here / "a").write_bytes(bytes(1000))
     slow = start(SLOW, here, stdin=-1)
     assert slow.stdout is not None
@@ -352,7 +350,7 @@ def test_a_changed_file_is_another_entry(
     assert (folder / "first").read_text() == before
 
 
-def test_the_least_recently_used_goes_first(
+def test_least_recently_used_is_evicted_first(
     here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(LIMIT, "3500")
@@ -388,7 +386,7 @@ def test_no_more_is_evicted_than_the_limit_asks_for(
     assert {name: fetched(here / name, folder / name) for name in "bcd"} == {"b": 0, "c": 0, "d": 0}
 
 
-def test_what_a_task_has_a_link_to_is_not_evicted(
+def test_linked_entries_are_not_evicted(
     here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(LIMIT, "2500")
@@ -445,7 +443,7 @@ def test_eviction_by_others_never_takes_a_file_from_under_a_task(
         finish(process)
 
 
-def test_an_entry_that_goes_between_fetch_and_link_is_fetched_again(
+def test_entry_lost_between_fetch_and_link_is_refetched(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (here / "a").write_text("content")
@@ -490,21 +488,21 @@ def killed_fetch(here: Path) -> None:
     assert [path.read_bytes() for path in half_entries()] == [b"half"]
 
 
-def test_what_a_killed_fetch_left_is_harmless(here: Path, folder: Path) -> None:
+def test_leftovers_of_killed_fetch_are_harmless(here: Path, folder: Path) -> None:
     killed_fetch(here)
     assert fetched(here / "a", folder / "a") == 1
     assert (folder / "a").read_bytes() == bytes(1000)
     assert half_entries() == []
 
 
-def test_what_a_killed_fetch_left_goes_with_the_next_sandbox_of_a_process(here: Path) -> None:
+def test_leftovers_of_killed_fetch_are_removed_by_next_sandbox(here: Path) -> None:
     """Its source may never come again."""
     killed_fetch(here)
     run("import encamp\nwith encamp.sandbox(): pass")
     assert half_entries() == []
 
 
-def test_tidying_leaves_a_fetch_that_goes_on_alone(here: Path) -> None:
+def test_tidying_leaves_running_fetch_alone(here: Path) -> None:
     (here / "a").write_bytes(bytes(1000))
     process = start(STUCK, here)
     assert process.stdout is not None
@@ -531,7 +529,7 @@ def test_the_place_of_a_fetch_that_failed_is_free(
     assert fetched(here / "a", folder / "a") == 1
 
 
-def test_a_process_forked_during_a_fetch_holds_up_nobody(tmp_path: Path) -> None:
+def test_process_forked_during_fetch_blocks_no_other(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     with exclusive(tmp_path / "locks", "key"):
         child = os.fork()
@@ -561,7 +559,7 @@ def same_size(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [write_to, same_size])
-def test_a_task_that_writes_to_a_shared_input_fails_and_the_next_gets_it_anew(
+def test_task_damaging_shared_input_fails_and_input_is_refetched(
     damage: Callable[[Path], None], here: Path
 ) -> None:
     (here / "a").write_text("content")
@@ -588,9 +586,7 @@ def test_damage_by_a_task_that_was_never_checked_is_found_at_the_next_link(
     assert fetched(here / "a", folder / "third") == 0
 
 
-def test_an_entry_that_lost_its_bytes_with_the_power_is_fetched_anew(
-    here: Path, folder: Path
-) -> None:
+def test_entry_damaged_by_power_loss_is_refetched(here: Path, folder: Path) -> None:
     (here / "a").write_text("content")
     fetched(here / "a", folder / "first")
     entries()[0].chmod(0o644)
@@ -687,7 +683,7 @@ def test_some_of_the_disk_is_always_left_free(monkeypatch: pytest.MonkeyPatch) -
             pass
 
 
-def test_a_tree_that_could_not_be_fetched_is_used_by_nobody(here: Path) -> None:
+def test_unfetchable_tree_is_not_used(here: Path) -> None:
     """Its entry may be fetched again, or evicted, while the same cache is still open."""
     (here / "tree").mkdir()
     (here / "tree/a").write_text("as planned")
@@ -716,7 +712,7 @@ def test_a_damaged_or_lost_index_costs_nothing_but_itself(
         assert len(cache.rows()) == 2
 
 
-def test_what_was_there_before_an_index_was_lost_counts_for_the_limit(
+def test_entries_before_index_loss_count_for_limit(
     here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in "ab":
@@ -729,7 +725,7 @@ def test_what_was_there_before_an_index_was_lost_counts_for_the_limit(
     assert [entry.stat().st_size for entry in entries()] == [1000]
 
 
-def test_a_change_is_told_from_the_state_that_was_fetched_last(here: Path, folder: Path) -> None:
+def test_change_is_compared_with_last_fetched_state(here: Path, folder: Path) -> None:
     for text in ("a", "bb", "ccc"):
         (here / "a").write_text(text)
         fetched(here / "a", folder / text)
@@ -751,7 +747,7 @@ def test_clearing_says_how_much_it_frees_and_leaves_links_alone(here: Path, fold
     assert fetched(here / "a", folder / "again") == 1
 
 
-def test_a_read_only_tree_comes_as_links_and_is_counted_once(here: Path) -> None:
+def test_read_only_tree_is_linked_and_counted_once(here: Path) -> None:
     (here / "tree/deep").mkdir(parents=True)
     (here / "tree/deep/a").write_text("a")
     (here / "tree/link").symlink_to("deep/a")

@@ -103,7 +103,7 @@ def skip_without(mode: str) -> None:
 
 @pytest.mark.parametrize("harm", HARMS)
 @pytest.mark.parametrize("mode", MODES)
-def test_a_cached_tree_that_is_not_whole_is_fetched_anew(
+def test_incomplete_cached_tree_is_refetched(
     mode: str, harm: Callable[[Path], None], tree: Path
 ) -> None:
     skip_without(mode)
@@ -143,7 +143,7 @@ def test_the_cache_tells_that_an_entry_was_not_whole(tree: Path) -> None:
 
 @pytest.mark.parametrize("harm", [Path.unlink, lambda path: os.truncate(path, 1)])
 @pytest.mark.parametrize("readonly", [True, False])
-def test_a_cached_file_that_is_not_whole_is_fetched_anew(
+def test_incomplete_cached_file_is_refetched(
     readonly: bool, harm: Callable[[Path], None], here: Path
 ) -> None:
     (here / "a").write_text("content")
@@ -222,7 +222,7 @@ def test_a_storage_that_was_removed_and_made_again_is_locked_again(here: Path) -
         assert not free_for_a_cleaner(local_storage())
 
 
-def test_a_living_owner_keeps_a_folder_whose_lock_file_is_gone() -> None:
+def test_living_owner_keeps_folder_without_lock_file() -> None:
     owned = OwnedFolder("name")
     (owned.task / "result").write_text("mine")
     owned.path.with_name(f"{owned.path.name}.lock").unlink()
@@ -242,7 +242,7 @@ ABANDONED = """
 """
 
 
-def test_a_dead_owners_folder_goes_though_its_lock_file_is_gone() -> None:
+def test_dead_owners_folder_without_lock_file_is_removed() -> None:
     process = start(ABANDONED)
     folder = Path(process.communicate()[0].strip())
     assert folder.is_dir()
@@ -272,9 +272,7 @@ def test_locks_that_are_in_use_look_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("gone", [INDEX, "locks", "partial", "files", "trees"])
-def test_parts_of_the_cache_that_vanish_while_it_is_open_are_made_anew(
-    gone: str, tree: Path
-) -> None:
+def test_vanished_parts_of_open_cache_are_recreated(gone: str, tree: Path) -> None:
     (tree.parent / "file").write_text("content")
     items = plan([Mirror("tree"), Mirror("file")], tree.parent)
     with HostCache() as cache:

@@ -25,7 +25,7 @@ def test_folders_keep_their_permissions_and_times(tmp_path: Path) -> None:
         path.chmod(0o700)
 
 
-def test_what_is_there_already_is_joined(tmp_path: Path) -> None:
+def test_existing_files_are_merged(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     for folder, name in ((old, "other"), (new, "mine")):
         (folder / "a").mkdir(parents=True)

@@ -22,7 +22,7 @@ MADE_UP = [name for name in MADE_UP if os.access(name, os.R_OK)]
 
 
 @pytest.mark.parametrize("name", MADE_UP)
-def test_what_the_kernel_makes_up_is_refused_before_anything_runs(name: str, here: Path) -> None:
+def test_kernel_files_are_refused_before_run(name: str, here: Path) -> None:
     job = encamp.Job("job", to="out", mirror=name)
     job.add("task", "true")
     with pytest.raises(UnusableInput, match=r"does not hold the \d+ bytes that the disk reports"):

@@ -57,9 +57,7 @@ def test_a_disk_with_much_else_to_write_is_left_alone(
     assert calls == ["disk", *map(str, range(20))]
 
 
-def test_files_that_are_gone_are_named_and_the_others_flushed(
-    tmp_path: Path, calls: list[str]
-) -> None:
+def test_missing_files_are_named_and_others_flushed(tmp_path: Path, calls: list[str]) -> None:
     paths = made(tmp_path, 2)
     gone = tmp_path / "gone"
     failed = flush.flush_files([gone, *paths])
@@ -114,5 +112,5 @@ def test_all_files_are_flushed_though_some_cannot_be(
     assert flushed == ["1", "2"]
 
 
-def test_what_the_kernel_says_is_waiting_to_be_written_is_read() -> None:
+def test_kernel_dirty_bytes_are_read() -> None:
     assert 0 <= flush._kilobytes_waiting() < 1 << 40

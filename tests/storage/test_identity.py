@@ -122,7 +122,7 @@ SWAPS = [
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("kind", SWAPS)
-def test_what_took_the_place_of_an_input_is_another(
+def test_replaced_input_has_other_identity(
     kind: Callable[[Path], tuple[str, Callable[[], None]]],
     shared: bool,
     here: Path,

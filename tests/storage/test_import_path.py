@@ -86,7 +86,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     only_ours.cache_clear()
 
 
-def test_on_another_host_what_is_known_there_comes_first(
+def test_other_hosts_own_modules_come_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
@@ -131,7 +131,7 @@ def test_on_another_host_no_module_is_taken_from_another_users_folder(
 
 
 @pytest.mark.parametrize("name", ["PYTHONPATH", "LD_LIBRARY_PATH"])
-def test_of_a_search_path_only_folders_are_taken_that_nobody_else_can_write_to(
+def test_only_safe_folders_of_search_path_are_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     folders = [str(tmp_path / one) for one in ("open", "ours", "known")]

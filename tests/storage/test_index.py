@@ -18,7 +18,7 @@ def keys(rows: list[Row]) -> list[str]:
     return [row.key for row in rows]
 
 
-def test_an_entry_that_is_noted_again_counts_once_and_is_only_used_anew(tmp_path: Path) -> None:
+def test_recorded_entry_counts_once_and_is_marked_used(tmp_path: Path) -> None:
     with opened(tmp_path / "index") as index:
         index.add(row("a", 1.0))
         index.add(row("b", 2.0, size=5))
@@ -54,7 +54,7 @@ def test_pages_have_every_entry_once_also_of_those_used_at_the_same_time(
         assert keys(list(index.oldest_first()))[0] == "d"
 
 
-def test_what_was_used_is_the_last_to_go(tmp_path: Path) -> None:
+def test_recently_used_entry_is_evicted_last(tmp_path: Path) -> None:
     with opened(tmp_path / "index") as index:
         for number, key in enumerate("abc"):
             index.add(row(key, float(number)))
@@ -71,7 +71,7 @@ def test_the_oldest_events_are_forgotten(tmp_path: Path, monkeypatch: pytest.Mon
     assert whys == {"/0": ["8", "10"], "/1": ["7", "9", "11"]}
 
 
-def test_sources_are_told_apart_and_the_newest_comes_first(tmp_path: Path) -> None:
+def test_sources_are_separate_and_newest_first(tmp_path: Path) -> None:
     with opened(tmp_path / "index") as index:
         index.add(row("a", 1.0, source="/x"))
         index.add(row("b", 3.0, source="/x"))
@@ -89,7 +89,7 @@ def test_room_is_each_owners(tmp_path: Path) -> None:
         assert index.rooms() == [("two", 7)]
 
 
-def test_what_was_done_before_an_error_is_undone(tmp_path: Path) -> None:
+def test_failed_transaction_is_rolled_back(tmp_path: Path) -> None:
     with opened(tmp_path / "index") as index:
         index.add(row("a"))
     with pytest.raises(ZeroDivisionError):

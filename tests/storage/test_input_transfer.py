@@ -296,7 +296,7 @@ def test_an_entry_in_the_place_of_another_is_refused(first: str, kind: str, to: 
 # What the sender must not give
 
 
-def test_the_sender_gives_what_it_was_told_to_and_nothing_else(tmp_path: Path) -> None:
+def test_sender_sends_only_allowed_files(tmp_path: Path) -> None:
     for name in ("told/a", "told-too/a", "secret/a", "file", "file2"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
@@ -315,7 +315,7 @@ def test_the_sender_gives_what_it_was_told_to_and_nothing_else(tmp_path: Path) -
             sender.entries(f"{tmp_path}/{bad}", ())
 
 
-def test_what_symlinks_of_a_tree_lead_to_comes_with_it(away: Path, to: Path) -> None:
+def test_symlink_targets_are_sent_with_tree(away: Path, to: Path) -> None:
     (away / "tree").mkdir()
     (away / "far").mkdir()
     make(away / "file", 10)
@@ -335,12 +335,12 @@ def test_what_symlinks_of_a_tree_lead_to_comes_with_it(away: Path, to: Path) -> 
         sender.chunk(str(away / "tree/left"), 0)
 
 
-def test_a_sender_that_was_told_nothing_gives_nothing() -> None:
+def test_sender_without_files_sends_nothing() -> None:
     with pytest.raises(UnusableInput):
         Sender([]).chunk("/etc/hostname", 0)
 
 
-def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
+def test_special_file_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     sender = Sender([tmp_path])
     with pytest.raises(UnusableInput, match="not a file"):
@@ -351,7 +351,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
         sender.chunk(str(tmp_path / "none"), 0)
 
 
-def test_errors_of_the_other_side_come_over_a_channel_as_they_are(channel: Pipe, to: Path) -> None:
+def test_channel_passes_errors_unchanged(channel: Pipe, to: Path) -> None:
     with pytest.raises(UnusableInput, match=r"/etc/hostname: it is not one of the files"):
         receive_file(channel, "/etc/hostname", to / "a", (1, 1), 0o600)
     assert list(to.iterdir()) == []
@@ -437,7 +437,7 @@ def as_their_root(channel: Pipe, items: list[Item], away: Path) -> Pipe:
     return Renumbered(channel.pipe)
 
 
-def test_what_the_host_sees_itself_is_not_shipped(
+def test_visible_inputs_are_not_sent(
     channel: Pipe, tree: Path, away: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(away / "a", 5000)
@@ -451,7 +451,7 @@ def test_what_the_host_sees_itself_is_not_shipped(
     assert channel.asked == []
 
 
-def test_what_the_host_sees_is_not_shipped_either_where_no_root_holds_it(
+def test_visible_inputs_outside_roots_are_not_sent(
     channel: Pipe, tree: Path, away: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(away / "a", 5000)
@@ -484,7 +484,7 @@ def test_another_file_or_tree_by_the_same_name_is_not_taken_for_the_input(
         sandbox.remove()
 
 
-def test_what_one_task_alone_wants_is_shipped_too(channel: Pipe, away: Path) -> None:
+def test_input_of_single_task_is_sent_too(channel: Pipe, away: Path) -> None:
     make(away / "a", 5000)
     items = [replace(item, cached=False) for item in planned_there(away, "/none", Mirror("a"))]
     sandbox = Sandbox("test", channel)

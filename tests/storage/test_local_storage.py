@@ -24,7 +24,7 @@ def _refusal() -> str:
     return text
 
 
-def test_it_is_made_private(local_storage_base: Path) -> None:
+def test_local_storage_is_made_private(local_storage_base: Path) -> None:
     path = local_storage()
     assert path.parent == local_storage_base
     assert path.stat().st_mode & 0o777 == 0o700
@@ -177,7 +177,7 @@ def test_a_full_one_is_named_with_need_and_free_space(
         assert list(disk.glob("encamp-*/sandboxes/*")) == []
 
 
-def test_what_lies_in_it_is_known_also_by_symlinks(tmp_path: Path) -> None:
+def test_paths_in_storage_are_recognized_through_symlinks(tmp_path: Path) -> None:
     inside = local_storage() / "x"
     (tmp_path / "link").symlink_to(local_storage())
     assert in_local_storage(inside)

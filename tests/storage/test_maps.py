@@ -14,7 +14,7 @@ from encamp.storage.outputs.patterns import as_outputs
 
 @pytest.mark.parametrize("make", [as_mirrors, as_outputs])
 @pytest.mark.parametrize("odd", [b"a.txt", [b"a.txt"], [None], [97]])
-def test_what_is_no_pattern_is_named_as_it_was_given(make: Any, odd: Any) -> None:
+def test_invalid_pattern_is_named_as_given(make: Any, odd: Any) -> None:
     given = odd[0] if isinstance(odd, list) else odd
     with pytest.raises(BadJob, match=re.escape(repr(given))):
         make(odd)

@@ -53,7 +53,7 @@ def below(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def test_a_map_says_which_folder_each_pattern_goes_to(here: Path, folder: Path) -> None:
+def test_map_assigns_folders_to_patterns(here: Path, folder: Path) -> None:
     write(here, "a.txt", "b.txt", "model.lib")
     found = mirrored({"*.txt": "in/texts", "model.lib": "."}, here, folder)
     assert found == ["in/texts/a.txt", "in/texts/b.txt", "model.lib"]
@@ -136,7 +136,7 @@ def test_folders_are_mirrored_as_trees_with_their_symlinks(here: Path, folder: P
 
 
 @pytest.mark.parametrize("absolute", [False, True])
-def test_symlinks_out_of_a_tree_come_as_what_they_lead_to(
+def test_symlinks_out_of_tree_become_their_targets(
     here: Path, folder: Path, absolute: bool
 ) -> None:
     write(here, "tree/a", "outside", "far/x", "far/in/y", "farther/z", "tree/deep/b")
@@ -253,7 +253,7 @@ def test_an_excluded_folder_is_not_even_read(here: Path, folder: Path) -> None:
     assert mirrored(Mirror("tree", exclude=("pipe",)), here, folder) == ["tree/a"]
 
 
-def test_it_is_told_why_what_a_pattern_matches_does_not_count(here: Path) -> None:
+def test_error_explains_why_matches_do_not_count(here: Path) -> None:
     for name in ("out/a.txt", "kept/b.dat", "deep/folder/c"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
@@ -282,7 +282,7 @@ def test_a_pattern_whose_matches_are_all_excluded_has_none(here: Path) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["", "a\0b"])
-def test_what_can_be_no_path_is_refused(pattern: str, here: Path) -> None:
+def test_impossible_paths_are_refused(pattern: str, here: Path) -> None:
     with pytest.raises(BadJob):
         plan([Mirror(pattern)], here)
 
@@ -340,7 +340,7 @@ def test_two_sources_for_one_target_are_refused_by_name(here: Path) -> None:
     assert str(here / "y/a") in str(caught.value)
 
 
-def test_one_source_twice_for_one_target_is_no_conflict(here: Path) -> None:
+def test_same_source_twice_is_no_conflict(here: Path) -> None:
     write(here, "a.txt")
     assert len(plan(as_mirrors(["a.txt", "*.txt"]), here)) == 1
 

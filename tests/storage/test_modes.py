@@ -70,20 +70,20 @@ def way(item: Item) -> str:
     ("files", "size", "wanted"),
     [(32, 1, "overlay"), (31, 1, "copy"), (1, 4 << 20, "overlay"), (1, (4 << 20) - 1, "copy")],
 )
-def test_big_trees_come_by_overlay_and_small_ones_by_copy(
+def test_big_trees_use_overlay_and_small_ones_copy(
     files: int, size: int, wanted: str, here: Path
 ) -> None:
     assert way(item_of(tree(here, files, size))) == wanted
 
 
 @pytest.mark.usefixtures("mounts")
-def test_big_files_come_by_overlay_and_small_ones_by_copy(here: Path) -> None:
+def test_big_files_use_overlay_and_small_ones_copy(here: Path) -> None:
     assert way(item_of(big(here))) == "overlay"
     assert way(item_of(big(here, (1 << 20) - 1))) == "copy"
 
 
 @pytest.mark.usefixtures("mounts")
-def test_what_is_declared_read_only_comes_by_link_unless_it_is_a_big_tree(here: Path) -> None:
+def test_read_only_inputs_are_linked_except_big_trees(here: Path) -> None:
     assert way(item_of(big(here), readonly=True)) == "link"
     assert way(item_of(tree(here, 31), readonly=True)) == "link"
     (here / "tree/more").write_text("x")
@@ -110,7 +110,7 @@ def test_where_folders_of_an_overlay_cannot_be_renamed_it_shows_files_at_the_top
 
 
 @pytest.mark.parametrize("readonly", [True, False])
-def test_reflinks_come_before_links_and_copies_but_after_an_overlay_of_a_tree(
+def test_reflink_precedes_link_and_copy_but_not_tree_overlay(
     readonly: bool, here: Path, mounts: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(modes, "why_no_reflink", lambda storage: None)
@@ -119,13 +119,13 @@ def test_reflinks_come_before_links_and_copies_but_after_an_overlay_of_a_tree(
 
 
 @pytest.mark.usefixtures("mounts")
-def test_what_one_task_alone_wants_comes_from_its_source(here: Path) -> None:
+def test_input_of_single_task_is_copied_from_source(here: Path) -> None:
     for path in (tree(here, 40), big(here)):
         assert way(replace(item_of(path), cached=False)) == "direct"
         assert way(replace(item_of(path, mode="copy"), cached=False)) == "copy"
 
 
-def test_what_one_task_alone_wants_is_not_in_the_cache_and_what_two_want_is(here: Path) -> None:
+def test_only_shared_inputs_are_cached(here: Path) -> None:
     """Both sides of "direct": one task's file has one copy on this host, not two."""
     (here / "one").write_text("one")
     (here / "two").write_text("two")
@@ -153,7 +153,7 @@ def test_a_mode_that_cannot_be_had_is_refused_with_the_reason(
     assert "the mode 'auto'" in str(caught.value)
 
 
-def test_an_ordinary_user_outside_a_slot_may_not_mount_and_is_told_why() -> None:
+def test_ordinary_user_outside_slot_cannot_mount() -> None:
     said = unprivileged(lambda: overlay.why_not(Path("/tmp")))
     assert said == "only root, or a task in a process of its own, may mount"
 
@@ -275,7 +275,7 @@ def empty(path: Path) -> None:
 @pytest.mark.usefixtures("no_mounts")
 @pytest.mark.parametrize("damage", [write_in_place, append, empty])
 @pytest.mark.parametrize("target", ["tree/deep/007", "big"])
-def test_writing_through_a_link_is_found_and_hurts_nobody_else(
+def test_write_through_link_is_detected_and_isolated(
     damage: Callable[[Path], None], target: str, here: Path
 ) -> None:
     items = [item_of(tree(here, 40, 100), readonly=True), item_of(big(here), readonly=True)]
@@ -323,9 +323,7 @@ KILLED = """
 
 
 @pytest.mark.usefixtures("no_mounts")
-def test_a_tree_whose_links_run_out_comes_whole_as_copies(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tree_beyond_link_limit_is_copied(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     items = [item_of(tree(here, 40, 100), readonly=True)]
     real, left = os.link, iter(range(3))
 
@@ -398,7 +396,7 @@ def test_a_large_tree_is_looked_through_again_after_a_folder_that_was_kept(
 
 
 @pytest.mark.usefixtures("no_mounts")
-def test_what_a_task_removes_or_adds_in_a_linked_tree_is_its_own_affair(here: Path) -> None:
+def test_changes_in_linked_tree_are_private(here: Path) -> None:
     items = [item_of(tree(here, 40, 100), readonly=True)]
     with placed(items) as sandbox:
         (sandbox.folder / "tree/deep/000").unlink()

@@ -104,7 +104,7 @@ def test_the_wait_is_bounded(seconds: str, tmp_path: Path, monkeypatch: pytest.M
     assert now == pytest.approx(4 * float(seconds))
 
 
-def test_on_a_local_disk_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_disk_causes_no_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network_delay, "is_network_disk", lambda path: False)
 
     def sleep(seconds: float) -> None:
@@ -116,9 +116,7 @@ def test_on_a_local_disk_nobody_waits(tmp_path: Path, monkeypatch: pytest.Monkey
     until_not_older(tmp_path / "none", 1)
 
 
-def test_what_is_there_is_not_asked_which_disk_it_is_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_visible_file_needs_no_disk_lookup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That would cost a read of the mounts for every file."""
     monkeypatch.setattr(network_delay, "is_network_disk", lambda path: pytest.fail("asked"))
     (tmp_path / "a").write_bytes(bytes(10))
@@ -181,9 +179,7 @@ def test_publishing_waits_for_what_another_host_has_staged(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("network")
-def test_what_does_not_come_within_the_wait_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_missing_after_wait_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(WAIT, "0.05")
     (tmp_path / "task").mkdir()
     (tmp_path / "to").mkdir()

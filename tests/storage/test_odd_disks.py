@@ -87,7 +87,7 @@ def in_no_folder(code: str) -> subprocess.CompletedProcess[str]:
         "import encamp\nencamp.Executor('local', slots=1, startup_dir='folder')",
     ],
 )
-def test_a_current_folder_that_is_gone_is_named(code: str) -> None:
+def test_removed_current_folder_is_named(code: str) -> None:
     ended = in_no_folder(code)
     last = ended.stderr.strip().splitlines()[-1]
     assert BadJob.__name__ in last

@@ -115,7 +115,7 @@ def test_a_name_that_exists_is_taken_as_it_is(name: str, folder: Path, to: Path)
     assert brought(name, folder, to) == [name]
 
 
-def test_all_these_names_come_back_by_globs_and_in_trees(folder: Path, to: Path) -> None:
+def test_unusual_names_are_published_by_globs_and_in_trees(folder: Path, to: Path) -> None:
     write(folder, *(f"tree/{name}" for name in NAMES))
     assert brought({"tree/?*": "globbed", "tree": "."}, folder, to) == sorted(
         f"{top}/{name}" for top in ("globbed", "tree") for name in NAMES
@@ -182,12 +182,12 @@ def test_two_matches_with_one_name_are_refused_before_anything_is_published(
     assert below(to) == []
 
 
-def test_one_file_by_two_patterns_comes_once(folder: Path, to: Path) -> None:
+def test_file_of_two_patterns_is_published_once(folder: Path, to: Path) -> None:
     write(folder, "a.txt")
     assert brought(["a.txt", "*.txt"], folder, to) == ["a.txt"]
 
 
-def test_what_was_there_is_replaced(folder: Path, to: Path) -> None:
+def test_existing_file_is_replaced(folder: Path, to: Path) -> None:
     write(folder, "a")
     to.mkdir()
     (to / "a").write_text("old")
@@ -210,7 +210,7 @@ def test_a_symlink_with_the_final_name_is_replaced_and_not_followed(
     assert not (to / "a").is_symlink()
 
 
-def test_permissions_come_along_and_the_owner_may_write(folder: Path, to: Path) -> None:
+def test_permissions_are_kept_and_owner_can_write(folder: Path, to: Path) -> None:
     for mode in (0o755, 0o640, 0o400, 0o6711):
         write(folder, "a")
         (folder / "a").chmod(mode)
@@ -219,14 +219,14 @@ def test_permissions_come_along_and_the_owner_may_write(folder: Path, to: Path) 
         (folder / "a").unlink()
 
 
-def test_what_is_published_is_told_with_size_digest_and_time(folder: Path, to: Path) -> None:
+def test_published_files_have_size_digest_and_time(folder: Path, to: Path) -> None:
     write(folder, "a")
     (one,) = publish(stage(folder, as_outputs("a"), to, token="t", task="name"))
     status = (to / "a").stat()
     assert one == Published(str(to / "a"), status.st_size, status.st_mtime_ns, digest_of(to / "a"))
 
 
-def test_intact_is_told_from_touched_changed_and_gone(folder: Path, to: Path) -> None:
+def test_intact_differs_from_touched_changed_and_missing(folder: Path, to: Path) -> None:
     write(folder, "a")
     (one,) = publish(stage(folder, as_outputs("a"), to, token="t", task="name"))
     content = (to / "a").read_bytes()
@@ -301,7 +301,7 @@ def test_a_folder_with_the_final_name_is_no_place_for_a_file(folder: Path, to: P
     assert below(to) == ["a/precious"]
 
 
-def test_publish_refuses_a_part_that_was_tampered_with_or_is_gone(folder: Path, to: Path) -> None:
+def test_publish_refuses_tampered_or_missing_part(folder: Path, to: Path) -> None:
     write(folder, "a")
     for harm in (lambda p: p.write_text("short"), lambda p: p.unlink()):
         (one,) = stage(folder, as_outputs("a"), to, token="t", task="name")

@@ -216,7 +216,7 @@ def bottom(folder: Path) -> tuple[int, list[str]]:
     return levels, found
 
 
-def test_what_is_deep_odd_or_locked_is_kept_too(sources: Path) -> None:
+def test_deep_odd_and_locked_files_are_kept(sources: Path) -> None:
     (sources / "empty").mkdir()
     (sources / "old/sub").mkdir(parents=True)
     mirrors = [*MAP, Mirror("empty", mode="overlay"), Mirror("old", mode="overlay")]
@@ -235,7 +235,7 @@ def test_what_is_deep_odd_or_locked_is_kept_too(sources: Path) -> None:
     remove_tree(kept, local_storage())  # pytest cannot remove what is so deep
 
 
-def test_deep_changes_of_a_mount_that_is_gone_become_plain_files(here: Path) -> None:
+def test_deep_changes_of_ended_mount_become_plain_files(here: Path) -> None:
     lower, seen, scratch = here / "lower", here / "sandbox/task/tree", here / "sandbox/over-0"
     for folder in (lower / "old/sub", seen, scratch / "upper/old"):
         folder.mkdir(parents=True)
@@ -253,7 +253,7 @@ def test_deep_changes_of_a_mount_that_is_gone_become_plain_files(here: Path) -> 
         remove_tree(folder, here)
 
 
-def test_mounts_that_are_gone_are_applied_in_the_order_in_which_they_were_made(here: Path) -> None:
+def test_ended_mounts_are_applied_in_order(here: Path) -> None:
     """The eleventh was made over the third."""
     lower, seen = here / "lower", here / "sandbox/task/tree"
     for folder in (lower, seen):
@@ -299,7 +299,7 @@ def test_a_task_that_fails_or_is_killed_leaves_no_mount(sources: Path) -> None:
     assert left() == []
 
 
-def test_outputs_of_overlays_come_back_whole(sources: Path) -> None:
+def test_outputs_of_overlays_are_complete(sources: Path) -> None:
     to = str(sources / "to")
     with encamp.sandbox(MAP, {"tree": to, "big": to, "new": to}) as folder:
         (folder / "tree/deep/1").write_text("mine")
@@ -459,7 +459,7 @@ DEEDS = [
 
 @pytest.mark.parametrize("deed", DEEDS)
 @pytest.mark.parametrize("files", [31, 40])
-def test_what_a_task_may_do_does_not_depend_on_the_size_of_its_tree(
+def test_allowed_operations_do_not_depend_on_tree_size(
     files: int, deed: Callable[[Path], None], sources: Path
 ) -> None:
     for number in range(files, 40):
@@ -482,7 +482,7 @@ def test_a_kept_folder_is_as_the_task_left_it_and_no_more(sources: Path) -> None
     assert (kept / "task/moved/39").read_text() == "content 39"
 
 
-def test_links_come_as_read_only_beside_an_overlay_too(sources: Path) -> None:
+def test_links_beside_overlay_are_read_only(sources: Path) -> None:
     """The overlay is a disk of its own, on which no link to the cache can be: it shows them."""
     (sources / "small").write_text("small")
     mirrors = [Mirror("big"), Mirror("small", mode="link"), Mirror("tree", mode="link")]

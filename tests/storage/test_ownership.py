@@ -52,7 +52,7 @@ def left() -> list[str]:
     return sorted(os.listdir(sandboxes(local_storage())))
 
 
-def test_a_folder_is_private_and_goes_without_a_trace() -> None:
+def test_folder_is_private_and_removed_completely() -> None:
     owned = OwnedFolder("name")
     assert owned.path.stat().st_mode & 0o777 == 0o700
     assert owned.task.stat().st_mode & 0o777 == 0o700
@@ -77,7 +77,7 @@ def test_any_name_makes_a_folder_of_the_local_storage(name: str) -> None:
     assert left() == []
 
 
-def test_what_a_killed_process_left_is_reclaimed_by_another() -> None:
+def test_leftovers_of_killed_process_are_reclaimed() -> None:
     folder = killed_owner()
     assert reclaim(dry_run=True) == [folder]
     assert folder.exists()
@@ -184,7 +184,7 @@ def test_a_lock_that_is_a_symlink_is_not_followed(tmp_path: Path) -> None:
     (root / f"a{LOCK}").unlink()
 
 
-def test_one_leftover_that_cannot_go_keeps_no_other_and_nobody_from_working(
+def test_unremovable_leftover_blocks_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = sandboxes(local_storage())
@@ -204,7 +204,7 @@ def test_one_leftover_that_cannot_go_keeps_no_other_and_nobody_from_working(
     assert reclaim() == [root / "b"]
 
 
-def test_a_kept_folder_belongs_to_nobody_and_stays() -> None:
+def test_kept_folder_has_no_owner_and_stays() -> None:
     owned = OwnedFolder("name")
     (owned.task / "x").write_text("look at me")
     place = owned.keep()
@@ -319,7 +319,7 @@ def test_folders_that_their_owner_may_not_write_to_or_read_go_too(
         assert unprivileged(attempt) == "[]"
 
 
-def test_a_process_that_goes_on_writing_does_not_keep_a_folder(
+def test_writing_process_does_not_prevent_removal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     owned = OwnedFolder("name")
@@ -338,7 +338,7 @@ def test_a_process_that_goes_on_writing_does_not_keep_a_folder(
     assert left() == []
 
 
-def test_a_cleaner_that_comes_second_claims_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_cleaner_claims_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It has the lock file open when the first cleaner removes it."""
     folder = killed_owner()
     real = ownership._locked_now

@@ -185,7 +185,7 @@ def test_after_an_error_the_next_user_finds_what_is_there(data: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a", "tree/b"])
 @pytest.mark.parametrize("raises", [False, True])
-def test_one_whose_shared_input_was_damaged_is_not_used_again(
+def test_persistent_folder_with_damaged_shared_input_is_dropped(
     name: str, raises: bool, data: Path
 ) -> None:
     """A read-only input is a link to the cache; the damaged one must not reach the next user."""
@@ -293,7 +293,7 @@ def test_sigterm_within_a_block_removes_it(data: Path) -> None:
     assert left() == []
 
 
-def test_one_of_a_killed_process_is_reclaimed_and_never_used_again(data: Path) -> None:
+def test_persistent_folder_of_killed_process_is_reclaimed(data: Path) -> None:
     process = start(USER + "    os.kill(os.getpid(), signal.SIGKILL)", cwd=data)
     out, _ = process.communicate(timeout=60)
     killed = Path(out.strip())

@@ -29,7 +29,7 @@ def left() -> list[Path]:
 
 @pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("mode", [0o644, 0o755, 0o444, 0o400, 0o6755])
-def test_permissions_and_times_come_along_and_inputs_become_writable(
+def test_permissions_and_times_are_kept_and_inputs_writable(
     mode: int, cached: bool, here: Path
 ) -> None:
     (here / "tree").mkdir()
@@ -71,7 +71,7 @@ def test_folders_of_a_tree_are_private_and_writable(here: Path) -> None:
     (here / "tree/deep").chmod(0o755)
 
 
-def test_what_was_copied_is_counted(here: Path) -> None:
+def test_copied_bytes_are_counted(here: Path) -> None:
     (here / "tree").mkdir()
     for number in range(5):
         (here / f"tree/{number}").write_bytes(bytes(1000 * number))
@@ -181,9 +181,7 @@ def test_without_the_disks_own_copy_files_arrive_all_the_same(
         assert (folder / "file").read_bytes() == content
 
 
-def test_a_copy_that_the_disk_breaks_off_goes_on_in_pieces(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_copy_continues_in_pieces(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = os.urandom(3_000_001)
     (here / "file").write_bytes(content)
     monkeypatch.setattr(copy, "_CHUNK", 1 << 20)
@@ -248,9 +246,7 @@ def test_an_empty_file_is_an_input_like_any_other(here: Path) -> None:
 
 
 @pytest.mark.parametrize("become", ["fifo", "folder"])
-def test_what_became_special_since_the_plan_is_refused_without_waiting(
-    become: str, here: Path
-) -> None:
+def test_input_turned_special_is_refused_without_waiting(become: str, here: Path) -> None:
     (here / "file").touch()
     items = plan(as_mirrors("file"), here)
     (here / "file").unlink()

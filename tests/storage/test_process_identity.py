@@ -95,7 +95,7 @@ Change = Callable[[ProcessFacts], ProcessFacts]
     ("change", "dead"),
     [(reboot, True), (reuse, True), (container, False), (other_host, False), (unknown_boot, False)],
 )
-def test_death_is_told_where_it_is_sure_and_never_guessed(change: Change, dead: bool) -> None:
+def test_death_is_reported_only_if_certain(change: Change, dead: bool) -> None:
     assert change(this_process()).known_dead == dead
 
 

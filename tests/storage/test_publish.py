@@ -51,7 +51,7 @@ def there(to: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("existing", get_args(Existing))
-def test_what_is_new_is_published_under_every_policy(
+def test_new_file_is_published_under_every_policy(
     existing: Existing, folder: Path, to: Path
 ) -> None:
     (published,) = publish(staged(folder, to, existing))
@@ -122,7 +122,7 @@ def test_a_file_of_another_owner_on_a_network_disk_is_refused_if_that_shows_owne
         publish(made)
 
 
-def test_what_is_there_is_replaced_or_kept_or_an_error(folder: Path, to: Path) -> None:
+def test_existing_file_follows_policy(folder: Path, to: Path) -> None:
     (to / "a").write_text("old one")
     (kept,) = publish(staged(folder, to, "keep"))
     assert there(to) == {"a": "old one"}
@@ -144,7 +144,7 @@ def test_a_broken_symlink_is_something_that_is_there(folder: Path, to: Path) -> 
     assert os.readlink(to / "a") == "nowhere"
 
 
-def test_one_that_may_not_be_replaced_keeps_all_others_back(folder: Path, to: Path) -> None:
+def test_irreplaceable_file_holds_back_all_others(folder: Path, to: Path) -> None:
     (to / "c").write_text("old")
     with pytest.raises(OutputExists):
         publish(staged(folder, to, "error", "a", "b", "c"))
@@ -162,7 +162,7 @@ def test_earlier_outputs_of_the_same_task_may_be_replaced(
 
 
 @pytest.mark.parametrize("existing", ["keep", "error"])
-def test_what_another_makes_in_between_is_never_replaced(
+def test_concurrently_created_file_is_never_replaced(
     existing: Existing, folder: Path, to: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the look at what is there, before the new name is given."""
@@ -183,7 +183,7 @@ def test_what_another_makes_in_between_is_never_replaced(
     assert there(to) == {"a": "theirs"}
 
 
-def test_what_another_puts_there_instead_while_it_gets_its_name_is_not_taken_for_it(
+def test_file_swapped_during_rename_is_detected(
     folder: Path, to: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the check of the temporary file and the rename."""
@@ -199,7 +199,7 @@ def test_what_another_puts_there_instead_while_it_gets_its_name_is_not_taken_for
         publish(staged(folder, to, "replace"))
 
 
-def test_of_many_who_publish_one_name_at_once_exactly_one_does(folder: Path, to: Path) -> None:
+def test_exactly_one_concurrent_publisher_succeeds(folder: Path, to: Path) -> None:
     """By links, which are refused where there is a name; no look beforehand could see to it."""
     threads = 8
     for turn in range(20):
@@ -273,9 +273,7 @@ def test_an_output_that_exists_fails_its_task_which_publishes_nothing(here: Path
 
 
 @pytest.mark.parametrize("existing", ["keep", "error"])
-def test_what_is_somebody_elses_stays_so_however_often_the_job_runs(
-    existing: Existing, here: Path
-) -> None:
+def test_foreign_files_are_never_claimed(existing: Existing, here: Path) -> None:
     """That the job looked at it, or kept it, does not make it the job's own."""
     Path("out").mkdir()
     Path("out/a").write_text("theirs")

@@ -91,7 +91,7 @@ def seen(top: Path) -> dict[str, str]:
     return found
 
 
-def test_empty_folders_come_home(bring: Bring, folder: Path) -> None:
+def test_empty_folders_are_published(bring: Bring, folder: Path) -> None:
     (folder / "empty").mkdir()
     (folder / "tree/deep/empty").mkdir(parents=True)
     write(folder, "tree/a")
@@ -143,9 +143,7 @@ def test_symlinks_in_a_tree_stay_what_they_are(bring: Bring, folder: Path) -> No
     assert (home / "tree/chain/a").read_text() == "content of tree/run/a"
 
 
-def test_an_absolute_symlink_to_what_comes_along_leads_there_at_home(
-    bring: Bring, folder: Path
-) -> None:
+def test_absolute_symlink_to_published_file_is_adapted(bring: Bring, folder: Path) -> None:
     write(folder, "tree/deep/a", "tree/b")
     (folder / "tree/deep/link").symlink_to(folder / "tree/b")
     (folder / "tree/folder").symlink_to(folder / "tree/deep")
@@ -161,9 +159,7 @@ def test_a_symlink_whose_goal_is_renamed_leads_to_the_new_name(bring: Bring, fol
     assert seen(home) == {"result": "content of run-3", "latest": "-> result"}
 
 
-def test_a_symlink_that_comes_with_its_file_by_one_pattern_stays_one(
-    bring: Bring, folder: Path
-) -> None:
+def test_symlink_published_with_target_stays_symlink(bring: Bring, folder: Path) -> None:
     write(folder, "run-3.csv")
     (folder / "latest.csv").symlink_to("run-3.csv")
     assert seen(bring("*.csv")) == {
@@ -172,7 +168,7 @@ def test_a_symlink_that_comes_with_its_file_by_one_pattern_stays_one(
     }
 
 
-def test_a_symlink_that_comes_without_its_file_is_the_file(bring: Bring, folder: Path) -> None:
+def test_symlink_published_without_target_becomes_file(bring: Bring, folder: Path) -> None:
     write(folder, "runs/3", "tree/a")
     (folder / "latest").symlink_to("runs/3")
     (folder / "tree/out").symlink_to("../runs/3")
@@ -189,9 +185,7 @@ def test_a_symlink_that_comes_without_its_file_is_the_file(bring: Bring, folder:
     }
 
 
-def test_a_matched_symlink_to_a_folder_that_does_not_come_is_the_tree(
-    bring: Bring, folder: Path
-) -> None:
+def test_matched_symlink_to_unpublished_folder_becomes_tree(bring: Bring, folder: Path) -> None:
     write(folder, "runs/3/a")
     (folder / "runs/3/again").symlink_to("a")
     (folder / "runs/3/empty").mkdir()
@@ -252,7 +246,7 @@ ODD = [
 
 @pytest.mark.parametrize(("make", "why"), ODD)
 @pytest.mark.parametrize("pattern", ["tree/odd", "tree", "tree/*", "**", "*/odd"])
-def test_what_can_go_home_in_no_way_is_an_error_that_names_it(
+def test_unpublishable_entry_is_an_error_naming_it(
     pattern: str, make: Callable[[Path], None], why: str, bring: Bring, folder: Path, here: Path
 ) -> None:
     write(folder, "tree/a")
@@ -278,9 +272,7 @@ def test_match_behind_symlink_is_unusable_output(pattern: str, bring: Bring, fol
         bring(pattern)
 
 
-def test_a_symlink_in_a_tree_to_a_folder_that_does_not_come_is_an_error(
-    bring: Bring, folder: Path
-) -> None:
+def test_tree_symlink_to_unpublished_folder_is_an_error(bring: Bring, folder: Path) -> None:
     write(folder, "tree/a", "other/b")
     (folder / "tree/link").symlink_to("../other")
     with pytest.raises(
@@ -299,7 +291,7 @@ def test_a_failed_task_leaves_what_can_go_home(folder: Path, here: Path) -> None
     assert seen(here / "to/tree") == {"a": "content of tree/a"}
 
 
-def test_a_task_that_removes_its_folder_is_told_so(folder: Path, here: Path) -> None:
+def test_removing_the_task_folder_is_an_error(folder: Path, here: Path) -> None:
     folder.rmdir()
     with pytest.raises(
         UnusableOutput, match=r"its output \*.txt .* the task's folder has vanished"
@@ -370,7 +362,7 @@ def test_a_file_in_the_place_of_an_empty_folder_is_not_lost(folder: Path, here: 
     assert (here / "to/empty").read_text() == "content of to/empty"
 
 
-def test_what_is_staged_but_not_published_leaves_nothing(folder: Path, here: Path) -> None:
+def test_unpublished_staged_files_are_removed(folder: Path, here: Path) -> None:
     write(folder, "a")
     (folder / "link").symlink_to("a")
     (folder / "empty").mkdir()

@@ -81,7 +81,7 @@ def _sizes(share: Path) -> Counter[str]:
 
 
 @pytest.mark.parametrize("way", ["job", "tasks", "sandboxes"])
-def test_what_many_tasks_share_is_read_once_in_every_mode(
+def test_shared_input_is_read_once_in_every_mode(
     way: str, share: Path, tmp_path: Path, reads: ModuleType
 ) -> None:
     mirrors = _of_every_kind(share)

@@ -92,9 +92,7 @@ DEEP = """
 
 
 @pytest.mark.parametrize("mode", ["copy", "overlay"])
-def test_a_task_that_leaves_deep_folders_disturbs_nobody(
-    mode: str, here: Path, doomed: Path
-) -> None:
+def test_task_leaving_deep_folders_affects_no_other(mode: str, here: Path, doomed: Path) -> None:
     (here / "a").write_bytes(os.urandom(1 << 20))
     job = encamp.Job("job", to="out", mirror=Mirror("a", mode=mode))  # type: ignore[arg-type]
     job.add("deep", encamp.call(make_deep))
@@ -108,7 +106,7 @@ def make_deep() -> None:
     nest(Path(), 1_500)
 
 
-def test_a_dead_owners_deep_folder_goes_and_so_does_a_kept_one(doomed: Path) -> None:
+def test_deep_folders_of_dead_owners_and_kept_ones_are_removed(doomed: Path) -> None:
     with encamp.sandbox(keep=True) as folder:
         nest(folder, 1_500)
     (left,) = kept(local_storage()).iterdir()
@@ -150,9 +148,7 @@ def test_outputs_are_published_however_deep_they_are(
     remove_tree(made, memory)
 
 
-def test_what_is_deeper_than_a_path_may_be_long_is_refused_by_name(
-    here: Path, doomed: Path
-) -> None:
+def test_overlong_paths_are_refused_by_name(here: Path, doomed: Path) -> None:
     (doomed / "tree").mkdir()
     nest(doomed / "tree", 30, "d" * 200)
     with pytest.raises(UnusableInput, match="file name too long"):
@@ -214,7 +210,7 @@ def mutable(path: Path) -> None:
     subprocess.run(["chattr", "-i", path], check=True)
 
 
-def test_what_cannot_be_removed_is_named_and_all_else_goes(doomed: Path) -> None:
+def test_unremovable_files_are_named_and_others_removed(doomed: Path) -> None:
     for name in ("a/x", "b/fixed", "c/x", "b/deep/x"):
         (doomed / name).parent.mkdir(parents=True, exist_ok=True)
         (doomed / name).write_text("x")
@@ -227,7 +223,7 @@ def test_what_cannot_be_removed_is_named_and_all_else_goes(doomed: Path) -> None
         mutable(doomed / "b/fixed")
 
 
-def test_what_is_mounted_in_it_is_not_emptied(doomed: Path, here: Path) -> None:
+def test_mounted_folder_is_not_emptied(doomed: Path, here: Path) -> None:
     (here / "precious").write_text("precious")
     (doomed / "deep/mounted").mkdir(parents=True)
     (doomed / "deep/a").write_text("x")
@@ -279,7 +275,7 @@ def test_another_pass_removes_what_has_changed_though_something_else_cannot_be_r
 
 
 @pytest.mark.parametrize("at", [".", "deep/mounted"])
-def test_what_is_mounted_in_it_is_not_emptied_even_if_nobody_has_looked(
+def test_mounted_folder_is_not_emptied_without_mount_list(
     doomed: Path, here: Path, at: str
 ) -> None:
     """A folder of the same disk, which only the kernel can tell from one that was made there."""

@@ -29,7 +29,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_the_folder_is_private_empty_and_gone_afterwards(here: Path) -> None:
+def test_folder_is_private_empty_and_removed_afterwards(here: Path) -> None:
     with encamp.sandbox() as folder:
         assert folder.stat().st_mode & 0o777 == 0o700
         assert folder.is_relative_to(local_storage())
@@ -40,7 +40,7 @@ def test_the_folder_is_private_empty_and_gone_afterwards(here: Path) -> None:
     assert names(here) == []
 
 
-def test_inputs_are_there_and_outputs_come_back(here: Path) -> None:
+def test_inputs_exist_and_outputs_are_published(here: Path) -> None:
     (here / "a.txt").write_text("5")
     with encamp.sandbox({"*.txt": "in"}, {"out": "results"}) as folder:
         (folder / "out").write_text((folder / "in/a.txt").read_text() * 2)
@@ -78,7 +78,7 @@ def test_two_inputs_for_one_place_are_refused(here: Path) -> None:
         ({"outputs": {"a": "/dev/null"}}, BadDestination),
     ],
 )
-def test_what_cannot_work_is_refused_before_a_folder_is_made(
+def test_impossible_sandbox_is_refused_before_creation(
     options: dict[str, object], error: type[Exception], here: Path
 ) -> None:
     with pytest.raises(error), encamp.sandbox(**options):  # type: ignore[arg-type]
@@ -117,7 +117,7 @@ def test_a_missing_output_publishes_none_of_the_others(here: Path) -> None:
     assert left() == []
 
 
-def test_what_cannot_be_published_leaves_no_part(here: Path) -> None:
+def test_unpublishable_output_leaves_no_partial_file(here: Path) -> None:
     def work() -> None:
         with encamp.sandbox(outputs=["a", "b", "c"]) as folder:
             for name in "abc":
@@ -226,7 +226,7 @@ def test_decorated_functions_nest(here: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_it_works_in_a_pool_of_processes(method: str, here: Path) -> None:
+def test_sandboxed_works_in_process_pool(method: str, here: Path) -> None:
     with (
         _inputs(here, 12),
         ProcessPoolExecutor(2, mp_context=get_context(method)) as pool,
@@ -235,7 +235,7 @@ def test_it_works_in_a_pool_of_processes(method: str, here: Path) -> None:
         assert len(folders) == 12
 
 
-def test_it_works_in_a_pool_of_threads_without_chdir(here: Path) -> None:
+def test_sandboxed_works_in_thread_pool_without_chdir(here: Path) -> None:
     with _inputs(here, 24), ThreadPoolExecutor(6) as pool:
         folders = set(pool.map(double_in_thread, range(24), ["results"] * 24))
         assert len(folders) == 24

@@ -66,7 +66,7 @@ def test_signals_end_it_in_order(code: str, number: signal.Signals, tmp_path: Pa
 
 
 @pytest.mark.parametrize("code", [BLOCK, FUNCTION])
-def test_what_a_killed_process_leaves_goes_with_the_next_sandbox(code: str, tmp_path: Path) -> None:
+def test_leftovers_of_killed_process_are_removed_by_next_sandbox(code: str, tmp_path: Path) -> None:
     process, folder = in_sandbox(code, tmp_path / "to")
     process.kill()
     process.communicate()

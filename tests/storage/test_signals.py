@@ -53,7 +53,7 @@ def test_a_real_time_signal_ends_a_run_in_good_order(number: int) -> None:
     assert signal.getsignal(number) is signal.SIG_DFL
 
 
-def test_signals_are_told_by_their_names() -> None:
+def test_signals_are_reported_by_name() -> None:
     names = {9: "SIGKILL", signal.SIGRTMIN: "SIGRTMIN", signal.SIGRTMIN + 3: "SIGRTMIN+3"}
     assert {number: signal_name(number) for number in names} == names
     assert signal_name(32) == "signal 32"  # the C library's own
@@ -82,7 +82,9 @@ def test_a_signal_that_a_library_has_taken_is_its_own(tmp_path: Path) -> None:
     assert signal.SIGUSR1 in untaken()
 
 
-def test_what_is_sent_again_by_itself_is_no_second_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_automatically_repeated_signal_is_no_second_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A closed terminal sends SIGHUP twice, `timeout` SIGTERM; service managers send several."""
     with pytest.raises(Terminated) as raised, RunInterrupts():
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGHUP, signal.SIGHUP):

@@ -185,7 +185,7 @@ def test_a_process_removes_its_spare_folder_when_it_ends() -> None:
     assert left() == []
 
 
-def test_who_removes_a_spare_folder_has_removed_it_also_if_another_thread_has_begun(
+def test_spare_folder_removal_waits_for_other_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     owned, begun, go = used(), threading.Event(), threading.Event()
@@ -209,7 +209,7 @@ def test_who_removes_a_spare_folder_has_removed_it_also_if_another_thread_has_be
     assert not owned.path.exists()
 
 
-def test_what_a_killed_process_has_kept_is_reclaimed() -> None:
+def test_spare_folder_of_killed_process_is_reclaimed() -> None:
     process = start(KEEPER)
     assert process.stdout is not None
     folder = Path(process.stdout.readline().strip())

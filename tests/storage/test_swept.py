@@ -43,7 +43,7 @@ def test_inputs_are_not_published_over_themselves(data: Path, mode: Mode) -> Non
     assert _below("data") == ["a.csv", "b.csv", "new.csv"]
 
 
-def test_what_was_changed_is_published_also_if_times_and_size_say_nothing(data: Path) -> None:
+def test_changed_input_is_published_despite_same_time_and_size(data: Path) -> None:
     with encamp.sandbox(mirror="data/*.csv", outputs={"*.csv": "out"}) as folder:
         before = (folder / "a.csv").stat()
         text = (folder / "a.csv").read_text().replace("some", "same")
@@ -97,7 +97,7 @@ def test_a_file_that_was_left_out_of_a_tree_is_no_input(data: Path) -> None:
     assert _below("out") == ["run.log"]
 
 
-def test_what_is_named_is_published_whatever_it_is(data: Path) -> None:
+def test_explicitly_named_input_is_published(data: Path) -> None:
     outputs = {"a.csv": "named", "tree": "named"}
     with encamp.sandbox(mirror=["data/*.csv", "tree"], outputs=outputs):
         pass

@@ -91,7 +91,7 @@ def published(staged: list[Staged], there: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK])
-def test_an_output_of_any_size_comes_over_whole(size: int, folder: Path, there: Path) -> None:
+def test_output_of_any_size_is_sent_whole(size: int, folder: Path, there: Path) -> None:
     content = os.urandom(size)
     (folder / "a").write_bytes(content)
     (folder / "a").chmod(0o755)
@@ -119,7 +119,7 @@ def test_trees_and_names_and_other_folders_keep_their_places(folder: Path, there
     assert (there / "else/log-1.txt").read_text() == "log.txt"
 
 
-def test_what_is_not_published_goes(folder: Path, there: Path) -> None:
+def test_unpublished_pieces_are_removed(folder: Path, there: Path) -> None:
     (folder / "a").write_text("a")
     wanted, sea = planned(there, "a")
     shipped(folder, wanted, sea)
@@ -257,7 +257,7 @@ def files_in(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_a_killed_owner_left_goes_when_the_next_one_comes(left_by_the_dead: Path) -> None:
+def test_pieces_of_killed_owner_are_removed_by_next_owner(left_by_the_dead: Path) -> None:
     with closing(Beacons(NEW)) as beacons:
         beacons.light({left_by_the_dead: NAMED})
         assert files_in(left_by_the_dead) == {
@@ -282,7 +282,7 @@ def test_a_beacon_that_cannot_be_read_may_be_of_somebody_who_is_just_writing_it(
     assert part.exists()
 
 
-def test_what_a_killed_owner_left_goes_when_its_local_storage_is_cleaned(
+def test_pieces_of_killed_owner_are_removed_by_clean(
     left_by_the_dead: Path,
 ) -> None:
     assert len(reclaim()) == 1
@@ -316,7 +316,7 @@ def test_a_first_piece_is_never_written_over_something(there: Path) -> None:
         (there / ".encamp-t").write_text("another's")
 
 
-def test_a_later_piece_follows_no_symlink_and_what_was_begun_goes(there: Path) -> None:
+def test_later_piece_follows_no_symlink_and_file_is_removed(there: Path) -> None:
     (there / "a").write_text("somebody's")
     receiver = Receiver({there: NAMED})
     first = Piece(str(there), "final", "t", 0, b"x", digest_of_piece(b"x"), 0o600, size=None)

@@ -109,7 +109,7 @@ def test_every_file_is_downloaded_once_a_host(
     assert sorted(url.rpartition("/")[2] for url in downloaded) == ["a.txt", "b.txt"]
 
 
-def test_a_changed_file_is_downloaded_anew(bucket: Any) -> None:
+def test_changed_url_is_downloaded_again(bucket: Any) -> None:
     for text in ("a", "b", "longer"):
         bucket.pipe("/bucket/a.txt", text.encode())
         with encamp.sandbox("memory://bucket/a.txt") as folder:
@@ -204,7 +204,7 @@ def server(here: Path) -> Iterator[tuple[str, list[tuple[str, str]]]]:
             thread.join()
 
 
-def test_a_file_comes_by_http(server: tuple[str, Any], here: Path) -> None:
+def test_file_is_downloaded_by_http(server: tuple[str, Any], here: Path) -> None:
     url, _ = server
     with encamp.sandbox({f"{url}/a.dat": "in"}) as folder:
         assert (folder / "in/a.dat").read_bytes() == (here / "web/a.dat").read_bytes()
@@ -223,7 +223,7 @@ def test_a_glob_finds_what_a_listing_links_to(server: tuple[str, Any], here: Pat
         assert (folder / "a.dat").read_bytes() == (here / "web/a.dat").read_bytes()
 
 
-def test_a_file_comes_by_http_once_a_host(server: tuple[str, Any], here: Path) -> None:
+def test_file_is_downloaded_once_per_host(server: tuple[str, Any], here: Path) -> None:
     """Several tasks of a job, then another process; the server counts."""
     url, asked = server
     job = encamp.Job("job", to="out", mirror=f"{url}/a.dat")
@@ -236,7 +236,7 @@ def test_a_file_comes_by_http_once_a_host(server: tuple[str, Any], here: Path) -
     assert bodies == ["/a.dat"]
 
 
-def test_a_file_changed_on_the_server_comes_anew(server: tuple[str, Any], here: Path) -> None:
+def test_file_changed_on_server_is_downloaded_again(server: tuple[str, Any], here: Path) -> None:
     """Also one of the same size, which only its date shows."""
     url, _ = server
     for number, text in enumerate(("x", "y", "longer")):
@@ -256,9 +256,7 @@ def test_a_missing_page_is_no_match(server: tuple[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("path", "why"), [("/secret", "403"), ("/endless", "does not report its size")]
 )
-def test_what_the_server_does_not_give_is_named(
-    path: str, why: str, server: tuple[str, Any]
-) -> None:
+def test_missing_url_is_named(path: str, why: str, server: tuple[str, Any]) -> None:
     with pytest.raises(UnusableInput, match=why) as caught, encamp.sandbox(server[0] + path):
         pytest.fail("it cannot be had")
     assert caught.value.path == server[0] + path
@@ -314,7 +312,7 @@ def test_without_the_library_of_a_protocol_it_says_which(monkeypatch: pytest.Mon
         pytest.fail("there is no way to reach it")
 
 
-def test_a_protocol_that_nobody_knows_is_named() -> None:
+def test_unknown_protocol_is_named() -> None:
     with pytest.raises(UnusableInput, match="carrier-pigeon"):
         find_remote("carrier-pigeon://loft/a.txt")
     with (
@@ -375,26 +373,24 @@ def destination(memory: Any) -> tuple[str, Callable[[], dict[str, str]]]:
 
 
 @pytest.mark.parametrize("existing", ["replace", "keep", "error"])
-def test_what_is_new_at_a_url_is_published_under_every_policy(
-    existing: Existing, destination: Any
-) -> None:
+def test_new_url_is_published_under_every_policy(existing: Existing, destination: Any) -> None:
     bring(destination[0], existing)
     assert destination[1]() == {"a.txt": "new"}
 
 
-def test_what_is_at_a_url_is_replaced(destination: Any) -> None:
+def test_existing_url_is_replaced(destination: Any) -> None:
     bring(destination[0], text="old")
     bring(destination[0])
     assert destination[1]() == {"a.txt": "new"}
 
 
-def test_what_is_at_a_url_is_kept_on_request(destination: Any) -> None:
+def test_existing_url_is_kept_on_request(destination: Any) -> None:
     bring(destination[0], text="old")
     bring(destination[0], "keep")
     assert destination[1]() == {"a.txt": "old"}
 
 
-def test_what_is_at_a_url_is_an_error_on_request_and_no_other_output_is_published(
+def test_existing_url_is_an_error_on_request(
     destination: Any,
 ) -> None:
     bring(destination[0], text="old")
@@ -430,7 +426,7 @@ def test_a_file_that_is_not_published_beside_another_is_removed(
 
 
 @pytest.mark.parametrize("existing", ["keep", "error"])
-def test_what_another_makes_at_a_url_in_between_is_not_replaced(
+def test_concurrently_created_url_is_not_replaced(
     existing: Existing, destination: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = urls.upload
@@ -475,9 +471,7 @@ def test_an_upload_that_breaks_is_named_and_leaves_what_was_there(
     assert destination[1]() == {"a.txt": "old"}
 
 
-def test_what_was_at_a_url_is_back_if_the_new_file_cannot_have_its_name(
-    memory: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_url_rename_restores_old_file(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     memory.pipe("/bucket/a.txt", b"old")
     memory.pipe("/bucket/part", b"new")
     real = type(memory).mv

@@ -227,7 +227,7 @@ def test_closed_receiver_is_reported(ends: tuple[socket.socket, socket.socket]) 
         writer.flush()
 
 
-def test_descriptors_come_with_their_message_and_no_child_inherits_them(
+def test_descriptors_arrive_with_message_and_are_not_inherited(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
     writer, reader = Writer(ends[0]), Reader(ends[1], descriptors=True)
@@ -250,7 +250,7 @@ def test_descriptors_come_with_their_message_and_no_child_inherits_them(
             os.close(descriptor)
 
 
-def test_what_is_not_sent_any_more_leaves_no_descriptor(
+def test_dropped_messages_leak_no_descriptors(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
     writer = Writer(ends[0])

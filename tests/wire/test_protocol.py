@@ -165,7 +165,7 @@ def test_bent_calls_are_calls_or_refused(
 
 
 @given(bundled=st.lists(st.tuples(_some(Run), st.lists(st.binary(max_size=9), max_size=3))))
-def test_a_bundle_comes_apart_into_its_messages(bundled: list[tuple[Run, list[bytes]]]) -> None:
+def test_bundle_splits_into_messages(bundled: list[tuple[Run, list[bytes]]]) -> None:
     messages: list[Parts] = [[encode(envelope), *rest] for envelope, rest in bundled]
     parts: Parts = [encode(Bundle([len(message) for message in messages]))]
     for message in messages:
@@ -173,7 +173,7 @@ def test_a_bundle_comes_apart_into_its_messages(bundled: list[tuple[Run, list[by
     assert unbundled(parts) == [(decode(message[0]), message) for message in messages]
 
 
-def test_what_is_in_no_bundle_is_a_message_of_its_own() -> None:
+def test_unbundled_frame_is_one_message() -> None:
     parts: Parts = [encode(Ping(7)), b"rest"]
     assert unbundled(parts) == [(Ping(7), parts)]
 

@@ -36,7 +36,7 @@ def pipe() -> Iterator[tuple[int, int]]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_what_can_be_read_and_written_is_seen_whatever_the_number(pipe: tuple[int, int]) -> None:
+def test_readiness_is_seen_for_any_descriptor_number(pipe: tuple[int, int]) -> None:
     end, start = pipe
     assert not readable(end, 0)
     assert writable(start, None)

@@ -170,7 +170,7 @@ class Messages(Bound):
             cluster.spawn(work.send_numbers, waiting.id, 10)
         assert [message[1] for _, message in waiting.result(PATIENCE)] == list(range(10))
 
-    def test_what_is_sent_to_a_task_that_has_ended_is_dropped(self, cluster: Cluster) -> None:
+    def test_message_to_ended_task_is_dropped(self, cluster: Cluster) -> None:
         ended = cluster.spawn(work.pid)
         ended.result(PATIENCE)
         cluster.send(ended, "too late")
