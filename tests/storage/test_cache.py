@@ -6,8 +6,8 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,41 @@ def test_files_and_trees_whose_records_were_lost_are_recorded_again(here: Path) 
         cache.adopt()
         assert {(row.key, row.kind, row.size, row.files) for row in cache.rows()} == before
     assert {kind: files for _, kind, _, files in before} == {"file": 1, "tree": 2}
+
+
+def test_an_entry_with_holes_is_recorded_again_with_what_it_takes_of_the_disk(here: Path) -> None:
+    with (here / "holes").open("wb") as file:
+        file.truncate(1 << 26)
+    with HostCache() as cache:
+        cache.get(planned(here / "holes"))
+    (local_storage() / "cache" / INDEX).unlink()
+    with HostCache() as cache:
+        cache.adopt()
+        (row,) = cache.rows()
+    assert row.size < 1 << 20
+    assert clear_cache() < 1 << 20
+
+
+def test_a_damaged_entry_is_removed_while_nobody_can_fetch_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a good one that another process has just fetched could go."""
+
+    @contextmanager
+    def noted(file: Path, key: str) -> Iterator[None]:
+        with exclusive(file, key):
+            seen.append((key, len(entries())))
+            yield
+            seen.append((key, len(entries())))
+
+    seen: list[tuple[str, int]] = []
+    (here / "a").write_text("content")
+    item = planned(here / "a")
+    with HostCache() as cache:
+        cache.get(item)
+        monkeypatch.setattr(cache_module, "exclusive", noted)
+        cache.forget_damaged(item)
+    assert seen == [(f"fetching {item.identity}", 1), (f"fetching {item.identity}", 0)]
 
 
 def test_a_tree_that_is_used_again_leaves_no_file_open(here: Path) -> None:

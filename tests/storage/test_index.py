@@ -104,3 +104,43 @@ def _change_and_break(path: Path) -> None:
         index.add(row("b"))
         index.remove(["a"])
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("beginning", [0, 100, 4096])
+def test_an_index_that_a_power_cut_has_damaged_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beginning: int
+) -> None:
+    _damaged(tmp_path / "index", beginning)
+    monkeypatch.setattr(module, "boot_id", lambda: "the next boot")
+    for fresh in (True, False):
+        with opened(tmp_path / "index") as index:
+            assert index.fresh == fresh
+            index.add(row("new"))
+            assert keys(list(index.oldest_first())) == ["new"]
+
+
+def test_an_index_that_is_found_damaged_fails_once(tmp_path: Path) -> None:
+    _damaged(tmp_path / "index", 4096)
+    with pytest.raises(OSError, match="the cache's index: "), opened(tmp_path / "index") as index:
+        list(index.oldest_first())
+    with opened(tmp_path / "index") as index:
+        assert index.fresh
+
+
+def test_a_sound_index_outlives_a_boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for boot in ("one", "two", ""):
+        monkeypatch.setattr(module, "boot_id", lambda boot=boot: boot)
+        with opened(tmp_path / "index") as index:
+            assert index.fresh == (boot == "one")
+            index.add(row(boot))
+    with opened(tmp_path / "index") as index:
+        assert sorted(keys(list(index.oldest_first()))) == ["", "one", "two"]
+
+
+def _damaged(path: Path, beginning: int) -> None:
+    """An index whose bytes from ``beginning`` on are lost."""
+    with opened(path) as index:
+        for number in range(500):
+            index.add(row(f"{number:04}", float(number)))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:beginning] + b"\xff" * (len(whole) - beginning))

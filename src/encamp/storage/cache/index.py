@@ -9,11 +9,14 @@ from __future__ import annotations
 import errno
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
+
+from encamp.storage.process_identity import boot_id
 
 EVENTS_KEPT = 10_000
 """How many of the newest events are kept."""
@@ -148,6 +151,8 @@ def opened(path: Path) -> Iterator[Index]:
                 raise
             database.execute("COMMIT")
     except sqlite3.Error as exc:
+        if _is_damaged(exc):
+            _remove(path)  # the next opening makes a new one
         kind = errno.ENOSPC if _code(exc) == sqlite3.SQLITE_FULL else errno.EIO
         raise OSError(kind, f"the cache's index: {exc}", str(path)) from exc
 
@@ -160,22 +165,46 @@ def _begun(path: Path) -> sqlite3.Connection:
     try:
         return _connected(path)
     except sqlite3.DatabaseError as exc:
-        if _code(exc) not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        if not _is_damaged(exc):
             raise
-        for suffix in ("", "-journal", "-wal", "-shm"):
-            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        _remove(path)
         return _connected(path)
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
 def _connected(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=60, isolation_level=None)
     try:
         database.execute("PRAGMA synchronous = OFF")  # after a power loss, it is created again
-        database.execute("BEGIN IMMEDIATE")  # reads it, too: that it is damaged shows here
+        database.execute("BEGIN IMMEDIATE")  # reads it, too: damage of its first page shows here
+        _check_once_a_boot(database)
     except BaseException:
         database.close()
         raise
     return database
+
+
+class _DamagedError(sqlite3.DatabaseError):
+    """A page of the database is not as it was written."""
+
+
+def _is_damaged(exc: sqlite3.Error) -> bool:
+    known = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+    return isinstance(exc, _DamagedError) or _code(exc) in known
+
+
+def _check_once_a_boot(database: sqlite3.Connection) -> None:
+    """Check all pages if the host has started anew: a power cut may have damaged any of them."""
+    boot = zlib.crc32(boot_id().encode()) >> 1
+    if database.execute("PRAGMA application_id").fetchone()[0] == boot:
+        return
+    if database.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        raise _DamagedError("it is damaged")
+    database.execute(f"PRAGMA application_id = {boot}")
 
 
 def _is_current(database: sqlite3.Connection) -> bool:
