@@ -57,7 +57,7 @@ def test_unread_output_is_buffered_then_dropped(kind: str, monkeypatch: pytest.M
     assert 600 < lines.count("x" * 99) < 5000
     assert lines[-3:] == [
         "",
-        "… some lines were left out because nobody read them",
+        "… some lines were left out because they were not read",
         ("the last line"),
     ]
 

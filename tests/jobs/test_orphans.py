@@ -209,7 +209,7 @@ def test_prune_lists_orphans_elsewhere_without_opening_them(
     assert "any more: memory://there/b; to read" in watch.warnings[0]
     monkeypatch.setattr(type(memory), "info", None)
     prune_command(Path("out"), dry_run=False)
-    why = "it is not below out; remove it yourself if nobody needs it"
+    why = "it is not below out; remove it yourself if it is not needed"
     kept = capsys.readouterr().out.splitlines()
     assert kept == [f"kept {here}/elsewhere: {why}", f"kept memory://there/b: {why}"]
 

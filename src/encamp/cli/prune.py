@@ -66,7 +66,7 @@ def _tell(pruned: Pruned, destination: Path, verb: str) -> None:
     kept = dict.fromkeys(pruned.kept, "it has changed since the job published it")
     not_below = dict.fromkeys(pruned.elsewhere, f"it is not below {destination}")
     for path, why in {**kept, **not_below}.items():
-        _say(f"kept {printable(path)}: {why}; remove it yourself if nobody needs it")
+        _say(f"kept {printable(path)}: {why}; remove it yourself if it is not needed")
 
 
 def _pruned(folder: Path, shared: bool, *, dry_run: bool) -> Pruned:

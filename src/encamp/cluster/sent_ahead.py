@@ -17,7 +17,7 @@ than they would gain."""
 MOST_CALLS = 4000
 """Maximum number of calls that are sent ahead to a slot."""
 MOST_JOBS = 100
-"""Jobs of a dispatch that are taken ahead for a slot, at most, if ``prefetch`` is not given."""
+"""Maximum number of jobs of a dispatch taken ahead for a slot, if ``prefetch`` is not given."""
 
 
 def calls_ahead(task: Future[Any]) -> int:

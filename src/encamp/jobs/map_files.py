@@ -109,6 +109,6 @@ def _for_file(step: Call | Command, values: dict[str, str]) -> Call | Command:
 def _filled(output: Output, values: dict[str, str]) -> Output:
     to = fill(output.to, values)
     if to.startswith("~") and not output.to.startswith("~"):
-        to = f"./{to}"  # a file's name, not somebody's home
+        to = f"./{to}"  # a file's name, not a user's home
     rename = None if output.rename is None else fill_rename(output.rename, values)
     return replace(output, pattern=fill_pattern(output.pattern, values), to=to, rename=rename)

@@ -19,7 +19,7 @@ class CallCounter:
         self._times: deque[float] = deque(maxlen=_RECENT)
 
     def count(self, seconds: float, *, good: bool) -> None:
-        """A call has ended."""
+        """Record that a call has ended."""
         self.calls += 1
         self._failed += not good
         self._busy += seconds

@@ -226,7 +226,7 @@ class Service(CollectiveCalls):
         """Several servers at once, by default all, with ranks and messages between them.
 
         Waits as `acquire` does, until all of them are free. Raises `NotEnough` at once if there
-        will never be so many.
+        will never be that many.
         """
         wanted = 0 if count is None else whole("count", count, 1)
         return Group(self, self._proxies(self._acquired(wanted, timeout)))
@@ -347,7 +347,7 @@ class Service(CollectiveCalls):
         """Wait until this many servers can be called (0: all of them); returns how many can.
 
         Raises TimeoutError, which says whether some wait for slots, `NotEnough` if there will never
-        be so many, and `ServiceFailed` if none can start.
+        be that many, and `ServiceFailed` if none can start.
         """
         count, timeout = whole("count", count, 0), patience(timeout)
         asked = self._client.ask(self._number, "ready", count)

@@ -4,7 +4,7 @@
 process run; these tasks need greenlet (the extra ``cooperative``), remote ones do not.
 
 Different from PyOPUS on purpose: the ``Join`` that collects a task raises the task's error, and the
-errors of tasks that nobody collects are printed when the program ends.
+errors of tasks that are not collected are printed when the program ends.
 """
 
 # ruff: noqa: N802, N803

@@ -1,4 +1,4 @@
-"""The bits of PVM's integer ids: which of them are the host's, and which the task's.
+"""The bits of PVM's integer ids: those of the host, and those of the task.
 
 A task's id contains its host's id in the bits that PVM reserves for it. The rest is a number that
 PVM itself never uses, because PVM does not know tasks in slots.

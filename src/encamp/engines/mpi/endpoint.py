@@ -5,7 +5,7 @@ frame's parts if all are small, and otherwise of their sizes. Then one message w
 and one for each big part, follow with another tag, without copies. An array of -1 or -2 says that
 its sender leaves, or that all ranks are to leave at once.
 
-MPI wakes nobody up, so a rank polls: at once while something happens, then less and less often.
+MPI cannot wake a process, so a rank polls: at once while something happens, then less often.
 """
 
 from __future__ import annotations

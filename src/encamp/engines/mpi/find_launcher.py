@@ -1,4 +1,4 @@
-"""Which launcher is used: finding an ``mpiexec``, and telling to which MPI it belongs."""
+"""Finds an ``mpiexec``, and which MPI it belongs to."""
 
 from __future__ import annotations
 

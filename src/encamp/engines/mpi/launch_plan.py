@@ -1,4 +1,4 @@
-"""What an MPI's launcher is told: its command line, its variables, and its hostfile."""
+"""The input of an MPI's launcher: its command line, variables and hostfile."""
 
 from __future__ import annotations
 

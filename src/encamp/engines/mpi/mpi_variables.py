@@ -1,4 +1,4 @@
-"""Environment variables by which MPIs are set up, and by which ranks learn about their job."""
+"""Environment variables that set up MPIs, and that tell ranks about their job."""
 
 from __future__ import annotations
 

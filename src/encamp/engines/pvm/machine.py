@@ -40,7 +40,7 @@ _OWN = (
 _ADD_WITHIN = 240.0
 """Seconds to add hosts; PVM itself waits for dead hosts for a little more than three minutes."""
 _ADD_ENDS_WITHIN = 4.0
-"""Seconds for the same if nobody waits for the hosts any more; most have joined by then."""
+"""Seconds for the same if the hosts are no longer awaited; most have joined by then."""
 _END_WITHIN = 25.0
 """Seconds that the keeper may take to end; it gives the machine less."""
 _LONGEST_FOLDER = 80

@@ -25,7 +25,7 @@ _PIECE = 4096
 _PATIENCE = 5.0
 """Seconds without any progress after which `Screen.drain` gives up."""
 _PAUSE = 0.05
-_LEFT_OUT = "\n… some lines were left out because nobody read them\n"
+_LEFT_OUT = "\n… some lines were left out because they were not read\n"
 
 
 class Screen(io.TextIOBase):

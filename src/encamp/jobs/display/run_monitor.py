@@ -1,4 +1,4 @@
-"""The state of a run for all who watch it: its display, `encamp status` and the report's page.
+"""The state of a run for its display, `encamp status` and the report's page.
 
 During a run, ``status.json`` in the job's folder holds its state, for other terminals and
 hosts, and ``report.html`` is the report so far. Both take only a small part of the time.

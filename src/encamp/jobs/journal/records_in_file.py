@@ -1,4 +1,4 @@
-"""RecordsInFile of tasks, left in the journal's file: each is read when it is needed."""
+"""Records of tasks, left in the journal's file: each is read when it is needed."""
 
 from __future__ import annotations
 

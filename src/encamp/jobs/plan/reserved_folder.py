@@ -1,4 +1,4 @@
-"""Which folder is reserved for a job itself (journal, report, logs): no output, no input.
+"""The folder that is reserved for a job itself (journal, report, logs): never output or input.
 
 The path of an output and the pattern of job folders' names are known before a run
 (``*.job``). If an output could get into the folder by a name that its task has yet to choose, this

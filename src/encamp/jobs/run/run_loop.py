@@ -162,7 +162,7 @@ class RunLoop:
             self.submissions.close()
             if self.untidy:
                 discard_parts(self.job, self.token, self.uid)
-                if not self.running and self.submissions.over is None:  # nobody writes more
+                if not self.running and self.submissions.over is None:  # nothing else writes
                     self.lease.swept()
         return self._reported(interrupted=self.max_failures.reached)
 

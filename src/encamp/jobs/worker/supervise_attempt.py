@@ -1,4 +1,4 @@
-"""What a worker of the executor does about an attempt: it supervises the slot that runs it.
+"""Supervises the slot that runs an attempt, in a worker of the executor.
 
 A job submits `supervise_attempt` to its executor, whichever that is.
 """

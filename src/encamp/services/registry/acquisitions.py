@@ -1,4 +1,4 @@
-"""What clients are told that ask for servers: the grant, the refusal, or why they wait.
+"""Answers to clients that ask for servers: the grant, the refusal, or why they wait.
 
 Who gets which server is decided in `encamp.services.registry.server_pool`.
 """

@@ -1,4 +1,4 @@
-"""Whether a disk is full: its free space, and the error of a write that did not fit."""
+"""Full disks: their free space, and the error of a write that did not fit."""
 
 from __future__ import annotations
 

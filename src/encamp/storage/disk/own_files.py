@@ -3,9 +3,9 @@
 All names are opened relative to the folder's descriptor, links are not followed, and an opened file
 must be a regular file of a trusted owner. New files have random names until they are complete.
 
-Trusted are this user and root and, where root works in somebody's folder, the owner of the folder
-above. On disks that show wrong owners (a squashed root, FUSE, CIFS), encamp creates a file to see
-which owner the disk shows for it. In a shared job, files may belong to anybody in its group.
+Trusted are this user and root and, where root works in another user's folder, the owner of the
+folder above. On disks that show wrong owners (a squashed root, FUSE, CIFS), encamp creates a file
+to see which owner the disk shows for it. In a shared job, files may belong to anybody in its group.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What ``exclude`` leaves out of an input."""
+"""The files that ``exclude`` leaves out of an input."""
 
 from __future__ import annotations
 

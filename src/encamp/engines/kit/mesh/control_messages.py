@@ -1,4 +1,4 @@
-"""What ends of the mesh tell each other about themselves and their connections."""
+"""The messages that ends of the mesh send each other about themselves and their connections."""
 
 from __future__ import annotations
 
