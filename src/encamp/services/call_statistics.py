@@ -7,7 +7,7 @@ from collections import deque
 CallStatistics = tuple[int, int, float, float]
 """Calls, failed calls, their seconds, and the mean of the last ones."""
 _RECENT = 50
-"""The latest calls, of which there is a mean time."""
+"""Number of latest calls that the mean time covers."""
 
 
 class CallCounter:

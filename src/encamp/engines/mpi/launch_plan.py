@@ -127,7 +127,7 @@ class LaunchPlan:
         return self.launcher.mpi == "openmpi"
 
     def _hosts(self) -> str:
-        """A hostfile: this host first, for rank 0 must reach the controller, then the user's."""
+        """A hostfile: this host first (rank 0 must reach the controller), then the user's hosts."""
         # One name for one host: with two names MPICH's ranks there conflict
         name = next((host.name for host in self.hosts if host.here), socket.gethostname())
         if not self._open:

@@ -12,7 +12,7 @@ from encamp.jobs.journal.record import Record, decoded, outputs_in, seen
 
 
 class RecordsInFile(Mapping[str, Record]):
-    """RecordsInFile of tasks in a journal's file, by the tasks' names."""
+    """Records of tasks in a journal's file, by the tasks' names."""
 
     def __init__(self, file: JournalFile) -> None:
         self._file = file

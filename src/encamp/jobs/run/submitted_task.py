@@ -33,12 +33,12 @@ class SubmittedTask:
     attempts: list[AttemptReport] = field(default_factory=list)
 
     def begin(self) -> None:
-        """Another attempt begins."""
+        """Count another attempt."""
         self.number += 1
         self.tries += 1
 
     def host_was_lost(self) -> None:
-        """The host was lost. The first `MOST_LOSSES` losses do not count as failed attempts."""
+        """Record a lost host. The first `MOST_LOSSES` losses do not count as failed attempts."""
         if self.losses < MOST_LOSSES:
             self.losses += 1
             self.tries -= 1

@@ -1,4 +1,4 @@
-"""The messages that ends of the mesh send each other about themselves and their connections."""
+"""Messages between ends of the mesh about themselves and their connections."""
 
 from __future__ import annotations
 
