@@ -141,6 +141,19 @@ def test_opening_it_leaves_one_line_a_task(tmp_path: Path) -> None:
     assert [json.loads(line)["task"] for line in file.read_bytes().splitlines()] == ["a", "b"]
 
 
+def test_a_line_that_another_run_has_put_there_is_not_taken_for_the_tasks_own(
+    tmp_path: Path,
+) -> None:
+    """`encamp show` reads without a lock."""
+    file = _written(tmp_path, _done("a"), _done("b"))
+    journal = _read(tmp_path)
+    first, second = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(second + first)
+    assert journal.done.get("a") is None
+    assert journal.done.outputs("a") == []
+    assert _read(tmp_path).done == {"a": _done("a"), "b": _done("b")}
+
+
 def test_a_task_submitted_again_is_not_done(tmp_path: Path) -> None:
     _written(tmp_path, _done("a"), Record("submitted", "a", 1.0, 1))
     assert _read(tmp_path).done == {}
@@ -334,6 +347,7 @@ def test_a_task_that_has_left_is_forgotten_when_all_that_it_made_is_pruned(tmp_p
         assert journal.left == {"a"}
         journal.write(Record("pruned", "a", 1.0, paths=["/out/x"]))
         assert (journal.left, journal.own("a")) == ({"a"}, {"/out/y"})
+        assert journal.tasks == {"a", "b"}
         journal.write(Record("pruned", "a", 1.0, paths=["/out/y"]))
         assert journal.tasks == {"b"}
         assert journal.left == set()
