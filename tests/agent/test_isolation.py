@@ -86,11 +86,21 @@ def state() -> dict[str, Any]:
         "encodings": [(one.encoding, one.errors) for one in (sys.stdin, sys.stdout, sys.stderr)],
         "arguments": (sys.argv, getattr(sys, "tracebacklimit", None), sys.getdlopenflags()),
         "stack": threading.stack_size(),
-        "hooks": (sys.excepthook.__module__, threading.excepthook.__module__),
+        "buffering": [
+            (one.line_buffering, one.write_through) for one in (sys.stdin, sys.stdout, sys.stderr)
+        ],
+        "hooks": (
+            sys.excepthook.__module__,
+            sys.displayhook.__module__,
+            sys.unraisablehook.__module__,
+            threading.excepthook.__module__,
+        ),
         "tracing": (sys.gettrace(), sys.getprofile(), threading.gettrace(), threading.getprofile()),
         "digits": sys.get_int_max_str_digits(),
         "collecting": (gc.isenabled(), gc.get_threshold(), gc.get_debug()),
         "logging": (len(logging.root.handlers), logging.root.level, logging.root.manager.disable),
+        "root logger": (logging.root.propagate, logging.root.disabled),
+        "logged": logging.getLogger("encamp of a test").isEnabledFor(logging.DEBUG),
         "dumps": faulthandler.is_enabled(),
     }
 
@@ -204,6 +214,25 @@ def change_more_of_python() -> None:
     sys.setrecursionlimit(30)
 
 
+def be_less_important() -> None:
+    if ROOT:  # nobody else may undo it
+        os.nice(3)
+
+
+def change_hooks() -> None:
+    sys.displayhook = sys.unraisablehook = hook
+    sys.settrace(hook)
+
+
+def change_in_place() -> None:
+    sys.argv.append("--more")
+    sys.stdout.reconfigure(line_buffering=False)  # type: ignore[union-attr]
+    sys.stderr.reconfigure(write_through=True)  # type: ignore[union-attr]
+    logging.root.setLevel(logging.DEBUG)
+    logging.getLogger("encamp of a test").isEnabledFor(logging.DEBUG)  # it remembers the answer
+    logging.root.propagate, logging.root.disabled = False, True
+
+
 def replace_objects() -> None:
     os.environ = {"PATH": "/nowhere"}  # type: ignore[assignment]  # noqa: B003
     sys.path = ("/nowhere",)  # type: ignore[assignment]
@@ -227,6 +256,9 @@ DEEDS: list[Callable[[], None]] = [
     change_policy,
     handle_realtime_signals,
     change_more_of_python,
+    be_less_important,
+    change_hooks,
+    change_in_place,
     replace_objects,
 ]
 
@@ -240,6 +272,26 @@ def test_a_call_finds_its_process_as_the_first_one_did(
     cluster.spawn(deed).result(SOON)
     cluster.spawn(time.sleep, 0.03).result(SOON)
     assert cluster.spawn(state).result(SOON) == before
+
+
+def test_every_property_that_is_looked_at_is_restored_whatever_else_changes(
+    cluster: Cluster,
+) -> None:
+    before = cluster.spawn(state).result(SOON)
+    for _ in range(2):  # what was restored is no longer the object that was kept
+        cluster.spawn(change_in_place).result(SOON)
+        assert cluster.spawn(state).result(SOON) == before
+
+
+def warn() -> None:
+    warnings.warn("of each call", UserWarning, stacklevel=1)
+
+
+def test_a_warning_is_shown_in_each_call_that_causes_it(cluster: Cluster) -> None:
+    for _ in range(2):
+        call = cluster.spawn(warn)
+        call.result(SOON)
+        assert "UserWarning: of each call" in call.output
 
 
 def is_import_path() -> bool:
@@ -352,12 +404,19 @@ def test_irreversible_change_fails_no_call(cluster: Cluster, deed: Callable[[], 
     assert cluster.spawn(eval, "__import__('sys').stdin.read()").result(SOON) == ""
 
 
-def dump_when_asked_to_end() -> None:
-    faulthandler.register(signal.SIGTERM)
+def dump_at(number: int) -> None:
+    faulthandler.register(number)
+
+
+def test_a_signal_dumps_nothing_after_the_call_that_has_registered_it(cluster: Cluster) -> None:
+    cluster.spawn(dump_at, signal.SIGINT).result(SOON)
+    later = cluster.spawn(signal.raise_signal, signal.SIGINT)
+    later.result(SOON)
+    assert later.output == ""
 
 
 def test_a_slot_ends_when_it_is_asked_to_whatever_a_call_had_registered(cluster: Cluster) -> None:
-    cluster.spawn(dump_when_asked_to_end).result(SOON)
+    cluster.spawn(dump_at, signal.SIGTERM).result(SOON)
     pid = cluster.spawn(os.getpid).result(SOON)
     os.kill(pid, signal.SIGTERM)
     assert cluster.spawn(os.getpid).result(SOON) != pid

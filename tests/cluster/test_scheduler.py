@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -194,6 +196,17 @@ def test_the_host_of_a_big_task_that_is_cancelled_is_free_for_others() -> None:
     assert [tasks for _, tasks in bench.assign()] == [small]
 
 
+def test_a_big_task_that_was_cancelled_reserves_no_host() -> None:
+    bench = Bench(slots=2, cores=2)
+    bench.put(2)
+    running = bench.assign()
+    (big,) = bench.put(1, cores=2)
+    big.ended()  # and is not yet removed from its queue
+    small = bench.put(1)
+    bench.end(running[0][0])
+    assert [tasks for _, tasks in bench.assign()] == [small]
+
+
 def test_tasks_keep_to_their_hosts() -> None:
     bench = Bench(hosts=3, slots=2)
     bench.put(4, on="host-1")
@@ -241,6 +254,18 @@ def test_a_closed_slot_that_still_has_calls_gets_no_more_of_them() -> None:
     assert [where for where, _ in bench.assign()] == [slot]
 
 
+def test_a_slot_that_is_closed_when_it_needs_more_calls_gets_none() -> None:
+    bench = Bench(slots=1)
+    bench.function.timing.took(HORIZON / 8)
+    bench.put(5)
+    ((slot, given),) = bench.assign()
+    for _ in given[1:]:
+        bench.end(slot)
+    bench.put(5)
+    bench.scheduler.close(slot)
+    assert bench.assign() == []
+
+
 def _check_counts(bench: Bench) -> None:
     slots = [slot for s in bench.scheduler.hosts.values() for slot in s.slots]
     assert bench.scheduler.slots == len(slots)
@@ -281,6 +306,29 @@ def test_resources_are_freed_when_slot_is_removed(options: dict[str, Any]) -> No
     ((_, tasks),) = bench.assign()
     assert tasks == [second]
     assert second.devices == (("gpu-0-0",) if "gpus" in options else ())
+
+
+def test_the_core_of_a_slot_that_goes_with_several_calls_is_free() -> None:
+    bench = Bench(slots=2, cores=2)
+    bench.function.timing.took(HORIZON / 50)
+    bench.put(20)
+    (first, given), (second, _) = bench.assign()
+    assert len(given) > 1
+    bench.scheduler.remove(first)
+    while bench.running[second]:
+        bench.end(second)
+    big = bench.put(1, cores=2)
+    assert [tasks for _, tasks in bench.assign()] == [big]
+
+
+def test_a_host_that_has_gone_is_kept_nowhere() -> None:
+    bench = Bench(slots=1)
+    gone = weakref.ref(bench.scheduler.hosts["host-0"])
+    (slot,) = bench.scheduler.hosts["host-0"].slots
+    bench.scheduler.remove(slot)
+    del slot
+    gc.collect()
+    assert gone() is None
 
 
 def test_nothing_is_sent_behind_a_task_with_needs_when_its_slot_is_opened_again() -> None:

@@ -75,6 +75,38 @@ def test_parts_of_any_size_go_through_a_socket_that_takes_less(
     assert same(got) == same(messages)
 
 
+@pytest.mark.parametrize("part", [b"short", memoryview(b"short")])
+def test_short_messages_that_a_full_socket_refuses_are_kept_in_order(
+    ends: tuple[socket.socket, socket.socket], part: Buffer
+) -> None:
+    writer, reader = Writer(ends[0]), Reader(ends[1])
+    count = 0
+    while len(writer.waiting) < 9:  # the first of these is refused as a whole
+        writer.send([b"%d" % count, part])
+        count += 1
+    got: list[Parts] = []
+    while writer.waiting or len(got) < count:
+        writer.flush()
+        got += reader.read()
+    assert same(got) == [[b"%d" % number, b"short"] for number in range(count)]
+
+
+def test_what_waits_is_as_it_was_when_its_sender_took_it_back(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    writer, reader = Writer(ends[0]), Reader(ends[1])
+    array = bytearray(b"x" * (1 << 20))
+    writer.send([b"array", array])
+    assert writer.waiting
+    writer.own()
+    array[:] = b"y" * len(array)
+    got: list[Parts] = []
+    while not got:
+        writer.flush()
+        got += reader.read()
+    assert same(got) == [[b"array", b"x" * (1 << 20)]]
+
+
 def test_as_many_parts_as_can_travel_do_and_one_more_is_refused(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
