@@ -17,6 +17,7 @@ from placed_inputs import placed
 
 from encamp.errors import BadJob, DiskFull, InputDamaged, SourceChanged
 from encamp.storage.cache import cache as cache_module
+from encamp.storage.cache import integrity
 from encamp.storage.cache.cache import INDEX, LIMIT, HostCache, clear_cache
 from encamp.storage.cache.index import opened
 from encamp.storage.cache.locks import KeyLock, exclusive
@@ -148,6 +149,38 @@ def test_an_entry_with_holes_is_recorded_again_with_what_it_takes_of_the_disk(he
         (row,) = cache.rows()
     assert row.size < 1 << 20
     assert clear_cache() < 1 << 20
+
+
+def test_a_tree_that_was_found_damaged_is_trusted_no_more(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two complete checks of a large tree, only its folders are looked at."""
+    monkeypatch.setattr(integrity, "_ALWAYS", 0)
+    monkeypatch.setattr(integrity, "_PAUSE", 1e9)
+    (here / "tree").mkdir()
+    (here / "tree/a").write_text("content")
+    item = planned(here / "tree")
+    with HostCache() as cache:
+        file = cache.get(item) / "a"
+        file.chmod(0o600)
+        file.write_text("other")
+        assert cache.is_whole(item)
+        assert not cache.is_whole(item, written=True)
+        assert not cache.is_whole(item)
+
+
+def test_a_process_remembers_the_checks_of_some_trees_only(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(integrity, "_ALWAYS", 0)
+    monkeypatch.setattr(integrity, "_KEPT", 2)
+    with HostCache() as cache:
+        for number in range(4):
+            (here / f"{number}").mkdir()
+            (here / f"{number}/a").touch()
+            cache.get(planned(here / f"{number}"))
+            assert cache.is_whole(planned(here / f"{number}"))
+    assert len(integrity._looks) <= 2
 
 
 def test_a_damaged_entry_is_removed_while_nobody_can_fetch_it(
