@@ -247,7 +247,7 @@ def test_clean_leaves_kept_folders_and_the_cache_but_tells_of_them(
     assert kept.is_dir()
     done = encamp("clean", "--all").out.splitlines()
     assert done == [f"removed {kept}", "removed 5000 bytes of cached inputs"]
-    assert not kept.exists()
+    assert not kept.parent.exists()
     assert list(storage.glob("cache/files/*/*")) == []
     assert encamp("clean", "--all").out == f"nothing to remove in {storage}\n"
 

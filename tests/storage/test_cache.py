@@ -151,6 +151,20 @@ def test_an_entry_with_holes_is_recorded_again_with_what_it_takes_of_the_disk(he
     assert clear_cache() < 1 << 20
 
 
+def test_what_could_not_be_fetched_is_not_recorded(here: Path) -> None:
+    """It would count for the limit, and others would be evicted for it."""
+    for name in ("a", "b", "c"):
+        (here / name).write_bytes(bytes(1000))
+    items = plan([Mirror("*")], here)
+    (here / "b").write_bytes(bytes(2000))
+    with HostCache() as cache, pytest.raises(SourceChanged):
+        cache.bring(items)
+    assert recorded() == [str(here / "a")]
+    with HostCache() as cache:
+        cache.bring(plan([Mirror("*")], here))
+    assert sorted(recorded()) == [str(here / name) for name in ("a", "b", "c")]
+
+
 def test_a_tree_that_was_found_damaged_is_trusted_no_more(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

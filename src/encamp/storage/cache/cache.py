@@ -143,6 +143,17 @@ class HostCache:
         except OSError as exc:
             need = sum(item.allocated for item in missing)
             raise copy_error(exc, missing[0].name, self.root, need) from exc
+        try:
+            self._fetch_all(missing)
+        except BaseException:
+            self._forget_missing(missing)
+            raise
+        with self._index() as index:
+            for item in missing:  # others may have evicted them before they were here
+                index.add(_row(item))
+
+    def _fetch_all(self, missing: list[Item]) -> None:
+        """Fetch recorded entries; space is reserved once for all small ones."""
         small: list[Item] = []
         large: list[Item] = []
         for item in missing:
@@ -152,9 +163,12 @@ class HostCache:
                 self._get(item, has_room=True)
         for item in large:
             self._get(item)
-        with self._index() as index:
-            for item in missing:  # others may have evicted them before they were here
-                index.add(_row(item))
+
+    def _forget_missing(self, items: list[Item]) -> None:
+        """Remove the records of entries that could not be fetched: they count for the limit."""
+        keys = [_key(item) for item in items if not self.has(item)]
+        with suppress(OSError), self._index() as index:
+            index.remove(keys)
 
     def _note_fetches(self, items: list[Item]) -> None:
         """Record entries before they are fetched, in case of a kill, and keep to the limit."""
