@@ -25,6 +25,8 @@ from encamp.storage.disk.disk_full import free_space
 from encamp.storage.inputs.mirror import Item, Mirror, plan
 from encamp.storage.local_storage import local_storage
 from encamp.storage.sandbox import sandbox
+from encamp.storage.sandbox_folder import Sandbox
+from encamp.storage.spare_folder import remove_spare
 
 
 @pytest.fixture
@@ -149,6 +151,22 @@ def test_an_entry_with_holes_is_recorded_again_with_what_it_takes_of_the_disk(he
         (row,) = cache.rows()
     assert row.size < 1 << 20
     assert clear_cache() < 1 << 20
+
+
+@pytest.mark.parametrize("end", ["put_aside", "keep", "remove"])
+def test_a_tree_may_be_evicted_when_the_folder_that_it_was_put_into_has_ended(
+    here: Path, end: str
+) -> None:
+    (here / "tree").mkdir()
+    (here / "tree/a").write_text("content")
+    folder = Sandbox("test")
+    folder.place(plan([Mirror("tree", mode="copy")], here))
+    try:
+        assert clear_cache() == 0
+        getattr(folder, end)()
+        assert clear_cache() > 0
+    finally:
+        remove_spare()
 
 
 def test_what_could_not_be_fetched_is_not_recorded(here: Path) -> None:

@@ -274,6 +274,24 @@ def test_another_pass_removes_what_has_changed_though_something_else_cannot_be_r
     monkeypatch.undo()
 
 
+def test_a_folder_that_is_moved_while_it_is_emptied_goes_with_another_pass(
+    doomed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = removal._opened
+
+    def moved(name: str, above: int) -> tuple[int, os.stat_result]:
+        found = opened(name, above)
+        if name == "b" and (doomed / "a/b").exists():
+            (doomed / "a/b").rename(doomed / "b")
+        return found
+
+    monkeypatch.setattr(removal, "_opened", moved)
+    monkeypatch.setattr(removal, "removed_at_once", lambda *_: False)
+    (doomed / "a/b/c").mkdir(parents=True)
+    remove_tree(doomed, local_storage())
+    assert not doomed.exists()
+
+
 @pytest.mark.parametrize("at", [".", "deep/mounted"])
 def test_mounted_folder_is_not_emptied_without_mount_list(
     doomed: Path, here: Path, at: str
