@@ -45,6 +45,17 @@ def come(net: Net, hosts: list[str]) -> MeshAgent:
     return agent
 
 
+def test_a_tunnel_that_nobody_accepts_any_more_is_closed(net: Net) -> None:
+    ends = [socket.socketpair() for _ in range(2)]
+    net.controller.tunnelled(ends[0][0])
+    net.controller.close()
+    net.controller.tunnelled(ends[1][0])
+    for near, far in ends:
+        assert near.fileno() == -1
+        assert far.recv(1) == b""
+        far.close()
+
+
 def links(end: MeshAgent | Controller) -> list[bool]:
     """Of each connection, whether it is a tunnel."""
     return [link.tunnelled for link in end._links.values()]

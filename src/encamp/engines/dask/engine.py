@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -168,7 +167,7 @@ class DaskEngine(MeshEngine):
         """The slots of each worker that has agents."""
         self._asked: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._leases = Leases(client, self.run)
-        self._tunnels = Relay(client, self.run, self._come_by_tunnel)
+        self._tunnels = Relay(client, self.run, self.tunnelled)
         self._wanted: tuple[dict[str, int], int] = {}, 0
         self._waited = 0
         """Calls that waited at the last check: the cluster should not grow for short waits."""
@@ -210,9 +209,6 @@ class DaskEngine(MeshEngine):
             return
         if ready:
             self._run(carry_here, self.run, self._tunnels.name, workers=[worker])
-
-    def _come_by_tunnel(self, raw: socket.socket) -> None:
-        self.soon(partial(self.tunnelled, raw))
 
     def _look_for_workers(self) -> None:
         threads = dict(self._client.nthreads())

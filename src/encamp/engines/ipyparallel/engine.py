@@ -12,7 +12,6 @@ import math
 import os
 import platform
 import queue
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -205,7 +204,7 @@ class IPythonEngine(MeshEngine):
         """Engines without encamp, or of another version of Python."""
         self._awaited: dict[int, int] = {}
         """The agents of each engine for which the start waits."""
-        self._tunnels = Relay(client, self.run, self._come_by_tunnel)
+        self._tunnels = Relay(client, self.run, self.tunnelled)
         self._ended = threading.Event()
         self._asked: list[_Asked] = []
         """For the helper thread, as everything that talks to ipyparallel."""
@@ -312,9 +311,6 @@ class IPythonEngine(MeshEngine):
             self.soon(partial(self.not_come, number, why))
         else:
             self._tunnels.greet(engine)
-
-    def _come_by_tunnel(self, raw: socket.socket) -> None:
-        self.soon(partial(self.tunnelled, raw))
 
     def _not_started(self, engine: int, why: str) -> None:
         """Give up an engine that died or cannot run encamp's tasks: its agents will not join."""

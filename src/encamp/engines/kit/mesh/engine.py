@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from encamp.engines.engine_interface import Arrival, Engine, Joined, Left
 from encamp.engines.kit.mesh.certificate import new_identity
@@ -71,6 +72,8 @@ class MeshEngine(MeshEndpoint, Engine):
         self._numbers = 0
         self._restarts = restarts
         self._news: deque[Callable[[], None]] = deque()
+        self._offered: set[socket.socket] = set()
+        """Ends of tunnels that were not accepted yet."""
         self._broken: dict[int, float] = {}
         self._stopping = self._had_some = False
 
@@ -190,9 +193,21 @@ class MeshEngine(MeshEndpoint, Engine):
         self._come.append(Joined(number, self.tunnel if link.tunnelled else ""))
 
     def tunnelled(self, raw: socket.socket) -> None:
-        """Accept an agent that connects through a tunnel, by this end of it."""
+        """Accept an agent that connects through a tunnel, by this end of it; from any thread."""
+        self._offered.add(raw)
+        self.soon(partial(self._take_tunnel, raw))
+        if self._closed:
+            raw.close()
+
+    def _take_tunnel(self, raw: socket.socket) -> None:
+        self._offered.discard(raw)
         raw.setblocking(False)
         self._add(TLSConnection(raw, self._identity, self._as_server, server=True))
+
+    def _let_go(self) -> None:
+        super()._let_go()
+        for raw in list(self._offered):
+            raw.close()
 
     def arrived(self, link: TLSConnection, parts: Parts) -> None:
         """See `MeshEndpoint.arrived`; frames of an agent that was given up are ignored."""
