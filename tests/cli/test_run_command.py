@@ -226,7 +226,8 @@ def python_script(text: str) -> str:
 def test_a_script_that_raises_shows_its_own_traceback_only(here: Path) -> None:
     ended = encamp("run", python_script("def f():\n    raise RuntimeError('mine')\nf()\n"))
     assert ended.status == 1
-    assert ended.err.splitlines() == [
+    shown = [line for line in ended.err.splitlines() if line.strip("~^ ")]  # marks of 3.13
+    assert shown == [
         "Traceback (most recent call last):",
         '  File "script.py", line 3, in <module>',
         "    f()",

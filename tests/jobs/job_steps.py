@@ -117,7 +117,7 @@ def die(how: str) -> None:
             os._exit(5)
 
 
-def go_deep(levels: int = 60) -> None:
+def go_deep(levels: int = 45) -> None:
     """Fail far below, through lines that differ, so that Python prints all of them."""
     if levels == 0:
         raise ValueError("too deep")
