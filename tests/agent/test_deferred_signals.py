@@ -74,7 +74,7 @@ def test_each_signal_reaches_its_handler_though_another_raises() -> None:
     assert came == ["usr1"]
 
 
-def test_a_handler_that_waits_hands_over_the_others_and_may_change_theirs() -> None:
+def test_waiting_handler_runs_pending_handlers_and_may_change_them() -> None:
     held, came = DeferredSignals(), []
 
     def first(*_: object) -> None:

@@ -97,7 +97,7 @@ def test_message_for_missing_call_is_dropped_at_next_call() -> None:
     assert one._expected == {}
 
 
-def test_a_call_that_has_been_run_leaves_nothing_of_its_early_messages() -> None:
+def test_finished_call_drops_its_early_messages() -> None:
     one, _ = slot()
     write(one, 5, "early", run=3)  # others came behind it meanwhile
     give(one, 1, 5)

@@ -81,7 +81,7 @@ def fork_in_step(name: str) -> None:
     Path(name).write_text("once")
 
 
-def test_a_step_that_forks_is_done_once(here: Path) -> None:
+def test_forking_step_runs_once(here: Path) -> None:
     job = Job("forks", to="out")
     job.add("one", [call(fork_in_step, "made")], outputs={"made": "."})
     assert job.run(slots=1).count("done") == 1

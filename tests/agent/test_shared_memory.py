@@ -152,7 +152,7 @@ def test_death_is_reported_after_shortcut_messages(
     assert cluster.spawn(abs, -1).result() == 1
 
 
-def test_a_message_that_waits_in_memory_is_there_for_who_does_not_wait(
+def test_nonblocking_receive_sees_message_in_shared_memory(
     cluster: Cluster, passed: dict[str, int]
 ) -> None:
     task = cluster.spawn(echo)

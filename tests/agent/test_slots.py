@@ -310,7 +310,7 @@ def test_outside_a_slot_telling_does_nothing() -> None:
     assert not this_process.orphaned()
 
 
-def test_a_process_that_was_stopped_ends_by_itself_all_the_same() -> None:
+def test_stopped_process_still_ends_by_itself() -> None:
     process = SlotProcess(SlotSettings())
     until(lambda: process.was_ready)
     os.kill(process.pid, signal.SIGSTOP)

@@ -214,7 +214,7 @@ def test_a_line_lets_what_was_posted_before_go_first(
     assert shortcut.send(prepared, b"behind")
 
 
-def test_it_gives_way_to_what_others_asked_for(
+def test_shortcut_yields_to_pending_callbacks(
     shortcut: EngineShortcut, pump: Pump, end: ShortEndpoint
 ) -> None:
     called: list[int] = []
@@ -226,7 +226,7 @@ def test_it_gives_way_to_what_others_asked_for(
     assert pump.until(lambda: called, SOON)
 
 
-def test_it_gives_way_to_a_turn_now_and_then(
+def test_shortcut_yields_to_event_loop_periodically(
     shortcut: EngineShortcut, pump: Pump, end: ShortEndpoint, handled: list[Parts]
 ) -> None:
     rung: list[int] = []

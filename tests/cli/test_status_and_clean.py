@@ -296,7 +296,7 @@ def test_a_report_of_a_killed_run_is_not_needed_for_status(here: Path) -> None:
 @pytest.mark.parametrize(
     "words", [["status", "."], ["cache", "list"], ["run", "--dry-run", "j.toml"]]
 )
-def test_nobody_need_read_what_a_command_says(here: Path, words: list[str]) -> None:
+def test_closed_or_full_stdout_gives_no_traceback(here: Path, words: list[str]) -> None:
     Path("j.toml").write_text('to = "."\n[[task]]\nname = "a"\nsteps = "true"\n')
     if words[0] == "status":
         encamp("run", "j.toml")

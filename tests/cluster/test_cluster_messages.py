@@ -68,7 +68,7 @@ def test_messages_wait_for_task_start_in_order(post: Post) -> None:
     assert [sender for _, _, _, sender, _ in post.came()] == [7, 7, 7, SPAWNER]
 
 
-def test_nothing_passes_what_waits_for_a_task_that_is_just_beginning(post: Post) -> None:
+def test_messages_for_starting_task_keep_their_order(post: Post) -> None:
     task = post.task(1)
     post.mail.send(1, 7, dump("first"))
     task.sent(SlotRecord(3, 5, HostRecord("host", 1, 1, ())))
@@ -102,7 +102,7 @@ def test_each_task_gets_its_own(post: Post) -> None:
     assert post.came()[1:] == [(3, 5, 1, 7, 1)]
 
 
-def test_only_of_a_task_that_runs_is_it_known_where(post: Post) -> None:
+def test_slot_is_known_only_for_running_task(post: Post) -> None:
     task = post.task(1)
     assert post.mail.slot_of(1) == post.mail.slot_of(9) == (NOWHERE, NOWHERE, 0)
     post.begin(task).runs = 8

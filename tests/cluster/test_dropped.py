@@ -109,7 +109,7 @@ def test_dropped_executor_finishes_calls_and_ends() -> None:
 
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize("close", [lambda c: c.close(), lambda c: c.close(cancel=True)])
-def test_nobody_warns_of_one_that_was_closed(close: Callable[[Cluster], None]) -> None:
+def test_closed_cluster_gives_no_warning(close: Callable[[Cluster], None]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cluster = Cluster(slots=1)

@@ -348,7 +348,7 @@ def test_a_task_that_is_pickled_while_the_cluster_fails_ends_too(
     assert isinstance(ended, EncampError)
 
 
-def test_nobody_looks_for_results_of_a_slot_that_has_ended(one: Cluster) -> None:
+def test_ended_slot_is_not_polled_for_results(one: Cluster) -> None:
     for task in one.spawn_many(work.wait_at, [(0, -1)] * 50):
         task.result(SOON)
     tasks = one.spawn_many(work.wait_at, [(number, 20) for number in range(40)])

@@ -64,7 +64,7 @@ def test_a_join_can_be_limited_to_some_children(system: OpusOS) -> None:
     assert system.Join({first}) == {first: 1}
 
 
-def test_a_join_that_does_not_block_gives_nothing_while_nothing_has_ended(system: OpusOS) -> None:
+def test_nonblocking_join_returns_empty_dict_while_tasks_run(system: OpusOS) -> None:
     tid = system.Spawn(speak, [system, [], "a", 3])
     assert system.Join(block=False) == {}
     assert system.Join([tid], block=True) == {tid: 3}

@@ -197,7 +197,7 @@ def test_negative_timeouts_wait_without_end(
     assert cluster.waits == [pytest.approx(asked, abs=0.1)]
 
 
-def test_nothing_in_time_is_an_empty_tuple(cluster: RehearsedCluster) -> None:
+def test_receive_timeout_returns_empty_tuple(cluster: RehearsedCluster) -> None:
     assert MPI().receiveMessage(0) == ()
     assert MPI().receiveMessage(0.01) == ()
 

@@ -266,7 +266,7 @@ def test_bad_input_is_said_in_one_sentence(
     assert spread.spawned == []
 
 
-def test_a_host_that_never_was_is_said(spread: Rehearsed) -> None:
+def test_unknown_host_is_reported(spread: Rehearsed) -> None:
     with pytest.raises(NoSuchHost, match=r"Unknown\(1340000\).*one\(40000\)"):
         PVM().spawnFunction(work, targetList=[PVMHostID(77 * HOST)])
 

@@ -108,7 +108,7 @@ def test_messages_of_any_size_round_trip() -> None:
         assert say(cluster, task) == many
 
 
-def test_nobody_waits_for_an_agent_that_is_frozen() -> None:
+def test_frozen_agent_does_not_delay_others() -> None:
     with Cluster("pvm", slots=2, per_agent=1, machine="own") as cluster:
         one, other = cluster.spawn_many(work.echo, [(1,)] * 2)
         until(lambda: None not in (one.slot, other.slot))

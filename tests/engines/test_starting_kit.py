@@ -147,7 +147,7 @@ def test_a_host_says_its_cores_last_and_has_one_slot_at_least(program: str, slot
     assert with_cores([HostLine("far")], command, 60) == [HostLine("far", slots)]
 
 
-def test_only_hosts_without_a_number_are_asked() -> None:
+def test_only_hosts_without_slot_count_are_queried() -> None:
     asked = []
 
     def command(host: HostLine, words: Sequence[str]) -> list[str]:
@@ -212,7 +212,7 @@ def test_the_end_of_a_process_makes_a_descriptor_readable(
 
 
 @pytest.mark.parametrize("pidfd", [True, False])
-def test_a_process_that_has_ended_is_none(pidfd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sentinel_of_ended_process_is_refused(pidfd: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not pidfd:
         monkeypatch.delattr(os, "pidfd_open")
     ended = subprocess.Popen(["true"])

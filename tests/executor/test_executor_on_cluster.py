@@ -110,7 +110,7 @@ def test_shutting_down_cancels_its_own_tasks_only(cluster: Cluster, gate: Path) 
     two.shutdown()
 
 
-def test_a_cluster_that_is_there_takes_no_slots_nor_engine_options(cluster: Cluster) -> None:
+def test_existing_cluster_refuses_slots_and_engine_options(cluster: Cluster) -> None:
     with pytest.raises(TypeError, match="an existing cluster takes no slots"):
         Executor(cluster, slots=2)
     with pytest.raises(TypeError, match="an existing cluster takes no inline"):

@@ -329,7 +329,7 @@ def test_a_callback_is_called_when_its_call_is_cancelled(pool: Executor, gate: P
     assert got == [calls[-1]]
 
 
-def test_a_callback_that_raises_is_logged_and_harms_nothing(
+def test_raising_callback_is_logged_and_ignored(
     pool: Executor, gate: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     call, got = pool.submit(hold, gate, 7), list[Future[Any]]()

@@ -27,7 +27,7 @@ def _ends(monkeypatch: pytest.MonkeyPatch, *seconds: float) -> None:
     monkeypatch.setattr(slurm, "end_time", lambda: ends.pop(0) if len(ends) > 1 else ends[0])
 
 
-def test_a_task_that_could_not_end_in_time_is_not_begun(
+def test_task_that_cannot_finish_before_deadline_is_not_started(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _ends(monkeypatch, 100)

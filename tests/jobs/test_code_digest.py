@@ -413,7 +413,7 @@ def test_different_values_have_different_fingerprints() -> None:
     assert same == []
 
 
-def test_a_value_that_holds_itself_has_a_fingerprint() -> None:
+def test_recursive_value_has_fingerprint() -> None:
     def circle(text: str) -> list[Any]:
         inside: list[Any] = [text]
         inside.append({"me": inside})

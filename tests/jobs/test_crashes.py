@@ -79,9 +79,7 @@ def test_a_crash_takes_along_what_the_task_has_in_the_background(here: Path) -> 
 
 
 @pytest.mark.parametrize("session", [False, True])
-def test_a_task_that_ends_takes_along_what_it_has_in_the_background(
-    here: Path, session: bool
-) -> None:
+def test_background_processes_end_with_their_task(here: Path, session: bool) -> None:
     pids = here / "pids"
     job = encamp.Job("job", to="out")
     job.add("task", encamp.call(background, str(pids), session=session, wait=False))
@@ -149,7 +147,7 @@ def test_a_steps_limit_is_for_that_step_alone(here: Path) -> None:
     assert job.run()["task"].state == "done"
 
 
-def test_a_step_that_runs_short_commands_for_ever_is_ended(here: Path) -> None:
+def test_endless_step_of_short_commands_is_ended(here: Path) -> None:
     _with_neighbours(run_for_ever, time_limit=0.5)
 
 

@@ -126,7 +126,7 @@ def test_a_module_that_a_worker_lacks_is_named_and_what_to_do(here: Path) -> Non
     assert (report.attempts[0].error_type, report.log_tail) == ("StepFailed", "tail")
 
 
-def test_a_module_that_had_to_be_sent_along_costs_the_task_no_try(
+def test_sending_missing_module_uses_no_attempt(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("sent_along.py").write_text("def step():\n    pass\n")
@@ -176,7 +176,7 @@ def test_each_attempt_says_all_that_came_of_it(here: Path) -> None:
 FULL = failed(DiskFull("/local", 100, 10))
 
 
-def test_a_task_that_finds_no_room_waits_for_the_end_of_another_and_that_is_no_try(
+def test_task_on_full_disk_waits_without_using_an_attempt(
     here: Path,
 ) -> None:
     order: list[str] = []
@@ -199,7 +199,7 @@ def test_a_task_that_finds_no_room_waits_for_the_end_of_another_and_that_is_no_t
     assert [attempt.number for attempt in report["a"].attempts] == [1, 2]
 
 
-def test_a_task_that_finds_no_room_though_it_is_alone_has_failed(here: Path) -> None:
+def test_lone_task_fails_on_full_disk(here: Path) -> None:
     pool = Scripted({"a": [FULL]})
     report = run(job_of("a", retries=1), pool)["a"]
     assert report.state == "failed"
@@ -398,7 +398,7 @@ def test_nothing_gets_its_name_if_the_journal_cannot_record_it(
     assert list(Path("out/a").iterdir()) == []
 
 
-def test_of_what_is_rescued_the_journal_knows_before_and_the_disk_has_the_name_then(
+def test_rescued_file_is_journaled_before_and_synced_after_renaming(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A power cut in between leaves no file of which nobody knows whose it is."""
@@ -465,7 +465,7 @@ def _well(work: Work, *, name: str) -> Outcome:
     return Outcome(staged=[_staged_at(part, folder / "x")])
 
 
-def test_while_it_runs_and_no_longer_its_folder_says_so(here: Path) -> None:
+def test_job_folder_has_running_file_only_during_run(here: Path) -> None:
     def seen(work: Work) -> Outcome:
         (file,) = Path("out/job.job").glob("running-*")
         facts.append(json.loads(file.read_text()))

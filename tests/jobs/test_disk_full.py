@@ -142,7 +142,7 @@ def test_many_tasks_take_turns(here: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_a_task_that_can_never_have_room_fails_by_name_and_the_others_go_on(here: Path) -> None:
+def test_task_that_never_fits_on_disk_fails_and_others_continue(here: Path) -> None:
     job = job_of(here, "a")
     (here / "large.dat").write_bytes(bytes(20 * MIB))
     job.add("large", "true", mirror="large.dat", retries=0)

@@ -19,7 +19,7 @@ def program(folder: Path, name: str = "tool") -> str:
 
 
 @pytest.mark.parametrize("how", ["removed", "not executable"])
-def test_a_program_that_is_no_more_is_looked_for_again(how: str, here: Path) -> None:
+def test_removed_or_nonexecutable_program_is_looked_up_again(how: str, here: Path) -> None:
     first, second = program(here / "a"), program(here / "b")
     path = f"{here}/a:{here}/b"
     assert _found("tool", path) == first

@@ -65,7 +65,7 @@ def test_outputs_beside_it_are_taken(here: Path) -> None:
     Prepared(job)
 
 
-def test_a_name_that_is_known_only_at_the_end_is_refused_then(here: Path) -> None:
+def test_output_name_is_refused_at_end_if_known_only_then(here: Path) -> None:
     job = encamp.Job("job", to="out")
     steps = [encamp.command("mkdir job.job"), encamp.call(write, "job.job/journal.jsonl", "mine")]
     job.add("task", steps, outputs="**/*")

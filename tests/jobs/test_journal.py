@@ -322,7 +322,7 @@ def test_renamed_journal_is_rewritten(here: Path) -> None:
         before = journal.file.stat().st_ino
 
 
-def test_a_task_that_has_failed_and_left_the_job_is_no_failed_one_when_it_is_back(
+def test_removed_failed_task_is_not_failed_when_added_back(
     here: Path,
 ) -> None:
     journal = Journal(here / "job.job")
@@ -336,7 +336,7 @@ def test_a_task_that_has_failed_and_left_the_job_is_no_failed_one_when_it_is_bac
         assert list(journal.failed) == failed
 
 
-def test_a_task_that_has_left_is_forgotten_when_all_that_it_made_is_pruned(tmp_path: Path) -> None:
+def test_removed_task_is_forgotten_once_its_outputs_are_pruned(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     with journal.writing():
         journal.write(_done_with(_published("x", "y")), Record("submitted", "b", 1.0, 1))

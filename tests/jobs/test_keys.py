@@ -108,7 +108,7 @@ CASES: dict[str, tuple[Callable[[], encamp.Job], str]] = {
     ("kind", "table"),
     [(Command, COMMANDS), (Call, CALLS), (Output, OUTPUT_FIELDS), (Mirror, MIRRORS)],
 )
-def test_no_field_was_forgotten(kind: Any, table: dict[str, Any]) -> None:
+def test_every_field_has_a_key_rule(kind: Any, table: dict[str, Any]) -> None:
     assert {field.name for field in fields(kind)} - set(table) <= {"at", "trust"}
 
 

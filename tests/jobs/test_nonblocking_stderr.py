@@ -83,7 +83,7 @@ def test_unwritable_output_is_dropped(how: str) -> None:
         os.close(reader)
 
 
-def test_a_stream_that_is_no_file_is_written_to() -> None:
+def test_stream_without_file_descriptor_is_written_to() -> None:
     text = io.StringIO()
     Screen(text).write("line\n")
     assert text.getvalue() == "line\n"

@@ -94,7 +94,7 @@ def test_an_output_with_a_new_name_leaves_an_orphan(
     assert report["m1"].state == "up to date"
 
 
-def test_a_file_that_another_task_makes_now_is_no_orphan(here: Path) -> None:
+def test_output_taken_over_by_other_task_is_not_an_orphan(here: Path) -> None:
     for names in (["x.txt", "y.txt"], ["y.txt", "x.txt"]):
         job = encamp.Job("job", to="out")
         for task, name in zip("ab", names, strict=True):
@@ -259,7 +259,7 @@ def test_unknown_files_are_not_orphans(tmp_path: Path) -> None:
     assert _noted(tmp_path / "4", killed) == {"/x"}
 
 
-def test_a_task_that_was_up_to_date_is_so_again_when_it_is_back(tmp_path: Path) -> None:
+def test_removed_task_is_up_to_date_when_added_back(tmp_path: Path) -> None:
     _noted(tmp_path, (["a", "b"], [_done("b", "/b")]), (["a"], []), (["a", "b"], []))
     journal = Journal(tmp_path)
     journal.read()
@@ -368,7 +368,7 @@ def test_a_folder_that_cannot_be_entered_keeps_its_orphans(
     assert not hidden.exists()
 
 
-def test_a_job_that_cannot_be_pruned_does_not_keep_the_others_from_it(
+def test_failed_prune_of_one_job_does_not_stop_others(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("busy", "free", "fixed"):

@@ -247,7 +247,7 @@ def test_json_value_survives_resume(here: Path, value: object, later: object) ->
     assert (second.state, second.value) == ("up to date", later)
 
 
-def test_a_value_that_cannot_travel_is_none_and_the_log_says_so(here: Path) -> None:
+def test_unpicklable_value_becomes_none_and_is_logged(here: Path) -> None:
     report = run_one(encamp.call(write, "a.txt"), give_generator, outputs={"a.txt": "."})
     assert (report.state, report.value) == ("done", None)
     assert "the returned generator cannot be sent back" in log_of(report)
@@ -337,7 +337,7 @@ def test_a_missing_output_fails_the_task_and_publishes_none_of_the_others(here: 
     assert published() == {}
 
 
-def test_a_command_that_is_not_there_is_named_and_not_tried_again(here: Path) -> None:
+def test_missing_command_is_named_and_not_retried(here: Path) -> None:
     Path("script.sh").write_text("exit 0")
     report = run_one("script.sh", mirror="script.sh", retries=3, check=False)
     assert report.attempts[0].error_type == "CommandNotFound"

@@ -32,7 +32,7 @@ def _job(here: Path, **given: Any) -> encamp.Job:
 
 
 @pytest.mark.parametrize("mirror", ["input", "tree"])
-def test_a_change_that_is_over_uses_up_no_retry(here: Path, mirror: str) -> None:
+def test_finished_change_uses_no_retry(here: Path, mirror: str) -> None:
     def job() -> encamp.Job:
         job = _job(here) if not Path("out").exists() else encamp.Job("job", to="out")
         if not job.tasks:

@@ -59,7 +59,7 @@ def half_then(end: str) -> None:
         ("last", "TimeLimitExceeded", 0.4),
     ],
 )
-def test_a_task_that_failed_crashed_or_took_too_long_leaves_what_it_had(
+def test_failed_crashed_or_timed_out_task_keeps_on_failure_files(
     end: str, error: str, limit: float | None, here: Path
 ) -> None:
     report = run_one(encamp.call(half_then, end), time_limit=limit, outputs="part.txt")
@@ -76,7 +76,7 @@ def test_a_task_that_failed_crashed_or_took_too_long_leaves_what_it_had(
     [("exit 3", "StepFailed"), ("kill -9 $$", "StepFailed"), ("kill -9 $PPID", "TaskLost"),
      ("sleep 600", "TimeLimitExceeded")],
 )  # fmt: skip
-def test_a_command_that_ended_badly_leaves_what_it_had(line: str, error: str, here: Path) -> None:
+def test_failed_command_keeps_on_failure_files(line: str, error: str, here: Path) -> None:
     step = encamp.command(f"echo half > part.txt; {line}", shell=True, time_limit=0.4)
     report = run_one(step)
     assert report.attempts[-1].error_type == error
@@ -88,7 +88,7 @@ def test_a_task_whose_output_is_missing_leaves_what_it_has(here: Path) -> None:
     assert results() == {"failed/part.txt": "made\n"}
 
 
-def test_a_task_that_ends_well_leaves_nothing_more(here: Path) -> None:
+def test_successful_task_leaves_no_on_failure_files(here: Path) -> None:
     report = run_one(encamp.call(write, "part.txt"), outputs={"part.txt": "good"})
     assert report.state == "done"
     assert results() == {"good/part.txt": "made\n"}
@@ -104,7 +104,7 @@ def test_only_the_last_try_leaves_something(here: Path) -> None:
     assert results() == {"failed/part.txt": "x\nx\nx\n"}
 
 
-def test_a_task_that_succeeds_in_the_end_leaves_nothing_of_its_failures(here: Path) -> None:
+def test_task_that_succeeds_on_retry_leaves_no_on_failure_files(here: Path) -> None:
     steps = [encamp.call(write, "part.txt"), encamp.call(fail, str(here / "counter"), 1)]
     report = run_one(*steps, outputs="out.txt", retries=1)
     assert report.state == "done"

@@ -94,7 +94,7 @@ def test_a_run_on_another_host_is_known_by_its_beats(
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"pid": 1}'])
-def test_a_file_that_says_nothing_and_is_not_touched_is_no_run(tmp_path: Path, text: str) -> None:
+def test_stale_malformed_owner_file_does_not_hold_lock(tmp_path: Path, text: str) -> None:
     (tmp_path / OWNER).write_text(text)
     with _run_lock(tmp_path):
         assert this_process().pid == json.loads((tmp_path / OWNER).read_text())["pid"]
@@ -142,7 +142,7 @@ def test_only_one_of_many_concurrent_runs_gets_the_lock(tmp_path: Path, claims: 
         assert list(folder.iterdir()) == []
 
 
-def test_a_run_that_takes_over_waits_for_no_other_that_does(tmp_path: Path) -> None:
+def test_lock_being_taken_over_by_other_run_is_refused_at_once(tmp_path: Path) -> None:
     _write(tmp_path / OWNER, replace(this_process(), start="0"))
     claim = tmp_path / f"{OWNER}.{module._identity(OwnFolder(tmp_path))}.0"
     _write(claim, this_process())
@@ -173,7 +173,7 @@ def test_a_file_that_is_new_since_it_was_judged_is_left_alone(
 
 
 @pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
-def test_a_run_that_fails_leaves_no_file_either(tmp_path: Path, error: type[BaseException]) -> None:
+def test_failed_run_leaves_no_file(tmp_path: Path, error: type[BaseException]) -> None:
     """Another host could not know whether the run is over."""
     with suppress(error), _run_lock(tmp_path) as locked:
         assert not locked

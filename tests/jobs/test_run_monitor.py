@@ -116,7 +116,7 @@ def test_the_page_of_a_killed_run_does_not_stay(
     assert not (folder / "status.json").exists()
 
 
-def test_a_status_that_cannot_be_read_is_none(here: Path) -> None:
+def test_unreadable_status_is_none(here: Path) -> None:
     assert last_status(OwnFolder(here)) is None
     for broken in ("", "{}", "[1]", '{"name": 3}'):
         (here / "status.json").write_text(broken)

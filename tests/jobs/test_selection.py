@@ -86,7 +86,7 @@ def test_what_a_pattern_of_an_unselected_task_has_published_is_not_taken(here: P
     assert Path("out/x.txt").read_text() == "a\n"
 
 
-def test_a_name_that_an_unselected_task_has_given_up_is_free_for_others(here: Path) -> None:
+def test_name_dropped_by_unselected_task_is_free(here: Path) -> None:
     def job(first: str, second: str) -> encamp.Job:
         job = encamp.Job("job", to="out")
         for name, output in (("a", first), ("b", second)):
@@ -134,7 +134,7 @@ def test_failed_runs_what_failed_and_was_not_done_since(here: Path) -> None:
     assert states(plain(*"abcd").run(failing(), failed=True)) == {"d": "done"}
 
 
-def test_only_and_failed_together_are_what_is_both(here: Path) -> None:
+def test_only_and_failed_select_intersection(here: Path) -> None:
     plain(*"abcd").run(failing("b", "d"), check=False)
     report = plain(*"abcd").run(failing(), failed=True, only=["a", "b"])
     assert states(report) == {"b": "done"}

@@ -247,7 +247,7 @@ def test_a_task_does_not_read_what_it_makes_itself(
         Prepared(job)
 
 
-def test_a_pattern_that_sweeps_up_the_inputs_is_no_reading_of_own_outputs(strips: Path) -> None:
+def test_output_pattern_matching_inputs_is_not_reading_own_outputs(strips: Path) -> None:
     job = encamp.Job("job", to=".")
     for name in ("a", "b"):
         job.add(name, "true", mirror=f"data/{name}.csv", outputs={"*.csv": "data"})

@@ -384,7 +384,7 @@ def test_accepting_pauses_without_free_descriptors(
     assert net.join().number == 1
 
 
-def test_a_friend_that_talks_nonsense_is_hung_up_on(net: Net) -> None:
+def test_malformed_frame_closes_connection(net: Net) -> None:
     agent = net.join()
     link = agent._peers[CONTROLLER].link
     assert link is not None

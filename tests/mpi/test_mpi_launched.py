@@ -300,7 +300,7 @@ def test_nothing_wakes_a_waiting_controller_and_idle_agents_look_now_and_then(
     assert now["turns"] - before["turns"] < in_a_row + 100 + 1.1 * waited / IDLE
 
 
-def test_nobody_gets_in_without_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_without_key_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launcher = tmp_path / "mpiexec"
     launcher.write_text(
         f"#!{sys.executable}\n"

@@ -512,7 +512,9 @@ def test_sent_outputs_do_not_follow_strangers_link(scratch: Path) -> None:
 
 
 @as_root
-def test_nothing_is_removed_or_found_intact_by_a_strangers_link(scratch: Path) -> None:
+def test_symlink_of_other_user_is_neither_followed_for_removal_nor_for_checks(
+    scratch: Path,
+) -> None:
     mine, out = _elsewhere(scratch), scratch / "out"
     (out / "sums").mkdir(parents=True)
     out.chmod(0o777)
@@ -580,7 +582,7 @@ def test_a_group_trusts_links_and_folders_of_its_members_where_not_everybody_may
         (Output("run[1].dat"), ["run[1].dat", "run1.dat"], ["run2.dat"]),
     ],
 )
-def test_only_names_that_outputs_can_have_are_believed(
+def test_only_names_matching_declared_outputs_are_trusted(
     tmp_path: Path, output: Output, good: list[str], bad: list[str]
 ) -> None:
     declared = DeclaredNames(tmp_path, [output])

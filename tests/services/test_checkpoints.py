@@ -82,9 +82,7 @@ def test_a_successor_counts_its_own_calls(states: Checkpoints, disk: Disk, succe
     assert len(_files(states)) == 1
 
 
-def test_a_state_that_is_needed_is_written_at_once_and_only_once(
-    states: Checkpoints, disk: Disk
-) -> None:
+def test_needed_state_is_written_at_once_and_only_once(states: Checkpoints, disk: Disk) -> None:
     included: list[int] = []
     states.keep(1, 2, [b"a"], included.append)
     states.settle(1)
@@ -95,7 +93,7 @@ def test_a_state_that_is_needed_is_written_at_once_and_only_once(
     assert states.take(1) is None
 
 
-def test_a_disk_that_refuses_a_state_keeps_the_one_before(
+def test_failed_state_write_keeps_previous_state(
     states: Checkpoints, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     included: list[int] = []

@@ -133,7 +133,7 @@ def test_waiting_for_own_servers_is_logged_once(
 
 
 @pytest.mark.timeout(60)
-def test_a_wait_that_ends_in_vain_says_for_what_and_a_calls_own_error_is_its_own(
+def test_wait_timeout_names_its_target_and_call_errors_pass_through(
     tmp_path: Path,
 ) -> None:
     go = tmp_path / "go"
@@ -276,7 +276,7 @@ def test_a_call_that_ends_two_servers_says_how() -> None:
             assert proxy.add(1).get(SOON) == 2
 
 
-def test_a_service_that_could_not_be_published_is_none() -> None:
+def test_failed_publish_leaves_no_service() -> None:
     with Cluster("local", slots=1) as cluster:
         with pytest.raises(NotEnough):
             cluster.publish(Adder, cores=1_000_000)
@@ -311,7 +311,7 @@ class Adding:
         return self.count
 
 
-def test_a_call_that_has_been_answered_is_not_forgotten_when_two_servers_are_killed_after_it(
+def test_answered_call_survives_two_server_kills(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "process"
@@ -339,7 +339,7 @@ def test_calls_interrupted_by_close_raise_service_ended(
             result.get(SOON)
 
 
-def test_nobody_says_that_a_call_had_not_begun_whose_server_was_killed_on_purpose(
+def test_call_of_deliberately_killed_server_is_not_reported_as_not_begun(
     tmp_path: Path,
 ) -> None:
     with Cluster("local", slots=1) as cluster:

@@ -157,7 +157,7 @@ def test_request_for_all_is_met_after_loss_of_last_acquired() -> None:
     assert _granted(pool) == [(3, [3])]
 
 
-def test_a_client_that_has_ended_has_no_requests_any_more() -> None:
+def test_requests_of_ended_client_are_dropped() -> None:
     pool, servers = _pool("a")
     pool.ask(1, 1, 1, 0)
     list(pool.grants())

@@ -254,7 +254,7 @@ def test_more_servers_than_slots_are_refused(cluster: encamp.Cluster) -> None:
         cluster.publish(Adder, memory=10**400)
 
 
-def test_nothing_is_no_object(cluster: encamp.Cluster) -> None:
+def test_publishing_none_is_refused(cluster: encamp.Cluster) -> None:
     with pytest.raises(TypeError, match="publish: takes an object, or a class or function that"):
         cluster.publish(None)
 

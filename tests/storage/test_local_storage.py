@@ -63,7 +63,7 @@ def test_dots_and_symlinks_in_its_name_do_no_harm(
 
 
 @pytest.mark.parametrize("name", ["storage", "~no-such-user/storage"])
-def test_a_path_that_depends_on_the_current_folder_is_refused(
+def test_path_relative_to_current_folder_is_refused(
     name: str, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(LOCAL, name)

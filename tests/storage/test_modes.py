@@ -141,9 +141,7 @@ def test_only_shared_inputs_are_cached(here: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "why"), [("overlay", "the kernel does not"), ("reflink", REFUSED)]
 )
-def test_a_mode_that_cannot_be_had_is_refused_with_the_reason(
-    mode: Mode, why: str, here: Path
-) -> None:
+def test_unavailable_mode_is_refused_with_reason(mode: Mode, why: str, here: Path) -> None:
     item = item_of(big(here), mode=mode)
     with pytest.raises(ModeRefused) as caught, placed([item]):
         pytest.fail("it cannot be had")
@@ -158,7 +156,7 @@ def test_ordinary_user_outside_slot_cannot_mount() -> None:
     assert said == "only root, or a task in a process of its own, may mount"
 
 
-def test_a_mode_that_there_is_not_is_refused_when_it_is_written() -> None:
+def test_unknown_mode_is_refused_at_definition() -> None:
     with pytest.raises(BadJob, match="auto, overlay, reflink, link, copy"):
         Mirror("a", mode="move")  # type: ignore[arg-type]
 

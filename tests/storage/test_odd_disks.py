@@ -34,7 +34,7 @@ def publish() -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_a_destination_that_cannot_flush_is_named_once_and_gets_all(
+def test_destination_without_fsync_is_warned_about_once_and_complete(
     number: int, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse(monkeypatch, "fsync", number)

@@ -60,7 +60,7 @@ def test_the_next_user_finds_it_as_it_was_left(data: Path) -> None:
     assert (second / "a").read_text() == "changed by a user"
 
 
-def test_nothing_is_mirrored_again(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchanged_input_is_not_mirrored_again(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = used()
 
     def refuse(*args: object) -> None:

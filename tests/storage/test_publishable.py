@@ -113,7 +113,7 @@ def test_also_by_patterns(pattern: str, bring: Bring, folder: Path) -> None:
     assert seen(top) == {"empty": "/", "empty/er": "/", "x": "/", "x/a": "content of out/x/a"}
 
 
-def test_a_folder_that_two_stars_lead_to_brings_its_tree(bring: Bring, folder: Path) -> None:
+def test_folder_matched_by_double_star_is_copied_with_its_tree(bring: Bring, folder: Path) -> None:
     write(folder, "runs/1/results/a", "runs/1/other", "runs/2/results/b")
     assert seen(bring("runs/**/results")) == {
         "1": "/",

@@ -147,7 +147,7 @@ def test_nor_to_the_destinations_host(
     assert sea.sent <= sparse.stat().st_blocks * 512
 
 
-def test_only_what_is_no_hole_needs_room(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_holes_of_sparse_file_need_no_space(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that are larger than the disk, with a few bytes of data."""
     hole_last(here / "sparse")
     (here / "tree").mkdir()
