@@ -87,6 +87,8 @@ def test_parameters_are_those_of_the_job_as_it_is_now(here: Path) -> None:
     assert report.count("up to date") == 3
     assert [(row["lot"], row["gain"]) for row in report.values()] == [(8, 41), (8, 42), (8, 41)]
     assert {row["lot"] for row in in_file()} == {"8"}
+    sweep(parameters={"lot": 9}).run(slots=2, only="ff-1")
+    assert [row["lot"] for row in in_file()] == ["9"] * 3
 
 
 def test_a_run_in_which_nothing_changed_does_not_write_the_table_again(here: Path) -> None:
