@@ -232,6 +232,27 @@ def test_a_dry_run_of_clean_only_tells(storage: Path) -> None:
     encamp("clean")
 
 
+@pytest.mark.parametrize("options", [["--dry-run"], ["--all"], ["--all", "--dry-run"], []])
+def test_other_hosts_get_the_options_of_clean_once_each(
+    here: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    ssh = here / "ssh"
+    ssh.write_text(
+        "#!/bin/sh\n"
+        'host=$(echo "$@" | grep -o "node[0-9]")\n'
+        f'echo "$@" >> {here}/$host\n'
+        "echo nothing to remove\n"
+    )
+    ssh.chmod(0o755)
+    monkeypatch.setenv("ENCAMP_SSH", str(ssh))
+    ended = encamp("clean", *options, "--hosts", "node1,node2:4,node1")
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out.splitlines() == [f"node{n}: nothing to remove" for n in (1, 2)]
+    for name in ("node1", "node2"):
+        [line] = (here / name).read_text().splitlines()
+        assert line.endswith(" ".join([" -m encamp clean", *options]))
+
+
 def test_clean_leaves_kept_folders_and_the_cache_but_tells_of_them(
     half_done: Path, local_storage_base: Path
 ) -> None:
