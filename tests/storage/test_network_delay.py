@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from encamp.errors import BadDestination
-from encamp.storage.disk import network_delay
+from encamp.storage.disk import mountinfo, network_delay
 from encamp.storage.disk.network_delay import WAIT, is_network_disk, until_not_older, until_visible
 from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.outputs.patterns import as_outputs
@@ -149,12 +149,8 @@ def test_the_kind_of_disk_is_what_the_kernel_says(
     mounts = MOUNTS.format(device=0, kind=kind).replace(
         "0:0 ", f"{os.major(device)}:{os.minor(device)} "
     )
-    real = Path.read_text
-
-    def read(path: Path, *args: str, **options: str) -> str:
-        return mounts if path.name == "mountinfo" else real(path, *args, **options)
-
-    monkeypatch.setattr(Path, "read_text", read)
+    odd = "9 1 0:99 / /media/a\u2028b\r\x0bc rw - tmpfs odd rw\n"  # not the ends of lines
+    monkeypatch.setattr(mountinfo, "read", (odd + mounts).encode)
     assert is_network_disk(tmp_path / "not" / "there") == wanted
 
 

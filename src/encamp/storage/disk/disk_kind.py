@@ -6,22 +6,21 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
+from encamp.storage.disk import mountinfo
+
 
 def kind_and_source(device: int) -> tuple[str, str]:
     """The type of a mounted disk and its source, see proc(5), mountinfo; empty if unknown."""
-    wanted = f"{os.major(device)}:{os.minor(device)}"
+    wanted = f"{os.major(device)}:{os.minor(device)}".encode()
     try:
-        lines = (
-            Path("/proc/self/mountinfo")
-            .read_text(encoding="utf-8", errors="surrogateescape")
-            .splitlines()
-        )
+        told = mountinfo.read()
     except OSError:
         return "", ""
-    for line in lines:
-        if line.split()[2] == wanted:
-            kind, source, *_ = line.split(" - ")[1].split()
-            return kind, source
+    for line in told.split(b"\n"):
+        fields = line.split(b" ")
+        if fields[2:3] == [wanted]:
+            kind = fields.index(b"-", 6) + 1
+            return os.fsdecode(fields[kind]), os.fsdecode(fields[kind + 1])
     return "", ""
 
 

@@ -64,7 +64,7 @@ class Publishable:
         self._folder = folder
         self._unchanged = unchanged
         self.passed: list[OutputFile] = []
-        """UnchangedInputs inputs that patterns match; they are not outputs."""
+        """Unchanged inputs that patterns match; they are not outputs."""
         self._task = task
         self._lenient = lenient
         self._made: list[OutputFile] = []
