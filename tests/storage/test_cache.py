@@ -237,6 +237,19 @@ def test_a_damaged_entry_is_removed_while_nobody_can_fetch_it(
     assert seen == [(f"fetching {item.identity}", 1), (f"fetching {item.identity}", 0)]
 
 
+def test_whoever_opens_a_new_index_first_records_what_is_there(here: Path) -> None:
+    """Otherwise nothing else on the disk would count for the limit, or ever be evicted."""
+    for name in ("a", "b"):
+        (here / name).write_bytes(bytes(1000))
+    with HostCache() as cache:
+        cache.bring(plan([Mirror("*", readonly=True)], here))
+    (local_storage() / "cache" / INDEX).unlink()
+    with HostCache() as cache:  # which fetches nothing
+        cache.get(planned(here / "a"))
+    with HostCache() as cache:
+        assert len(cache.rows()) == 2
+
+
 def test_a_tree_that_is_used_again_leaves_no_file_open(here: Path) -> None:
     (here / "tree").mkdir()
     with HostCache() as cache:

@@ -110,8 +110,13 @@ class HostCache:
             lock.close()
         self._held.clear()
 
-    def _index(self) -> AbstractContextManager[Index]:
-        return opened(self.root / INDEX)
+    @contextmanager
+    def _index(self) -> Iterator[Index]:
+        """The index for one transaction; a new one first gets the entries that are on the disk."""
+        with opened(self.root / INDEX) as index:
+            if index.fresh:
+                self._adopt(index)
+            yield index
 
     def _entry(self, key: str, kind: str) -> Path:
         return self.root / f"{kind}s" / key[:2] / key
@@ -173,8 +178,6 @@ class HostCache:
     def _note_fetches(self, items: list[Item]) -> None:
         """Record entries before they are fetched, in case of a kill, and keep to the limit."""
         with self._index() as index:
-            if index.fresh:
-                self._adopt(index)
             for item in items:
                 index.tell(item.name, "fetched", why := self._why_fetch(item, index))
                 log.debug("fetching %s: %s", item.name, why)
