@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -156,6 +157,16 @@ def test_task_in_several_jobs_is_shown_with_job_names(
         "good of the job job: done (it has not been done before)",
         "good of the job other: failed",
     ]
+
+
+def test_a_job_whose_report_is_broken_hides_no_task_of_another(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree("out/job.job", "out/a.job")
+    Path("out/a.job/report.json").write_text("")
+    lines = shown("out", "good", capsys)
+    assert lines[0].startswith("good of the job job: done")
+    assert lines[-1].startswith("warning: out/a.job/report.json: is not a report of a run")
 
 
 def test_a_task_that_is_not_there_is_told(job: Path) -> None:
