@@ -64,7 +64,7 @@ def test_a_seed_repeats_its_run_and_another_seed_does_not(bench: Path) -> None:
     assert all(results[0][name] != results[2][name] for name in MEASURES)
 
 
-def test_the_typical_amplifier_without_spread_is_what_a_hand_calculation_says(bench: Path) -> None:
+def test_typical_amplifier_matches_hand_calculation(bench: Path) -> None:
     models = bench / "models.lib"
     still = re.sub(r"agauss\(([^,]+), [^,]+(?:\([^)]*\))?, 1\)", r"(\1)", models.read_text())
     assert "agauss" not in still.replace("* ", "")

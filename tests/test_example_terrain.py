@@ -106,7 +106,7 @@ def test_the_sun_stands_where_almanacs_have_it() -> None:
     assert len(mornings) > 100, "the sun rises in the east"
 
 
-def test_the_gradient_agrees_with_horns_eight_neighbours_written_out() -> None:
+def test_gradient_matches_horn_formula() -> None:
     z = np.random.default_rng(5).integers(0, 1000, (5, 6)).astype(float)
     east, north = elevation.gradient(z, 30, 40)
     (a, b, c), (d, _, f), (g, h, i) = z[1:4, 2:5]
@@ -115,7 +115,7 @@ def test_the_gradient_agrees_with_horns_eight_neighbours_written_out() -> None:
 
 
 @pytest.mark.parametrize(("strips", "overlap"), [(6, 8), (6, 1), (1, 3), (7, 40), (43, 2)])
-def test_the_mosaic_of_strips_equals_the_whole_model_bit_for_bit(
+def test_strip_mosaic_equals_whole_model_exactly(
     strips: int, overlap: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -183,7 +183,7 @@ def test_the_job_sorts_its_results_into_folders(finished: Path) -> None:
     assert found == expected
 
 
-def test_the_mosaic_of_the_job_equals_the_whole_model_bit_for_bit(finished: Path) -> None:
+def test_job_mosaic_equals_whole_model_exactly(finished: Path) -> None:
     assert_equals_whole_model(finished / "mosaic")
 
 

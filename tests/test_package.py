@@ -64,7 +64,7 @@ def test_a_wheel_holds_the_package_its_manual_page_and_nothing_else(wheel: Path)
     assert "encamp = encamp.cli.start:main" in entry
 
 
-def test_the_source_archive_holds_what_make_needs_and_nothing_else(archive: Path) -> None:
+def test_sdist_holds_exactly_what_make_needs(archive: Path) -> None:
     with tarfile.open(archive) as file:
         names = {name.split("/", 1)[1] for name in file.getnames()}
     folders = ("benchmarks", "docs", "examples", "requirements", "src", "tests", "tools")

@@ -340,7 +340,7 @@ def test_deeply_nested_values_and_long_texts_can_be_reported(tmp_path: Path) -> 
     assert page.stat().st_size < 200_000
 
 
-def test_the_page_holds_its_facts_without_a_way_out_of_their_element(tmp_path: Path) -> None:
+def test_page_data_cannot_escape_its_script_element(tmp_path: Path) -> None:
     text = write_report(hostile(), tmp_path).read_text()
     element = text.partition('<script type="application/json" id="report">')[2]
     facts = element.partition("</script>")[0]
@@ -416,7 +416,7 @@ def test_slots_that_each_ran_one_task_share_lanes(tmp_path: Path) -> None:
     assert names == ["w0", "w1", "w2"]
 
 
-def test_the_trace_of_very_many_tasks_has_some_and_those_that_failed_and_says_so(
+def test_trace_of_many_tasks_is_sampled_but_has_all_failures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trace_module, "_LARGEST", 40_000)

@@ -50,7 +50,7 @@ def _circle(source: Path) -> list[str]:
     return []
 
 
-def test_no_modules_import_each_other_in_a_circle_in_functions_or_for_types_either() -> None:
+def test_no_import_cycles_including_local_and_type_imports() -> None:
     assert _circle(SOURCE) == []
 
 

@@ -89,7 +89,7 @@ def test_each_message_is_taken_by_one_thread() -> None:
     assert Counter(taken) == dict.fromkeys(range(count), 1)
 
 
-def test_each_callback_of_a_task_is_called_once_however_soon_it_ends() -> None:
+def test_each_task_callback_is_called_exactly_once() -> None:
     canceller: Any = SimpleNamespace()
     tasks = [SpawnedTask(number, "", Timing(), canceller) for number in range(700)]
     called: list[tuple[int, int]] = []

@@ -274,7 +274,7 @@ def test_a_call_finds_its_process_as_the_first_one_did(
     assert cluster.spawn(state).result(SOON) == before
 
 
-def test_every_property_that_is_looked_at_is_restored_whatever_else_changes(
+def test_every_checked_property_is_restored(
     cluster: Cluster,
 ) -> None:
     before = cluster.spawn(state).result(SOON)

@@ -148,7 +148,7 @@ def test_calls_for_ended_process_do_not_run_in_next(
     assert ran(log) == {1: 1, 2: 1}
 
 
-def test_an_order_to_stop_a_process_that_has_ended_does_not_stop_the_next(
+def test_stop_order_for_ended_process_does_not_stop_its_successor(
     local_storage_base: Path,
 ) -> None:
     engine = Overheard()

@@ -124,7 +124,7 @@ def test_host_joining_soon_after_last_loss_saves_cluster(
         assert cluster.spawn(abs, -2, notify=False).result(SOON) == 2
 
 
-def test_an_agent_ends_when_it_hears_nothing_for_long_and_not_while_it_does(
+def test_agent_ends_only_after_long_silence(
     local_storage_base: Path, no_slots_left: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clusters, "LONELY", 1.0)

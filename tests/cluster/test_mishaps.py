@@ -776,7 +776,7 @@ def test_a_task_does_not_get_the_answer_for_one_that_was_killed(
 
 
 @pytest.mark.parametrize("answers", [True, False])
-def test_an_order_to_an_agent_that_leaves_is_done_with_the_reason(answers: bool) -> None:
+def test_order_to_leaving_agent_ends_with_its_reason(answers: bool) -> None:
     """But an answer that came before counts."""
     with Cluster(FakeEngine(hosts=2, slots=1)) as cluster:
         agents = cluster._controller.agents

@@ -178,7 +178,7 @@ def fails(cluster: Cluster, make: Callable[[], BaseException]) -> Any:
     return error
 
 
-def test_an_error_that_refuses_attributes_or_is_none_is_that_tasks_alone(cluster: Cluster) -> None:
+def test_odd_exception_affects_only_its_task(cluster: Cluster) -> None:
     assert type(fails(cluster, lambda: ReadOnly("x"))) is ReadOnly
     assert "'no error'" in str(fails(cluster, NoError))
 

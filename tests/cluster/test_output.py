@@ -105,7 +105,7 @@ def _sleeps(slot: int) -> bool:
     return before == _wakes(slot)
 
 
-def test_an_idle_slot_does_not_wake_up_and_then_bounds_the_output_of_a_call(
+def test_idle_slot_does_not_wake_up_and_still_limits_output(
     followed: tuple[Cluster, list[str]], tmp_path: Path
 ) -> None:
     cluster, said = followed

@@ -183,7 +183,7 @@ def test_a_big_task_is_not_passed_by_small_ones_for_ever() -> None:
     raise AssertionError("the small ones took every core that became free")
 
 
-def test_the_host_of_a_big_task_that_is_cancelled_is_free_for_others() -> None:
+def test_cancelled_big_task_frees_its_host() -> None:
     bench = Bench(slots=2, cores=2)
     bench.put(2)
     running = bench.assign()
@@ -308,7 +308,7 @@ def test_resources_are_freed_when_slot_is_removed(options: dict[str, Any]) -> No
     assert second.devices == (("gpu-0-0",) if "gpus" in options else ())
 
 
-def test_the_core_of_a_slot_that_goes_with_several_calls_is_free() -> None:
+def test_slot_lost_with_several_calls_frees_its_core() -> None:
     bench = Bench(slots=2, cores=2)
     bench.function.timing.took(HORIZON / 50)
     bench.put(20)

@@ -397,7 +397,7 @@ def test_a_folder_that_is_left_is_used_again_if_it_is_ours() -> None:
         folder.unlink()
 
 
-def test_the_controllers_own_host_may_have_another_name_than_its_machine_has_for_it() -> None:
+def test_controller_host_may_have_other_name_in_pvm() -> None:
     mine = [one for some in psutil.net_if_addrs().values() for one in some]
     addresses = [one.address for one in mine if one.family == socket.AF_INET]
     address = next((one for one in addresses if not one.startswith("127.")), "")

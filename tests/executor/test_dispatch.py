@@ -114,7 +114,7 @@ def test_a_job_knows_all_results_that_are_there(pool: Executor) -> None:
     assert len(asked) == 10
 
 
-def test_no_job_is_asked_for_before_the_results_that_are_there_were_collected(
+def test_available_results_are_collected_before_next_job_is_generated(
     cluster: Cluster, pool: Executor
 ) -> None:
     seen: list[int] = []

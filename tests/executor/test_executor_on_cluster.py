@@ -213,9 +213,7 @@ def test_impossible_needs_are_refused_at_once(pool: Executor) -> None:
     assert pool.submit(tasks.add, 1).result(SOON) == 1
 
 
-def test_an_executor_of_other_options_ends_with_the_first_and_not_the_other_way_round(
-    pool: Executor, gate: Path
-) -> None:
+def test_derived_executor_ends_with_its_base_but_not_vice_versa(pool: Executor, gate: Path) -> None:
     view, other = pool.options(name="view"), pool.options(name="other")
     slow = pool.submit(hold, gate, 1)
     with view:

@@ -707,9 +707,7 @@ def test_script_functions_see_initializer_globals(kind: str, tmp_path: Path) -> 
 
 
 @spawn_too
-def test_an_initializer_runs_once_in_every_worker_before_its_first_call(
-    make: Make, tmp_path: Path
-) -> None:
+def test_initializer_runs_once_per_worker_before_first_call(make: Make, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     pool = make(initializer=tasks.set_word, initargs=("word", begun))
     one, two = tmp_path / "one", tmp_path / "two"

@@ -66,7 +66,7 @@ def test_a_slot_gets_some_chunks_of_items_and_none_is_too_large(
     assert (found, len(known)) == (size, items)  # type: ignore[arg-type]
 
 
-def test_the_shortest_iterable_counts_and_what_can_be_read_once_is_kept() -> None:
+def test_shortest_iterable_counts_and_iterators_are_kept() -> None:
     size, known = good_size((range(1000), iter(range(16))), 1)
     assert size == 2
     assert [list(items) for items in known] == [list(range(1000)), list(range(16))]

@@ -126,7 +126,7 @@ def crowd(top: Path, seed: str, limit: str = "") -> Iterator[Crowd]:
         yield Crowd(place, lines, seed, limit)
 
 
-def test_each_version_is_brought_once_whoever_wants_it_in_whatever_mode(tmp_path: Path) -> None:
+def test_each_version_is_fetched_once_for_all_tasks_and_modes(tmp_path: Path) -> None:
     seed = f"{SEED} quiet"
     with crowd(tmp_path / "crowd", seed) as found:
         for _ in range(8 * max(1, CHAOS)):

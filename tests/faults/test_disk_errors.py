@@ -55,7 +55,7 @@ def _fits(fault: str, step: Step, place: Place) -> bool:
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_an_error_at_any_step_is_named_or_harmless_and_the_next_process_does_it_right(
+def test_error_at_any_step_is_reported_or_harmless_and_next_process_succeeds(
     place: Place, tmp_path: Path, part: int
 ) -> None:
     ended: dict[str, int] = {}

@@ -26,7 +26,7 @@ def test_after_takes_names_and_globs_and_leaves_the_task_itself_out(here: Path) 
     assert graph.before["a"] == graph.before["b"] == []
 
 
-def test_all_that_a_task_waits_for_is_also_what_the_others_wait_for(here: Path) -> None:
+def test_waits_are_transitive(here: Path) -> None:
     graph = Graph(_job(a=[], b="a", c="b", d=["c", "b"], e=[], f=["d", "e"]).tasks)
     assert {name: graph.all_before(name) for name in "abcdef"} == {
         "a": set(),

@@ -15,7 +15,7 @@ from encamp.errors import EngineFailed
 from encamp.jobs.run_interrupts import RunInterrupts, ended_in_order
 
 
-def test_the_first_signal_waits_for_a_good_moment_and_the_second_does_not() -> None:
+def test_first_signal_is_deferred_and_second_is_immediate() -> None:
     woken = []
     with pytest.raises(KeyboardInterrupt), RunInterrupts() as interrupts:
         interrupts.wake = lambda: woken.append(True)

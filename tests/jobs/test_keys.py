@@ -138,7 +138,7 @@ def _foreseen(job: encamp.Job) -> str:
         (encamp.call(give, 1), encamp.call(give, 2), ARGUMENT),
     ],
 )
-def test_the_order_of_steps_and_what_each_of_them_is_given_matter(
+def test_step_order_and_step_arguments_are_part_of_key(
     here: Path, first: Call | Command, second: Call | Command, why: str
 ) -> None:
     def job(*steps: Call | Command) -> encamp.Job:

@@ -64,7 +64,7 @@ def _deadly() -> Deadly:
     return Deadly()
 
 
-def test_an_attempt_that_is_killed_after_its_steps_was_in_its_last_phase(here: Path) -> None:
+def test_attempt_killed_after_its_steps_is_in_last_phase(here: Path) -> None:
     job = encamp.Job("job", to="out")
     job.add("a", _deadly)
     (attempt,) = job.run(slots=1, check=False)["a"].attempts
@@ -95,7 +95,7 @@ def _fill_memory(size: int) -> None:
     bytes(size).decode("latin-1")
 
 
-def test_the_memory_of_an_attempt_is_its_own_and_not_that_of_one_before(here: Path) -> None:
+def test_memory_of_attempt_excludes_previous_attempts(here: Path) -> None:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -138,7 +138,7 @@ def test_killed_attempts_have_their_times_place_and_cpu(here: Path) -> None:
     assert len(lanes) <= 2
 
 
-def test_an_attempt_that_is_lost_with_its_host_has_times_and_a_place(here: Path) -> None:
+def test_attempt_lost_with_its_host_has_times_and_host(here: Path) -> None:
     class Losing(ThreadPoolExecutor):
         def submit(self, *_: Any, **__: Any) -> Future[Any]:
             lost: Future[Any] = Future()

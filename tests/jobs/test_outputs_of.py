@@ -76,7 +76,7 @@ def chain(here: Path) -> Chain:
     return Chain()
 
 
-def test_what_is_taken_to_another_folder_is_a_reason_to_run_again(here: Path) -> None:
+def test_changed_mirror_destination_is_reason_to_run(here: Path) -> None:
     chain = Chain()
     assert chain.run([1]) == {"m1", "sum"}
     chain.mirror = encamp.outputs_of("m*", "*.txt", to="elsewhere")
@@ -84,7 +84,7 @@ def test_what_is_taken_to_another_folder_is_a_reason_to_run_again(here: Path) ->
     assert chain.taken == ["elsewhere/m1.txt=1"]
 
 
-def test_the_taker_has_what_the_tasks_of_the_job_make_and_nothing_else(chain: Chain) -> None:
+def test_taker_gets_exactly_the_current_job_outputs(chain: Chain) -> None:
     assert chain.run([1, 2, 3]) == {"m1", "m2", "m3", "sum"}
     assert chain.taken == ["in/m1.txt=1", "in/m2.txt=2", "in/m3.txt=3"]
     assert chain.run([1, 2]) == {"sum"}

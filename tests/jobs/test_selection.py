@@ -70,7 +70,7 @@ def test_a_name_that_an_unselected_task_has_published_is_not_taken(here: Path) -
     assert "task other" in report["thief"].why
 
 
-def test_what_a_pattern_of_an_unselected_task_has_published_is_not_taken(here: Path) -> None:
+def test_output_matched_by_pattern_of_unselected_task_is_not_overwritten(here: Path) -> None:
     """What a pattern matches is known only from the journal."""
 
     def job(second: str) -> encamp.Job:

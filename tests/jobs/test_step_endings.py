@@ -240,7 +240,7 @@ def _leave_refusing_streams() -> int:
     return 7
 
 
-def test_the_log_tells_a_steps_error_whatever_it_has_made_of_the_streams(here: Path) -> None:
+def test_log_has_step_error_even_if_streams_were_replaced(here: Path) -> None:
     report = _run(
         none=_without_streams,
         deleted=_with_deleted_streams,

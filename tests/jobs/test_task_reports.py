@@ -129,7 +129,7 @@ class _Compared(str):
     __hash__ = str.__hash__
 
 
-def test_the_page_of_a_run_that_has_just_begun_compares_no_task_with_all_others() -> None:
+def test_page_of_new_run_is_not_quadratic_in_tasks() -> None:
     names = [_Compared(f"t{number}") for number in range(300)]
     reports = CompressedReports(names, RecordsInFile(JournalFile(OwnFolder(Path()))))
     _Compared.count = 0

@@ -151,7 +151,7 @@ class _Exits:
         raise SystemExit(4)
 
 
-def test_an_argument_whose_pickling_exits_is_named_and_ends_no_program(here: Path) -> None:
+def test_argument_whose_pickling_exits_is_named_without_exit(here: Path) -> None:
     job = encamp.Job("job", to="out")
     job.add("task", encamp.call(print, _Exits()))
     with pytest.raises(CannotTravel, match="task task: print"):

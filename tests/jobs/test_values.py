@@ -117,7 +117,7 @@ def test_another_version_writes_the_table_again(
         before = TABLE.stat().st_ino
 
 
-def test_the_table_has_the_order_and_the_tasks_of_the_job_as_it_is_now(here: Path) -> None:
+def test_table_has_current_tasks_in_job_order(here: Path) -> None:
     sweep().run(slots=2)
     job = sweep()
     job.tasks = dict(reversed(job.tasks.items()))

@@ -397,7 +397,7 @@ def owned(deed: str, then: str) -> tuple[subprocess.Popen[str], Traces]:
     return owner, Traces(**json.loads(owner.stdout.readline()))
 
 
-def test_the_folder_of_an_owner_and_a_hub_that_were_killed_is_removed_by_the_next() -> None:
+def test_folder_of_killed_owner_and_hub_is_removed_by_next_lab() -> None:
     owner, traces = owned("", WAIT)
     with owner:
         stopped = psutil.Process(traces.hub)

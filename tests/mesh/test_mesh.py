@@ -186,7 +186,7 @@ def test_an_agent_that_was_given_up_is_not_there_for_others(net: Net) -> None:
     assert net.frames(second.number) == net.frames(second.number)[:1]
 
 
-def test_the_end_of_an_agent_that_was_given_up_uses_up_no_restart(net: Net) -> None:
+def test_end_of_abandoned_agent_uses_no_restart(net: Net) -> None:
     net.controller._restarts = 1
     numbers = []
     for given_up in (True, False, False):

@@ -23,7 +23,7 @@ def agents() -> list[psutil.Process]:
     return children_with("encamp.agent")
 
 
-def test_the_key_of_a_run_is_in_no_command_line_and_no_environment() -> None:
+def test_run_key_is_in_no_command_line_or_environment() -> None:
     with Cluster("mesh", slots=2) as cluster:
         identity = cluster._engine._identity  # type: ignore[attr-defined]
         secret = identity.key.splitlines()[1].encode()

@@ -363,7 +363,7 @@ def test_signals_wait_until_a_launcher_that_is_being_started_is_known(
         signal.signal(number, before)
 
 
-def test_all_signals_that_came_while_a_launcher_was_started_are_handled() -> None:
+def test_signals_during_launcher_start_are_handled() -> None:
     came: list[int] = []
 
     def limit(number: int, _: object) -> None:

@@ -61,7 +61,7 @@ def test_repeated_calls_keep_buffers_and_clients() -> None:
     ]
 
 
-def test_no_call_is_sent_twice_or_left_out_after_a_state_was_saved() -> None:
+def test_each_call_is_sent_exactly_once_after_saved_state() -> None:
     registry = Registry()
     registry.relay(5, [_call(1), _call(2), _call(3)])
     registry.replays.saved(101, Saved(1, 2), [])

@@ -374,7 +374,7 @@ def out_of_time(number: int, frame: object) -> None:
     raise OutOfTime
 
 
-def test_an_exception_of_a_signal_handler_is_no_fault_of_an_argument(
+def test_signal_handler_exception_is_not_blamed_on_argument(
     cluster: encamp.Cluster, service: Service
 ) -> None:
     before = signal.signal(signal.SIGALRM, out_of_time)

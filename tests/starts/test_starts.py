@@ -80,7 +80,7 @@ def test_unknown_exit_status_is_not_invented(here: Path) -> None:
     assert after == 2
 
 
-def test_the_command_takes_note_of_its_children_whoever_has_started_it(here: Path) -> None:
+def test_command_tracks_its_children_regardless_of_parent(here: Path) -> None:
     Path("job.toml").write_text(JOB + '[[task]]\nname = "bad"\nsteps = "false"\n')
     done = start(ENCAMP, "run", "job.toml", before=careless)
     assert done.returncode == 1

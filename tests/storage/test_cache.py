@@ -92,7 +92,7 @@ def test_entry_evicted_early_is_recorded_on_arrival(
     assert recorded() == [str(here / "a")]
 
 
-def test_an_entry_that_is_evicted_while_another_is_made_of_it_is_fetched(
+def test_entry_evicted_during_derivation_is_fetched(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (here / "a").write_text("content")
@@ -140,7 +140,7 @@ def test_files_and_trees_whose_records_were_lost_are_recorded_again(here: Path) 
     assert {kind: files for _, kind, _, files in before} == {"file": 1, "tree": 2}
 
 
-def test_an_entry_with_holes_is_recorded_again_with_what_it_takes_of_the_disk(here: Path) -> None:
+def test_sparse_entry_is_recorded_with_its_disk_usage(here: Path) -> None:
     with (here / "holes").open("wb") as file:
         file.truncate(1 << 26)
     with HostCache() as cache:
@@ -270,7 +270,7 @@ def test_entry_being_fetched_is_not_evicted(here: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("sizes", [[40_000], [20_000, 20_000]])
-def test_where_room_is_scarce_it_is_reserved_once_while_files_are_fetched(
+def test_scarce_space_is_reserved_once_during_fetch(
     here: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int]
 ) -> None:
     rooms: list[list[int]] = []

@@ -97,9 +97,7 @@ def test_two_stars_keep_folders_also_after_another_glob(here: Path, folder: Path
     assert mirrored("run*/**", here, folder) == ["c", "x/a", "y/b"]
 
 
-def test_two_stars_keep_folders_when_the_pattern_is_absolute_or_dotted(
-    here: Path, folder: Path
-) -> None:
+def test_double_star_keeps_folders_of_absolute_or_dotted_pattern(here: Path, folder: Path) -> None:
     write(here, "top/x/a")
     (folder / "one").mkdir()
     (folder / "two").mkdir()
@@ -448,7 +446,7 @@ def test_the_local_storage_itself_cannot_be_mirrored(inner: str, here: Path) -> 
         plan([Mirror(str(path))], here)
 
 
-def test_the_content_of_a_plan_changes_with_every_change_that_matters(here: Path) -> None:
+def test_plan_content_changes_with_every_relevant_change(here: Path) -> None:
     write(here, "file", "tree/a", "tree/deep/b")
     (here / "tree/link").symlink_to("a")
 

@@ -98,7 +98,7 @@ def test_without_mounts_there_are_links_for_what_is_read_only_and_copies(here: P
 
 
 @pytest.mark.usefixtures("mounts")
-def test_where_folders_of_an_overlay_cannot_be_renamed_it_shows_files_at_the_top_only(
+def test_overlay_without_folder_renames_shows_only_top_level_files(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(overlay, "why_not_whole", lambda storage: "only root may")

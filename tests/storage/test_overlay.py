@@ -122,7 +122,7 @@ def test_an_exception_in_the_block_undoes_the_mounts(sources: Path) -> None:
     assert left() == []
 
 
-def test_an_input_that_cannot_be_placed_undoes_the_mounts_of_the_others(sources: Path) -> None:
+def test_failed_input_undoes_other_mounts(sources: Path) -> None:
     (sources / "lost").write_text("x")
     items = plan([Mirror("tree"), Mirror("big"), Mirror("lost")], sources)
     (sources / "lost").unlink()
@@ -354,7 +354,7 @@ def test_two_files_for_one_place_in_trees_that_join_are_refused(sources: Path) -
         pytest.fail("one would hide the other")
 
 
-def test_an_overlay_that_is_insisted_on_in_another_tree_is_refused(sources: Path) -> None:
+def test_required_overlay_inside_other_tree_is_refused(sources: Path) -> None:
     mirrors = [Mirror("tree"), Mirror("big", "tree", mode="overlay")]
     with pytest.raises(ModeRefused, match="the tree of another input"), encamp.sandbox(mirrors):
         pytest.fail("it cannot be had")
@@ -494,7 +494,7 @@ def test_links_beside_overlay_are_read_only(sources: Path) -> None:
         sandbox.check_inputs("task")
 
 
-def test_an_overlay_that_is_insisted_on_stays_one_beside_links(
+def test_required_overlay_stays_overlay_beside_links(
     sources: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where folders of an overlay cannot be renamed, one of a big file would hide the links."""

@@ -94,9 +94,7 @@ class Unforeseen(BaseException):
 @pytest.mark.parametrize(
     "exc", [ValueError("x"), SystemExit(3), KeyboardInterrupt(), GeneratorExit(), Unforeseen()]
 )
-def test_whatever_ends_the_block_badly_nothing_is_published_and_nothing_left(
-    exc: BaseException, here: Path
-) -> None:
+def test_failed_block_publishes_nothing_and_leaves_nothing(exc: BaseException, here: Path) -> None:
     def work() -> None:
         with encamp.sandbox(outputs="*") as folder:
             (folder / "half").write_text("half done")

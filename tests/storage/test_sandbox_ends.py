@@ -133,7 +133,7 @@ def test_a_sigterm_handler_of_the_users_own_is_left_in_place(tmp_path: Path) -> 
     assert said == "mine\nTrue\n"
 
 
-def test_the_end_of_the_interpreter_in_a_block_strikes_the_folder() -> None:
+def test_interpreter_exit_in_block_removes_folder() -> None:
     process = start("import sys, encamp\nwith encamp.sandbox() as f:\n    print(f); sys.exit(3)")
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 3

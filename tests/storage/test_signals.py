@@ -22,7 +22,7 @@ def send(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
-def test_each_signal_that_asks_for_an_end_has_its_own_exit_status(number: signal.Signals) -> None:
+def test_each_termination_signal_has_own_exit_status(number: signal.Signals) -> None:
     with pytest.raises(Terminated) as raised, signals_exit():
         send(number)
     assert raised.value.code == 128 + number

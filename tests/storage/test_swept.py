@@ -65,9 +65,7 @@ def test_in_a_tree_only_what_is_new_is_published(data: Path, mode: str, pattern:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_in_a_tree_that_changes_at_its_source_only_what_is_new_is_published(
-    data: Path, mode: Mode
-) -> None:
+def test_only_new_files_of_tree_with_changed_source_are_published(data: Path, mode: Mode) -> None:
     """The task's files are compared with what it got, which its host may not see any more."""
     mirror = Mirror("tree", mode=mode)
     with encamp.sandbox(mirror=mirror, outputs={"tree/**/*.csv": "out"}) as folder:

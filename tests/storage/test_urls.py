@@ -264,7 +264,7 @@ def test_missing_url_is_named(path: str, why: str, server: tuple[str, Any]) -> N
 
 @pytest.mark.parametrize("pattern", ["/a.dat", "/*.dat"])
 @pytest.mark.parametrize("required", [True, False])
-def test_an_unreachable_server_is_an_error_and_no_missing_file(
+def test_unreachable_server_is_error_not_missing_file(
     pattern: str, required: bool, server: tuple[str, Any]
 ) -> None:
     """Otherwise an input that is not required would be left out when the network is down."""
@@ -456,7 +456,7 @@ def test_a_failed_block_leaves_nothing_at_a_url(destination: Any) -> None:
     assert destination[1]() == {}
 
 
-def test_an_upload_that_breaks_is_named_and_leaves_what_was_there(
+def test_failed_upload_is_named_and_keeps_old_object(
     destination: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bring(destination[0], text="old")
@@ -489,7 +489,7 @@ def test_failed_url_rename_restores_old_file(memory: Any, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(("told", "good"), [(None, True), (5, True), (4, False), (0, False)])
-def test_the_size_that_arrived_is_compared_if_the_service_tells_it(
+def test_uploaded_size_is_checked_against_announced_size(
     told: int | None, good: bool, memory: Any, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (here / "a.txt").write_text("bytes")

@@ -107,7 +107,7 @@ def test_what_waits_is_as_it_was_when_its_sender_took_it_back(
     assert same(got) == [[b"array", b"x" * (1 << 20)]]
 
 
-def test_as_many_parts_as_can_travel_do_and_one_more_is_refused(
+def test_frame_takes_maximum_number_of_parts_and_refuses_more(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
     parts: Parts = [b"x"] * MOST_PARTS
