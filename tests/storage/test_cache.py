@@ -88,6 +88,7 @@ def test_entry_evicted_early_is_recorded_on_arrival(
     (here / "a").write_text("content")
     with HostCache() as cache:
         cache.bring([planned(here / "a")])
+        assert len(cache.rows()) == 1
     assert len(entries()) == 1
     assert recorded() == [str(here / "a")]
 
