@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from encamp import Cluster
-from encamp.cluster.sent_ahead import MOST_JOBS
 from encamp.compat.pyopus import use_cluster
 from encamp.compat.pyopus.cooperative import OpusOS
 from encamp.compat.pyopus.mpi import MPI
 from encamp.errors import CannotTravel, TaskLost
+from encamp.executor.jobs_ahead import MOST_JOBS
 
 SLOTS = 2
 Collector = Generator[None, tuple[Any, ...], None]

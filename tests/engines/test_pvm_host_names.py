@@ -158,7 +158,7 @@ def test_an_interrupt_while_hosts_are_added_is_one_and_leaves_nothing(lab: Lab) 
     with subprocess.Popen(
         [sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as program:
-        until(lambda: children_with("pvm.add_hosts", program.pid))  # the process that adds hosts
+        until(lambda: children_with("pvm.add_hosts_process", program.pid))
         os.killpg(program.pid, signal.SIGINT)
         said = program.communicate(timeout=PATIENCE)[1]
     assert said.endswith("\nKeyboardInterrupt\n")

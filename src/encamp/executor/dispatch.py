@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from inspect import GEN_CREATED, getgeneratorstate
 from typing import Any
 
-from encamp.cluster.sent_ahead import calls_ahead
 from encamp.errors import BadJob, ClusterClosed
+from encamp.executor.jobs_ahead import calls_ahead
 from encamp.executor.mapping import cancel_all
 
 Job = Callable[[], Any] | Sequence[Any] | None

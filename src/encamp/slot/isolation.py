@@ -142,7 +142,7 @@ def _environment() -> dict[bytes, bytes]:
 def resource_unseen() -> ModuleType:
     """The module `resource`; it is in `sys.modules` afterwards only if it was before.
 
-    There it tells that a task may have changed limits, which takes long to look up.
+    If it is there, a task may have changed limits, and reading all limits is slow.
     """
     imported = _MODULE in sys.modules
     import resource

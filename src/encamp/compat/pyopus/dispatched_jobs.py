@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from encamp.cluster.sent_ahead import calls_ahead
 from encamp.cluster.spawn_options import SpawnOptions
 from encamp.errors import ClusterClosed
+from encamp.executor.jobs_ahead import calls_ahead
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster

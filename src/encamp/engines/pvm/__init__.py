@@ -1,11 +1,11 @@
 """PVM: the virtual machine starts agents, and reports which hosts come and go; frames use the mesh.
 
-engine          the controller's end
-agent           what its tasks do first
-libpvm          PVM's library
-membership      this process as a task of the machine
-machine         starts and ends a virtual machine
-machine_owner   ends it with the program
-add_hosts       adds hosts
-host_names      what users call hosts, and errors in that
+engine             the controller's end
+agent              what its tasks do first
+libpvm             PVM's library
+membership         this process as a task of the machine
+machine            starts and ends a virtual machine
+machine_owner      ends it with the program
+add_hosts_process  a process of its own, which adds hosts
+host_names         what users call hosts, and errors in that
 """

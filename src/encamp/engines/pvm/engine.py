@@ -26,7 +26,7 @@ from encamp.engines.kit.mesh.engine import Agent, MeshEngine
 from encamp.engines.kit.mesh.tls_connection import TLSConnection
 from encamp.engines.kit.start_agents import Spec
 from encamp.engines.pvm import libpvm
-from encamp.engines.pvm.add_hosts import remove_log
+from encamp.engines.pvm.add_hosts_process import remove_log
 from encamp.engines.pvm.agent import ORDER, Order, join_by_order, variables_for
 from encamp.engines.pvm.host_names import addresses_in, first_words, host_names
 from encamp.engines.pvm.libpvm import HostInfo, PVMError

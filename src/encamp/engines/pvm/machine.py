@@ -31,7 +31,7 @@ REMEDY = "install PVM (Debian: apt-get install pvm libpvm3)"
 ROOT = "/usr/lib/pvm3"
 _ADD = (
     "import sys; sys.path.append(sys.argv[1]); "
-    "from encamp.engines.pvm.add_hosts import main; main(sys.argv[2])"
+    "from encamp.engines.pvm.add_hosts_process import main; main(sys.argv[2])"
 )
 _OWN = (
     "import sys; sys.path.append(sys.argv[1]); "
@@ -89,7 +89,7 @@ class Machine:
         return set(codes.values())
 
     def _added(self, wanted: str) -> dict[str, int]:
-        """The output of the process that adds hosts, see `encamp.engines.pvm.add_hosts`."""
+        """The output of the process that adds hosts, see `encamp.engines.pvm.add_hosts_process`."""
         command = [python_here(), "-I", "-S", "-c", _ADD, PACKAGE, wanted]
         with subprocess.Popen(
             command,
