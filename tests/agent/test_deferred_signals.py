@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from encamp.cluster.cluster import Cluster
 from encamp.executor import Executor
 from encamp.loop.deferred_signals import DeferredSignals
+from encamp.loop.signal_safe_lock import NonReentrantLock
 from encamp.testing.waiting import until
 
 SOON = 30.0
@@ -52,6 +54,22 @@ def test_deferred_signals_are_raised_at_end_and_handlers_restored() -> None:
     assert signal.getsignal(signal.SIGALRM) is before
     with held:
         pass
+
+
+def test_a_handler_that_is_replaced_meanwhile_stays_replaced() -> None:
+    held = DeferredSignals()
+    newer = Raises()
+    with held:
+        signal.signal(signal.SIGALRM, newer)
+    assert signal.getsignal(signal.SIGALRM) is newer
+
+
+def test_a_lock_that_its_own_thread_asks_for_again_is_free_when_it_is_given_back() -> None:
+    lock = NonReentrantLock()
+    with lock, pytest.raises(RuntimeError, match="the handler of a signal"), lock:
+        pass
+    with ThreadPoolExecutor(1) as others:
+        assert others.submit(lock.acquire, wait=False).result(SOON)
 
 
 def test_check_raises_unless_something_is_in_the_middle() -> None:

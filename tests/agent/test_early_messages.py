@@ -11,8 +11,8 @@ from typing import Any
 from encamp.agent.inline_slot import InlineSlot
 from encamp.slot.slot import Slot, current_task
 from encamp.wire.frames import Parts
-from encamp.wire.pickling import dump
-from encamp.wire.protocol import Message, Results, Run, decode, encode_calls
+from encamp.wire.pickling import dump, load
+from encamp.wire.protocol import Location, Message, Results, Run, decode, encode_calls
 
 
 class Channel:
@@ -37,6 +37,12 @@ class Channel:
         return found()
 
     @property
+    def messages(self) -> list[tuple[int, int, Any]]:
+        """By receiver and sender, the messages that were sent."""
+        read = [(decode(parts[0]), parts[1:]) for parts in self.sent]
+        return [(one.to, one.sender, load(rest)) for one, rest in read if isinstance(one, Message)]
+
+    @property
     def results(self) -> list[int]:
         """Tasks that have ended."""
         envelopes = [decode(parts[0]) for parts in self.sent]
@@ -52,16 +58,20 @@ def hear() -> None:
         HEARD.append((got.source, got.message))
 
 
+def ignore() -> None:
+    """Leave all messages where they are."""
+
+
 def slot() -> tuple[Slot, Channel]:
     HEARD.clear()
     channel = Channel()
     return Slot(0, "here", channel), channel
 
 
-def give(slot: Slot, number: int, *tasks: int) -> None:
+def give(slot: Slot, number: int, *tasks: int, function: Callable[[], None] = hear) -> None:
     calls = encode_calls([(task, 1, bytes(dump(((), {}))[0]), 0, b"") for task in tasks])
     run = Run(0, len(tasks), [1], number=number)
-    slot.take(run, [b"", calls, dump(hear)[0]])
+    slot.take(run, [b"", calls, dump(function)[0]])
 
 
 def write(slot: Slot, to: int, what: str, run: int) -> None:
@@ -85,6 +95,41 @@ def test_a_message_for_a_call_that_has_ended_is_dropped() -> None:
     write(one, 5, "late", run=1)
     assert channel.results == [5]
     assert one._early == {}
+
+
+def test_a_message_that_came_when_its_call_had_just_ended_is_not_for_the_next() -> None:
+    one, channel = slot()
+    give(one, 1, 5, 6)
+    assert one.run_next()
+    one.inbox.append((9, dump("late")))  # by a thread that had just seen the call run
+    one.letters.append((9, dump("late")))
+    assert one.run_next()
+    assert HEARD == []
+    assert not one.letters
+    assert channel.results == [5, 6]
+
+
+def test_messages_for_a_call_that_could_not_begin_go_back_and_no_others_do() -> None:
+    one, channel = slot()
+    write(one, 5, "first", run=1)
+    write(one, 5, "second", run=1)
+    give(one, 1, 5)
+    one.stopping = True
+    assert one.run_next()
+    assert channel.messages == [(5, 9, "first"), (5, 9, "second")]
+    one.stopping = False
+    write(one, 6, "unread", run=2)
+    give(one, 2, 6, function=ignore)
+    assert one.run_next()
+    assert len(channel.messages) == 2
+
+
+def test_where_others_were_is_forgotten_with_the_call_that_has_asked() -> None:
+    one, _ = slot()
+    give(one, 1, 5)
+    one.take(Location(0, 8, 1, 1, 1), [b""])
+    assert one.run_next()
+    assert one._routes == {}
 
 
 def test_message_for_missing_call_is_dropped_at_next_call() -> None:

@@ -101,3 +101,48 @@ def test_background_thread_continues_after_long_order() -> None:
     pump.order(takes_long)
     assert rung.wait(30)
     pump.close()
+
+
+def test_an_order_of_the_thread_that_drives_stays_behind_those_that_wait() -> None:
+    pump, done = Pump(), list[int]()
+
+    def handle() -> None:
+        pump.call_soon(lambda: done.append(1))
+        pump.order(lambda: done.append(2))
+        done.append(0)
+
+    pump.order(handle)
+    assert pump.until(lambda: len(done) == 3, 10)
+    assert done == [0, 1, 2]
+    pump.close()
+
+
+def test_an_order_that_orders_itself_again_leaves_the_turn_to_others() -> None:
+    pump, done = Pump(), list[int]()
+
+    def again() -> None:
+        done.append(len(done))
+        if len(done) < 5:
+            pump.call_soon(again)
+
+    pump.call_soon(again)
+    for turn in range(1, 6):
+        pump.turn(0)
+        assert len(done) == turn
+    pump.close()
+
+
+def test_what_an_order_has_to_send_is_sent_at_once_if_no_thread_drives() -> None:
+    pump, posted, sent = Pump(), list[int](), list[int]()
+    pump.due.append(lambda: posted)
+
+    def send() -> None:
+        sent.extend(posted)
+        posted.clear()
+
+    pump.turned.append(send)
+    pump.order(lambda: posted.append(7))
+    assert sent == [7]
+    pump.order(lambda: None)
+    assert sent == [7]
+    pump.close()

@@ -15,6 +15,7 @@ from encamp.cluster.cluster import Cluster
 from encamp.cluster.task_output import TaskOutputs
 from encamp.errors import BadJob, TaskLost
 from encamp.slot.output_limit import ends_of
+from encamp.slot.redirect_output import output_to
 from encamp.slot.slot import current_task
 from encamp.testing.waiting import until
 from encamp.wire.protocol import OutputText
@@ -66,6 +67,30 @@ def test_split_characters_are_followed_whole(
     task.result(SOON)
     until(lambda: "".join(said) == "aä€😀.")
     assert task.output == "aä€😀."
+
+
+def redirect_output() -> None:
+    nowhere = os.open("/dev/null", os.O_WRONLY)
+    for number in (1, 2):
+        os.dup2(nowhere, number)
+
+
+def test_a_task_that_redirects_its_output_leaves_that_of_the_next_where_it_was(
+    followed: tuple[Cluster, list[str]],
+) -> None:
+    cluster, _ = followed
+    cluster.spawn(redirect_output).result(SOON)
+    later = cluster.spawn(os.system, "echo first; echo second >&2")
+    later.result(SOON)
+    assert later.output == "first\nsecond\n"
+
+
+def test_output_that_was_redirected_for_a_while_leaves_no_descriptor(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    with output_to(tmp_path / "log"):
+        os.system("echo one; echo two >&2")
+    assert (tmp_path / "log").read_text() == "one\ntwo\n"
+    assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 def flood(count: int, path: Path) -> int:

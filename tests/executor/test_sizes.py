@@ -106,3 +106,20 @@ def test_unwanted_results_are_cancelled_last_first() -> None:
     results.close()
     assert order == [3, 2, 1, 0]
     assert list(results) == []
+
+
+class Interrupted(Future[Any]):
+    """A call whose result is awaited when Ctrl-C arrives."""
+
+    def result(self, timeout: float | None = None) -> Any:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_a_result_is_awaited_cancels_the_rest_of_a_map() -> None:
+    rest = Future[Any]()
+    results: Results[Any] = Results(iter([Interrupted(), rest]), None, None)
+    with pytest.raises(KeyboardInterrupt):
+        next(results)
+    assert rest.cancelled()
+    with pytest.raises(StopIteration):
+        next(results)

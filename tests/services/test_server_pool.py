@@ -133,6 +133,25 @@ def test_a_server_that_continues_on_another_host_counts_there() -> None:
     pool.removed(servers[0])
 
 
+def test_a_server_that_continues_on_another_host_counts_no_more_where_it_was() -> None:
+    pool, servers = _pool("a", "b", "a")
+    pool.ask(1, 1, 1, 0)
+    assert _granted(pool) == [(1, [1])]
+    pool.moved(servers[0], "b")
+    pool.ask(2, 1, 1, 0)
+    assert _granted(pool) == [(2, [3])]
+
+
+def test_who_gets_a_server_is_told_when_it_is_lost() -> None:
+    pool, servers = _pool("a", "a")
+    pool.ask(5, 1, 0, 0)
+    assert _granted(pool) == [(5, [1, 2])]
+    pool.freed(servers[0])
+    pool.ask(6, 1, 1, 1)
+    assert _granted(pool) == [(6, [1])]
+    assert [server.clients for server in servers] == [{5, 6}, {5}]
+
+
 def test_group_excludes_servers_lost_meanwhile() -> None:
     pool, servers = _pool("a", "a", "a")
     pool.ask(1, 1, 1, 0)
