@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from encamp.agent.inline_slot import InlineSlot
 from encamp.slot.slot import Slot, current_task
-from encamp.wire.frames import Parts
+from encamp.slot.sockets import SlotSockets
+from encamp.wire.frames import Parts, Writer
 from encamp.wire.pickling import dump, load
-from encamp.wire.protocol import Location, Message, Results, Run, decode, encode_calls
+from encamp.wire.protocol import (
+    GivenBack,
+    Link,
+    Location,
+    Message,
+    Recall,
+    Results,
+    Run,
+    decode,
+    encode,
+    encode_calls,
+)
 
 
 class Channel:
@@ -58,6 +75,12 @@ def hear() -> None:
         HEARD.append((got.source, got.message))
 
 
+def hear_letters() -> None:
+    """Note all messages, and those for services."""
+    hear()
+    HEARD.extend(current_task()._slot.letters)
+
+
 def ignore() -> None:
     """Leave all messages where they are."""
 
@@ -99,13 +122,12 @@ def test_a_message_for_a_call_that_has_ended_is_dropped() -> None:
 
 def test_a_message_that_came_when_its_call_had_just_ended_is_not_for_the_next() -> None:
     one, channel = slot()
-    give(one, 1, 5, 6)
+    give(one, 1, 5, 6, function=hear_letters)
     assert one.run_next()
     one.inbox.append((9, dump("late")))  # by a thread that had just seen the call run
     one.letters.append((9, dump("late")))
     assert one.run_next()
     assert HEARD == []
-    assert not one.letters
     assert channel.results == [5, 6]
 
 
@@ -175,3 +197,63 @@ def test_an_agent_that_is_its_own_slot_begins_nothing_more_at_the_end(here: Path
     give(inline._slot, 1, 5, 6)
     inline.end(0)
     assert not inline._slot.run_next()
+
+
+@pytest.fixture
+def supervised() -> Iterator[tuple[SlotSockets, Writer, list[Any]]]:
+    """A slot's sockets, what writes to them, and what the slot takes from them."""
+    data, control = socket.socketpair(), socket.socketpair()
+    before = signal.set_wakeup_fd(-1)
+    sockets = SlotSockets(data[0].detach(), control[0].detach())
+    taken: list[Any] = []
+    takes: Any = SimpleNamespace(running=5, take=lambda envelope, _: taken.append(envelope))
+    sockets.slot = takes
+    with data[1], control[1]:
+        yield sockets, Writer(data[1]), taken
+    os.close(signal.set_wakeup_fd(before))
+    links = [link.socket for link in sockets._links.values()]
+    own = sockets._control, sockets._reader._socket, sockets._signals
+    for one in (*links, *own, sockets._wake, sockets._watcher):
+        one.close()  # type: ignore[attr-defined]
+
+
+def test_messages_of_a_slots_last_process_come_before_those_of_its_next(
+    supervised: tuple[SlotSockets, Writer, list[Any]],
+) -> None:
+    sockets, writer, taken = supervised
+    sent = [Message(5, number) for number in range(1, 5)]
+    for messages in (sent[:2], sent[2:]):
+        ours, theirs = socket.socketpair()
+        writer.send([encode(Link(3))], [theirs.detach()])
+        with ours:
+            for message in messages:
+                Writer(ours).send([encode(message)])
+    assert sockets.until(lambda: len(taken) == 4 or None, 30.0)
+    assert taken == sent
+
+
+def test_a_task_that_has_opened_all_files_is_told_that_messages_may_be_missing(
+    supervised: tuple[SlotSockets, Writer, list[Any]],
+) -> None:
+    sockets, writer, _ = supervised
+    writer.send([encode(Link(3))])  # as if the kernel had found no room for the descriptor
+    with pytest.raises(OSError, match="opened so many files"):
+        sockets.until(lambda: None, 30.0)
+    sockets.slot.running = 6
+    assert sockets.until(lambda: None, 0.0) is None
+
+
+def test_calls_that_are_on_their_way_are_given_back_too(
+    supervised: tuple[SlotSockets, Writer, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sockets, writer, taken = supervised
+    run = Run(0, 1, [], number=1)
+    monkeypatch.setattr("encamp.slot.sockets.readable", lambda *_: writer.send([encode(run)]))
+    slot: Any = sockets.slot
+    slot.number, slot.give_back = 0, lambda: ([len(taken)], -1)
+    said = list[Parts]()
+    monkeypatch.setattr(sockets.said, "send", said.append)
+    sockets._recall(Recall(0, 7, 1))
+    assert [decode(parts[0]) for parts in said] == [GivenBack(0, 7, [1], -1)]
+    sockets._recall(Recall(0, 8, 1))
+    assert len(taken) == 1

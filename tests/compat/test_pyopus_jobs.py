@@ -6,15 +6,19 @@ import os
 import signal
 import time
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from encamp import Cluster
-from encamp.compat.pyopus import use_cluster
+from encamp.compat.pyopus import clustered, cooperative, mailbox, use_cluster
 from encamp.compat.pyopus.cooperative import OpusOS
+from encamp.compat.pyopus.dispatched_jobs import DispatchedJobs
 from encamp.compat.pyopus.mpi import MPI
+from encamp.compat.pyopus.scheduler import Job
 from encamp.errors import CannotTravel, TaskLost
 from encamp.executor.jobs_ahead import MOST_JOBS
 
@@ -243,3 +247,75 @@ def test_waiting_task_precedes_later_jobs(
     while system.Join():
         pass
     assert 501 <= came_at[0] <= 540
+
+
+def test_jobs_whose_results_were_not_asked_for_leave_no_room() -> None:
+    jobs = DispatchedJobs(None)
+    task: Any = None
+    jobs.running[1] = task
+    jobs.ended.append(task)
+    jobs.ahead = 3
+    assert jobs.room(3, ahead=False) == 1
+    assert jobs.room(3, ahead=True) == 10
+
+
+def test_messages_of_others_do_not_begin_a_wait_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, waits = [100.0], list[float | None]()
+
+    def fetch(wait: float | None) -> tuple[Any, ...] | None:
+        waits.append(wait)
+        now[0] += 2.0
+        return ("other", len(waits)) if len(waits) < 4 else None
+
+    monkeypatch.setattr(mailbox.time, "monotonic", lambda: now[0])
+    mail = mailbox.Mailbox(fetch)
+    assert mail.get(5.0, "wanted") == ()
+    assert waits == [5.0, 3.0, 1.0, 0.0]
+    assert [mail.here() for _ in range(3)] == [("other", 1), ("other", 2), ("other", 3)]
+
+
+class Ended:
+    """A scheduler whose tasks have ended with these errors, all together."""
+
+    vm, crowded = None, False
+
+    def __init__(self, *errors: Exception | None) -> None:
+        self.errors = dict(enumerate(errors, 1))
+        self.started: list[int] = []
+        self.taken_back: list[list[int]] = []
+
+    def call(self, call: object) -> Any:
+        if isinstance(call, Job):
+            self.started.append(len(self.started) + 1)
+            return self.started[-1]
+        ended = [tid for tid in self.started if tid in self.errors]
+        return {tid: self._child(tid) for tid in ended} if len(ended) == len(self.errors) else {}
+
+    def _child(self, tid: int) -> SimpleNamespace:
+        return SimpleNamespace(tid=tid, error=self.errors.pop(tid), retval=tid, remoteHostID=None)
+
+    def take_back(self, tids: Any) -> None:
+        self.taken_back.append(list(tids))
+
+
+def test_the_first_of_several_errors_is_raised_and_what_waits_is_taken_back() -> None:
+    scheduler = Ended(KeyError("first"), KeyError("second"))
+    system: Any = SimpleNamespace(
+        scheduler=scheduler, debug=0, slots=lambda: 4, freeSlots=lambda: 2 - len(scheduler.started)
+    )
+    run = cooperative._Dispatch(system, print, remote=True, independent=False)
+    with pytest.raises(KeyError, match="first"):
+        run.run([(len,)] * 5)
+    assert scheduler.started == [1, 2]
+    assert scheduler.taken_back == [[]]
+
+
+@pytest.mark.parametrize("function", [len, lambda _: 1 / 0])
+def test_a_task_that_has_ended_is_no_longer_known_to_its_process(
+    function: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clustered, "current_task", lambda: SimpleNamespace(id=7, host="here"))
+    machine: Any = SimpleNamespace(debug=0, mirrorList=None, _startup=None)
+    with suppress(ZeroDivisionError):
+        clustered.run_task(machine, 0, function, ("",), {})
+    assert clustered.running == {}

@@ -17,6 +17,7 @@ from encamp import cores_and_memory
 from encamp.engines.kit import hostfile, ssh_logins
 from encamp.engines.kit.cores import with_cores
 from encamp.engines.kit.hostfile import HostLine, hosts_of_file, spread
+from encamp.engines.kit.launcher_variables import foreign
 from encamp.engines.kit.ssh_logins import AT_ONCE, LogIns, refused
 from encamp.engines.kit.wait_for_process import Sentinel
 from encamp.errors import BadHostfile
@@ -162,6 +163,35 @@ def test_only_hosts_without_slot_count_are_queried() -> None:
         HostLine("b", 1),
     ]
     assert asked == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_foreign"),
+    [
+        ("PMI_RANK", True),
+        ("PMIX_RANK", True),
+        ("HYDI_CONTROL_FD", True),
+        ("HYDRA_PROXY_ID", True),
+        ("MPIR_CVAR_NEMESIS", True),
+        ("OMPI_COMM_WORLD_RANK", True),
+        ("PRTE_MCA_x", True),
+        ("OPAL_PREFIX", True),
+        ("MPI_LOCALRANKID", True),
+        ("PVMSOCK", True),
+        ("PVMEPID", True),
+        ("PVMTMASK", True),
+        ("PVMCTX", True),
+        ("PVMTRCBUF", True),
+        ("PVMSPAWNWD", True),
+        ("PVM_ROOT", False),
+        ("PVM_ARCH", False),
+        ("OMP_NUM_THREADS", False),
+    ],
+)
+def test_what_makes_a_process_a_rank_or_a_task_of_pvm_is_for_no_other(
+    name: str, is_foreign: bool
+) -> None:
+    assert foreign(name) is is_foreign
 
 
 def test_slots_are_spread_in_rounds() -> None:
