@@ -466,7 +466,7 @@ BAD = {
     ),
     "time limit of no unit": (
         'time_limit = "5 minutes"',
-        (1, 14, ("the text '5 minutes' is not a time limit; write a number of seconds above 0, "
+        (1, 14, ("the string '5 minutes' is not a time limit; write a number of seconds above 0, "
                 "or a time such as '500 ms', '30 s', '5 min', '2 h'")),
     ),
     "time limit of nothing": (

@@ -180,12 +180,12 @@ def test_shutdown_and_close_can_be_interrupted_and_called_again(
     executor = Executor(slots=1)
     calls = [executor.submit(sleep_until, gate) for _ in range(2)]
     for _ in range(2):
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
-        with pytest.raises(Late):
+        with pytest.raises(Late):  # noqa: PT012
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
             executor.shutdown()
     for wait in (calls[0].result, executor.cluster.close):
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
-        with pytest.raises(Late):
+        with pytest.raises(Late):  # noqa: PT012
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
             wait()
     gate.touch()
     executor.shutdown()
@@ -196,8 +196,8 @@ def test_alarms_at_any_moment_lose_nothing(local_storage_base: Path) -> None:
     with Cluster("local", slots=1) as cluster:
         for number in range(30):
             tasks = []
-            signal.setitimer(signal.ITIMER_REAL, 0.0004 * (number + 1))
             with pytest.raises(Late):  # noqa: PT012
+                signal.setitimer(signal.ITIMER_REAL, 0.0004 * (number + 1))
                 tasks = [cluster.spawn(abs, -n) for n in range(20)]
                 for task in tasks:
                     task.result(SOON)

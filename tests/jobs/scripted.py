@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -31,6 +32,7 @@ class Scripted(Executor):
         self.works: list[Work] = []
         self.waiting: list[tuple[Future[Any], Any]] = []
         self.most = 0
+        self._lock = threading.Lock()
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         (work,) = args
@@ -50,10 +52,12 @@ class Scripted(Executor):
         return future
 
     def release(self, count: int = 1) -> None:
-        """Let the oldest tasks end."""
-        for future, outcome in self.waiting[:count]:
+        """Let the oldest tasks end; from any thread."""
+        with self._lock:
+            ended = self.waiting[:count]
+            del self.waiting[:count]
+        for future, outcome in ended:
             _end(future, outcome)
-        del self.waiting[:count]
 
     def numbers(self, task: str) -> list[int]:
         """The numbers of a task's attempts."""
