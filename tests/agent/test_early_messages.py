@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,7 @@ import pytest
 from encamp.agent.inline_slot import InlineSlot
 from encamp.slot.slot import Slot, current_task
 from encamp.slot.sockets import SlotSockets
+from encamp.testing.waiting import until
 from encamp.wire.frames import Parts, Writer
 from encamp.wire.pickling import dump, load
 from encamp.wire.protocol import (
@@ -215,6 +218,25 @@ def supervised() -> Iterator[tuple[SlotSockets, Writer, list[Any]]]:
     own = sockets._control, sockets._reader._socket, sockets._signals
     for one in (*links, *own, sockets._wake, sockets._watcher):
         one.close()  # type: ignore[attr-defined]
+
+
+def test_a_late_wake_up_does_not_keep_the_watching_thread_from_its_looks(
+    supervised: tuple[SlotSockets, Writer, list[Any]],
+) -> None:
+    """A thread that reads wakes it a moment after it has woken up by itself."""
+    sockets, _, _ = supervised
+    looks: list[int] = []
+    sockets.slot.lock, sockets.slot.calls = threading.Lock(), deque()
+    sockets.look = lambda: looks.append(1)
+    watching = threading.Thread(target=sockets.watch)
+    sockets._watcher.wake()
+    watching.start()
+    try:
+        until(lambda: len(looks) == 3)
+    finally:
+        sockets.look = None
+        sockets._control.shutdown(socket.SHUT_RDWR)
+        watching.join()
 
 
 def test_messages_of_a_slots_last_process_come_before_those_of_its_next(

@@ -239,6 +239,18 @@ def replace_objects() -> None:
     del sys.stdout, sys.excepthook
 
 
+def real_time_priority() -> tuple[bool, int]:
+    """Whether a change from 5 to 20 is undone, and to which priority."""
+    from encamp.slot.isolation import ProcessRestored
+
+    with ProcessRestored("/"):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(5))
+        isolation = ProcessRestored("/")
+        os.sched_setparam(0, os.sched_param(20))
+        good = isolation.undo()
+        return good, os.sched_getparam(0).sched_priority
+
+
 DEEDS: list[Callable[[], None]] = [
     change_zone,
     change_zone_and_hide_it,
@@ -285,6 +297,12 @@ def test_every_checked_property_is_restored(
 
 def warn() -> None:
     warnings.warn("of each call", UserWarning, stacklevel=1)
+
+
+def test_a_real_time_priority_is_restored(cluster: Cluster) -> None:
+    if isinstance(cluster.spawn(real_time_priority).exception(SOON), PermissionError):
+        pytest.skip("this user may not use real-time priorities")
+    assert cluster.spawn(real_time_priority).result(SOON) == (True, 5)
 
 
 def test_a_warning_is_shown_in_each_call_that_causes_it(cluster: Cluster) -> None:

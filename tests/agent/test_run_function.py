@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -29,6 +30,17 @@ def cluster(
         pid = cluster.spawn(os.getpid).result(SOON)
         yield cluster
         assert cluster.spawn(os.getpid).result(SOON) == pid
+
+
+def fork_unseen() -> int:
+    """Fork as compiled code does, without Python's hooks."""
+    return int(ctypes.PyDLL(None).fork())
+
+
+def test_a_child_of_compiled_code_is_no_slot(cluster: Cluster) -> None:
+    pid = cluster.spawn(fork_unseen).result(SOON)
+    assert pid > 0
+    assert cluster.spawn(fork_unseen).result(SOON) > 0
 
 
 def status_of(end: Callable[[], Any]) -> int:

@@ -15,7 +15,7 @@ import pytest
 from other_processes import finish, run, start, wait_until
 from placed_inputs import placed
 
-from encamp.errors import BadJob, DiskFull, InputDamaged, SourceChanged
+from encamp.errors import BadJob, DiskFull, InputDamaged, SourceChanged, UnusableInput
 from encamp.storage.cache import cache as cache_module
 from encamp.storage.cache import integrity
 from encamp.storage.cache.cache import INDEX, LIMIT, HostCache, clear_cache
@@ -70,6 +70,21 @@ def test_entry_evicted_in_use_is_not_recorded_again(here: Path) -> None:
         cache.get(planned(here / "a"))
         clear_cache()
     assert entries() == []
+    assert recorded() == []
+
+
+def test_inputs_for_which_no_room_could_be_made_are_not_recorded(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "a").write_text("content")
+
+    def evict(*_: object, **__: object) -> None:
+        raise PermissionError("no room")
+
+    monkeypatch.setattr(cache_module, "cache_limit", lambda _: 0)
+    monkeypatch.setattr(HostCache, "_evict", evict)
+    with HostCache() as cache, pytest.raises(UnusableInput, match="no room"):
+        cache.bring([planned(here / "a")])
     assert recorded() == []
 
 

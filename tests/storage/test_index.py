@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,54 @@ def test_a_sound_index_outlives_a_boot(tmp_path: Path, monkeypatch: pytest.Monke
             index.add(row(boot))
     with opened(tmp_path / "index") as index:
         assert sorted(keys(list(index.oldest_first()))) == ["", "one", "two"]
+
+
+def test_an_index_that_lost_a_write_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An order of the entries and the entries themselves contradict each other."""
+    _stale(tmp_path / "found early")
+    monkeypatch.setattr(module, "boot_id", lambda: "the next boot")
+    with opened(tmp_path / "found early") as index:
+        assert index.fresh
+
+
+def test_a_contradiction_in_an_index_fails_once(tmp_path: Path) -> None:
+    _stale(tmp_path / "found late")
+    with (
+        pytest.raises(OSError, match="the cache's index: "),
+        opened(tmp_path / "found late") as index,
+    ):
+        index.remove(["0007"])
+    with opened(tmp_path / "found late") as index:
+        assert index.fresh
+
+
+def test_an_unknown_source_is_filled_in(tmp_path: Path) -> None:
+    with opened(tmp_path / "index") as index:
+        index.add(row("a", 1.0, source=module.UNKNOWN))
+        index.add(row("a", 2.0, source="/a"))
+        index.add(row("a", 3.0, source="/b"))
+        assert [(one.source, one.used) for one in index.oldest_first()] == [("/a", 3.0)]
+
+
+def _stale(path: Path) -> None:
+    """An index in which one page of the order by use has an earlier state."""
+    with opened(path) as index:
+        for number in range(5):
+            index.add(row(f"{number:04}", float(number)))
+    before = path.read_bytes()
+    with opened(path) as index:
+        for number in range(5, 9):
+            index.add(row(f"{number:04}", float(number)))
+        index.used([f"{number:04}" for number in range(5)], 100.0)
+    with closing(sqlite3.connect(path)) as database:
+        query = "SELECT rootpage FROM sqlite_master WHERE name = 'by_use'"
+        ((page,),) = database.execute(query)
+        ((size,),) = database.execute("PRAGMA page_size")
+    begin, end = (page - 1) * size, page * size
+    now = path.read_bytes()
+    path.write_bytes(now[:begin] + before[begin:end] + now[end:])
 
 
 def _damaged(path: Path, beginning: int) -> None:

@@ -43,9 +43,9 @@ class InlineSlot(AgentSlot):
     def work(self) -> None:
         """See `AgentSlot.work`."""
         if self._folder is not None:  # not before the pump is set up, whose changes must stay
-            self._slot.isolation = ProcessRestored(self._folder)
             with suppress(OSError):
                 os.chdir(self._folder)
+            self._slot.isolation = ProcessRestored(self._folder)
             self._folder = None
         looked = time.monotonic()
         while self._slot.run_next():

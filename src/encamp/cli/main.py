@@ -290,7 +290,7 @@ def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
     metavar="FOLDER",
     help="Folder inside the destination, such as '{parent}'.",
 )
-@click.option("--no-outputs", is_flag=True, help="Publish nothing.")
+@click.option("--no-outputs", is_flag=True, help="There are no outputs to publish.")
 @click.option(
     "--stdout", metavar="NAME", help="File for the output of the command; it is published too."
 )

@@ -71,11 +71,14 @@ def _check_root(_: Any) -> None:
         raise OSError("a chroot(2) cannot be undone")
 
 
-_PRIORITY = os.sched_getparam(0)
+_NO_PRIORITY = os.sched_param(0)
 
 
-def _put_policy(policy: int) -> None:
-    os.sched_setscheduler(0, policy, _PRIORITY)
+def _policy() -> Any:
+    """The scheduling policy and its priority, which only the real-time policies have."""
+    policy = os.sched_getscheduler(0)
+    has_priority = policy in (os.SCHED_FIFO, os.SCHED_RR)
+    return policy, os.sched_getparam(0) if has_priority else _NO_PRIORITY
 
 
 _mask = partial(_signal.pthread_sigmask, _BLOCK, ())
@@ -204,7 +207,7 @@ _ASPECTS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
     (_zone, _put_zone),
     (_umask, os.umask),
     (partial(os.getpriority, *_HERE), partial(os.setpriority, *_HERE)),
-    (partial(os.sched_getscheduler, 0), _put_policy),
+    (_policy, lambda policy: os.sched_setscheduler(0, *policy)),
     (partial(os.sched_getaffinity, 0), partial(os.sched_setaffinity, 0)),
     (_locale_name, partial(_locale.setlocale, _ALL)),
     (sys.getswitchinterval, sys.setswitchinterval),

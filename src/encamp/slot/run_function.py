@@ -32,16 +32,16 @@ def called(
 
     If the function forks and returns in both processes, the child process ends here.
     """
-    forks = _Forks.count
+    pid = os.getpid()  # not the number of forks: compiled code may fork without telling Python
     try:
         value = function(*args, **kwargs or {})
         if type(value) is CoroutineType:
             value = _awaited(value)
     except BaseException as exc:
-        if _Forks.count != forks:
+        if os.getpid() != pid:
             _end(exc)
         raise
-    if _Forks.count != forks:
+    if os.getpid() != pid:
         _end(None)
     return value
 

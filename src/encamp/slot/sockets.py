@@ -287,10 +287,11 @@ class SlotSockets:
         with suppress(EOFError, OSError):
             while True:
                 poll.register(fd, select.POLLIN | (select.POLLOUT if self.said.waiting else 0))
-                if not poll.poll(self._until_look()):
+                found = poll.poll(self._until_look())
+                self._dozes = False
+                if not found:
                     self._see()
-                if self._dozes:
-                    self._dozes = False
+                elif any(ready == self._watcher.fileno() for ready, _ in found):
                     self._watcher.rest()
                 self.said.flush()
                 for parts in reader.read():

@@ -10,7 +10,7 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, lru_cache, partial
+from functools import lru_cache, partial
 from types import FunctionType
 from typing import Any, ClassVar
 
@@ -42,10 +42,14 @@ class Here:
     def __init__(self, place: int, task: CurrentTask, vm: Any) -> None:
         self.place, self.task, self.vm = place, task, vm
 
-    @cached_property
+    @property
     def mail(self) -> Mailbox:
-        """The task's mailbox."""
-        return Mailbox(partial(_fetch_in_task, self.vm, self.task))
+        """The task's mailbox, made when it is first used; threads of the task share it."""
+        known = vars(self)
+        if "_mail" not in known:  # `setdefault`, because another thread may be as far
+            known.setdefault("_mail", Mailbox(partial(_fetch_in_task, self.vm, self.task)))
+        found: Mailbox = known["_mail"]
+        return found
 
 
 running: dict[int, Here] = {}

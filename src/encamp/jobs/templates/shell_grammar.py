@@ -49,6 +49,7 @@ _EXPANSION = re.compile(
 )
 """Expansions in braces that run nothing and contain no quotes."""
 _SUM = re.compile(r"[\s\d+*/%()<>=!&|^~?:,$\[\]-]*")
+_NOT_DECIMAL = "its arithmetic has not only decimal numbers"
 _COMPARES_NUMBERS = names("-eq -ne -lt -le -gt -ge -v -R")
 _READ_OTHERWISE = re.compile(r"\S\\\n\S|[^\S \t\n]|[\0-\x08\x0e-\x1f\x7f]")
 """A word on two lines, and white space that shells count as a part of a word."""
@@ -152,7 +153,7 @@ class ShellLine:
         if kind not in _KNOWN:
             return f"the line has a {kind.replace('_', ' ')}"
         if kind == "arithmetic_expansion" or _is_sum(node):
-            return "" if _SUM.fullmatch(_text(node)) else "the line does arithmetic with variables"
+            return "" if _SUM.fullmatch(_text(node)) else _NOT_DECIMAL
         if kind == "command":
             words = self._words(node)
             return why_unsafe(words) if words else ""

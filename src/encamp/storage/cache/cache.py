@@ -30,7 +30,7 @@ from types import TracebackType
 from msgspec.structs import replace
 
 from encamp.errors import BadJob, DiskFull, SourceChanged, UnusableInput
-from encamp.storage.cache.index import Event, Index, Row, opened
+from encamp.storage.cache.index import UNKNOWN, Event, Index, Row, opened
 from encamp.storage.cache.integrity import is_intact
 from encamp.storage.cache.locks import KeyLock, exclusive, shared
 from encamp.storage.cache.tmp_cleaners import keep_off
@@ -144,11 +144,11 @@ class HostCache:
         if not missing:
             return
         try:
-            self._note_fetches(missing)
-        except OSError as exc:
-            need = sum(item.allocated for item in missing)
-            raise copy_error(exc, missing[0].name, self.root, need) from exc
-        try:
+            try:
+                self._note_fetches(missing)
+            except OSError as exc:
+                need = sum(item.allocated for item in missing)
+                raise copy_error(exc, missing[0].name, self.root, need) from exc
             self._fetch_all(missing)
         except BaseException:
             self._forget_missing(missing)
@@ -470,7 +470,7 @@ class HostCache:
                 with suppress(FileNotFoundError, UnusableInput):  # cleared meanwhile
                     size, files = _measured(entry)
                     now = time.time()
-                    row = Row(entry.name, kind, "unknown", "unknown", size, files, now, now)
+                    row = Row(entry.name, kind, UNKNOWN, UNKNOWN, size, files, now, now)
                     index.add(row)
 
     @property
@@ -591,5 +591,5 @@ def _row_of(entry: Path, kind: str, sources: dict[str, str]) -> Row | None:
     """The record of an entry on the disk; None if another process is removing it."""
     with suppress(FileNotFoundError, UnusableInput):
         size, files = _measured(entry)
-        return Row(entry.name, kind, sources.get(entry.name, "unknown"), "", size, files, 0, 0)
+        return Row(entry.name, kind, sources.get(entry.name, UNKNOWN), "", size, files, 0, 0)
     return None

@@ -22,6 +22,8 @@ EVENTS_KEPT = 10_000
 """How many of the newest events are kept."""
 
 _VERSION = 2
+UNKNOWN = "unknown"
+"""Source and state of an entry whose record was lost."""
 _SCHEMA = (
     """CREATE TABLE entry (
         key TEXT PRIMARY KEY, kind TEXT, source TEXT, state TEXT,
@@ -71,12 +73,14 @@ class Index:
         """Whether it was just created and is empty."""
 
     def add(self, row: Row) -> None:
-        """Record an entry; for a recorded one, only its use."""
+        """Record an entry; for a recorded one, its use, and what was unknown."""
         values = (row.key, row.kind, row.source, row.state, row.size, row.files)
         self._database.execute(
             "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-            " ON CONFLICT (key) DO UPDATE SET used = excluded.used",
-            (*values, row.fetched, row.used),
+            " ON CONFLICT (key) DO UPDATE SET used = excluded.used,"
+            " source = CASE source WHEN ?9 THEN excluded.source ELSE source END,"
+            " state = CASE state WHEN ?9 THEN excluded.state ELSE state END",
+            (*values, row.fetched, row.used, UNKNOWN),
         )
 
     def remove(self, keys: Iterable[str]) -> None:
@@ -193,8 +197,9 @@ class _DamagedError(sqlite3.DatabaseError):
 
 
 def _is_damaged(exc: sqlite3.Error) -> bool:
+    primary = (_code(exc) or 0) & 0xFF  # a code such as SQLITE_CORRUPT_INDEX has more bits
     known = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
-    return isinstance(exc, _DamagedError) or _code(exc) in known
+    return isinstance(exc, _DamagedError) or primary in known
 
 
 def _check_once_a_boot(database: sqlite3.Connection) -> None:
@@ -202,7 +207,7 @@ def _check_once_a_boot(database: sqlite3.Connection) -> None:
     boot = zlib.crc32(boot_id().encode()) >> 1
     if database.execute("PRAGMA application_id").fetchone()[0] == boot:
         return
-    if database.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+    if database.execute("PRAGMA integrity_check(1)").fetchone()[0] != "ok":
         raise _DamagedError("it is damaged")
     database.execute(f"PRAGMA application_id = {boot}")
 
