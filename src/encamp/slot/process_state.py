@@ -168,10 +168,6 @@ def _cannot_unread(_: Any) -> None:
     raise ValueError("sys.stdin may have read ahead from another file")
 
 
-def _put_thread_hook(hook: Any) -> None:
-    threading.excepthook = hook
-
-
 set_up_loggers: list[Any] = []
 """Loggers with settings of the program (`program_settings`), restored like the root logger."""
 
@@ -222,7 +218,7 @@ _ASPECTS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
     (partial(getattr, warnings, "filters"), _put_filters),
     (sys.gettrace, sys.settrace),
     (sys.getprofile, sys.setprofile),
-    (partial(getattr, threading, "excepthook"), _put_thread_hook),
+    (partial(getattr, threading, "excepthook"), partial(setattr, threading, "excepthook")),
     (threading.gettrace, threading.settrace),
     (threading.getprofile, threading.setprofile),
     (gc.isenabled, lambda enabled: (gc.enable if enabled else gc.disable)()),

@@ -12,19 +12,6 @@ from typing import Any, NoReturn
 from encamp.wire.pickling import traceback_of
 
 
-class _Forks:
-    """The number of forks between this process and the one that has imported this module."""
-
-    count = 0
-
-    @classmethod
-    def forked(cls) -> None:
-        cls.count += 1
-
-
-os.register_at_fork(after_in_child=_Forks.forked)
-
-
 def called(
     function: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
 ) -> Any:
@@ -44,6 +31,19 @@ def called(
     if os.getpid() != pid:
         _end(None)
     return value
+
+
+class _Forks:
+    """The number of forks between this process and the one that has imported this module."""
+
+    count = 0
+
+    @classmethod
+    def forked(cls) -> None:
+        cls.count += 1
+
+
+os.register_at_fork(after_in_child=_Forks.forked)
 
 
 def called_for_each(
