@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import signal
 import threading
 import time
@@ -18,6 +19,7 @@ from encamp.errors import (
     BadJob,
     NotEnough,
     NotInTime,
+    ProxyReleased,
     ServerLost,
     ServiceEnded,
     ServiceError,
@@ -25,7 +27,9 @@ from encamp.errors import (
     TaskLost,
     UnknownOption,
 )
+from encamp.services.letters import LeaseEnded
 from encamp.services.proxy import Proxy
+from encamp.services.server import current_server
 from encamp.services.service import Service
 from encamp.testing import served
 from encamp.testing.waiting import until
@@ -382,3 +386,57 @@ def test_a_server_is_free_when_the_group_that_has_had_it_is_released(at_least_on
                 assert [one.state for one in service.statistics().servers] == ["held"] * 2
                 assert gather(group.broadcast("add", 1), timeout=SOON) == [2, 2]
             assert [one.state for one in service.statistics().servers] == ["free"] * 2
+
+
+def test_a_copy_of_a_released_proxy_is_refused_however_many_have_been_acquired_since() -> None:
+    with Cluster("local", slots=1) as cluster:
+        service = cluster.publish(Adder, count=1)
+        released = service.acquire(SOON)
+        copy = pickle.loads(pickle.dumps(released))
+        released.release()
+        for _ in range(250):
+            with service.acquire(SOON) as proxy:
+                pickle.dumps(proxy)  # the server learns of the release of a passed proxy
+        with service.acquire(SOON) as holder:
+            assert holder.add(1).get(SOON) == 2
+            with pytest.raises(ProxyReleased):
+                copy.add(1).get(SOON)
+            assert holder.add(2).get(SOON) == 3
+
+
+def test_a_call_of_a_later_lease_ends_the_leases_before_it() -> None:
+    """The release of a group may arrive at the server after the call of the next client."""
+    with Cluster("local", slots=1) as cluster:
+        service = cluster.publish(Adder, count=1)
+        first = service.acquire(SOON)
+        copy = pickle.loads(pickle.dumps(first))
+        first._client.tell(LeaseEnded(first.server, first._lease), [])
+        with service.acquire(SOON) as holder:
+            assert holder.add(1).get(SOON) == 2
+            with pytest.raises(ProxyReleased):
+                copy.add(1).get(SOON)
+
+
+class Ranked(Adder):
+    def rank(self) -> int:
+        return current_server().rank
+
+    def die(self) -> None:
+        os._exit(3)
+
+
+def test_a_successor_knows_the_groups_and_the_ended_leases_of_the_saved_state() -> None:
+    with Cluster("local", slots=1) as cluster:
+        service = cluster.publish(Ranked, count=1, checkpoint_every=1, at_least_once=True)
+        released = service.acquire(SOON)
+        copy = pickle.loads(pickle.dumps(released))
+        released.release()
+        with service.group() as group:
+            (member,) = group.members
+            assert member.rank().get(SOON) == 0
+            assert member.add(1).get(SOON) == 2
+            with pytest.raises(ServerLost):
+                member.die().get(SOON)
+            assert member.rank().get(SOON) == 0
+            with pytest.raises(ProxyReleased):
+                copy.add(1).get(SOON)

@@ -164,7 +164,7 @@ class Ready(Letter, tag=14):
 
 
 class Saved(Letter, tag=15):
-    """The pickle of a server's state after ``serial`` calls follows."""
+    """A server's state after ``serial`` calls follows: its leases and groups, then its object."""
 
     server: int
     serial: int

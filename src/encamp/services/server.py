@@ -113,7 +113,8 @@ class Server:
         self._object: Any = None
         self._methods: frozenset[str] = frozenset()
         self._queue: deque[tuple[int, Call, Parts]] = deque()
-        self._released: set[int] = set()
+        self._ended = 0
+        """All leases up to this number have ended: each lease of a server has a larger number."""
         self._over = False
         self._serial = self._saved = 0
         """Calls that were run, and how many of them the last saved state includes."""
@@ -157,7 +158,9 @@ class Server:
 
     def _restore(self, state: bytes, kind: str) -> None:
         with _told_of(f"the last saved state of {kind} could not be restored", "restore"):
-            saved = load(pickle.loads(state))  # noqa: S301 - see `load`
+            head, *parts = pickle.loads(state)  # noqa: S301 - see `load`
+            saved = load(parts)
+            self._ended, self.groups = pickle.loads(head)  # noqa: S301 - see `_save`
             if hasattr(self._object, "restore"):
                 self._object.restore(saved)
             else:
@@ -206,13 +209,16 @@ class Server:
         if client != self._client:
             self._flush()
             self._client = client
-        if op == RELEASE:
-            self._release(lease)
-            return
         if op == END:
             self._over = True
             return
-        if lease in self._released:
+        has_ended = lease <= self._ended
+        self._end_leases(lease if op == RELEASE else lease - 1)
+        if op == RELEASE:
+            if not has_ended:
+                self._report_release(lease)
+            return
+        if has_ended:
             self._refuse(client, call, ProxyReleased(self.settings.service))
             return
         if op == GROUP:
@@ -256,15 +262,16 @@ class Server:
             read[key] = called(found) if getter in self._methods else found
         return value, read
 
-    def _release(self, lease: int) -> None:
-        if lease not in self._released:
-            self._released.add(lease)
-            if len(self._released) > _MOST_HELD:
-                self._released.discard(min(self._released))
-            self.groups.pop(lease, None)
-            self._freed.append(lease)
-            if self._client != SPAWNER or not self._queue:
-                self._flush()
+    def _end_leases(self, last: int) -> None:
+        """Refuse calls of all leases up to ``last``: a server has one lease at a time."""
+        if last > self._ended:
+            self._ended = last
+            self.groups = {lease: group for lease, group in self.groups.items() if lease > last}
+
+    def _report_release(self, lease: int) -> None:
+        self._freed.append(lease)
+        if self._client != SPAWNER or not self._queue:
+            self._flush()
 
     # Answers
 
@@ -346,7 +353,8 @@ class Server:
         with _told_of(f"the state of {kind} could not be saved", "checkpoint", "restore"):
             own = hasattr(self._object, "checkpoint")
             parts = dump(self._object.checkpoint() if own else self._object)
-        self._post(SPAWNER, [encode(Saved(self.settings.server, self._serial)), *parts])
+        head = pickle.dumps((self._ended, self.groups))
+        self._post(SPAWNER, [encode(Saved(self.settings.server, self._serial)), head, *parts])
 
     def over(self) -> None:
         """Stop making calls."""
