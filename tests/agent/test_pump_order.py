@@ -140,7 +140,7 @@ def test_what_an_order_has_to_send_is_sent_at_once_if_no_thread_drives() -> None
         sent.extend(posted)
         posted.clear()
 
-    pump.turned.append(send)
+    pump.at_turn_end.append(send)
     pump.order(lambda: posted.append(7))
     assert sent == [7]
     pump.order(lambda: None)

@@ -27,7 +27,7 @@ class Messages:
         """Whether messages need nothing more in their turn."""
         self.there, self._here = os.pipe()
         pump.watch(self.there, self._ready)
-        pump.turned.append(self._turned)
+        pump.at_turn_end.append(self._turned)
 
     def _ready(self, _: int) -> bool:
         self.come += len(os.read(self.there, 100))

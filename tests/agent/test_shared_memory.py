@@ -270,7 +270,7 @@ def test_earlier_socket_messages_are_received_first(
     sent.send([b"by the socket"])
     assert put(b"behind that")
     assert slot.catch(7, None) is None
-    assert not slot.take_in()
+    assert not slot.deliver()
     sockets.read += 1
     sockets.slot.inbox.append((7, b"by the socket"))
     assert slot.catch(7, None) is None, "what was read is to be received first"

@@ -113,7 +113,7 @@ three_slots = pytest.mark.parametrize("run", [3], indirect=True)
 
 
 def test_a_worker_is_kept_for_a_moment_after_its_work(run: Run, clock: Clock) -> None:
-    run.engine._take_in({FIRST: 2, SECOND: 1})
+    run.engine._note_workers({FIRST: 2, SECOND: 1})
     assert run.look({FIRST: 2, SECOND: 1}) == {FIRST: 2, SECOND: 1}
     clock.now += 1.0
     assert run.look({FIRST: 1}) == {FIRST: 1, SECOND: 1}
@@ -124,12 +124,12 @@ def test_a_worker_is_kept_for_a_moment_after_its_work(run: Run, clock: Clock) ->
 
 
 def test_a_worker_that_has_left_is_not_asked_for(run: Run, clock: Clock) -> None:
-    run.engine._take_in({FIRST: 2, SECOND: 1})
+    run.engine._note_workers({FIRST: 2, SECOND: 1})
     assert run.look({FIRST: 2, SECOND: 1}) == {FIRST: 2, SECOND: 1}
     run.engine._worker_gone(FIRST)
     assert run.look({SECOND: 1}) == {SECOND: 1}
     run.begun.clear()
-    run.engine._take_in({FIRST: 2, SECOND: 1})  # it is back
+    run.engine._note_workers({FIRST: 2, SECOND: 1})  # it is back
     assert run.begun == {FIRST: 2}
 
 
@@ -145,36 +145,36 @@ def test_calls_that_wait_for_a_moment_only_do_not_make_the_cluster_grow(
 @three_slots
 def test_no_more_slots_are_taken_or_asked_for_than_wanted(run: Run, clock: Clock) -> None:
     assert (run.look({}, 9), run.look({}, 9)) == ({}, {"": 3})
-    run.engine._take_in({FIRST: 2})
+    run.engine._note_workers({FIRST: 2})
     assert run.begun == {FIRST: 2}
     assert run.look({}, 9) == {"": 1}
-    run.engine._take_in({FIRST: 2, SECOND: 2})
+    run.engine._note_workers({FIRST: 2, SECOND: 2})
     assert run.begun == {FIRST: 2, SECOND: 1}
     assert run.look({}, 9) == {}
 
 
 @three_slots
 def test_slots_of_a_worker_that_was_given_up_are_taken_elsewhere(run: Run, clock: Clock) -> None:
-    run.engine._take_in({FIRST: 3})
+    run.engine._note_workers({FIRST: 3})
     (agent,) = run.engine.known.values()
     run.engine.give_up(agent.number)
-    run.engine._take_in({FIRST: 3, SECOND: 3})
+    run.engine._note_workers({FIRST: 3, SECOND: 3})
     assert run.begun == {FIRST: 3, SECOND: 3}
 
 
 @three_slots
 def test_workers_joining_together_share_wanted_slots(run: Run, clock: Clock) -> None:
-    run.engine._take_in({FIRST: 2, SECOND: 2})
+    run.engine._note_workers({FIRST: 2, SECOND: 2})
     assert run.begun == {FIRST: 2, SECOND: 1}
 
 
 @three_slots
 def test_no_slots_are_taken_while_there_are_too_many(run: Run, clock: Clock) -> None:
-    run.engine._take_in({FIRST: 3})
+    run.engine._note_workers({FIRST: 3})
     (agent,) = run.engine.known.values()
     run.engine.give_up(agent.number)
-    run.engine._take_in({FIRST: 3, SECOND: 3})
+    run.engine._note_workers({FIRST: 3, SECOND: 3})
     run.engine.begin_again(agent)  # its host is back
     run.begun.clear()
-    run.engine._take_in({FIRST: 3, SECOND: 3, "tcp://10.0.0.3:1": 3})
+    run.engine._note_workers({FIRST: 3, SECOND: 3, "tcp://10.0.0.3:1": 3})
     assert run.begun == {}

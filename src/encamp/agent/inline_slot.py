@@ -49,7 +49,7 @@ class InlineSlot(AgentSlot):
             self._folder = None
         looked = time.monotonic()
         while self._slot.run_next():
-            self.agent.turned()
+            self.agent.end_turn()
             if time.monotonic() - looked > _LOOK:  # idle slots may ask for the calls waiting here
                 self.agent.pump.turn(0)
                 looked = time.monotonic()

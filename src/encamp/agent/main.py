@@ -100,7 +100,7 @@ class Agent:
         self._linked: set[tuple[int, int]] = set()
         if not self.beside:
             pump.attach(endpoint, self.arrived)
-            pump.turned.append(self.turned)
+            pump.at_turn_end.append(self.end_turn)
 
     def arrived(self, arrival: Arrival) -> None:
         """Handle what the engine receives."""
@@ -253,7 +253,7 @@ class Agent:
         else:
             self.outbox.post(to, parts)
 
-    def turned(self) -> None:
+    def end_turn(self) -> None:
         """Send what was posted in this turn."""
         self.outbox.flush()
         ahead = sum(slot.busy for slot in self.slots)

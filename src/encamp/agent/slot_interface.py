@@ -43,7 +43,7 @@ class OwningAgent(Protocol):
     def unlink(self, slot: int) -> None:
         """Forget the links of a slot whose process has ended."""
 
-    def turned(self) -> None:
+    def end_turn(self) -> None:
         """Send what was posted in this turn of the pump."""
 
 

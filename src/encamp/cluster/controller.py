@@ -141,8 +141,8 @@ class Controller:
         """Whether tasks run in this process."""
         self._handlers: dict[type, Callable[[Agent, Any, Parts], None]] = {
             Hello: self.agents.hello,
-            Results: self._results,
-            ManyResults: self._many_results,
+            Results: self._open_results,
+            ManyResults: self._open_bundled_results,
             Message: self._message,
             Started: self._started,
             OutputText: self.said,
@@ -154,7 +154,7 @@ class Controller:
         }
         if engine.agent_here is None or engine.patience() is not None:  # the engine has arrivals
             self.pump.attach(engine, self.arrived)
-        self.pump.turned.append(self.turned)
+        self.pump.at_turn_end.append(self.end_turn)
         self.pump.due.append(self._due)
         self.pump.broken = self.fail
 
@@ -210,11 +210,11 @@ class Controller:
 
     # One turn of the pump
 
-    def turned(self) -> None:
+    def end_turn(self) -> None:
         """Assign waiting tasks, and send what is queued."""
         scheduler = self.scheduler
         if self.incoming:
-            self.take_in()
+            self.register_spawned()
             if self.failure is not None:  # perhaps since `spawn` has checked
                 self.fail(self.failure)
             if self.agents.has_lost:  # perhaps since `spawn` has checked the hosts
@@ -239,7 +239,7 @@ class Controller:
         """Whether a turn with only messages still needs its end."""
         return bool(self.incoming or self.outbox.waiting or self.messages.awaited)
 
-    def take_in(self) -> None:
+    def register_spawned(self) -> None:
         """Queue the spawned tasks. Other threads only append to ``incoming``, in one step."""
         incoming = self.incoming
         while incoming:
@@ -250,12 +250,12 @@ class Controller:
 
     def known(self) -> list[TaskRecord]:
         """The tasks that have not ended; for the driving thread."""
-        self.take_in()
+        self.register_spawned()
         return list(self.tasks.values())
 
     def record(self, task: SpawnedTask) -> TaskRecord | None:
         """The record of a task, None if it has ended; for the driving thread."""
-        self.take_in()
+        self.register_spawned()
         return self.tasks.get(task.id)
 
     def why_waits(self, task: int) -> str:
@@ -288,7 +288,7 @@ class Controller:
 
     def send(self, to: int, payload: Parts) -> None:
         """Send a message of the program to a task; for the driving thread."""
-        self.take_in()
+        self.register_spawned()
         self.messages.send(to, SPAWNER, payload)
 
     def arrived(self, arrival: Arrival) -> None:
@@ -434,33 +434,33 @@ class Controller:
 
     # Results
 
-    def _results(self, agent: Agent, envelope: Results, parts: Parts) -> None:
+    def _open_results(self, agent: Agent, envelope: Results, parts: Parts) -> None:
         slot = agent.slots[envelope.slot]
         if len(envelope.results) == 1:
-            self._take_result(slot, envelope.results[0], parts[1:], last=True)
+            self._settle_one(slot, envelope.results[0], parts[1:], last=True)
             return
         results, at = deque[tuple[Result, Parts]](), 1
         for result in envelope.results:
             end = at + result[4]
             results.append((result, parts[at:end]))
             at = end
-        self._take_results((slot, results))
+        self._settle_all((slot, results))
 
-    def _many_results(self, agent: Agent, envelope: ManyResults, parts: Parts) -> None:
+    def _open_bundled_results(self, agent: Agent, envelope: ManyResults, parts: Parts) -> None:
         slot = agent.slots[envelope.slot]
         come = [result for part in parts[1:] for result in decode(part).results]
-        self._take_results((slot, deque(zip(come, repeat(_NO_BUFFERS)))))
+        self._settle_all((slot, deque(zip(come, repeat(_NO_BUFFERS)))))
 
-    def _take_results(self, come: tuple[SlotRecord, deque[tuple[Result, Parts]]]) -> None:
+    def _settle_all(self, come: tuple[SlotRecord, deque[tuple[Result, Parts]]]) -> None:
         """Take results; a turn inside a callback continues with the rest."""
         slot, results = come
         if len(results) > 1:
-            self.pump.before_others(self._take_results, [come])
+            self.pump.before_others(self._settle_all, [come])
         while results:
             result, buffers = results.popleft()
-            self._take_result(slot, result, buffers, last=not results)
+            self._settle_one(slot, result, buffers, last=not results)
 
-    def _take_result(self, slot: SlotRecord, result: Result, buffers: Parts, *, last: bool) -> None:
+    def _settle_one(self, slot: SlotRecord, result: Result, buffers: Parts, *, last: bool) -> None:
         """Handle a result; after the ``last`` of several, another call has started at the slot."""
         number, good, seconds, payload, _ = result
         task = self.tasks.get(number)
@@ -479,9 +479,9 @@ class Controller:
         if good and payload == _NONE and not task.options.staged:
             self.end(task, True, None)
         else:
-            self._result(task, slot, good, disclosed(payload, buffers))
+            self._unpickle_result(task, slot, good, disclosed(payload, buffers))
 
-    def _result(self, task: TaskRecord, slot: SlotRecord, good: bool, body: Parts) -> None:
+    def _unpickle_result(self, task: TaskRecord, slot: SlotRecord, good: bool, body: Parts) -> None:
         if not good:
             self._failed(task, slot, *load_failure(body))
             return

@@ -54,14 +54,14 @@ def by_signal(exc: Exception) -> bool:
 
 
 class EventLoop:
-    """An event loop. The functions in ``turned`` are called at the end of each turn, to send.
+    """An event loop. The functions in ``at_turn_end`` are called at the end of each turn, to send.
 
     A turn in which nothing but messages for this process arrived skips them, unless a function in
     ``due`` returns true, which says that there is something to send.
     """
 
     def __init__(self) -> None:
-        self.turned: list[Callable[[], None]] = []
+        self.at_turn_end: list[Callable[[], None]] = []
         self.due: list[Callable[[], object]] = []
         self.resting: list[Callable[[], None]] = []
         """Called before each look at descriptors, which may be a sleep."""
@@ -90,7 +90,7 @@ class EventLoop:
         self.nudged = False
         """Whether another thread has reported work."""
         self._due = False
-        """Whether something was handled after which functions in ``turned`` may have to send."""
+        """Whether functions in ``at_turn_end`` may have to send after what was handled."""
         self.turned_at = 0.0
         self.passed = 0
         """How many messages were handled without a turn since the last one."""
@@ -144,7 +144,7 @@ class EventLoop:
         """Wait for something for at most ``timeout`` seconds, and handle all that is there."""
         events, waited = self._wait(timeout)
         with self.signals_deferred:
-            self._take_in(events, waited)
+            self._handle_events(events, waited)
 
     def _wait(self, timeout: float | None, *, poll_first: bool = False) -> tuple[Events, bool]:
         """Wait for events; returns them, and whether it was allowed to wait for some.
@@ -170,7 +170,7 @@ class EventLoop:
         self._sleeping = self.nudged = False
         return events, limit > 0
 
-    def _take_in(self, events: Events, waited: bool) -> None:
+    def _handle_events(self, events: Events, waited: bool) -> None:
         """Handle the events and all that is due. Signals must be deferred."""
         handlers, new = self._handlers, self._new
         new.clear()
@@ -214,7 +214,7 @@ class EventLoop:
         return time.monotonic() - self.turned_at > TURN_WITHIN
 
     def _rest_of_turn(self) -> None:
-        """All of a turn but the events of descriptors: engines, orders, timers, ``turned``."""
+        """All of a turn but the events of descriptors: engines, orders, timers, ``at_turn_end``."""
         self.turned_at = time.monotonic()
         self.passed = 0
         if self._ends:
@@ -230,8 +230,8 @@ class EventLoop:
         if self.pending:
             self._handle_pending()
         self._due = False
-        for turned in self.turned:
-            turned()
+        for call in self.at_turn_end:
+            call()
 
     def _patience(self, timeout: float | None) -> float:
         """Seconds to wait at most, by the engines and timers."""

@@ -53,8 +53,8 @@ class Pump(EventLoop):
         self.elsewhere = False
         """Whether this process was forked from the one that the pump belongs to."""
 
-    def _take_in(self, events: Events, waited: bool) -> None:
-        super()._take_in(events, waited)
+    def _handle_events(self, events: Events, waited: bool) -> None:
+        super()._handle_events(events, waited)
         if self.waiters:
             self.tell_waiters()
 
@@ -80,7 +80,7 @@ class Pump(EventLoop):
                 if (left is not None and left <= 0) or self._closed:
                     return bool(done())
                 if self._driver == me:
-                    self._take_in(*self._wait(left))
+                    self._handle_events(*self._wait(left))
                 elif self.lock.acquire(blocking=False) or self._wait_for_lock(left):
                     self._claims = 0
                     self._since, self._driver = time.monotonic(), me
@@ -104,7 +104,7 @@ class Pump(EventLoop):
                     return True
                 if came:
                     left = 0.0  # more may have arrived
-            self._take_in(*self._wait(left, poll_first=True))
+            self._handle_events(*self._wait(left, poll_first=True))
         return True
 
     def _wait_for_lock(self, timeout: float | None) -> bool:
@@ -192,8 +192,8 @@ class Pump(EventLoop):
 
     def _send_if_due(self) -> None:
         if any(due() for due in self.due):
-            for turned in self.turned:
-                turned()
+            for call in self.at_turn_end:
+                call()
 
     def nudge(self, within: float = 0.0) -> None:
         """Start what was just ordered: by a turn here, or by waking the driving thread.
@@ -205,7 +205,7 @@ class Pump(EventLoop):
             if self.lock.acquire(blocking=False) or self._relieves(within):
                 self._since, self._driver = time.monotonic(), threading.get_ident()
                 try:
-                    self._take_in(*self._wait(0))
+                    self._handle_events(*self._wait(0))
                 finally:
                     self._leave()
 

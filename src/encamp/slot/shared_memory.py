@@ -151,7 +151,7 @@ class Sockets(Protocol):
 
 
 class SlotShortcut:
-    """A slot's shortcut to the program; for the thread that runs its calls, except `take_in`."""
+    """A slot's shortcut to the program; for the thread that runs its calls, except `deliver`."""
 
     waiting = False
     """Never true: a message in a cell says how many messages precede it."""
@@ -209,9 +209,9 @@ class SlotShortcut:
         """Stop polling before this process sleeps; returns whether the cell had a message."""
         self._in.end()
         with self._sockets.reading:
-            return self.take_in()
+            return self.deliver()
 
-    def take_in(self) -> bool:
+    def deliver(self) -> bool:
         """Give the slot the cell's message if it is the next; returns whether it was.
 
         For the thread that reads the sockets.

@@ -241,7 +241,7 @@ class SlotSockets:
             shortcut = self.shortcut
             for parts in self._reader.read():
                 if shortcut is not None and shortcut.used:
-                    shortcut.take_in()
+                    shortcut.deliver()
                 self.read += 1
                 envelope = decode(parts[0])
                 if isinstance(envelope, Link):
@@ -250,7 +250,7 @@ class SlotSockets:
                     self.slot.take(envelope, parts)
                     self._runs += isinstance(envelope, Run)
             if shortcut is not None and shortcut.used:
-                shortcut.take_in()
+                shortcut.deliver()
 
     def _take_link(self, slot: int) -> None:
         while slot in self._links and readable(self._links[slot].socket, 0):

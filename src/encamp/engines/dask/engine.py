@@ -212,7 +212,7 @@ class DaskEngine(MeshEngine):
 
     def _look_for_workers(self) -> None:
         threads = dict(self._client.nthreads())
-        self.soon(partial(self._take_in, threads))
+        self.soon(partial(self._note_workers, threads))
 
     @property
     def _left(self) -> int | None:
@@ -222,7 +222,7 @@ class DaskEngine(MeshEngine):
         """
         return None if self._slots is None else max(0, self._slots - self.slots_there)
 
-    def _take_in(self, threads: Mapping[str, int]) -> None:
+    def _note_workers(self, threads: Mapping[str, int]) -> None:
         """Start agents on workers without any, as far as slots are wanted."""
         new = {}
         left = self._left

@@ -78,7 +78,7 @@ class Journal:
         for record, at in lines_of(files):
             if watch is not None:
                 watch(record)
-            self._take_in(record, at)
+            self._note_record(record, at)
 
     @property
     def warnings(self) -> list[str]:
@@ -112,7 +112,7 @@ class Journal:
                 now = time.time()
                 self.write(*[Record(event, task, now) for task in sorted(names)])
 
-    def _take_in(self, record: Record | Line, at: int) -> None:
+    def _note_record(self, record: Record | Line, at: int) -> None:
         task = record.task
         match record.event:
             case "done":
@@ -227,7 +227,7 @@ class Journal:
             return []
         lines = [encoded(record) + b"\n" for record in records]
         for record, at in zip(records, self._file.append(lines), strict=True):
-            self._take_in(record, at)
+            self._note_record(record, at)
         return lines
 
     @property

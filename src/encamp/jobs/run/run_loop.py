@@ -191,7 +191,7 @@ class RunLoop:
             if self.running:
                 arrivals = self._arrivals(min(SILENCE, self.monitor.pause))
                 if arrivals:
-                    self._take_in(arrivals)
+                    self._handle_arrivals(arrivals)
                 if self.submissions.look(heard=bool(arrivals)):
                     self.running.clear()
             if not self.max_failures.reached:
@@ -358,7 +358,7 @@ class RunLoop:
         ahead = len(self.running) / self.workers
         return min(TOGETHER, ahead * _SHORTEST) if ahead > _PLENTY else 0.0
 
-    def _take_in(self, arrivals: list[Arrival]) -> None:
+    def _handle_arrivals(self, arrivals: list[Arrival]) -> None:
         """Publish the outputs of good results, then write to the journal, in this order."""
         came: list[tuple[str, Outcome]] = []
         all_files: list[TaskFiles] = []
@@ -500,7 +500,7 @@ class RunLoop:
         deadline = time.monotonic() + JOB_ENDS
         while self.running and (left := deadline - time.monotonic()) > 0:
             self.monitor.look(self.submissions.futures, self._try_of, stopping=True)
-            self._take_in(self._arrivals(min(left, self.monitor.pause)))
+            self._handle_arrivals(self._arrivals(min(left, self.monitor.pause)))
 
     def _draw(self, status: JobStatus, pause: float) -> None:
         self.report.draw(status, pause, self.max_failures.warnings())

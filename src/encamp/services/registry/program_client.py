@@ -31,7 +31,7 @@ class ProgramClient(Client):
         super().__init__(SPAWNER)
         self._controller, self._registry = controller, registry
         self._pump = controller.pump
-        self._pump.turned.insert(0, self.flush)  # before the controller sends what is posted
+        self._pump.at_turn_end.insert(0, self.flush)  # before the controller sends what is posted
         self._pump.due.append(lambda: self._outgoing)
 
     @property
