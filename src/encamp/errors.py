@@ -4,69 +4,69 @@
     ├── InputError                 unusable input from the user; the command exits with 2
     │   ├── NoMatch                a pattern that matches nothing
     │   ├── UnusableInput          an input that is missing, unreadable, or neither file nor folder
-    │   ├── UnsafeTarget           a target outside of the sandbox
-    │   ├── TargetConflict         two inputs with one target in the sandbox
-    │   ├── OutputConflict         two outputs for one destination
+    │   ├── UnsafeTarget           an input whose target is outside the task's folder
+    │   ├── TargetConflict         two inputs with one path in the task's folder
+    │   ├── OutputConflict         two outputs that would be the same published file
     │   ├── OutputExists           an output that exists already and may not be replaced
-    │   ├── BadDestination         a destination that cannot be written
-    │   ├── BadLocalStorage        a local storage root that cannot be used
-    │   ├── NotOurs                a file or folder of a job that another user may have put there
-    │   ├── BadJob                 a job with wrong names, dependencies or values
+    │   ├── BadDestination         a destination that cannot be written, or not safely
+    │   ├── BadLocalStorage        a folder for local storage that cannot be used
+    │   ├── NotOurs                a job's file or folder that another user might have put there
+    │   ├── BadJob                 a job with names, dependencies or values that are not allowed
     │   │   ├── WrongType          a value of the wrong type
     │   │   └── NotCallable        a value that should be a function and is not
     │   ├── UnknownOption          an option that does not exist
-    │   ├── BadJobFile             a job file that breaks the schema, with line and column
-    │   ├── CannotTravel           a callable or argument that cannot be pickled
-    │   ├── OtherPython            a function of a script on a host with another Python version
-    │   ├── JobBusy                another process is running this job
-    │   ├── EngineUnavailable      an engine that is unknown or not installed
+    │   ├── BadJobFile             a job file that is not valid, with line and column
+    │   ├── CannotTravel           a function, argument or result that cannot be pickled
+    │   ├── OtherPython            a script's function on a host with a different Python version
+    │   ├── JobBusy                a job that is being run already
+    │   ├── EngineUnavailable      an engine that is unknown, not installed or not usable
     │   ├── UnsupportedByEngine    a request that this engine does not support
     │   ├── BadHostfile            a hostfile that cannot be used
-    │   ├── WrongLength            the number of values is not that of servers
+    │   ├── WrongLength            more or fewer values than servers
     │   ├── NoSuchHost             a host that is not in the cluster
-    │   ├── NoSuchConsole          a server that none of the user's programs here has
-    │   ├── SeveralConsoles        a server name that several programs have
-    │   └── NotEnough              a need that no host can meet
+    │   ├── NoSuchConsole          a server's name that no program of this user has here
+    │   ├── SeveralConsoles        a server's name that several programs have
+    │   └── NotEnough              more cores, memory, GPUs or servers than there are
     ├── StorageError               a disk operation failed
-    │   ├── DiskFull               a full disk; says how much is needed and free
-    │   ├── ShippingFailed         a file did not arrive whole on a host without the share
+    │   ├── DiskFull               no room on a disk, with the bytes needed and free
+    │   ├── ShippingFailed         a file did not arrive intact on the other host
     │   ├── CannotRemove           folders that could not be removed
-    │   ├── ModeRefused            a requested mode of mirroring is not available
+    │   ├── ModeRefused            a requested mirror mode is not possible
     │   └── SourceChanged          an input changed while it was copied
     ├── TaskError                  a task failed; other tasks continue
     │   ├── StepFailed             a step raised an exception, or its command failed
     │   ├── CommandNotFound        a step's command is not on the host's PATH
     │   ├── MissingOutput          a declared output was not made
-    │   ├── UnusableOutput         an output that cannot be published (FIFO, broken symlink)
-    │   ├── BadValues              values that cannot be a row of the job's table
+    │   ├── UnusableOutput         an output cannot be published (FIFO, broken symlink)
+    │   ├── BadValues              a task's values cannot be a row of the job's table
     │   ├── InputDamaged           the task wrote to an input that it shares with others
     │   ├── InputLost              an input vanished from the host's disk while the task ran
     │   ├── TimeLimitExceeded      a task or step ran longer than it may
     │   ├── TaskKilled             the task was killed on request
     │   └── TaskLost               the process that ran the task died
     ├── ServiceError               a service or one of its servers failed
-    │   ├── ServerLost             a server died; says whether the call had started
+    │   ├── ServerLost             a server died, with whether the call had started
     │   ├── ServiceEnded           the service was terminated
     │   ├── ServiceFailed          no server of the service can start or stay alive
     │   ├── ProxyReleased          a call on a proxy that was released
-    │   ├── CircularCall           a call that would wait for itself
-    │   └── GroupBroken            a message to or from a member that has ended
+    │   ├── CircularCall           servers would wait for each other for ever
+    │   └── GroupBroken            a member of a group has ended
     ├── ClusterError               a cluster as a whole failed
-    │   ├── ClusterClosed          it is closed, or closing
+    │   ├── ClusterClosed          it was used after it was closed
     │   ├── EngineFailed           the engine could not start or broke down
-    │   ├── NoPython               this process knows no interpreter for slots
+    │   ├── NoPython               this process does not know the interpreter for slots
     │   ├── SlotsCannotStart       the processes of a host's slots end while they start
-    │   ├── TooFewFiles            this process may not open enough files
+    │   ├── TooFewFiles            this process cannot open enough files
     │   ├── InitializerFailed      an executor's initializer raised; its calls cannot run
     │   └── BadFrame               bytes from the network that are not a message of encamp
     ├── HostsNotReached            a command failed on some hosts
-    ├── NotInTime                  a wait timed out; what it waited for continues
+    ├── NotInTime                  a wait timed out; what was awaited continues
     ├── NotInstalled               an optional library that is not installed
-    ├── JobFailed                  some tasks of a job failed (in `encamp.reports`, with its report)
+    ├── JobFailed                  some tasks of a job failed; has the run's report
     └── OutOfTime                  a job stopped before its allocation ends; run it again
 
-Errors take facts, and build their sentence when it is read.
-All of them can be pickled.
+Each error has its facts as attributes, and ``str(error)`` builds the message from them.
+All errors can be pickled. `JobFailed` is in `encamp.reports`.
 """
 
 from __future__ import annotations
@@ -90,18 +90,17 @@ def _rebuild(cls: type[EncampError], facts: dict[str, Any]) -> EncampError:
 
 
 def _signature(cls: type[EncampError], facts: tuple[str, ...]) -> Signature:
-    """The facts as parameters; facts with a value in the class are optional."""
+    """The facts as parameters; facts with a default value in the class are optional."""
     empty, kind = Parameter.empty, Parameter.POSITIONAL_OR_KEYWORD
     return Signature([Parameter(name, kind, default=getattr(cls, name, empty)) for name in facts])
 
 
 @dataclass_transform(eq_default=False)
 class EncampError(Exception):
-    """Root of the tree; catch it to catch everything that encamp raises on purpose.
+    """The base class of all errors of encamp. Catch it to catch them all."""
 
-    Subclasses declare their facts like dataclasses. They are not real dataclasses, because
-    compiling the methods of so many classes would slow down each start of a slot.
-    """
+    # Subclasses declare their facts like dataclasses. They are not real dataclasses, because
+    # compiling the methods of so many classes would slow down each start of a slot.
 
     _facts: ClassVar[tuple[str, ...]] = ()
 
@@ -129,7 +128,7 @@ class EncampError(Exception):
         return _rebuild, (type(self), dict(self.__dict__))
 
     def _render_traceback_(self) -> list[str]:
-        """For notebooks: where it was raised in the user's own code, and its sentence."""
+        """What a notebook shows: where in the user's own code it was raised, and its message."""
         from encamp.short_tracebacks import brief_trace
 
         return brief_trace(self, type(self).__name__, shown(self._in_notebook()))
@@ -163,12 +162,12 @@ def _escaped(char: str) -> str:
 
 
 _LONGEST = 1000
-"""Characters of a value that a message shows; a longer value would hide the message."""
+"""Most characters of a value in a message: a longer value would hide the message."""
 LONGEST_STEP = 250
 
 
 def shortened(text: str, most: int = _LONGEST) -> str:
-    """A value for a message, without the middle if it is long."""
+    """A value for a message, without its middle part if it is long."""
     if len(text) <= most:
         return text
     head, tail = most * 2 // 3, most // 3
@@ -176,7 +175,10 @@ def shortened(text: str, most: int = _LONGEST) -> str:
 
 
 class Stopped(BaseException):
-    """Raised in the running function when the supervisor asks the slot to stop (SIGTERM)."""
+    """Raised in the running function when the supervisor asks the slot to stop (SIGTERM).
+
+    It is no `EncampError`, nor an `Exception`, so that ``except Exception`` does not catch it.
+    """
 
 
 def name_of(exc: BaseException) -> str:
@@ -186,26 +188,26 @@ def name_of(exc: BaseException) -> str:
 
 def words_of(exc: BaseException) -> str:
     """The type and message of an exception; never empty, whatever the exception's code does."""
-    said = _said(exc)
-    return f"{name_of(exc)}: {said}" if said else name_of(exc)
+    message = _message(exc)
+    return f"{name_of(exc)}: {message}" if message else name_of(exc)
 
 
 def reason(exc: BaseException) -> str:
-    """`words_of`, without the middle if they are long."""
+    """`words_of`, without its middle part if it is long."""
     return shortened(words_of(exc))
 
 
 def text_of(exc: BaseException) -> str:
-    """The message of an exception, never very long; its type if it has no message."""
-    return shortened(_said(exc), 4 * _LONGEST) or name_of(exc)
+    """The message of an exception, shortened if it is long; its type if it has no message."""
+    return shortened(_message(exc), 4 * _LONGEST) or name_of(exc)
 
 
 def reason_of(exc: BaseException, task: str) -> str:
-    """The message of an exception, for a place that names the task anyway."""
+    """The message of an exception, without the task's name at its beginning."""
     return text_of(exc).removeprefix(f"task {printable(task)}: ")
 
 
-def _said(exc: BaseException) -> str:
+def _message(exc: BaseException) -> str:
     try:
         return shown("".join(str(exc)).strip())
     except Stopped:
@@ -215,14 +217,25 @@ def _said(exc: BaseException) -> str:
 
 
 class InputError(EncampError):
-    """The user's input cannot be used; nothing was run and nothing was published."""
+    """Something that the user gave cannot be used: a file, value, option or function.
+
+    Usually this is found before anything runs. What can only be seen later, such as an output that
+    exists already when it is published, fails the one task. The command exits with 2 if the whole
+    command line, job file or script cannot be used.
+    """
 
 
 class NoMatch(InputError):
-    """``required_anyway``: the input cannot be optional, so the message does not suggest it.
+    """A pattern or name matches no file. Raised when files are looked up.
 
-    ``task`` is the task whose input it is; empty if that is not known, or for a job input. ``but``
-    explains why existing matches do not count.
+    pattern, folder
+        The pattern or name, and the folder in which it was looked for.
+    required_anyway
+        Whether this input cannot be made optional; the message then does not suggest that.
+    task
+        The task whose input it is; empty if that is not known, or if it is an input of the job.
+    but
+        Why files that do match were left out; empty if there are none.
     """
 
     pattern: str
@@ -247,7 +260,13 @@ def _whose(task: str) -> str:
 
 
 class UnusableInput(InputError):
-    """``task`` as for `NoMatch`."""
+    """An input is missing, unreadable, or neither a file nor a folder (a FIFO, for example).
+
+    path, why
+        The input, and what is wrong with it.
+    task
+        The task whose input it is; empty if that is not known, or if it is an input of the job.
+    """
 
     path: str
     why: str
@@ -258,6 +277,12 @@ class UnusableInput(InputError):
 
 
 class UnsafeTarget(InputError):
+    """An input would be placed outside the task's folder. Raised when the input is looked up.
+
+    target, why
+        The path that was given for it, and what is wrong with that path.
+    """
+
     target: str
     why: str
 
@@ -269,7 +294,15 @@ class UnsafeTarget(InputError):
 
 
 class TargetConflict(InputError):
-    """``task`` as for `NoMatch`."""
+    """Two inputs of one task would have the same path in its folder.
+
+    target
+        That path.
+    first, second
+        The two inputs.
+    task
+        The task; empty if that is not known.
+    """
 
     target: str
     first: str
@@ -285,6 +318,16 @@ class TargetConflict(InputError):
 
 
 class OutputConflict(InputError):
+    """Two outputs would be published as the same file, by one task or by two.
+
+    Raised before the run if the patterns show it, otherwise when the second one is published.
+
+    destination
+        The path of that file.
+    first, second
+        The two outputs, as patterns, files or tasks.
+    """
+
     destination: str
     first: str
     second: str
@@ -297,6 +340,14 @@ class OutputConflict(InputError):
 
 
 class OutputExists(InputError):
+    """An output exists already, and its option ``existing="error"`` forbids to replace it.
+
+    Raised when the task has run and its outputs are published; the task fails.
+
+    path
+        The file that exists.
+    """
+
     path: str
 
     def __str__(self) -> str:
@@ -307,14 +358,32 @@ class OutputExists(InputError):
 
 
 class BadDestination(InputError):
+    """A destination cannot be written, or publishing to it would not be safe.
+
+    For example, it is not a folder, another user controls a part of its path, or an input would be
+    replaced. Raised before the run if the problem exists by then; otherwise the task that publishes
+    fails.
+
+    path, why
+        The destination, and what is wrong with it.
+    """
+
     path: str
     why: str
 
     def __str__(self) -> str:
-        return f"cannot publish to {printable(self.path)}: {self.why}; name another folder"
+        return f"cannot publish to {printable(self.path)}: {self.why}; choose a different folder"
 
 
 class BadLocalStorage(InputError):
+    """The folder for local storage cannot be used. Raised when a host first needs it.
+
+    It must be a folder of your own, on a disk of the host, that others cannot read.
+
+    path, why
+        The folder, and what is wrong with it.
+    """
+
     path: str
     why: str
 
@@ -326,6 +395,15 @@ class BadLocalStorage(InputError):
 
 
 class NotOurs(InputError):
+    """Another user might have put a file or folder of a job there, so encamp does not use it.
+
+    Raised when a job folder is opened. If the members of a group run a job together, pass
+    ``--shared``, or ``shared=True`` to the job.
+
+    path, why
+        The file or folder, and what is wrong with it.
+    """
+
     path: str
     why: str
 
@@ -334,7 +412,13 @@ class NotOurs(InputError):
 
 
 class BadJob(InputError, ValueError):
-    """Also a ValueError, as standard pools raise for such values."""
+    """A job, task or option has a name, dependency or value that is not allowed.
+
+    Raised when the job is created or before it runs. It is also a `ValueError`.
+
+    what, why
+        The part of the job, and what is wrong with it.
+    """
 
     what: str
     why: str
@@ -344,13 +428,22 @@ class BadJob(InputError, ValueError):
 
 
 class WrongType(BadJob, TypeError):
-    """Also a TypeError, as Python raises for a value of the wrong type."""
+    """A value has the wrong type. It is also a `TypeError`.
+
+    what, why
+        The value's name, and which type is expected.
+    """
 
 
 class NotCallable(BadJob, TypeError):
-    """Also a TypeError, as Python raises for a call of something that is not a function.
+    """Something that should be a function is not, often because it was called: ``call(f(x))``.
 
-    ``use`` shows the right way to write it.
+    It is also a `TypeError`.
+
+    what, why
+        The value, and what is wrong with it.
+    use
+        The right way to write it, for the message.
     """
 
     use: str = "call(f, x), not call(f(x))"
@@ -362,7 +455,11 @@ class NotCallable(BadJob, TypeError):
 
 
 class UnknownOption(InputError, TypeError):
-    """Also a TypeError, as Python raises for unknown keyword arguments."""
+    """A keyword argument or option does not exist. It is also a `TypeError`.
+
+    name, known
+        Its name, and the names of all options that exist.
+    """
 
     name: str
     known: tuple[str, ...]
@@ -376,7 +473,13 @@ class UnknownOption(InputError, TypeError):
 
 
 class BadJobFile(InputError):
-    """``line`` and ``column`` count from 1; 0 stands for the file as a whole."""
+    """A job file is not valid TOML, or something in it is not allowed. Nothing was run.
+
+    file, why
+        The job file, and what is wrong with it.
+    line, column
+        Where, counted from 1; both are 0 if the error is about the whole file.
+    """
 
     file: str
     line: int
@@ -389,7 +492,16 @@ class BadJobFile(InputError):
 
 
 class CannotTravel(InputError, PicklingError):
-    """``what`` is an argument, a function, a message or a result. Also what `pickle` raises."""
+    """A function, argument, message or result cannot be pickled, so no other process can get it.
+
+    Raised where the object is sent; for a result, the task fails. It is also a
+    `pickle.PicklingError`.
+
+    what, why
+        The object, and the error of `pickle`.
+    remedy
+        What to do instead, for the message.
+    """
 
     what: str
     why: str
@@ -401,7 +513,14 @@ class CannotTravel(InputError, PicklingError):
 
 
 class OtherPython(InputError):
-    """Functions that cannot be imported are sent as bytecode, which depends on the version."""
+    """A function of a script or notebook was sent to a host with a different version of Python.
+
+    Such functions are sent as bytecode, which is not compatible between versions. Functions of
+    modules are not affected.
+
+    theirs, ours
+        The versions of the program and of the host.
+    """
 
     theirs: str
     ours: str
@@ -415,6 +534,12 @@ class OtherPython(InputError):
 
 
 class JobBusy(InputError):
+    """A different process, or a different run in this one, is running this job now.
+
+    folder, owner
+        The job's folder, and the process that runs the job.
+    """
+
     folder: str
     owner: str
 
@@ -431,6 +556,16 @@ def extra_text(extra: str) -> str:
 
 
 class EngineUnavailable(InputError):
+    """An engine does not exist, is not installed, or cannot be used with these options.
+
+    Raised when a cluster or job starts.
+
+    engine, why
+        The engine's name, and what is wrong.
+    remedy
+        What to install, start or change, for the message.
+    """
+
     engine: str
     why: str
     remedy: str
@@ -440,15 +575,29 @@ class EngineUnavailable(InputError):
 
 
 class UnsupportedByEngine(InputError):
+    """The engine cannot do what was requested: inline tasks cannot be killed, for example.
+
+    engine, what
+        The engine's name, and what it cannot do.
+    remedy
+        What to do instead, for the message.
+    """
+
     engine: str
     what: str
-    remedy: str = "use another engine for it"
+    remedy: str = "use a different engine for it"
 
     def __str__(self) -> str:
         return f"the engine {self.engine!r} cannot {self.what}; {self.remedy}"
 
 
 class BadHostfile(InputError):
+    """A hostfile cannot be read, or a line of it is not valid.
+
+    file, why
+        The hostfile, and what is wrong with it.
+    """
+
     file: str
     why: str
 
@@ -457,7 +606,11 @@ class BadHostfile(InputError):
 
 
 class HostsNotReached(EncampError):
-    """Host names → why the command failed there."""
+    """A command failed on some of its hosts, such as ``encamp clean --hosts``.
+
+    why
+        A dictionary: the name of each such host, and what went wrong there.
+    """
 
     why: dict[str, str]
 
@@ -467,7 +620,13 @@ class HostsNotReached(EncampError):
 
 
 class WrongLength(InputError, ValueError):
-    """Also a ValueError. ``what`` names the values; each server gets one."""
+    """There are more or fewer values than servers, which should get one each. Also a `ValueError`.
+
+    what, given
+        What the values are, and how many were given.
+    servers
+        The number of servers.
+    """
 
     what: str
     given: int
@@ -478,6 +637,12 @@ class WrongLength(InputError, ValueError):
 
 
 class NoSuchHost(InputError):
+    """A host was named that is not in the cluster.
+
+    host, known
+        Its name, and the names of the cluster's hosts.
+    """
+
     host: str
     known: tuple[str, ...]
 
@@ -487,6 +652,12 @@ class NoSuchHost(InputError):
 
 
 class NoSuchConsole(InputError):
+    """No program of this user on this host has a server of this name (``encamp attach``).
+
+    name, known
+        The name, and the names of all servers that there are.
+    """
+
     name: str
     known: tuple[str, ...]
 
@@ -498,6 +669,12 @@ class NoSuchConsole(InputError):
 
 
 class SeveralConsoles(InputError):
+    """Several programs of this user have a server of this name (``encamp attach``).
+
+    name, programs
+        The name, and the process ids of the programs.
+    """
+
     name: str
     programs: tuple[int, ...]
 
@@ -514,9 +691,14 @@ _ONE = {"cores": "core", "GPUs": "GPU", "hosts": "host"}
 
 
 class NotEnough(InputError):
-    """``need`` and ``most`` in units of ``what``: cores, `MEMORY` in bytes, GPUs, servers.
+    """A task or service needs more than any host, or all of them together, can ever provide.
 
-    ``together`` if ``most`` is the sum over all hosts, and not what the largest host has.
+    what
+        What it needs: "cores", "GPUs", "hosts", "slots", servers, or "of memory".
+    need, most
+        How many it needs, and how many there are; bytes for memory.
+    together
+        Whether ``most`` is the sum over all hosts, not the amount of the largest one.
     """
 
     what: str
@@ -539,7 +721,14 @@ class NotEnough(InputError):
 
 
 class RandomNumbersRepeat(UserWarning):
-    """Several tasks get copies of one random number generator in the same state."""
+    """Warns that several tasks get copies of one random number generator in the same state.
+
+    All of them draw the same numbers. Create the generator in the function, from a seed that is an
+    argument.
+
+    function, names
+        The function, and the names of its arguments or variables that are generators.
+    """
 
     def __init__(self, function: str, names: tuple[str, ...] = ()) -> None:
         super().__init__(function, names)
@@ -555,15 +744,21 @@ class RandomNumbersRepeat(UserWarning):
 
 
 class StorageError(EncampError):
-    """A disk operation failed; other tasks are not affected."""
+    """A disk operation failed. The task that needed it fails; other tasks continue."""
 
 
 _LITTLE = 1 << 20
-"""Bytes that a file system keeps for itself, or that others have just freed."""
+"""Bytes that a file system keeps for itself, or that have been freed in the meantime."""
 
 
 class DiskFull(StorageError):
-    """``need`` and ``free`` are bytes; ``host`` is where the disk is full."""
+    """A disk has no room left for a file, or no inodes, or a quota is exhausted.
+
+    path, host
+        A path on that disk, and the host.
+    need, free
+        How many bytes are needed and how many are free.
+    """
 
     path: str
     need: int
@@ -577,15 +772,19 @@ class DiskFull(StorageError):
         disk = f"the disk of {printable(self.path)} on the host {self.host}"
         if self.free > self.need + _LITTLE:
             why = "it has no free inodes, or a quota is exhausted (check df -i and quota)"
-            return f"{disk} is full: {why}; remove some files, or use another disk"
+            return f"{disk} is full: {why}; remove some files, or use a different disk"
         return (
             f"{disk} is full: {size_text(self.need)} are needed, "
-            f"{size_text(self.free)} are free; free some space, or use another disk"
+            f"{size_text(self.free)} are free; free some space, or use a different disk"
         )
 
 
 class CannotRemove(StorageError):
-    """``left`` says for each folder why it cannot be removed."""
+    """``encamp clean`` or ``encamp prune`` could not remove some files or folders.
+
+    left
+        A dictionary: the path of each, and why it cannot be removed.
+    """
 
     left: dict[str, str]
 
@@ -596,6 +795,14 @@ class CannotRemove(StorageError):
 
 
 class ModeRefused(StorageError):
+    """An input cannot be mirrored in the mode that was requested; ``mode="auto"`` always works.
+
+    mode, path
+        The mode and the input.
+    why
+        Why the mode is not possible for it.
+    """
+
     mode: str
     path: str
     why: str
@@ -603,11 +810,20 @@ class ModeRefused(StorageError):
     def __str__(self) -> str:
         return (
             f"{self.path} cannot be mirrored in the mode {self.mode!r}: {self.why}; "
-            "use the mode 'auto' for the best one available"
+            "use mode='auto' to get the best one available"
         )
 
 
 class ShippingFailed(StorageError):
+    """A file did not arrive intact when it was sent between the program and a host.
+
+    Files are sent only if the host does not see the file's folder. The task fails; a retry sends
+    the file again.
+
+    path, why
+        The file, and what went wrong.
+    """
+
     path: str
     why: str
 
@@ -616,6 +832,12 @@ class ShippingFailed(StorageError):
 
 
 class SourceChanged(StorageError):
+    """An input changed while it was being copied, so the copy would be inconsistent.
+
+    path
+        The input. Run again when it no longer changes.
+    """
+
     path: str
 
     def __str__(self) -> str:
@@ -626,18 +848,30 @@ class SourceChanged(StorageError):
 
 
 class TaskError(EncampError):
-    """A task failed. ``task`` is its name."""
+    """A task failed; other tasks continue.
+
+    In a cluster, the task's ``result()`` raises it. In a job, it is recorded in the report
+    (`AttemptReport.error` and ``error_type``), and `JobFailed` is raised at the end.
+
+    task
+        The task's name.
+    """
 
     task: str
 
 
 class StepFailed(TaskError):
-    """``exit_code`` is None for a Python step; ``cause`` says what the step raised."""
+    """A step of a task raised an exception, or its command exited with another status than 0.
+
+    step, cause
+        The step, and how it failed: the exception, or the exit status or signal.
+    exit_code
+        The command's exit code (negative: killed by that signal); None if the step is a function.
+    """
 
     step: str
     exit_code: int | None
     cause: str
-    log_tail: str = ""
 
     def __str__(self) -> str:
         step = shortened(printable(self.step), 2 * LONGEST_STEP)
@@ -645,6 +879,12 @@ class StepFailed(TaskError):
 
 
 class CommandNotFound(TaskError):
+    """A step's command does not exist on the host that runs the task.
+
+    command, host
+        The command's first word, and the host.
+    """
+
     command: str
     host: str
 
@@ -657,7 +897,15 @@ class CommandNotFound(TaskError):
 
 
 class MissingOutput(TaskError):
-    """``unchanged`` are inputs that match, but that the task has not changed."""
+    """A task has ended without making an output that it declares.
+
+    pattern
+        The output's pattern.
+    made
+        Names of new files in the task's folder.
+    unchanged
+        Inputs that match the pattern, but which the task did not change.
+    """
 
     pattern: str
     made: tuple[str, ...]
@@ -679,6 +927,12 @@ class MissingOutput(TaskError):
 
 
 class UnusableOutput(TaskError):
+    """An output of a task cannot be published: it is a FIFO or a broken symlink, for example.
+
+    path, why
+        The output, and what is wrong with it.
+    """
+
     path: str
     why: str
 
@@ -690,6 +944,12 @@ class UnusableOutput(TaskError):
 
 
 class BadValues(TaskError, ValueError):
+    """A task's values cannot become a row of the job's table. It is also a `ValueError`.
+
+    why
+        What is wrong with them, or with the file that contains them.
+    """
+
     why: str
 
     def __str__(self) -> str:
@@ -700,7 +960,13 @@ class BadValues(TaskError, ValueError):
 
 
 class NotInTime(EncampError, TimeoutError):
-    """Also a TimeoutError. ``what`` has not happened within ``seconds``; ``why`` may be empty."""
+    """A wait reached its ``timeout``. What was awaited continues. It is also a `TimeoutError`.
+
+    what, seconds
+        What did not happen, and the timeout in seconds.
+    why
+        What is known about the reason; may be empty.
+    """
 
     what: str
     seconds: float
@@ -712,7 +978,11 @@ class NotInTime(EncampError, TimeoutError):
 
 
 class NotInstalled(EncampError, ImportError):
-    """An optional library is missing. Also an ImportError."""
+    """An optional library is not installed. It is also an `ImportError`.
+
+    library, instead
+        The library's name, and what works without it.
+    """
 
     library: str
     instead: str
@@ -722,6 +992,15 @@ class NotInstalled(EncampError, ImportError):
 
 
 class InputDamaged(TaskError):
+    """A task wrote to an input that it shares with other tasks; its outputs are not published.
+
+    The damaged copy is removed, so other tasks get a new one. Change a copy of the file instead, or
+    mirror the input with ``mode="copy"``.
+
+    path
+        The input's path in the task's folder.
+    """
+
     path: str
 
     def __str__(self) -> str:
@@ -732,6 +1011,15 @@ class InputDamaged(TaskError):
 
 
 class InputLost(TaskError):
+    """An input was damaged or removed on the host's disk while the task ran.
+
+    Usually a program that cleans temporary files did this. The task's outputs are not published.
+
+    path, storage
+        The input's path in the task's folder, and the local storage, which such programs must not
+        clean.
+    """
+
     path: str
     storage: str
 
@@ -744,7 +1032,13 @@ class InputLost(TaskError):
 
 
 class TimeLimitExceeded(TaskError):
-    """``limit`` is in seconds; ``step`` is None if it was the limit of the whole task."""
+    """A task, or one of its steps, ran longer than its time limit and was killed.
+
+    step
+        The step whose limit it was; None if it was the limit of the whole task.
+    limit
+        The limit in seconds.
+    """
 
     step: str | None
     limit: float
@@ -756,6 +1050,12 @@ class TimeLimitExceeded(TaskError):
 
 
 class TaskKilled(TaskError):
+    """A task was killed on request, by ``kill()`` or when its cluster closed.
+
+    host
+        The host that it ran on.
+    """
+
     host: str
 
     def __str__(self) -> str:
@@ -763,9 +1063,15 @@ class TaskKilled(TaskError):
 
 
 class TaskLost(TaskError, BrokenExecutor):
-    """``exit_code`` as `subprocess` gives it: negative for a signal, None if unknown.
+    """The process that ran a task ended before the task did, for example for lack of memory.
 
-    Also a `BrokenExecutor`, as standard pools raise, though here all other tasks continue.
+    It is also a `concurrent.futures.BrokenExecutor`, which standard pools raise; but here all other
+    tasks continue, and a new process takes the slot.
+
+    host, why
+        The host, and what is known about the reason; ``why`` may be empty.
+    exit_code
+        The exit code, as in `subprocess` (negative: killed by that signal); None if unknown.
     """
 
     host: str
@@ -779,16 +1085,28 @@ class TaskLost(TaskError, BrokenExecutor):
 
 
 class ServiceError(EncampError):
-    """A service, or one of its servers, failed."""
+    """A service, or one of its servers, failed.
+
+    Exceptions that your own methods raise are raised unchanged.
+    """
 
 
 class ServerLost(ServiceError, BrokenExecutor):
-    """``begun`` says whether the call had started when the server died; None if unknown.
+    """A server died, and the call is not repeated.
 
-    A call that had not started can be repeated; one that had may have had its effect. ``lost`` is
-    the number of answered calls that are missing from the state of the server's successor.
-    ``limit`` is the service's ``call_limit``, if the server was killed because it did not answer
-    within it.
+    Repeat it yourself if ``begun`` is False: the call has had no effect. With
+    ``at_least_once=True``, encamp repeats calls. It is also a `concurrent.futures.BrokenExecutor`.
+
+    service, call, host
+        The service, the method that was called, and the server's host.
+    begun
+        Whether the call had started when the server died; None if that is not known.
+    exit_code, why
+        The exit code, as in `subprocess` (None if unknown), and what is known about the reason.
+    lost
+        The number of answered calls that are missing from the state of the server's replacement.
+    limit
+        The service's ``call_limit`` in seconds, if the server was killed because it exceeded that.
     """
 
     service: str
@@ -814,6 +1132,12 @@ class ServerLost(ServiceError, BrokenExecutor):
 
 
 class ServiceEnded(ServiceError):
+    """A service was used after its ``terminate()``, or after its cluster was closed.
+
+    service
+        The service's name.
+    """
+
     service: str
 
     def __str__(self) -> str:
@@ -821,7 +1145,14 @@ class ServiceEnded(ServiceError):
 
 
 class ServiceFailed(ServiceError, BrokenExecutor):
-    """``why`` says what happened to its servers; the cause is the last server's error."""
+    """A service has no servers left, and new ones cannot start or do not stay alive.
+
+    Its ``__cause__`` is the last server's error, if there is one. It is also a
+    `concurrent.futures.BrokenExecutor`.
+
+    service, why
+        The service's name, and what happened to its servers.
+    """
 
     service: str
     why: str
@@ -831,14 +1162,26 @@ class ServiceFailed(ServiceError, BrokenExecutor):
 
 
 class ProxyReleased(ServiceError, RuntimeError):
+    """A method was called on a proxy after its ``release()``. It is also a `RuntimeError`.
+
+    service
+        The service's name.
+    """
+
     service: str
 
     def __str__(self) -> str:
-        return f"this proxy of {printable(self.service)} was released; acquire another one"
+        return f"this proxy of {printable(self.service)} was released; acquire a new one"
 
 
 class CircularCall(ServiceError, RuntimeError):
-    """The caller would wait for ``what``, whose server waits for the caller."""
+    """A server would wait for ever: it waits for something whose server waits for this one.
+
+    Raised in one of the servers that wait for each other. It is also a `RuntimeError`.
+
+    what
+        The call or service that it would wait for.
+    """
 
     what: str
 
@@ -850,6 +1193,12 @@ class CircularCall(ServiceError, RuntimeError):
 
 
 class GroupBroken(ServiceError):
+    """A server waited for a message from its group, but a member of the group has ended.
+
+    service
+        The service's name.
+    """
+
     service: str
 
     def __str__(self) -> str:
@@ -857,19 +1206,29 @@ class GroupBroken(ServiceError):
 
 
 class ClusterError(EncampError):
-    """A cluster as a whole failed."""
+    """A cluster as a whole failed, not only one of its tasks."""
 
 
 class ClusterClosed(ClusterError, RuntimeError):
-    """Also a RuntimeError, as every executor raises after its shutdown."""
+    """A cluster, executor or virtual machine was used after it was closed. Also a `RuntimeError`.
+
+    what
+        What is closed.
+    """
 
     what: str = "the cluster"
 
     def __str__(self) -> str:
-        return f"{self.what} is closed; make a new one"
+        return f"{self.what} is closed; create a new one"
 
 
 class EngineFailed(ClusterError):
+    """An engine could not start, or broke down later. The cluster cannot run tasks any more.
+
+    engine, why
+        The engine's name, and what went wrong.
+    """
+
     engine: str
     why: str
 
@@ -878,6 +1237,14 @@ class EngineFailed(ClusterError):
 
 
 class NoPython(ClusterError):
+    """This process does not know with which interpreter to start slots.
+
+    Raised when a cluster starts in a frozen program or an embedded interpreter.
+
+    why
+        Why it does not know.
+    """
+
     why: str
 
     def __str__(self) -> str:
@@ -889,7 +1256,13 @@ class NoPython(ClusterError):
 
 
 class SlotsCannotStart(ClusterError):
-    """``words`` are the last output of one of them, or an error of the system."""
+    """The processes of a host's slots end while they start, so the host cannot run tasks.
+
+    host, tries
+        The host, and how many processes in a row have ended.
+    words
+        The last output of one of them, or an error of the operating system.
+    """
 
     host: str
     tries: int
@@ -902,6 +1275,16 @@ class SlotsCannotStart(ClusterError):
 
 
 class TooFewFiles(ClusterError):
+    """This process cannot open as many files as its slots need.
+
+    Raised when a cluster starts or grows. Raise the limit (``ulimit -n``), or use fewer slots.
+
+    slots
+        The number of slots to be started.
+    need, limit
+        How many open files are needed, and the hard limit (``ulimit -Hn``).
+    """
+
     slots: int
     need: int
     limit: int
@@ -915,7 +1298,15 @@ class TooFewFiles(ClusterError):
 
 
 class InitializerFailed(ClusterError, BrokenExecutor):
-    """Also a BrokenExecutor, as the standard pools raise. ``why`` says what was raised."""
+    """An executor's ``initializer`` raised an exception, so none of the executor's calls can run.
+
+    It is also a `concurrent.futures.BrokenExecutor`, which standard pools raise.
+
+    initializer, host
+        The initializer's name, and the host on which it ran.
+    why
+        The exception's type and message.
+    """
 
     initializer: str
     host: str
@@ -924,11 +1315,17 @@ class InitializerFailed(ClusterError, BrokenExecutor):
     def __str__(self) -> str:
         return (
             f"the initializer {printable(self.initializer)} failed on {self.host}: {self.why}; "
-            "fix the initializer and make a new executor"
+            "fix the initializer and create a new executor"
         )
 
 
 class BadFrame(ClusterError):
+    """Bytes that arrived are not a message of encamp. encamp drops them, or closes the connection.
+
+    why
+        What is wrong with them.
+    """
+
     why: str
 
     def __str__(self) -> str:
@@ -936,10 +1333,16 @@ class BadFrame(ClusterError):
 
 
 class OutOfTime(EncampError):
-    """The allocation of the batch job ``allocation`` ends at ``end``, as `time.time` counts.
+    """A run stopped because the batch job's allocation is about to end.
 
-    Finished tasks are published; ``waiting`` is a task that was not started, because it may take
-    ``needed`` seconds. The command exits with 75; run it again in another allocation to continue.
+    Run the job again to continue. Finished tasks are published. The command exits with 75.
+
+    allocation, end
+        The number of the batch job, and when its allocation ends (as `time.time` returns it).
+    done, tasks
+        How many tasks are done, and how many the job has.
+    waiting, needed
+        A task that was not started because it may take ``needed`` seconds; None if there is none.
     """
 
     allocation: str

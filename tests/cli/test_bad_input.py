@@ -86,7 +86,7 @@ REFUSED = {
     ),
     "destination that is a file": (
         'outputs = {x = "HERE/data/a.txt"}',
-        ["cannot publish to", "data/a.txt is not a folder", "name another folder"],
+        ["cannot publish to", "data/a.txt is not a folder", "choose a different folder"],
     ),
     "destination beside the destination": (
         'outputs = {x = "../beside"}',
@@ -186,7 +186,7 @@ def test_invalid_job_argument_is_refused(here: Path, line: list[str], words: lis
 def test_a_destination_that_cannot_be_written_is_refused(here: Path, ordinary: list[str]) -> None:
     (here / "locked").mkdir(mode=0o500)
     whole = run_job('[[task]]\nname = "t"\nsteps = "true"\n', to="locked/in", by=ordinary)
-    words = [f"{here}/locked cannot be written to", "name another folder"]
+    words = [f"{here}/locked cannot be written to", "choose a different folder"]
     refused_without_harm(whole, f"cannot publish to {here}/locked/in", *words)
     one = run_task(f'outputs = {{x = "{here}/locked"}}', by=ordinary)
     refused_without_harm(one, f"cannot publish to {here}/locked", *words)

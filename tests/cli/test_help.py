@@ -38,7 +38,10 @@ def test_the_help_of_run_shows_examples_options_and_exit_statuses() -> None:
         "--keep [never|failed|always]",
         "--quiet",
         "--slots",
-        "Exit status: 0 all tasks are done 1 a task or a host failed 2 the input cannot be used",
+        (
+            "Exit status: 0 all tasks are done 1 a task failed, or the engine could not start on any "
+            "host 2 the input cannot be used"
+        ),
     ):
         assert words in text
 
@@ -46,7 +49,7 @@ def test_the_help_of_run_shows_examples_options_and_exit_statuses() -> None:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("clean", "Folders of living processes are never touched"),
+        ("clean", "Folders of running programs are never touched"),
         ("status", "Nothing is run"),
     ],
 )

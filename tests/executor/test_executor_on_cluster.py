@@ -486,7 +486,7 @@ def test_a_forked_process_takes_nothing_from_its_parent(kind: str) -> None:
         [sys.executable, "-c", FORKS, kind], capture_output=True, text=True, timeout=SOON
     )
     assert (done.returncode, done.stderr) == (0, "")
-    closed = "in a forked process, its parent's cluster is closed; make a new one"
+    closed = "in a forked process, its parent's cluster is closed; create a new one"
     assert sorted(done.stdout.splitlines()) == ["249500 0 None", closed]
 
 

@@ -26,7 +26,7 @@ def job(here: Path, local_storage_base: Path) -> Iterator[encamp.Job]:
 def test_a_pool_that_is_shut_down_is_refused(job: encamp.Job, kind: type[Executor]) -> None:
     pool = kind(1)  # type: ignore[call-arg]
     pool.shutdown()
-    with pytest.raises(BadJob, match=r"job\.run: the executor is shut down; make a new one"):
+    with pytest.raises(BadJob, match=r"job\.run: the executor is shut down; create a new one"):
         job.run(pool)
 
 
@@ -34,7 +34,7 @@ def test_a_broken_pool_is_refused(job: encamp.Job) -> None:
     with ProcessPoolExecutor(1) as pool:
         with pytest.raises(BrokenProcessPool):
             pool.submit(os._exit, 1).result(30)
-        with pytest.raises(BadJob, match=r"job\.run: the executor is broken: .*; make a new one"):
+        with pytest.raises(BadJob, match=r"job\.run: the executor is broken: .*; create a new one"):
             job.run(pool)
 
 
@@ -42,5 +42,5 @@ def test_a_closed_cluster_is_refused_and_so_is_an_executor_on_it(job: encamp.Job
     with encamp.Cluster("local", slots=1) as cluster, encamp.Executor(cluster) as executor:
         pass
     for closed in (cluster, executor):
-        with pytest.raises((BadJob, ClusterClosed), match="make a new one"):
+        with pytest.raises((BadJob, ClusterClosed), match="create a new one"):
             job.run(closed)

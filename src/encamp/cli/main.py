@@ -31,26 +31,27 @@ _GO_ON = "finished tasks stay done; run again to continue"
 
 _RUN = """Run a job: a TOML job file, or a Python script that runs jobs.
 
-Only what is missing or has changed is run, so the same command continues after Ctrl-C, a failure
-or a power cut. Results, logs and a report are in the job's destination.
+encamp runs only tasks whose results are missing, or whose inputs or steps have changed. To
+continue after Ctrl-C, a failure or a power cut, type the same command again. Results, logs and a
+report are in the job's destination.
 
 \b
   encamp run opamp.toml                 run a job file
   encamp run survey.py strips/2026      run a script with its own arguments
-  encamp run --dry-run opamp.toml       only say what would run, and why; a script
-                                        runs up to its first job with something to do
+  encamp run --dry-run opamp.toml       only show what would run, and why; a script
+                                        stops at its first job that has something to run
   encamp run -e mpi -n 4 opamp.toml     run on four MPI ranks
   encamp run --keep failed opamp.toml   keep the folders of failed tasks
-  encamp run --only 'mc-*' opamp.toml   run these tasks, and those they depend on
+  encamp run --only 'mc-*' opamp.toml   run these tasks, and the tasks they depend on
   encamp run --failed --retries 2 opamp.toml
-                                        run failed tasks again, with two retries
+                                        run failed tasks again, with two retries each
 
-Arguments after the name of a script are passed to the script.
+Everything after the name of a script is passed to the script, so options of encamp come first.
 
 \b
 Exit status:
   0        all tasks are done
-  1        a task or a host failed
+  1        a task failed, or the engine could not start on any host
   2        the input cannot be used
   75       stopped before the end of a Slurm allocation: run it again
   128 + n  stopped by signal n: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP (a closed terminal)
@@ -58,8 +59,9 @@ Exit status:
 
 _MAP = """Run one command line for many files, or for many values.
 
-Each task runs in its own folder, with its file in it, and its outputs are published whole. Only
-what is missing or has changed is run, so the same command continues after Ctrl-C or a failure.
+Each file gets a task, which runs in a private folder that contains the file. When the task
+succeeds, its outputs appear in the destination, all of them complete. encamp runs only tasks whose
+results are missing or whose inputs have changed: type the same command again to continue.
 
 \b
   encamp map "sort -n {input} -o {stem}.sorted" data/*.xyz --outputs "*.sorted"
@@ -68,12 +70,14 @@ what is missing or has changed is run, so the same command continues after Ctrl-
   encamp map "simulate -t {temperature} {corner}" --csv corners.csv --outputs gain.txt --into {task}
   encamp map "simulate --seed {run}" --foreach run=1..300 --mirror amp.cir --stdout {run}.log
 
-FILES are names or patterns, or - for names from standard input, one on each line. Placeholders are
-{input}, {stem}, {name}, {suffix}, {parent}, {path}, {index} and {task}, the columns of --csv, the
-{line} of --lines and the names of --foreach. Each value stays one word. Exit status: as for run.
+FILES are names or patterns, or - to read names from standard input, one on each line. Placeholders
+are {input}, {stem}, {name}, {suffix}, {parent}, {path}, {index} and {task}, the columns of --csv,
+{line} with --lines, and the names of --foreach. A value is never split into several words.
+
+Exit status: as for run.
 """
 
-_COMPLETION = """Print a script that lets a shell complete encamp's command lines.
+_COMPLETION = """Print the script for a shell's completion of command lines.
 
 \b
   eval "$(encamp completion bash)"                                in ~/.bashrc
@@ -81,28 +85,33 @@ _COMPLETION = """Print a script that lets a shell complete encamp's command line
   encamp completion fish > ~/.config/fish/completions/encamp.fish
 """
 
-_CLEAN = """Remove what dead processes left in this host's local storage.
+_CLEAN = """Remove what killed programs left in this host's local storage.
 
-Folders of living processes are never touched. With --all, kept folders and the host's cache of
-input files are removed too.
+Folders of running programs are never touched. With --all, encamp also removes kept folders, and
+the host's cache of input files.
 
 \b
-  encamp clean                           clean this host
-  encamp clean --all --hosts node1,node2 remove everything on other hosts
+  encamp clean                            clean this host
+  encamp clean --all --hosts node1,node2  remove all of it on these hosts
 
-Other hosts are reached by ssh without a password; ENCAMP_SSH names another command.
+encamp reaches hosts through ssh without a password; set ENCAMP_SSH to use a different command.
 """
 
 _CACHE = """Show or clear this host's cache of inputs.
 
-Files that several tasks need are copied to a host once and kept for later runs. ENCAMP_CACHE_LIMIT
-limits the size of the cache ("50 GiB"; by default a fifth of the disk).
+An input that several tasks need is copied to a host only once, and kept for later runs. Set
+ENCAMP_CACHE_LIMIT to limit the size of the cache ("50 GiB"; by default a fifth of the disk).
+
+\b
+  encamp cache list               list the cached inputs
+  encamp cache why data/dem.tif   show why this input was fetched, evicted or refused
+  encamp cache clear              remove everything that no task is using
 """
 
-_SHOW = """Show how a task ended, where it ran, its values, outputs and log.
+_SHOW = """Show how a task ended, its values, outputs and log.
 
-With a job file, the task's command lines, environment and inputs are shown too. DESTINATION is the
-folder with a job's results, or the job's own folder in it.
+With a job file, encamp also shows the task's command lines, environment and inputs. DESTINATION is
+the folder with a job's results, or the job's own folder in it.
 
 \b
   encamp show opamp.toml mc-tt-001
@@ -111,69 +120,76 @@ folder with a job's results, or the job's own folder in it.
 
 _DEBUG = """Recreate a task's folder, with its inputs, to debug the task.
 
-If the steps are command lines, a shell starts in the folder, with their environment variables. If
-there are functions among them, the steps run in order, the functions under pdb, which stops at
-their first line and where they raise an error. Nothing is published. The inputs are mirrored to
-this host, wherever the task ran.
+If all steps are command lines, a shell starts in the folder, with their environment variables. If
+any step is a function, the steps run in order, with the functions under pdb: it stops at the first
+line of each function, and where one raises an error. Nothing is published. The folder is on this
+host, wherever the task ran, and has the inputs as they are now.
 
 \b
-  encamp debug opamp.toml mc-tt-001         a shell in the folder of a task
-  encamp debug survey.py strip-3            pdb in the function of a task
-  encamp debug --shell survey.py strip-3    a shell there, too
+  encamp debug opamp.toml mc-tt-001         start a shell in the folder of this task
+  encamp debug survey.py strip-3            start pdb in the function of this task
+  encamp debug --shell survey.py strip-3    start a shell instead of pdb
 
 Arguments after the task's name are passed to the script.
 
-Exit status: the shell's. With pdb: 0, or 1 if a step raised an error. 2: invalid input.
+Exit status: that of the shell; with pdb 0, or 1 if a step raised an error; 2 if the input cannot
+be used.
 """
 
 _PRUNE = """Remove files that jobs have published and no longer make.
 
-These are outputs of tasks that are no longer in the job, and outputs under names that the job no
-longer uses; the job's last run counts. Files that have changed since they were published, and
-files that no job has published, stay. DESTINATION is the folder with a job's results, or the
-job's own folder in it. With a job file, it is the destination of that job.
+These are outputs of tasks that were no longer in the job when it last ran, and outputs whose names
+that run no longer used. Files that have changed since they were published stay, and so do files
+that no job has published. DESTINATION is the folder with a job's results, or the job's own folder
+in it. With a job file, it is the destination of that job.
+
+\b
+  encamp prune --dry-run results   only show which files would be removed
+  encamp prune opamp.toml          remove them from the destination of this job
 """
 
 _DOCTOR = """Check hosts for common problems, and suggest remedies.
 
-On every host of an engine, a task checks Python and libraries, local storage, shared folders,
+On each host of the engine, a task checks Python and libraries, local storage, shared folders,
 locks, clocks, limits and shared memory. DESTINATION is the folder for results, by default the
-current one.
+current folder.
 
 \b
-  encamp doctor                             this host
+  encamp doctor                             check this host
   encamp doctor -e mpi --hosts n1,n2 /net/results
-                                            other hosts, and whether they see /net/results
+                                            check other hosts, and whether they see this folder
 
-Lines say ok, note (it works, but slower or less safely than it could) or fails. Exit status: 0 if
-no check fails, 1 if a check fails, 2 if the input cannot be used.
+Each check is marked ok, note (it works, but slower or less safely than it could) or fails.
+
+Exit status: 0 if no check fails, 1 if a check fails, 2 if the input cannot be used.
 """
 
 _ATTACH = """Follow the output of a service's server, until it ends.
 
-NAME is SERVICE/SERVER, with the number that `Service.statistics` shows; without it, the servers of
-your programs on this host are listed. Run it on the host of the program that has published the
-service, even if the server runs on another host. It first shows the server's latest output.
+The command shows the server's latest output first. NAME is SERVICE/NUMBER, with the server's number
+from `Service.statistics`. Without NAME, the servers of your programs on this host are listed. Run
+the command on the host of the program that has published the service, even if the server runs on a
+different host.
 
 \b
   encamp attach                list servers
-  encamp attach Sampler/3      follow the third one
+  encamp attach Sampler/3      follow server 3 of the service Sampler
 
 Exit status: 0 if the server has ended, 2 if there is no such server, 130 if stopped by Ctrl-C.
 """
 
-_SHARED = "Accept a job folder that belongs to another member of its group."
+_SHARED = "Accept a job's folder that a different member of its group owns."
 
 _STATUS = """Show the state of the jobs in a destination.
 
 Nothing is run. DESTINATION is the folder with a job's results, or the job's own folder in it:
 results, or results/opamp.job. With a job file, it is the destination of that job. The command also
-works while the job runs, from another terminal or from another host that sees the folder.
+works while the job runs, from a different terminal or a different host that sees the folder.
 
 \b
-  encamp status results             once
-  encamp status --follow results    the tasks that run, counts and times, until the jobs have ended
-  encamp status --json results      for programs; with --follow a line for every change
+  encamp status results            show the state once
+  encamp status --follow results   show running tasks, counts and times until the jobs have ended
+  encamp status --json results     print JSON for programs; with --follow, a line for every change
 """
 
 
@@ -190,21 +206,21 @@ class _Run(click.Command):
 def cli() -> None:
     """Run functions and command lines, each in its own private folder.
 
-    The files a task needs are mirrored into its folder, its outputs are published whole or not at
-    all, and the folder is removed afterwards.
+    The files a task needs are mirrored into its folder. When the task succeeds, its outputs appear
+    at the destination, all of them complete; when it fails, none do. The folder is then removed.
 
     \b
       encamp run JOB.toml        run a job; run it again to continue where it stopped
-      encamp map COMMAND FILES   one command line for many files
-      encamp status results      the state of the jobs in a destination
-      encamp show results TASK   how a task ended, its values, outputs and log
-      encamp debug JOB TASK      a shell or pdb in its folder, with its inputs
+      encamp map COMMAND FILES   run one command line for many files
+      encamp status results      show the state of the jobs in a destination
+      encamp show results TASK   show how a task ended, its values, outputs and log
+      encamp debug JOB TASK      start a shell or pdb in the task's folder, with its inputs
       encamp prune results       remove published files that a job no longer makes
-      encamp clean               remove what killed processes left on this host
+      encamp clean               remove what killed programs left on this host
       encamp doctor              check hosts for common problems
-      encamp cache why FILE      why an input was copied, linked, fetched again or evicted
+      encamp cache why FILE      show why an input was copied, linked, fetched again or evicted
       encamp attach Sampler/3    follow the output of a service's server
-      encamp completion bash     let the shell complete command lines
+      encamp completion bash     print the script for a shell's completion
     """
 
 
@@ -220,11 +236,12 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 _reached = _options(
-    click.option("--hosts", metavar="A,B,…", help="Hosts for the engine, separated by commas."),
+    click.option("--hosts", metavar="A,B,…",
+                 help="Hosts on which the engine runs, separated by commas."),
     click.option("--hostfile", metavar="FILE", shell_complete=files,
-                 help="File with hosts for the engine, as mpirun reads it."),
+                 help="File with these hosts, in the format of mpirun."),
     click.option("-o", "--option", "more", multiple=True, metavar="NAME=VALUE",
-                 help="Other options of the engine: mpi=openmpi, machine=own."),
+                 help="Any other option of the engine, such as mpi=openmpi or machine=own."),
 )  # fmt: skip
 """An engine's options."""
 
@@ -233,23 +250,26 @@ _running = _options(
     click.option("-e", "--engine", default="local", metavar="NAME", show_default=True,
                  shell_complete=engines,
                  help="Engine to run on: local, mpi, pvm, dask, ipyparallel."),
-    click.option("-n", "-j", "--slots", type=click.IntRange(min=1), help="Number of slots "
-                 "[default: one for each core]."),
+    click.option("-n", "-j", "--slots", type=click.IntRange(min=1), help="Number of slots  "
+                 "[default: one for each core]"),
     _reached,
     click.option("--retries", type=click.IntRange(min=0), metavar="N",
-                 help="Number of retries after a failure; overrides the job's setting."),
+                 help="Retry a failed task up to N times; overrides the job's setting."),
     click.option("--time-limit", metavar="TIME",
-                 help="Limit for one attempt; overrides the job's setting: 30, '5 min', 2h."),
+                 help="Time limit of one attempt, such as 30 (seconds), '5 min' or 2h; overrides "
+                 "the job's setting."),
     click.option("--max-failures", type=click.IntRange(min=1), metavar="N",
-                 help="After N failures start no more tasks; running tasks are finished."),
+                 help="Start no more tasks after N failures; tasks that are already running are "
+                 "allowed to finish."),
     click.option("-f", "--force", is_flag=True, help="Run all tasks, even if they are up to date."),
     click.option("--dry-run", is_flag=True, help="Only show what would run, and why."),
     click.option("--keep", type=click.Choice(["never", "failed", "always"]), default="never",
                  show_default=True, help="Which task folders to keep."),
     click.option("--shared", is_flag=True,
-                 help="Let all members of the job folder's group run it."),
+                 help="Let all members of the group of the job's folder run the job."),
     click.option("--only", multiple=True, metavar="PATTERN",
-                 help="Run only tasks with this name, and those they depend on."),
+                 help="Run only tasks whose names match this pattern, and the tasks they depend "
+                 "on; can be repeated."),
     click.option("--failed", is_flag=True, help="Run only tasks that failed in their last run."),
     click.option("-q", "--quiet", is_flag=True, help="Print only failures."),
 )  # fmt: skip
@@ -260,7 +280,7 @@ _running = _options(
 @click.argument("job", metavar="JOB.toml|SCRIPT.py", shell_complete=files)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @_running
-@click.option("--to", metavar="FOLDER", help="Destination, in place of the job file's own.")
+@click.option("--to", metavar="FOLDER", help="Destination, instead of the one in the job file.")
 def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
     from encamp.cli.run import run_command
 
@@ -275,59 +295,74 @@ def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
     default="results",
     metavar="FOLDER",
     show_default=True,
-    help="Destination of the results, and of the job's folder with report and logs.",
+    help="Destination: the folder for results, and for the job's own folder with report and logs.",
 )
 @click.option(
     "--outputs",
     "--output",
     multiple=True,
     metavar="PATTERN",
-    help="Files to publish from each task's folder, such as '*.sorted'.",
+    help="Files to publish from each task's folder, such as '*.sorted'; can be repeated.",
 )
 @click.option(
     "--into",
     default=".",
     metavar="FOLDER",
-    help="Folder inside the destination, such as '{parent}'.",
+    help="Folder inside the destination for these files, such as '{parent}'.",
 )
-@click.option("--no-outputs", is_flag=True, help="There are no outputs to publish.")
+@click.option("--no-outputs", is_flag=True, help="Publish no outputs; only run the command.")
 @click.option(
-    "--stdout", metavar="NAME", help="File for the output of the command; it is published too."
+    "--stdout", metavar="NAME", help="File for the command's standard output; it is published, too."
 )
 @click.option(
     "--values",
     metavar="NAME",
-    help="File with the task's values for results.csv: .json, .csv, or lines of name and value.",
+    help="File with the task's values for results.csv: .json, .csv, or lines with name and value.",
 )
 @click.option(
-    "--stdin", metavar="NAME", help=("File in the task's folder for the command's standard input.")
+    "--stdin",
+    metavar="NAME",
+    help="File in the task's folder as the command's standard input.",
 )
 @click.option(
     "--mirror",
     multiple=True,
     metavar="PATTERN",
-    help="Further files that the command needs in its folder.",
+    help="More files that the command needs in its folder; can be repeated.",
 )
 @click.option(
-    "--csv", metavar="FILE", help="A task for each row of a table, whose columns are placeholders."
+    "--csv", metavar="FILE", help="Table with a task in each row; its columns are placeholders."
 )
-@click.option("--lines", metavar="FILE", help="A task for each line of a file, {line}.")
+@click.option("--lines", metavar="FILE", help="File with a task in each line; {line} is the line.")
 @click.option(
     "--foreach",
     multiple=True,
     metavar="NAME=VALUES",
-    help="A task for each value: corner=tt,ff, run=1..70, or run=1..70..3 (every third).",
+    help="A task for each value: corner=tt,ff or run=1..70 or run=1..70..3 (every third); "
+    "if repeated, a task for each combination.",
 )
 @click.option(
-    "-0", "--null", is_flag=True, help="Names on standard input end with null bytes (find -print0)."
+    "-0",
+    "--null",
+    is_flag=True,
+    help="Names on standard input end with null bytes (find -print0).",
 )
-@click.option("--shell", is_flag=True, help="Let /bin/sh run the command: pipes, >, variables.")
-@click.option("--bash", is_flag=True, help="Let bash run it; a pipeline fails if any part fails.")
 @click.option(
-    "--env", multiple=True, metavar="NAME=VALUE", help=("An environment variable for the command.")
+    "--shell", is_flag=True, help="Run the command with /bin/sh, for pipes, > and variables."
 )
-@click.option("--name", help="The job's name [default: map- and the command's first word].")
-@click.option("--task", metavar="NAME", help="Names of tasks [default: {stem}, or the values].")
+@click.option(
+    "--bash",
+    is_flag=True,
+    help="Run the command with bash; a pipeline fails if any part fails.",
+)
+@click.option(
+    "--env",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Environment variable for the command; can be repeated.",
+)
+@click.option("--name", help="The job's name  [default: map- and the command's first word]")
+@click.option("--task", metavar="NAME", help="Names of the tasks  [default: {stem}, or the values]")
 @_running
 def map_(shell: bool, bash: bool, **given: Any) -> None:
     from dataclasses import fields
@@ -343,9 +378,13 @@ def map_(shell: bool, bash: bool, **given: Any) -> None:
     "-a", "--all", "everything", is_flag=True, help="Also remove kept folders and the cache."
 )
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
-@click.option("--hosts", metavar="A,B,…", help="Clean these hosts by ssh, not this one.")
 @click.option(
-    "--python", metavar="PATH", help="Interpreter on these hosts [default: the path of this one]."
+    "--hosts", metavar="A,B,…", help="Clean these hosts instead of this one, through ssh."
+)
+@click.option(
+    "--python",
+    metavar="PATH",
+    help="Python interpreter on these hosts  [default: same path]",
 )
 def clean(**options: object) -> None:
     from encamp.cli.clean import clean_command
@@ -360,7 +399,11 @@ def cache() -> None:
 
 @cache.command("list")
 def cache_list() -> None:
-    """List the inputs in the cache, least recently used first."""
+    """List the inputs in the cache, least recently used first.
+
+    \b
+      encamp cache list
+    """
     from encamp.cli.cache import list_command
 
     list_command()
@@ -369,16 +412,27 @@ def cache_list() -> None:
 @cache.command("why")
 @click.argument("file")
 def cache_why(file: str) -> None:
-    """Show why an input was fetched, fetched again, evicted or refused, and its mode now."""
+    """Show how an input is mirrored now, and its history.
+
+    The history shows why the input was fetched, fetched again, evicted or refused by the cache.
+
+    \b
+      encamp cache why data/dem.tif
+    """
     from encamp.cli.cache import why_command
 
     why_command(file)
 
 
 @cache.command("clear")
-@click.option("--dry-run", is_flag=True, help="Only show how much would be removed.")
+@click.option("--dry-run", is_flag=True, help="Only show how many bytes would be removed.")
 def cache_clear(dry_run: bool) -> None:
-    """Remove every entry that no task is using now."""
+    """Remove every input from the cache that no task is using now.
+
+    \b
+      encamp cache clear --dry-run   only show how much would be removed
+      encamp cache clear
+    """
     from encamp.cli.cache import clear_command
 
     clear_command(dry_run=dry_run)
@@ -386,7 +440,7 @@ def cache_clear(dry_run: bool) -> None:
 
 @cli.command(help=_STATUS)
 @click.argument("place", metavar="JOB.toml|DESTINATION", shell_complete=folders)
-@click.option("--follow", is_flag=True, help="Follow the jobs until none of them is running.")
+@click.option("--follow", is_flag=True, help="Show changes until none of the jobs is running.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option("--shared", is_flag=True, help=_SHARED)
 def status(place: str, *, shared: bool, follow: bool, as_json: bool) -> None:
@@ -398,7 +452,7 @@ def status(place: str, *, shared: bool, follow: bool, as_json: bool) -> None:
 @cli.command(help=_ATTACH)
 @click.argument("name", required=False)
 @click.option("--program", type=int, metavar="PID",
-              help="Process that published it, if there are several.")  # fmt: skip
+              help="Process id of the program, if several have a server of this name.")  # fmt: skip
 def attach(name: str | None, *, program: int | None) -> None:
     from encamp.cli.attach import attach_command
 
@@ -420,7 +474,7 @@ def show(place: str, task: str, *, shared: bool) -> None:
 @click.argument("task")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.option("--shell", is_flag=True, help="Start a shell even if steps are functions.")
-@click.option("--keep", is_flag=True, help="Keep the folder.")
+@click.option("--keep", is_flag=True, help="Keep the folder afterwards, and show its path.")
 @click.option("--shared", is_flag=True, help=_SHARED)
 def debug(job: str, task: str, arguments: tuple[str, ...], **options: bool) -> None:
     from encamp.cli.debug import debug_command
@@ -447,9 +501,12 @@ def completion(shell: str) -> None:
 @cli.command(help=_DOCTOR)
 @click.argument("destination", required=False)
 @click.option("-e", "--engine", default="local", metavar="NAME", show_default=True,
-              help="Engine to reach hosts: local, mpi, pvm, dask, ipyparallel.")  # fmt: skip
+              help="Engine whose hosts to check: local, mpi, pvm, dask, ipyparallel.")  # fmt: skip
 @click.option(
-    "-n", "--slots", type=click.IntRange(min=1), help="Number of slots that must be available."
+    "-n",
+    "--slots",
+    type=click.IntRange(min=1),
+    help="Number of slots to start.",
 )
 @_reached
 def doctor(destination: str | None, **options: object) -> int:

@@ -32,7 +32,7 @@ def check_executor(executor: object) -> None:
     """Raise `BadJob` for an object on which no job can run, `ClusterClosed` if it is closed."""
     if isinstance(executor, Executor):
         if why := _why_unusable(executor):
-            raise BadJob("job.run", f"the executor {why}; make a new one")
+            raise BadJob("job.run", f"the executor {why}; create a new one")
         return
     if executor is None:
         check_slots()
