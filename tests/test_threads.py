@@ -17,8 +17,8 @@ import pytest
 from encamp.cluster.messages import Messages
 from encamp.cluster.task import SpawnedTask, Timing
 from encamp.errors import JobBusy
+from encamp.jobs.journal import run_lock as locks
 from encamp.jobs.journal.journal import Journal
-from encamp.jobs.run import run_lock as locks
 from encamp.slot.slot import Slot
 from encamp.storage.cache.locks import exclusive
 from encamp.storage.persistent import give_back, persistent_sandbox, remove_idle

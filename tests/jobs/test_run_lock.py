@@ -19,8 +19,8 @@ from scripted import Scripted
 
 import encamp
 from encamp.errors import JobBusy
-from encamp.jobs.run import run_lock as module
-from encamp.jobs.run.run_lock import OWNER, run_lock
+from encamp.jobs.journal import run_lock as module
+from encamp.jobs.journal.run_lock import OWNER, run_lock
 from encamp.jobs.run_lease import PREFIX, LeaseHeartbeat
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.process_identity import ProcessFacts, start_of, this_process

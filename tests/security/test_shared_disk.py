@@ -21,20 +21,21 @@ from encamp.errors import BadDestination, EncampError, NotOurs
 from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.record import Record
+from encamp.jobs.journal.run_lock import run_lock
 from encamp.jobs.prune import prune
 from encamp.jobs.report.read_report import read_report
-from encamp.jobs.run.run_lock import run_lock
 from encamp.jobs.run_lease import leases, new_lease
 from encamp.reports import TaskReport
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.disk.safe_destination import NAMED, Trust, named, opened
+from encamp.storage.files_by_request import TaskFiles
 from encamp.storage.inputs.send_inputs import digest_of_piece
 from encamp.storage.local_storage import local_storage
 from encamp.storage.outputs.accepted_names import DeclaredNames
 from encamp.storage.outputs.patterns import Output, bound, folders_of
 from encamp.storage.outputs.publish import intact, publish
 from encamp.storage.outputs.sees_destination import Beacons, reaches
-from encamp.storage.outputs.send_outputs import Piece, TaskFiles
+from encamp.storage.outputs.send_outputs import Piece
 from encamp.storage.outputs.stage import stage, unstage
 from encamp.storage.outputs.temporary_names import discard_leftovers
 from encamp.storage.shared_folders import local

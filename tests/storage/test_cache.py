@@ -84,7 +84,7 @@ def test_inputs_for_which_no_room_could_be_made_are_not_recorded(
     monkeypatch.setattr(cache_module, "cache_limit", lambda _: 0)
     monkeypatch.setattr(HostCache, "_evict", evict)
     with HostCache() as cache, pytest.raises(UnusableInput, match="no room"):
-        cache.bring([planned(here / "a")])
+        cache.fetch_missing([planned(here / "a")])
     assert recorded() == []
 
 
@@ -102,7 +102,7 @@ def test_entry_evicted_early_is_recorded_on_arrival(
     monkeypatch.setattr(cache_module, "copy_file", copied)
     (here / "a").write_text("content")
     with HostCache() as cache:
-        cache.bring([planned(here / "a")])
+        cache.fetch_missing([planned(here / "a")])
         assert len(cache.rows()) == 1
     assert len(entries()) == 1
     assert recorded() == [str(here / "a")]
@@ -147,7 +147,7 @@ def test_files_and_trees_whose_records_were_lost_are_recorded_again(here: Path) 
     for name in ("a", "tree/b", "tree/c"):
         (here / name).write_bytes(bytes(1000))
     with HostCache() as cache:
-        cache.bring(plan([Mirror("*")], here))
+        cache.fetch_missing(plan([Mirror("*")], here))
         before = {(row.key, row.kind, row.size, row.files) for row in cache.rows()}
     (local_storage() / "cache" / INDEX).unlink()
     with HostCache() as cache:
@@ -192,10 +192,10 @@ def test_what_could_not_be_fetched_is_not_recorded(here: Path) -> None:
     items = plan([Mirror("*")], here)
     (here / "b").write_bytes(bytes(2000))
     with HostCache() as cache, pytest.raises(SourceChanged):
-        cache.bring(items)
+        cache.fetch_missing(items)
     assert recorded() == [str(here / "a")]
     with HostCache() as cache:
-        cache.bring(plan([Mirror("*")], here))
+        cache.fetch_missing(plan([Mirror("*")], here))
     assert sorted(recorded()) == [str(here / name) for name in ("a", "b", "c")]
 
 
@@ -258,7 +258,7 @@ def test_whoever_opens_a_new_index_first_records_what_is_there(here: Path) -> No
     for name in ("a", "b"):
         (here / name).write_bytes(bytes(1000))
     with HostCache() as cache:
-        cache.bring(plan([Mirror("*", readonly=True)], here))
+        cache.fetch_missing(plan([Mirror("*", readonly=True)], here))
     (local_storage() / "cache" / INDEX).unlink()
     with HostCache() as cache:  # which fetches nothing
         cache.get(planned(here / "a"))
@@ -280,7 +280,7 @@ def test_entry_being_fetched_is_not_evicted(here: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv(LIMIT, "10")
     (here / "a").write_bytes(bytes(1000))
     with HostCache() as cache:
-        cache.bring([planned(here / "a")])
+        cache.fetch_missing([planned(here / "a")])
         assert [event.what for event in cache.events(str(here / "a"))] == ["fetched"]
     assert recorded() == [str(here / "a")]
 
@@ -302,7 +302,7 @@ def test_scarce_space_is_reserved_once_during_fetch(
     for number, size in enumerate(sizes):
         (here / f"{number}").write_bytes(os.urandom(size))
     with HostCache() as cache:
-        cache.bring(plan([Mirror("*")], here))
+        cache.fetch_missing(plan([Mirror("*")], here))
         with opened(cache.root / INDEX) as index:
             assert index.rooms() == []
     assert rooms == [[40_000]] * len(sizes)

@@ -16,12 +16,13 @@ from encamp.errors import DiskFull
 from encamp.storage.cache.cache import HostCache
 from encamp.storage.disk.copy import copy_file
 from encamp.storage.disk.holes import allocated, data_parts
+from encamp.storage.files_by_request import TaskFiles
 from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.inputs.send_inputs import Chunk, Sender, ShippedEntry, receive_file
 from encamp.storage.local_storage import LOCAL
 from encamp.storage.outputs.patterns import as_outputs, bound
 from encamp.storage.outputs.publish import publish
-from encamp.storage.outputs.send_outputs import OutputPaths, Piece, TaskFiles
+from encamp.storage.outputs.send_outputs import OutputPaths, Piece
 from encamp.storage.outputs.stage import stage
 from encamp.storage.shared_folders import MIRRORED
 

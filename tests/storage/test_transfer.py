@@ -21,6 +21,7 @@ from encamp.errors import (
     UnusableInput,
 )
 from encamp.storage.disk.safe_destination import NAMED
+from encamp.storage.files_by_request import TaskFiles
 from encamp.storage.inputs.send_inputs import CHUNK, digest_of_piece
 from encamp.storage.outputs.patterns import Output, as_outputs, bound
 from encamp.storage.outputs.publish import publish
@@ -30,7 +31,6 @@ from encamp.storage.outputs.send_outputs import (
     Piece,
     Receiver,
     RemoteTarget,
-    TaskFiles,
     send_file,
 )
 from encamp.storage.outputs.stage import Staged, stage

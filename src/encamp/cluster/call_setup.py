@@ -12,11 +12,11 @@ from encamp.cluster.spawn_options import Options
 from encamp.errors import BadDestination, CannotTravel, UnusableInput, text_of
 from encamp.slot.call_folder import Staging
 from encamp.slot.slot import Setup
+from encamp.storage.files_by_request import TaskFiles
 from encamp.storage.outputs.accepted_names import NOT_DECLARED, below
 from encamp.storage.outputs.patterns import folders_of
 from encamp.storage.outputs.publish import final_name, staged_by
 from encamp.storage.outputs.sees_destination import Beacons
-from encamp.storage.outputs.send_outputs import TaskFiles
 from encamp.storage.outputs.stage import Staged
 from encamp.storage.outputs.temporary_names import new_token
 from encamp.wire.by_value import dump_by_value

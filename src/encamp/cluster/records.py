@@ -182,7 +182,7 @@ class SlotRecord:
 
     @property
     def key(self) -> tuple[int, int]:
-        """The host's identifier in a `Need`."""
+        """The slot in a `Need`: its agent's number and its own."""
         return self.agent, self.number
 
 

@@ -70,7 +70,6 @@ if TYPE_CHECKING:
     from encamp.slot.call_folder import Staging
     from encamp.slot.initializer_globals import Initialized
     from encamp.slot.small_messages import TaskShortcut
-    from encamp.storage.outputs.send_outputs import Piece
 
 
 _NOTHING: Parts = []
@@ -402,6 +401,7 @@ class Slot:
         if setup.staging is None:
             return called(function, args, kwargs)
         from encamp.slot.call_folder import in_folder  # here, because most calls have no folder
+        from encamp.storage.files_by_request import SpawnersFiles
 
         return in_folder(setup.staging, task, SpawnersFiles(self.ask), function, args, kwargs)
 
@@ -657,28 +657,6 @@ def current_task() -> CurrentTask:
     slot, task = here
     slot.check_runs(task)  # a thread with a copy of the task's context may have outlived it
     return slot.task
-
-
-class SpawnersFiles:
-    """The spawner's disk, for hosts that do not share it: a `Channel` and an `OutputChannel`.
-
-    ``ask`` is a function like `Slot.ask`.
-    """
-
-    def __init__(self, ask: Callable[[object], Any]) -> None:
-        self._ask = ask
-
-    def chunk(self, path: Any, offset: int) -> Any:
-        """`Channel.chunk`."""
-        return self._ask(("chunk", path, offset))
-
-    def entries(self, path: Any, exclude: tuple[str, ...]) -> Any:
-        """`Channel.entries`."""
-        return self._ask(("entries", path, exclude))
-
-    def write(self, piece: Piece) -> Any:
-        """`OutputChannel.write`."""
-        return self._ask(("write", piece, None))
 
 
 def ask_here() -> Callable[[object], Any] | None:

@@ -3,9 +3,14 @@
 An envelope is the first part of a message; payloads and buffers follow it. Agents read only
 envelopes. Payloads are unpickled only in slots and by the controller.
 
-    controller ── Run, Recall, Stop, Message, Location, Answer, Order, Ping, End ─► agent ──► slot
-    controller ◄── Hello, Results, Started, OutputText, SupervisorMessage, Message, Locate, Ask,
-                   GivenBack, SlotEnded, OrderDone, Pong ──────────────────────── agent ◄── slot
+    controller ── Orders, Recall, Stop, Order, Ping, End ──► agent
+    controller ── Run, Message, Location, Answer ──► agent ──► slot
+    controller ◄── Hello, ManyResults, SlotEnded, OrderDone, Pong ── agent
+    controller ◄── Results, Started, OutputText, Message, Locate, Ask, GivenBack ── agent ◄── slot
+    agent ── Recall, Link ──► slot,   agent ◄── Exiting ── slot
+    program ── CheckMemory ──► slot, and slot ──► program, when both share memory
+    a job's worker ── Run, Answer ──► slot,   worker ◄── Results, SupervisorMessage, Ask ── slot
+    Bundle: several of these in one frame between controller and agent, or between agents
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from encamp.errors import NotOurs, printable
 from encamp.jobs.journal.journal_file import NAME, JournalFile, lines_of, opened
 from encamp.jobs.journal.record import Line, Record, encoded, on_disk, outputs_in, path_of
 from encamp.jobs.journal.records_in_file import RecordsInFile
-from encamp.jobs.run.run_lock import refusal, run_lock
+from encamp.jobs.journal.run_lock import refusal, run_lock
 from encamp.jobs.run_lease import PREFIX
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 from encamp.storage.outputs.accepted_names import below

@@ -101,7 +101,7 @@ def _facts_of_output(output: Output) -> object:
     return output.pattern, output.to, output.rename, output.required, output.existing
 
 
-def why_run(
+def why_outdated(
     record: Line | None, key: Key, makes: Callable[[str], bool], trust: Trust = NAMED
 ) -> str | None:
     """Why a task must run, in words; None if its earlier result is still valid.

@@ -15,7 +15,7 @@ from encamp.jobs.journal.record import Key, Line
 from encamp.jobs.plan.code_digest import own_module
 from encamp.jobs.plan.graph import Graph
 from encamp.jobs.plan.inputs import Inputs, planner_of
-from encamp.jobs.plan.keys import INPUT_CHANGED, JOB_INPUT_CHANGED, JOB_INPUTS, Keys, why_run
+from encamp.jobs.plan.keys import INPUT_CHANGED, JOB_INPUT_CHANGED, JOB_INPUTS, Keys, why_outdated
 from encamp.jobs.plan.name_changed_inputs import JobInputs, listed, which, with_name
 from encamp.jobs.plan.redefined_functions import redefined
 from encamp.jobs.plan.reserved_folder import check_reserved_folder
@@ -124,7 +124,7 @@ class Prepared:
         if record is None and name in self._journal.failed:
             return "it failed in its last run"
         outputs = self.job.tasks[name].outputs
-        why = why_run(record, key, partial(self.declared.allow, outputs), self._trust)
+        why = why_outdated(record, key, partial(self.declared.allow, outputs), self._trust)
         if why is None or record is None:
             return why
         return with_name(why, self._which_input(why, record, inputs))

@@ -6,18 +6,19 @@ import os
 import pickle
 import socket
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from encamp.errors import reason_of
 from encamp.job_status import State
 from encamp.jobs.job_definition import JobDefinition
 from encamp.jobs.plan.name_changed_inputs import listed
 from encamp.jobs.report.parameter_columns import parameters_of
-from encamp.jobs.run.submitted_task import SubmittedTask
 from encamp.jobs.run_clock import Clock
 from encamp.jobs.steps import Task
 from encamp.jobs.worker.work import Outcome
 from encamp.reports import AttemptReport, JobReport, TaskReport
 from encamp.service_statistics import ServiceStatistics
+from encamp.storage.inputs.mirror import Item
 from encamp.storage.shared_folders import local
 from encamp.task_values import MOST_KEPT, as_json
 from encamp.units import size_text
@@ -25,6 +26,16 @@ from encamp.version import __version__
 
 _MOST_ORDER = 20_000
 """Maximum number of dependencies between tasks in a report."""
+
+
+class Attempted(Protocol):
+    """A task with attempts, as the run knows it; see `SubmittedTask`."""
+
+    number: int
+    submitted: float
+    why: str
+    inputs: list[Item]
+    attempts: list[AttemptReport]
 
 
 def controller_here() -> str:
@@ -69,7 +80,7 @@ def _order_of(after: Mapping[str, list[str]]) -> dict[str, list[str]]:
     return dict(after) if few else {}
 
 
-def attempt_report(task: str, current: SubmittedTask, outcome: Outcome) -> AttemptReport:
+def attempt_report(task: str, current: Attempted, outcome: Outcome) -> AttemptReport:
     """The report of one attempt."""
     error = outcome.error
     return AttemptReport(
@@ -87,7 +98,7 @@ def attempt_report(task: str, current: SubmittedTask, outcome: Outcome) -> Attem
     )
 
 
-def task_report(task: Task, state: State, current: SubmittedTask, outcome: Outcome) -> TaskReport:
+def task_report(task: Task, state: State, current: Attempted, outcome: Outcome) -> TaskReport:
     """The report of a task, without its outputs."""
     log = None if outcome.log is None else f"logs/{local(outcome.log.final).name}"
     value = _unpickled(outcome.value)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from encamp.attempt_facts import Published
 from encamp.job_status import JobStatus
 from encamp.jobs.job_definition import JobDefinition
 from encamp.jobs.journal.journal import Journal
+from encamp.jobs.journal.run_lock import refusal
 from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.report.build_reports import job_report
@@ -19,16 +19,18 @@ from encamp.jobs.report.manifest import write_manifest
 from encamp.jobs.report.parameter_columns import parameters_of
 from encamp.jobs.report.results_csv import facts_of, write_table
 from encamp.jobs.report.write_report import write_page
-from encamp.jobs.run.executors import services_of
-from encamp.jobs.run.run_lock import refusal
 from encamp.jobs.run_clock import Clock
 from encamp.reports import JobReport, TaskReport
+from encamp.service_statistics import ServiceStatistics
 from encamp.storage.outputs.publish import manifest_lines
 from encamp.task_values import Scalar
 
 
 class RunReport:
-    """The report of a run of ``tasks``; ``ended`` are the reports of its tasks."""
+    """The report of a run of ``tasks``; ``ended`` are the reports of its tasks.
+
+    ``executor`` is the executor's name; ``services`` returns the statistics of its services.
+    """
 
     def __init__(
         self,
@@ -37,12 +39,14 @@ class RunReport:
         prepared: Prepared,
         journal: Journal,
         orphans: OrphanWatch,
-        executor: Executor,
+        executor: str,
+        services: Callable[[], list[ServiceStatistics]],
     ) -> None:
         self.ended = CompressedReports(tasks, journal.done, self._parameters_of)
         self.clock = Clock()
         self._job, self._tasks, self._prepared = job, tasks, prepared
-        self._journal, self._orphans, self._executor = journal, orphans, executor
+        self._journal, self._orphans = journal, orphans
+        self._executor, self._services = executor, services
         self._is_whole = len(tasks) == len(job.tasks)
         self._top = str(job.to)
         self._manifest: list[bytes] = []
@@ -85,10 +89,10 @@ class RunReport:
             self._job,
             tasks,
             self.clock,
-            _name_of(self._executor),
+            self._executor,
             interrupted,
             [*warnings, *prepared.warnings, *journal.warnings, *self._orphans.warnings],
-            services_of(self._executor),
+            self._services(),
             prepared.graph.before,
             orphans,
         )
@@ -106,8 +110,3 @@ class RunReport:
 
     def _parameters_of(self, name: str) -> dict[str, Scalar]:
         return parameters_of(self._job.tasks[name])
-
-
-def _name_of(executor: Executor) -> str:
-    told = getattr(executor, "cluster", executor)
-    return getattr(told, "_about", None) or type(executor).__name__

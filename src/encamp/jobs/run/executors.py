@@ -140,6 +140,12 @@ def hosts_elsewhere(executor: Executor) -> bool:
     return elsewhere
 
 
+def name_of(executor: Executor) -> str:
+    """The name of an executor, or of its cluster, for reports."""
+    told = getattr(executor, "cluster", executor)
+    return getattr(told, "_about", None) or type(executor).__name__
+
+
 def services_of(executor: Executor) -> list[ServiceStatistics]:
     """The statistics of the services on an executor's cluster; empty for other executors."""
     ours = sys.modules.get("encamp.executor.executor")

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from socket import gethostname
 from typing import TypeVar
 
@@ -46,7 +47,7 @@ from encamp.jobs.report.compressed_reports import tell_up_to_date
 from encamp.jobs.report.run_report import RunReport
 from encamp.jobs.run.allocation_end import TimeLeft
 from encamp.jobs.run.attempt_outcomes import AttemptOutcomes
-from encamp.jobs.run.executors import workers_of
+from encamp.jobs.run.executors import name_of, services_of, workers_of
 from encamp.jobs.run.killed_runs import discard_parts, sweep
 from encamp.jobs.run.max_failures import MaxFailures
 from encamp.jobs.run.publisher import Done, Publisher
@@ -61,9 +62,9 @@ from encamp.jobs.worker.supervise_attempt import Abandoned
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.reports import JobReport, TaskReport
 from encamp.storage.disk.safe_destination import trust_in
+from encamp.storage.files_by_request import TaskFiles
 from encamp.storage.import_path import import_path
 from encamp.storage.outputs.patterns import Output
-from encamp.storage.outputs.send_outputs import TaskFiles
 from encamp.storage.outputs.stage import unstage
 from encamp.storage.outputs.temporary_names import new_token
 from encamp.storage.shared_folders import below, local, portable_name
@@ -118,7 +119,15 @@ class RunLoop:
         self.running: dict[str, SubmittedTask] = {}
         self.parked: dict[str, SubmittedTask] = {}
         self.submissions = Submissions(executor, self.token)
-        self.report = RunReport(job, tasks, prepared, journal, self.orphans, executor)
+        self.report = RunReport(
+            job,
+            tasks,
+            prepared,
+            journal,
+            self.orphans,
+            name_of(executor),
+            partial(services_of, executor),
+        )
         self.ended, self.clock = self.report.ended, self.report.clock
         self.time_left = TimeLeft(map(job.tasks.__getitem__, tasks), options.time_limit)
         self.late: list[str] = []

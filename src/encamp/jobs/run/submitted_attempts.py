@@ -12,9 +12,9 @@ from encamp.errors import EngineFailed, shortened
 from encamp.jobs.run.executors import answering, hosts_elsewhere, why_gone
 from encamp.jobs.worker.supervise_attempt import supervise_attempt
 from encamp.jobs.worker.work import Outcome, Work
+from encamp.storage.files_by_request import TaskFiles
 from encamp.storage.outputs.patterns import Output, folders_of
 from encamp.storage.outputs.sees_destination import Beacons
-from encamp.storage.outputs.send_outputs import TaskFiles
 
 SILENCE = 5.0
 """Seconds without any result after which the run checks whether the executor is still there."""

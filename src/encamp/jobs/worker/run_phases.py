@@ -33,7 +33,6 @@ from encamp.slot.isolation import FolderRestored, resource_unseen
 from encamp.slot.process_tree import end_descendants, helpers
 from encamp.slot.redirect_output import complain, flush, output_to
 from encamp.slot.run_function import called
-from encamp.slot.slot import SpawnersFiles
 from encamp.slot.this_process import (
     ask,
     at_rest,
@@ -46,6 +45,7 @@ from encamp.slot.this_process import (
     undone,
 )
 from encamp.storage.disk.disk_full import free_space
+from encamp.storage.files_by_request import SpawnersFiles
 from encamp.storage.inputs.damaged_inputs import Placed
 from encamp.storage.outputs.stage import stage
 from encamp.storage.sandbox_folder import Sandbox

@@ -24,8 +24,9 @@ from encamp.jobs.worker.slots import Done, SlotLost, slots_here
 from encamp.jobs.worker.time_limits import TimeLimits
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.jobs.worker.worker_name import worker_name
-from encamp.slot.slot import SpawnersFiles, ask_here
+from encamp.slot.slot import ask_here
 from encamp.storage.disk.network_delay import sees
+from encamp.storage.files_by_request import SpawnersFiles
 from encamp.storage.inputs.modes import needs_own_mounts
 from encamp.storage.inputs.overlay import recover
 from encamp.storage.ownership import TASK, keep_dead, reclaim, reclaim_folder

@@ -1,6 +1,6 @@
 """The executor that jobs use on this machine: threads, each of which supervises a slot.
 
-A job submits `attempt.attempt`, which passes its work to a process. So nothing need be pickled
+A job submits `supervise_attempt`, which passes its work to a process. So nothing need be pickled
 between the run and these threads.
 """
 

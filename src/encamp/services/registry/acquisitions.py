@@ -56,7 +56,7 @@ class Acquisitions:
         return None
 
     def _say_soon(self, service: Service, request: Request) -> None:
-        """After `SAY_AFTER` seconds, log why the program still waits; once for each service."""
+        """After `WARN_AFTER` seconds, log why the program still waits; once for each service."""
         if request.waits and not service.said_held:
             self._records.pump.call_later(WARN_AFTER, lambda: self._say_why(service, request))
 

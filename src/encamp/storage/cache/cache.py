@@ -138,7 +138,7 @@ class HostCache:
         """Whether the entry exists."""
         return self._entry(_key(item), item.kind).exists()
 
-    def bring(self, items: Iterable[Item]) -> None:
+    def fetch_missing(self, items: Iterable[Item]) -> None:
         """Fetch missing entries; errors as in `get`."""
         missing = [item for item in items if not self.has(item)]
         if not missing:
@@ -193,7 +193,7 @@ class HostCache:
         while another process fetches the same. Raises `SourceChanged` if the input differs from the
         plan, `UnusableInput`, `DiskFull`, or OSError.
         """
-        self.bring([item])
+        self.fetch_missing([item])
         return self._get(item)
 
     def _get(self, item: Item, *, has_room: bool = False) -> Path:

@@ -55,7 +55,7 @@ class Placer:
     def bring(self, items: Iterable[Item]) -> None:
         """Fetch inputs into the cache, except those that bypass it; raises as `place` does."""
         with named_refusals(self._owned.storage):
-            self._cache.bring(item for item, mode in self._modes(items) if mode != "direct")
+            self._cache.fetch_missing(item for item, mode in self._modes(items) if mode != "direct")
 
     def place(self, items: Iterable[Item]) -> None:
         """Put every item of a plan into the folder.
@@ -68,7 +68,7 @@ class Placer:
 
     def _place(self, items: Iterable[Item]) -> None:
         modes = self._modes(items)
-        self._cache.bring(item for item, mode in modes if mode != "direct")
+        self._cache.fetch_missing(item for item, mode in modes if mode != "direct")
         need = sum(item.allocated for item, mode in modes if mode in ("copy", "direct"))
         with self._cache.room_if_scarce(need, f"the inputs of {self.folder}"):
             shown = self._mount_view([item for item, mode in modes if mode == "overlay"])

@@ -1,33 +1,31 @@
 """Outputs of hosts that do not see the destination: sent in pieces, and received at the program.
 
     the task's host                                  the destination's host
-    send_file ── pieces ──► Channel ──► Receiver.write: temporary names beside the final ones
+    send_file ── pieces ──► OutputChannel ──► Receiver.write: temporary names beside the final ones
 
-`encamp.storage.inputs.send_inputs` sends inputs in the opposite direction. Outputs that were sent
-are published like all others, by `publish.publish` on the destination's host.
+`encamp.storage.inputs.send_inputs` sends inputs in the opposite direction, and
+`encamp.storage.files_by_request` has both ends of the channel. Outputs that were sent are published
+like all others, by `publish.publish` on the destination's host.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
-from encamp.errors import BadDestination, ShippingFailed, UnsafeTarget, UnusableInput, printable
+from encamp.errors import BadDestination, ShippingFailed, UnsafeTarget, printable
 from encamp.storage.disk.copy import write_at
 from encamp.storage.disk.digest import Digest
 from encamp.storage.disk.disk_full import disk_full
 from encamp.storage.disk.holes import data_parts, is_sparse
 from encamp.storage.disk.safe_destination import Trust, opened
 from encamp.storage.disk.unsupported_requests import flushed, set_permissions
-from encamp.storage.inputs.mirror import Item
-from encamp.storage.inputs.send_inputs import CHUNK, Sender, digest_of_piece
-from encamp.storage.outputs.patterns import Output
+from encamp.storage.inputs.send_inputs import CHUNK, digest_of_piece
 from encamp.storage.outputs.temporary_names import PART, Written, discard
 from encamp.storage.shared_folders import Portable, SharedPath, below, local, with_name
 
@@ -175,61 +173,6 @@ class Receiver:
         """Remove unpublished files."""
         for part in self._parts:
             discard(part)
-
-
-class TaskFiles:
-    """One task's files on this side: inputs to send, and outputs to receive.
-
-    Any thread may use it. After it is closed nothing is sent or received.
-    """
-
-    def __init__(self, inputs: Iterable[Item], outputs: Iterable[Output]) -> None:
-        self._inputs, self._outputs = inputs, outputs
-        self._lock = threading.Lock()
-        self._sender: Sender | None = None
-        self._receiver: Receiver | None = None
-        self._over = False
-
-    def answer(self, question: Any) -> Any:
-        """Answer a host that does not see this one's disk; may wait for the disk.
-
-        Questions are ``(what, path or piece, detail)``; see `Sender` and `Receiver` for the errors.
-        "over" asks whether the task is no longer wanted.
-        """
-        what, about, detail = question
-        if what == "over":
-            return self._over
-        with self._lock:
-            if self._over:
-                raise UnusableInput(str(about), "the task that asked for it has ended")
-            if what == "write":
-                return self._taker.write(about)
-            giver = self._giver
-            return giver.chunk(about, detail) if what == "chunk" else giver.entries(about, detail)
-
-    @property
-    def _taker(self) -> Receiver:
-        if self._receiver is None:
-            places = {one.at: one.trust for one in self._outputs if one.at is not None}
-            self._receiver = Receiver({local(at): trust for at, trust in places.items()})
-        return self._receiver
-
-    @property
-    def _giver(self) -> Sender:
-        if self._sender is None:
-            self._sender = Sender(local(i.source) for i in self._inputs if i.url is None)
-        return self._sender
-
-    def stop(self) -> None:
-        """Cancel the transfer: the task is no longer wanted."""
-        self._over = True
-
-    def close(self) -> None:
-        """Remove received files that were not published; may wait for the disk."""
-        self.stop()
-        with self._lock:
-            if self._receiver is not None:
-                self._receiver.discard()
 
 
 def _write(part: Path, trust: Trust, piece: Piece) -> Written | None:
