@@ -562,11 +562,11 @@ BAD = {
     "one name for two tasks": (
         '[[task]]\nname = "x"\nsteps = "y"\n[[task]]\nname = "x"\nsteps = "y"',
         (5, 8, ("task x: is made twice, for [[task]] number 1 and for [[task]] number 2; "
-               "give one of them another name")),
+               "give one of them a different name")),
     ),
     "a key of foreach that is taken": (
         '[[task]]\nname = "x"\nsteps = "y"\nforeach = { name = [1] }',
-        (4, 20, "{name} has another meaning; choose another name than 'name'"),
+        (4, 20, "{name} has a different meaning; choose a name other than 'name'"),
     ),
     "a key of foreach that is no word": (
         '[[task]]\nname = "x"\nsteps = "y"\nforeach = { a-b = [1] }',

@@ -313,7 +313,7 @@ class TargetConflict(InputError):
         return (
             f"{_whose(self.task)}{printable(self.first)} and {printable(self.second)} "
             f"would both become {printable(self.target)!r} in the task's folder; "
-            "rename one or give it another folder"
+            "rename one, or put it into a different folder"
         )
 
 
@@ -335,7 +335,7 @@ class OutputConflict(InputError):
     def __str__(self) -> str:
         return (
             f"{printable(self.first)} and {printable(self.second)} would both be published as "
-            f"{printable(self.destination)}; rename one or give it another folder"
+            f"{printable(self.destination)}; rename one, or put it into a different folder"
         )
 
 
@@ -360,9 +360,9 @@ class OutputExists(InputError):
 class BadDestination(InputError):
     """A destination cannot be written, or publishing to it would not be safe.
 
-    For example, it is not a folder, another user controls a part of its path, or an input would be
-    replaced. Raised before the run if the problem exists by then; otherwise the task that publishes
-    fails.
+    For example, it is not a folder, a different user controls a part of its path, or an input would
+    be replaced. Raised before the run if the problem exists by then; otherwise the task that
+    publishes fails.
 
     path, why
         The destination, and what is wrong with it.
@@ -861,7 +861,7 @@ class TaskError(EncampError):
 
 
 class StepFailed(TaskError):
-    """A step of a task raised an exception, or its command exited with another status than 0.
+    """A step of a task raised an exception, or its command exited with a status other than 0.
 
     step, cause
         The step, and how it failed: the exception, or the exit status or signal.
@@ -1127,7 +1127,7 @@ class ServerLost(ServiceError, BrokenExecutor):
         return (
             f"a server of {printable(self.service)} was lost: its process on "
             f"{self.host or 'its host'} {end}{why}; the call of {printable(self.call)} {begun}; "
-            "acquire another server"
+            "acquire a new server"
         )
 
 

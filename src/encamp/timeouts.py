@@ -34,7 +34,7 @@ BEAT = 1.5
 MISSED = 5
 """An agent counts as lost after this many consecutive pings without an answer."""
 LOST_BY_OTHERS = 2 * BEAT
-"""After this time an agent that another one has lost counts as lost, unless its end is known."""
+"""An agent that cannot be reached by other agents counts as lost after this time."""
 REPLACED = 20.0
 """For other hosts to join after the last one has left."""
 LONELY = 600.0

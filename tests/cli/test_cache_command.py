@@ -126,7 +126,7 @@ def test_tree_is_shown_with_number_of_files(data: Path) -> None:
             lambda path: path.chmod(0o755),
             "5000 bytes, permissions 644, .*; now 5000 bytes, permissions 755, ",
         ),
-        (lambda path: _replace(path), "another file or folder with the same size"),
+        (lambda path: _replace(path), "a different file or folder with the same size"),
     ],
 )
 def test_a_changed_file_says_what_changed(change: object, words: str, data: Path) -> None:

@@ -83,7 +83,10 @@ def test_the_environment_of_an_agent(here: bool, monkeypatch: pytest.MonkeyPatch
     ("module", "why"),
     [
         ("encamp", "its Python has no encamp; install it for the Python of my workers"),
-        ("encamp.other", f"its Python has another version of encamp; install {__version__}, which"),
+        (
+            "encamp.other",
+            f"its Python has a different version of encamp; install {__version__}, the",
+        ),
         ("encampment", "ModuleNotFoundError: No module named 'encampment'"),
     ],
 )

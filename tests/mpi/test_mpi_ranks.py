@@ -352,4 +352,4 @@ def test_a_launcher_of_another_mpi_is_an_error_that_says_so() -> None:
     other = launcher_of("openmpi").library
     done = run(launcher_of("mpich"), "talk", library=other)
     assert done.returncode != 0
-    assert "the launcher belongs to another MPI" in done.stderr
+    assert "the launcher belongs to a different MPI" in done.stderr

@@ -652,7 +652,7 @@ def test_folder_replacing_job_folder_gets_nothing(
         def began(self, job: str, total: int, workers: int | None) -> None:
             stranger("mv sums.job was; mv other.job sums.job")
 
-    with pytest.raises(NotOurs, match="another folder has replaced it since the run began"):
+    with pytest.raises(NotOurs, match="a different folder has replaced it since the run began"):
         _job().run(progress=Swapping())
     assert _files_of(Path("sums.job")) == before
     assert sorted(file.name for file in Path("sums.job/logs").iterdir()) == []

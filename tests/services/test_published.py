@@ -209,7 +209,7 @@ def test_a_state_that_cannot_be_restored_is_named() -> None:
     with Cluster("local", slots=1) as cluster:
         service = cluster.publish(Unrestored, checkpoint_every=1, restarts=1)
         service.call("add", 1).get(SOON)
-        with pytest.raises(ServerLost, match="acquire another server"):
+        with pytest.raises(ServerLost, match="acquire a new server"):
             service.call("end").get(SOON)
         with pytest.raises(ServiceFailed, match=r"last saved state of Unrestored .*old format"):
             service.call("add", 1).get(SOON)

@@ -91,7 +91,7 @@ def test_removed_current_folder_is_named(code: str) -> None:
     ended = in_no_folder(code)
     last = ended.stderr.strip().splitlines()[-1]
     assert BadJob.__name__ in last
-    assert "the current folder: it has been removed; change to another one" in last
+    assert "the current folder: it has been removed; change to a different one" in last
 
 
 @pytest.mark.parametrize("command", [("cache", "why", "a"), ("run", "j.toml"), ("run", "../s.py")])

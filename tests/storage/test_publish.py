@@ -195,7 +195,7 @@ def test_file_swapped_during_rename_is_detected(
         real(part, final, **folders)
 
     monkeypatch.setattr(os, "rename", rename)
-    with pytest.raises(BadDestination, match="another process has put another file there"):
+    with pytest.raises(BadDestination, match="a different process has put a different file there"):
         publish(staged(folder, to, "replace"))
 
 

@@ -308,7 +308,7 @@ _WHAT: dict[str, Callable[[Agent], object]] = {"clear": _clear, "refresh": _refr
 def _folder(portable: str, *, far: bool) -> str:
     """The folder in which tasks start, if this host has it.
 
-    With ``far`` the folder was named on another host, and here it may belong to another user.
+    With ``far``, the folder was named on a different host; here a different user might own it.
     """
     if not portable:
         return "/"

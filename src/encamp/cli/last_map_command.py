@@ -22,7 +22,7 @@ def other_line(job: Job, command: str, *, shared: bool) -> str | None:
 
 
 def warning_of(job: Job, before: str) -> str:
-    """The warning for a line that takes over the job of another one."""
+    """The warning for a command line that takes over the job of a different command line."""
     line = before if len(before) <= _SHOWN else f"{before[: _SHOWN - 1]}…"
     taken = {path.name.removesuffix(".job") for path in job.to.glob("*.job")}
     number = next(n for n in range(2, len(taken) + 3) if f"{job.name}-{n}" not in taken)

@@ -85,8 +85,8 @@ class Cluster:
     """Hosts with slots that run functions.
 
     engine
-        "local", "mpi" or another engine's name, "dask://host:8786", a client or cluster of Dask or
-        ipyparallel, or an engine object.
+        The name of an engine, such as "local" or "mpi", an address such as "dask://host:8786", a
+        client or cluster of Dask or ipyparallel, or an engine object.
     slots
         Number of slots on all hosts together; by default one for each core.
     inline

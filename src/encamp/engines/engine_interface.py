@@ -193,5 +193,5 @@ class Engine(Endpoint):
         """End the agents, if necessary by force, and leave the network.
 
         The cluster has asked its agents to end before. Blocks for at most some seconds. Idempotent;
-        may be called from another thread than the one that uses the network.
+        may be called from a different thread than the one that uses the network.
         """

@@ -34,7 +34,7 @@ _MODULES = {
 }
 """Name → module, and how to install what it needs."""
 _OF_HOSTS = ("hosts", "hostfile", "address")
-"""Options that users give to the engine ``local`` although they need another one."""
+"""Options that users give to the engine ``local`` although they need a different one."""
 _OF_OBJECTS = {"distributed": "dask", "ipyparallel": "ipyparallel"}
 """Package → the engine that takes its clients and clusters."""
 _GROUP = "encamp.engines"

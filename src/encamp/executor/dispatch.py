@@ -15,7 +15,7 @@ from encamp.executor.mapping import cancel_all
 
 Job = Callable[[], Any] | Sequence[Any] | None
 """``(function, args, kwargs, …)``, where only the function is required and further items are the
-user's own; or a function alone. None: no job until there is another result."""
+user's own; or a function alone. None: no job until the next result arrives."""
 Collector = Callable[[int, Any, Any], object] | Generator[Any, tuple[int, Any, Any], Any]
 """Receives index, job and result: a function as three arguments, a generator as one tuple."""
 

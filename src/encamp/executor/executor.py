@@ -191,7 +191,7 @@ class Executor(futures.Executor):
         further items are not passed on. A function without arguments may stand alone.
 
         ``jobs`` is asked for the next job when there is room for it, and again after every result,
-        even if it had none before. It may return None: no job until there is another result. There
+        even if it had none before. It may return None: no job until the next result arrives. There
         is room if a slot is free, and for ``prefetch`` waiting jobs per slot: use 0 for generators
         that should know as many results as possible. The default is 0 if jobs take long, and up to
         100 if slots would have to wait for the next job.

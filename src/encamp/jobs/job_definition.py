@@ -64,7 +64,7 @@ class JobDefinition:
         self.tasks: dict[str, Task] = {}
 
     def goes_to(self, to: str | Path, base: Path) -> None:
-        """Set another destination, below ``base`` if it is a relative path."""
+        """Set a different destination, below ``base`` if it is a relative path."""
         if not isinstance(to, str | os.PathLike):
             raise BadJob("to", f"must be a folder or a URL, not {to!r}")
         if to == "":

@@ -30,7 +30,7 @@ import ctypes, sys
 try:
     x = ctypes.CDLL("libX11.so.6")
 except OSError:
-    sys.exit()  # xterm knows another one
+    sys.exit()  # xterm knows a different one
 x.XOpenDisplay.restype = ctypes.c_void_p
 sys.exit(not x.XOpenDisplay(sys.argv[1].encode()))
 """
@@ -87,7 +87,7 @@ def _check_opens(display: str) -> None:
 
 
 class Opener:
-    """Opens windows one after the other, in another thread than the pump's."""
+    """Opens windows one after the other, in a different thread than the pump's."""
 
     def __init__(self, pump: Pump, disk_thread: DiskThread) -> None:
         self._pump, self._disk_thread = pump, disk_thread

@@ -165,7 +165,7 @@ def _input() -> Any:
 
 
 def _cannot_unread(_: Any) -> None:
-    raise ValueError("sys.stdin may have read ahead from another file")
+    raise ValueError("sys.stdin may have read ahead from a different file")
 
 
 set_up_loggers: list[Any] = []

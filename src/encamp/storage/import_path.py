@@ -54,7 +54,7 @@ def extend_import_path(words: Iterable[str]) -> list[str]:
 
     On the same host they come before this process's own; see above for other hosts. A folder that
     does not exist here under its name is looked for in its shared root. Packages that are installed
-    for another version of Python are not searched.
+    for a different version of Python are not searched.
     """
     words = list(words)
     if not words:

@@ -9,7 +9,7 @@ from encamp.errors import BadJob
 
 
 def real_folder(path: str) -> Path:
-    """The real path of a folder; cached until the name leads to another folder."""
+    """The real path of a folder; cached until the name stands for a different folder."""
     try:
         now = os.stat(path)  # noqa: PTH116 - often called
         if (known := _real.get(path)) and os.path.samestat(now, os.lstat(known)):
@@ -33,7 +33,7 @@ def current_folder() -> Path:
     try:
         return Path.cwd()
     except FileNotFoundError as exc:
-        why = "it has been removed; change to another one (cd) and try again"
+        why = "it has been removed; change to a different one (cd) and try again"
         raise BadJob("the current folder", why) from exc
 
 

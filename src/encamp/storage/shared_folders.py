@@ -84,7 +84,7 @@ def portable_name(path: Path) -> Portable:
 
 
 def with_name(path: Portable, name: str) -> Portable:
-    """The path of another name in the folder of ``path``."""
+    """The path of a sibling in the folder of ``path``."""
     if isinstance(path, SharedPath):
         return SharedPath(path.root, str(PurePosixPath(path.rest).with_name(name)))
     return f"{path.rpartition('/')[0]}/{name}"

@@ -1,8 +1,8 @@
 """Pickles of code that cannot be imported by name: those of cloudpickle, with three additions.
 
 Functions with a cache (`functools.cache`), which cloudpickle pickles by name, even those of
-scripts. Source lines in tracebacks: cloudpickle replaces the file's name by ``<dynamic-code>``,
-and the cells of a notebook are in no file. And the version of Python: another one would run the
+scripts. Source lines in tracebacks: cloudpickle replaces the file's name by ``<dynamic-code>``, and
+the cells of a notebook are in no file. And the version of Python: a different version would run the
 bytecode all the same, with wrong results.
 """
 
@@ -51,7 +51,7 @@ def _lines_of(code: CodeType) -> list[str]:
 def _made_code(python: str, args: Any, file: str, first: int, lines: list[str]) -> CodeType:
     """The code object; its lines, if there are any, are where tracebacks look for them.
 
-    Raises `OtherPython` if it was compiled by another version.
+    Raises `OtherPython` if it was compiled by a different version.
     """
     if python != _PYTHON:
         raise OtherPython(python, _PYTHON)

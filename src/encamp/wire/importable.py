@@ -12,7 +12,7 @@ _CLOUDPICKLE = "cloudpickle"
 def is_importable(function: Any) -> bool:
     """Whether a function is sent by its name: its module has it under that name.
 
-    Not so functions of scripts, nested ones, those that only look like another one
+    Not so functions of scripts, nested ones, those that only look like a different one
     (`functools.wraps`), and those of modules that the program has registered with cloudpickle.
     """
     module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")

@@ -65,7 +65,7 @@ class HostTable:
     def renew(self) -> None:
         """Update the hosts. Raises a `ClusterError` if the machine has ended."""
         if getattr(self._cluster, "_closed", False):
-            raise ClusterClosed  # libpvm would join another machine
+            raise ClusterClosed  # libpvm would join a different machine
         hosts = self._others() if self._engine is None else self._of_pvm(self._engine)
         self.hosts = {host.dtid: host for host in sorted(hosts, key=lambda host: host.dtid)}
         for host in hosts:

@@ -158,7 +158,7 @@ class Relay:
     def open(self) -> bool:
         """Connect to the scheduler; returns whether it answers. Blocks for some seconds at most.
 
-        Raises `EngineFailed` if the scheduler runs another version of Python, whose process the
+        Raises `EngineFailed` if the scheduler runs a different version of Python, whose process the
         relay's bytecode could crash.
         """
         if self._serving is None:

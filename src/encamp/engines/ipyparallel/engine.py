@@ -44,7 +44,7 @@ _ABOUT = (
     f"__import__({host_id.__module__!r}, fromlist=['']).host_id()"
 )
 """The first question to an engine, as source code: ipyparallel sends functions as bytecode, which
-crashes a Python of another version."""
+crashes a Python of a different version."""
 _OTHER_PYTHON = "it runs Python {}, but this program runs Python {}: use one version everywhere"
 _START_ONE = "start one: ipcluster start -n 4"
 _START_IT = "start it, and wait for its engines: start_and_connect_sync()"
@@ -201,7 +201,7 @@ class IPythonEngine(MeshEngine):
         self._slots_of: dict[int, int] = {}
         """The slots of each engine that has, or is to have, agents."""
         self._unusable: set[int] = set()
-        """Engines without encamp, or of another version of Python."""
+        """Engines without encamp, or with a different version of Python."""
         self._awaited: dict[int, int] = {}
         """The agents of each engine for which the start waits."""
         self._tunnels = Relay(client, self.run, self.tunnelled)

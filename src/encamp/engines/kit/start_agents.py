@@ -207,7 +207,7 @@ def why_not(exc: Exception | None, whose: str) -> str:
         return f"its Python has no encamp; install it for the Python of {whose}"
     if "No module named 'encamp." in str(exc):
         return (
-            f"its Python has another version of encamp; install {__version__}, which the program "
-            f"has, for the Python of {whose}"
+            f"its Python has a different version of encamp; install {__version__}, the version of "
+            f"the program, for the Python of {whose}"
         )
     return f"{type(exc).__name__}: {exc}"

@@ -2,8 +2,8 @@
 
 The first message of each frame goes to the receiver's inbox (`inbox.Inbox`): a msgpack array of the
 frame's parts if all are small, and otherwise of their sizes. Then one message with the small parts,
-and one for each big part, follow with another tag, without copies. An array of -1 or -2 says that
-its sender leaves, or that all ranks are to leave at once.
+and one for each big part, follow with a different tag, without copies. An array of -1 or -2 says
+that its sender leaves, or that all ranks are to leave at once.
 
 MPI cannot wake a process, so a rank polls: at once while something happens, then less often.
 """

@@ -313,7 +313,7 @@ def _communicator(mpi: ModuleType) -> Intracomm:
     if comm.size != _ranks():
         remove(remains_here())  # a single rank leaves its memory behind, even after a normal end
         library = mpi.Get_library_version().strip()[:40]
-        why = f"mpi4py uses {library}, but the launcher belongs to another MPI"
+        why = f"mpi4py uses {library}, but the launcher belongs to a different MPI"
         raise EngineUnavailable("mpi", why, "set MPI4PY_LIBMPI, or use the launcher of that MPI")
     if not _poll(request.Test, ALL_START):
         why = (

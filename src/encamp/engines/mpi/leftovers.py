@@ -65,7 +65,7 @@ def topology_here() -> list[str]:
     if os.environ.get("MPI_LOCALRANKID") != "0" or not fd.isdecimal():
         return []
     if not any(_own(Path(_TOPOLOGY))):
-        return []  # this may be another launcher than hydra
+        return []  # this may be a launcher other than hydra
     store = _asked(int(fd), "cmd=get_my_kvsname").get("kvsname", "")
     path = _asked(int(fd), f"cmd=get kvsname={store} key=PMI_hwloc_xmlfile").get("value", "")
     return [path] if path.startswith(_TOPOLOGY) else []

@@ -27,15 +27,15 @@ _STRIKE_LOG = (
     'case $log in */pvml.*) rm -f "$log";; esac; done'
 )
 _THERE_ALREADY = -28
-"""PVM's error for a host that is in the machine already, perhaps by another name."""
+"""PVM's error for a host that is in the machine already, perhaps under a different name."""
 
 
 def main(given: str) -> None:
     """Add hosts, and print as JSON the tid or the error code of each that was not in the machine.
 
-    A host that is in the machine by another name has its tid, too. ``given`` is JSON: ``hosts`` to
-    add, and the names of ``dead`` ones, which are removed first, because the machine waits for
-    them. If the machine is the user's ``own``, logs are removed.
+    Hosts that are in the machine under a different name also have their tid. ``given`` is JSON:
+    ``hosts`` to add, and the names of ``dead`` ones, which are removed first, because the machine
+    waits for them. If the machine is the user's ``own``, logs are removed.
     """
     wanted = json.loads(given)
     libpvm.mytid()
@@ -78,7 +78,7 @@ def _in_machine() -> set[str]:
 
 
 def _found(given: str) -> int:
-    """The tid of a host that is in the machine by another name; 0 if it is not found."""
+    """The tid of a host that is in the machine under a different name; 0 if it is not found."""
     name, *options = given.split()
     said = [option[3:] for option in options if option.startswith("ip=")]
     address = _address(said[0] if said else name)

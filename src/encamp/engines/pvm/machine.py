@@ -283,11 +283,11 @@ def _check_programs() -> None:
         raise EngineUnavailable("pvm", f"there is no command {missing[0]}", REMEDY)
     if os.geteuid() == 0 and "PVM_ALLOW_ROOT" not in os.environ:
         why = "PVM refuses to work for root, since other hosts could then run anything as root"
-        raise EngineUnavailable("pvm", why, "use another account, or set PVM_ALLOW_ROOT=1")
+        raise EngineUnavailable("pvm", why, "use a different account, or set PVM_ALLOW_ROOT=1")
 
 
 def _folder() -> str:
-    """A new folder for a new machine's files; empty if libpvm already uses another one."""
+    """A new folder for a new machine's files; empty if libpvm already uses a different one."""
     global _own_folder
     if _used_tmp is None:
         base = tempfile.gettempdir()
@@ -303,7 +303,7 @@ def _folder() -> str:
 def _make_again(folder: Path) -> None:
     """Create a folder that this process has used before, if it has been removed.
 
-    Files of a killed machine in it do not matter, since every machine has another name.
+    Files of a killed machine in it do not matter, since every machine has its own name.
     """
     try:
         folder.mkdir(0o700)

@@ -61,7 +61,7 @@ class Membership:
         """Hold the lock for calls of libpvm, which may read other messages meanwhile.
 
         Raises `EngineFailed` if one of the calls fails, or none is possible: after the end of a
-        machine, libpvm would join another one.
+        machine, libpvm would join a different one.
         """
         with self.lock:
             if self.failure or self._left:

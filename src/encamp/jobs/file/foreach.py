@@ -163,7 +163,7 @@ def _check_placeholder(key: str, *path: str | int) -> None:
     if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", key):
         raise Problem(path, f"{key!r} cannot be a placeholder; use letters, digits and '_'")
     if key in RESERVED:
-        raise Problem(path, f"{{{key}}} has another meaning; choose another name than {key!r}")
+        raise Problem(path, f"{{{key}}} has a different meaning; choose a name other than {key!r}")
 
 
 def _listed(key: str, given: Sequence[Scalar] | Numbers, *path: str | int) -> Sequence[Scalar]:

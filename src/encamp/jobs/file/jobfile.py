@@ -249,7 +249,7 @@ def _twice(template: str, case: Case, other: str) -> str:
     own = [key for key in case.values if key != "index"]
     keys = own if case.file is None else ["name", "parent", "index"]
     unused = [f"{{{key}}}" for key in keys if f"{{{key}" not in template]
-    hint = f"put {' or '.join(unused)} into its" if unused else "give one of them another"
+    hint = f"put {' or '.join(unused)} into its" if unused else "give one of them a different"
     return f"is made twice, for {other} and for {case.origin}; {hint} name"
 
 

@@ -289,7 +289,7 @@ def _check_is_jobs(files: OwnFiles) -> None:
     names = set(files.names()) - {"logs"}
     if names and not any(name.startswith(_OF_RUNS) for name in names):
         why = (
-            "it contains files but no journal of a job; give the job another name, or move "
+            "it contains files but no journal of a job; give the job a different name, or move "
             "the folder away"
         )
         raise NotOurs(str(files.path), why)

@@ -78,7 +78,7 @@ class _Hasher:
             del self._enclosing[id(value)]
 
     def _extended(self, value: Any) -> bytes:
-        """A plain value of another class: its class counts, and what that adds to the value."""
+        """A plain value of a subclass: its class counts, and what that adds to the value."""
         if isinstance(value, Enum):
             return self._join("enum", map(self.digest, (type(value), value.value)))
         added = (getattr(value, "__dict__", None), getattr(value, "default_factory", None))

@@ -90,7 +90,7 @@ class Keys:
 
 
 def _facts_of_step(step: Call | Command) -> object:
-    """A command without its time limit; None for a call, which has another part of the key."""
+    """A command without its time limit; None for a call: a different part of the key covers it."""
     if isinstance(step, Call):
         return None
     return step.line, step.shell, step.env, step.stdin, step.stdout
@@ -110,7 +110,7 @@ def why_outdated(
     """
     if record is None or record.report is None:
         return "it has not been done before"
-    if record.key != key:  # which may also have parts of another version
+    if record.key != key:  # which may also have parts of a different version
         for part, words in _WORDS.items():
             if record.key.get(part) != key.get(part):
                 return f"{words} changed"

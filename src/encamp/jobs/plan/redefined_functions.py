@@ -11,7 +11,7 @@ from encamp.jobs.steps import Call, Task
 
 
 def redefined(tasks: Iterable[Task]) -> list[str]:
-    """A warning for each function whose name has another function now, in an interactive session.
+    """A warning for each function whose name an interactive session has given to a different one.
 
     The job runs the function that it was given: which of the two was meant is not known.
     """

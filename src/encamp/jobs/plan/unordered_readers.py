@@ -310,7 +310,7 @@ class _Check:
         yield from (read_at(path) for path in matches if rest and self._is_elsewhere(path))
 
     def _is_elsewhere(self, path: Path) -> bool:
-        """Whether a match is a symlink, or another folder is mounted there."""
+        """Whether a match is a symlink, or a mount point."""
         above, _ = self._way(str(path.parent))
         return path.is_symlink() or one_name(path) != os.path.join(above, path.name)  # noqa: PTH118
 
@@ -416,7 +416,7 @@ def _for_all(writes: _Writes) -> str:
     )
 
 
-_PART_THEM = "publish to another folder or name, or exclude it from the mirror"
+_PART_THEM = "publish to a different folder or name, or exclude it from the mirror"
 
 
 def _of_own_failure(mirror: Mirror, writes: _Writes) -> str:
@@ -441,5 +441,5 @@ def _of_another(mirror: Mirror, maker: str, writes: _Writes, later: bool) -> str
         return f"{reads}, but does not run after it; {_PART_THEM}"
     return (
         f"{reads}, but does not run after it; use outputs_of({maker!r}), "
-        f"add after={maker!r}, or publish to another folder"
+        f"add after={maker!r}, or publish to a different folder"
     )

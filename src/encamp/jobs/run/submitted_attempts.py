@@ -119,7 +119,7 @@ class Submissions:
         return False
 
     def see_cancelled(self) -> None:
-        """Check whether the executor has ended, because another caller cancelled an attempt."""
+        """Check whether the executor has ended, because a different caller cancelled an attempt."""
         if self.over is None and (why := why_gone(self.executor)):
             self._gone(why)
 

@@ -136,7 +136,7 @@ def _fill_variable(name: str, text: str, values: Values) -> str:
             f"shells run the value of {name} as code, so only ASCII letters, digits and "
             ".,:@%+=/-_ can"
         )
-        raise BadJob(text, f"{why} be inserted there; use a variable of another name")
+        raise BadJob(text, f"{why} be inserted there; use a variable with a different name")
     return fill(text, values)
 
 

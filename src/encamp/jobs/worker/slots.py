@@ -313,7 +313,7 @@ class Slots:
         own_mounts: bool = False,
         **options: Any,
     ) -> Done | Raised:
-        """`Slot.run` in any slot; again in another one if an idle slot was just ending.
+        """`Slot.run` in any slot; again in a different one if an idle slot was just ending.
 
         Raises `SlotsCannotStart` if none starts.
         """

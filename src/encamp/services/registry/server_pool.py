@@ -129,7 +129,7 @@ class ServerPool:
         return [*self.queue, *pinned]
 
     def moved(self, server: ServerRecord, host: str) -> None:
-        """Record that a server has started on a host, perhaps another one than before."""
+        """Record that a server has started on a host, perhaps a different one than before."""
         if server.state == HELD:
             self._held[server.host] -= 1
             self._held[host] = self._held.get(host, 0) + 1

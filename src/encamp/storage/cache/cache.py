@@ -2,10 +2,10 @@
 
 There is one per user and host, used by any number of processes at once and kept between runs. An
 entry, a file or a whole tree, is found by its source's path and state (size, modification time,
-permissions, inode, device; for a tree, those of everything in it), so a changed source has another
-entry. Entries appear by rename and are never written to. An entry that has changed (a task wrote to
-it, the host lost power) is fetched again. Locks that the kernel drops with their holder ensure that
-each entry is fetched once, and that no tree is evicted while it is used.
+permissions, inode, device; for a tree, those of everything in it), so a changed source has a
+different entry. Entries appear by rename and are never written to. An entry that has changed (a
+task wrote to it, the host lost power) is fetched again. Locks that the kernel drops with their
+holder ensure that each entry is fetched once, and that no tree is evicted while it is used.
 
 A source may have two entries: a read-only one, which tasks get as links, and one with the source's
 own permissions, which tasks get as copies or overlays.
@@ -410,7 +410,7 @@ class HostCache:
         return True
 
     def _remove(self, path: Path) -> None:
-        """Remove an entry or a partial one, under another name first; its lock is held."""
+        """Remove an entry or a partial one, after renaming it; its lock is held."""
         if os.path.lexists(path):
             doomed = self.root / "partial" / f"{path.name}-{token_hex(4)}"
             with suppress(FileNotFoundError):
@@ -533,7 +533,7 @@ def _state(item: Item) -> str:
 
 def _what_changed(before: str, now: str) -> str:
     if before == now:
-        return "it changed: another file or folder with the same size and time replaced it"
+        return "it changed: a different file or folder with the same size and time replaced it"
     return f"it changed: {before}; now {now}"
 
 

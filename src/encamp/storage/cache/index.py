@@ -217,7 +217,7 @@ def _is_current(database: sqlite3.Connection) -> bool:
 
 
 def _make_tables(database: sqlite3.Connection) -> None:
-    """Create the tables, in place of those of another version."""
+    """Create the tables, in place of those of a different version."""
     old = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     for (name,) in old:
         database.execute(f'DROP TABLE "{name}"')

@@ -31,7 +31,7 @@ _GUARDED = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
-_REMEDY = "remove it, use another destination, or share the job (--shared)"
+_REMEDY = "remove it, use a different destination, or share the job (--shared)"
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 MOST = 1 << 32
 """Maximum number of bytes to read from one file."""
@@ -62,7 +62,7 @@ class OwnFolder:
         files = self._files(make=make)
         try:
             if self._held and not files.made:
-                why = "another folder has replaced it since the run began"
+                why = "a different folder has replaced it since the run began"
                 raise NotOurs(str(self.path), f"{why}; put the first one back and run it again")
             if self._held:  # the one that was held has been removed
                 self._held[0], files = files, self._held[0]
@@ -80,7 +80,7 @@ class OwnFolder:
             self._held.pop().close()
 
     def check(self) -> None:
-        """Raise `NotOurs` if the name now belongs to another folder than the one that is held.
+        """Raise `NotOurs` if the name now belongs to a folder other than the one that is held.
 
         A missing folder is not an error here; writing into it fails.
         """

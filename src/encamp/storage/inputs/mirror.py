@@ -107,9 +107,10 @@ class Item(msgspec.Struct, frozen=True):
 
     ``size`` and ``mtime_ns`` are the file's when the plan was made; for a tree, the sum over its
     ``files`` and the time of the newest. ``content`` identifies the state of the input on any host;
-    ``identity`` also differs if another file has taken its place; ``version`` is like ``identity``,
-    but uses only properties that survive a restart. ``allocated`` are the bytes that it takes on a
-    disk, fewer than ``size`` for sparse files. ``cached`` says that several tasks may need it.
+    ``identity`` also differs if a different file has taken its place; ``version`` is like
+    ``identity``, but uses only properties that survive a restart. ``allocated`` are the bytes that
+    it takes on a disk, fewer than ``size`` for sparse files. ``cached`` says that several tasks may
+    need it.
     """
 
     source: Portable
@@ -428,7 +429,7 @@ def _identity(source: Portable, status: os.stat_result, state: TreeState, permis
 
 
 def is_here(item: Item) -> bool:
-    """Whether this host sees an input as it was planned, and not another file of its name.
+    """Whether this host sees an input as it was planned, and not a different file with its name.
 
     In a shared root, sizes and times are compared; elsewhere it must be the very same file or tree.
     """

@@ -83,7 +83,7 @@ def _same(place: str, original: str) -> bool:
     if stat.S_ISLNK(now.st_mode):
         return False
     if stat.S_ISLNK(before.st_mode):
-        before = Path(original).stat()  # a file by another name came as the file
+        before = Path(original).stat()  # a file with a different name was mirrored as this file
     if not (stat.S_ISREG(now.st_mode) and stat.S_ISREG(before.st_mode)):
         return False
     if now.st_size != before.st_size:

@@ -121,8 +121,8 @@ def _is_as_written(
 ) -> bool:
     """Whether a file is the one that was staged, and was not written to since.
 
-    ``path`` may be relative to the descriptor of a folder. Network disks may show another inode and
-    time on another host; there the bytes are compared.
+    ``path`` may be relative to the descriptor of a folder. Network disks may show a different inode
+    and time on another host; there the bytes are compared.
     """
     if not stat.S_ISREG(status.st_mode) or status.st_size != one.size or one.written is None:
         return False
@@ -190,7 +190,9 @@ def _named(one: Staged, name: str, folder: int, *, replace: bool) -> Published:
         return _as_it_is(name, folder)
     found = os.stat(final, dir_fd=folder, follow_symlinks=False)
     if one.kind == "file" and not _is_as_written(one, final, found, folder):
-        raise BadDestination(name, "another process has put another file there meanwhile")
+        raise BadDestination(
+            name, "a different process has put a different file there in the meantime"
+        )
     return Published(name, one.size, found.st_mtime_ns, one.digest, kind=one.kind, goal=one.goal)
 
 

@@ -28,7 +28,7 @@ LARGE = 40 * MIB
 
 
 def pairs(cluster: Cluster) -> list[tuple[str, str]]:
-    """The names of two hosts where tasks can talk: one with itself, and one with another one."""
+    """The names of two hosts whose tasks exchange messages: once one host, once two if possible."""
     hosts = cluster.hosts()
     with_two = next(host for host in hosts if host.slots > 1)
     found = [(with_two.name, with_two.name), (hosts[0].name, hosts[-1].name)]

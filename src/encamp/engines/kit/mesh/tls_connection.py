@@ -314,7 +314,7 @@ class TLSConnection:
         if not self._tls.shake():
             return False
         if not self._identity.shown_by(self._tls.tls):
-            raise ssl.SSLError("it has another certificate")
+            raise ssl.SSLError("it has a different certificate")
         if on_one_host(self._tls.tls) and not self.tunnelled:
             self._use(self._tls.end())
         self.shaken = True
