@@ -66,10 +66,15 @@ class Span:
 @quickly_pickled
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One output under its final name. ``digest`` is blake2b-128 in hexadecimal.
+    """One output under its final name.
 
-    ``kept`` if there was such a file before, which was not replaced and is not the task's. ``kind``
-    may be a symlink, whose target is ``goal``, or an empty folder; these have no digest."""
+    digest
+        Its blake2b-128 in hexadecimal; empty for a symlink or a folder.
+    kept
+        Whether the file existed before and was not replaced; then it is not the task's.
+    kind, target
+        "file", "link" (a symlink, which points to ``target``) or "folder" (an empty one).
+    """
 
     path: str
     size: int
@@ -77,4 +82,4 @@ class Published:
     digest: str
     kept: bool = False
     kind: Literal["file", "link", "folder"] = "file"
-    goal: str = ""
+    target: str = ""

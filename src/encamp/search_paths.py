@@ -54,9 +54,9 @@ def _on_the_way(folder: str) -> Iterator[str]:
         links += 1
         if links > _MOST_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), folder)
-        goal = os.readlink(here)
-        pending += reversed(goal.strip("/").split("/"))
-        done = "/" if goal.startswith("/") else done
+        target = os.readlink(here)
+        pending += reversed(target.strip("/").split("/"))
+        done = "/" if target.startswith("/") else done
 
 
 def _is_ours(status: os.stat_result, *, last: bool) -> bool:

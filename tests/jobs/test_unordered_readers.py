@@ -88,13 +88,15 @@ BY_SYMLINKS = {
 }
 
 
-@pytest.mark.parametrize(("link", "goal", "mirror"), BY_SYMLINKS.values(), ids=BY_SYMLINKS)
+@pytest.mark.parametrize(("link", "target", "mirror"), BY_SYMLINKS.values(), ids=BY_SYMLINKS)
 @pytest.mark.parametrize("absolute", [False, True])
 def test_a_symlink_out_of_a_tree_is_read_where_it_leads(
-    strips: Path, link: str, goal: str, mirror: str | Mirror, absolute: bool
+    strips: Path, link: str, target: str, mirror: str | Mirror, absolute: bool
 ) -> None:
     Path(link).parent.mkdir(parents=True)
-    Path(link).symlink_to(strips / goal if absolute else os.path.relpath(goal, Path(link).parent))
+    Path(link).symlink_to(
+        strips / target if absolute else os.path.relpath(target, Path(link).parent)
+    )
     with pytest.raises(BadJob, match=r"task read: its mirror .* reads what task m"):
         Prepared(_job(mirror))
 

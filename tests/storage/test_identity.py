@@ -30,8 +30,8 @@ def version(folder: Path, text: str) -> Path:
     return folder
 
 
-def link(at: Path, goal: Path | str) -> None:
-    at.with_name("new").symlink_to(goal)
+def link(at: Path, target: Path | str) -> None:
+    at.with_name("new").symlink_to(target)
     at.with_name("new").replace(at)
 
 
@@ -198,10 +198,10 @@ def test_a_job_runs_again_when_the_link_to_its_data_leads_elsewhere(here: Path) 
     version(here / "v2", "two")
     (here / "data").symlink_to("v1")
     states = []
-    for goal in ("v1", "v1", "v2"):
-        link(here / "data", goal)
+    for target in ("v1", "v1", "v2"):
+        link(here / "data", target)
         job = encamp.Job("job", to="out", mirror="data")
         job.add("task", "cp data/a result", outputs="result")
         states.append(job.run(slots=1)["task"].state)
-        assert (here / "out/result").read_text() == (here / goal / "a").read_text()
+        assert (here / "out/result").read_text() == (here / target / "a").read_text()
     assert states == ["done", "up to date", "done"]

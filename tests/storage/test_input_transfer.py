@@ -191,8 +191,8 @@ def chunk_of(data: bytes, size: int | None = None, mtime_ns: int = 1) -> Chunk:
     )
 
 
-def entry(path: str, kind: str = "file", goal: str = "") -> ShippedEntry:
-    return ShippedEntry(path, kind, 0, 1, 0o644, goal)  # type: ignore[arg-type]
+def entry(path: str, kind: str = "file", target: str = "") -> ShippedEntry:
+    return ShippedEntry(path, kind, 0, 1, 0o644, target)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -321,8 +321,8 @@ def test_symlink_targets_are_sent_with_tree(away: Path, to: Path) -> None:
     make(away / "file", 10)
     make(away / "far/x", CHUNK + 1)
     make(away / "secret", 10)
-    for link, goal in {"one": "../file", "all": "../far", "left": "../secret"}.items():
-        (away / "tree" / link).symlink_to(goal)
+    for link, target in {"one": "../file", "all": "../far", "left": "../secret"}.items():
+        (away / "tree" / link).symlink_to(target)
     sender = Sender([away / "tree"])
     with pytest.raises(UnusableInput, match="not one of the files"):
         sender.chunk(str(away / "tree/one"), 0)  # not listed yet

@@ -115,7 +115,7 @@ def test_two_stars_do_not_follow_symlinks_to_folders(here: Path, folder: Path) -
 def test_folders_are_mirrored_as_trees_with_their_symlinks(here: Path, folder: Path) -> None:
     write(here, "tree/a", "tree/.hidden", "tree/deep/b")
     (here / "tree/empty").mkdir()
-    goals = {
+    targets = {
         "to file": "a",
         "to folder": "deep",
         "deep/up": "../a",
@@ -124,10 +124,10 @@ def test_folders_are_mirrored_as_trees_with_their_symlinks(here: Path, folder: P
         "device": "/dev/null",
         "itself": "itself",
     }
-    for link, goal in goals.items():
-        (here / "tree" / link).symlink_to(goal)
+    for link, target in targets.items():
+        (here / "tree" / link).symlink_to(target)
     mirrored("tree", here, folder)
-    assert {link: os.readlink(folder / "tree" / link) for link in goals} == goals
+    assert {link: os.readlink(folder / "tree" / link) for link in targets} == targets
     assert (folder / "tree/deep/b").read_text() == (here / "tree/deep/b").read_text()
     assert (folder / "tree/.hidden").is_file()
     assert (folder / "tree/empty").is_dir()
@@ -165,7 +165,7 @@ def test_symlinks_out_of_tree_become_their_targets(
 
 
 @pytest.mark.parametrize(
-    ("link", "goal"),
+    ("link", "target"),
     [
         ("tree/deep/up", "../../tree"),
         ("tree/top", ".."),
@@ -174,11 +174,11 @@ def test_symlinks_out_of_tree_become_their_targets(
     ],
 )
 def test_a_symlink_to_a_folder_that_it_is_in_stays_one(
-    here: Path, folder: Path, link: str, goal: str
+    here: Path, folder: Path, link: str, target: str
 ) -> None:
     write(here, "tree/deep/b", "far/x")
     (here / "tree/out").symlink_to("../far")
-    (here / link).symlink_to(goal.format(here=here))
+    (here / link).symlink_to(target.format(here=here))
     assert mirrored("tree", here, folder) == sorted(
         ["tree/deep/b", "tree/out/x", link.replace("far/", "tree/out/")]
     )
@@ -360,12 +360,12 @@ def test_a_target_that_leaves_the_folder_is_refused(target: str, here: Path) -> 
     assert "\0" not in str(caught.value)
 
 
-@pytest.mark.parametrize("goal", ["..", "deep", "/tmp"])
+@pytest.mark.parametrize("target", ["..", "deep", "/tmp"])
 def test_a_target_through_a_mirrored_symlink_is_refused(
-    goal: str, here: Path, folder: Path
+    target: str, here: Path, folder: Path
 ) -> None:
     write(here, "tree/deep/x", "a")
-    (here / "tree/way").symlink_to(goal)
+    (here / "tree/way").symlink_to(target)
     with pytest.raises(UnsafeTarget, match="symlink"):
         mirrored({"tree": ".", "a": "tree/way"}, here, folder)
     assert not (folder / "a").exists()

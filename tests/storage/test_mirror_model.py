@@ -18,7 +18,7 @@ from encamp.errors import UnusableInput
 from encamp.storage.inputs.mirror import Mirror, Mode, plan
 
 Tree = dict[str, "Tree | str"]
-"""Name → folder, or ``"file"``, or ``"> goal"`` for a symlink."""
+"""Name → folder, or ``"file"``, or ``"> target"`` for a symlink."""
 
 MODES: set[Mode] = {"auto", "copy", "link"}
 

@@ -81,7 +81,7 @@ def bring(request: pytest.FixtureRequest, folder: Path, here: Path) -> Iterator[
 
 
 def seen(top: Path) -> dict[str, str]:
-    """All paths below a folder, and what is there: text, ``-> goal`` or ``/`` for a folder."""
+    """All paths below a folder, and what is there: text, ``-> target`` or ``/`` for a folder."""
     found = {}
     for path in sorted(top.rglob("*")):
         if path.is_symlink():
@@ -153,7 +153,9 @@ def test_absolute_symlink_to_published_file_is_adapted(bring: Bring, folder: Pat
     assert (home / "tree/folder").readlink() == Path("deep")
 
 
-def test_a_symlink_whose_goal_is_renamed_leads_to_the_new_name(bring: Bring, folder: Path) -> None:
+def test_a_symlink_whose_target_is_renamed_leads_to_the_new_name(
+    bring: Bring, folder: Path
+) -> None:
     write(folder, "run-3")
     (folder / "latest").symlink_to("run-3")
     home = bring([Output("run-3", rename="result"), Output("latest")])

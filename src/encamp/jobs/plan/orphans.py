@@ -189,8 +189,8 @@ class OrphanWatch:
             yield from (path for path in (top,) if path in self._orphans)
             return
         with suppress(OSError, InputError):  # reported when the task runs
-            for goal in tree_state(Path(top), item.exclude).leads_to:
-                yield from self._at(os.path.realpath(goal))
+            for target in tree_state(Path(top), item.exclude).leads_to:
+                yield from self._at(os.path.realpath(target))
         for path in self._orphans:
             inner = path.removeprefix(f"{top}/")
             if (

@@ -330,10 +330,10 @@ class _Check:
         if is_url(mirror.pattern):
             return
         start, _ = split(mirror.pattern, self._job.base)
-        goals = [goal for path in matches for goal in self._leads_to(path, mirror)]
-        yield from map(read_at, goals)
+        targets = [target for path in matches for target in self._leads_to(path, mirror)]
+        yield from map(read_at, targets)
         folders = {path.parent for path in self._found(mirror.pattern, self._job.base)}
-        for path in {start, *matches, *goals, *folders}:
+        for path in {start, *matches, *targets, *folders}:
             yield from (Reach(link.parts, ()) for link in self._way(str(path))[1])
 
     def _leads_to(self, path: Path, mirror: Mirror) -> list[Path]:

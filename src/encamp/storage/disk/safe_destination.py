@@ -227,19 +227,19 @@ def _resolved(path: str, trust: Trust) -> tuple[str, int]:
         if name == "..":
             done = os.path.dirname(done)  # noqa: PTH120
             continue
-        goal = _goal(name, done, trust)
-        if goal is None:
+        target = _target(name, done, trust)
+        if target is None:
             done, plain = os.path.join(done, name), plain + own  # noqa: PTH118
             continue
         links += 1
         if links > _MOST_LINKS:
             raise BadDestination(path, "the path has too many symlinks")
-        pending += [(name, 0) for name in reversed(Path(goal).parts) if name != "/"]
-        done, plain = "/" if goal.startswith("/") else done, 0
+        pending += [(name, 0) for name in reversed(Path(target).parts) if name != "/"]
+        done, plain = "/" if target.startswith("/") else done, 0
     return done, plain
 
 
-def _goal(name: str, folder: str, trust: Trust) -> str | None:
+def _target(name: str, folder: str, trust: Trust) -> str | None:
     """The target of a link in a folder; None if it is not a link."""
     try:
         above = os.open(folder, _PLACE)

@@ -169,7 +169,7 @@ class Placer:
             if entry.kind == "folder":
                 self._inner_folder(f"{item.target}/{entry.path}")
             elif entry.kind == "link":
-                os.symlink(entry.goal, f"{top}/{entry.path}")
+                os.symlink(entry.target, f"{top}/{entry.path}")
             else:
                 place = f"{top}/{entry.path}"
                 self._one(f"{origin}/{entry.path}", place, entry.status, item, mode)

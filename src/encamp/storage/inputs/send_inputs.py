@@ -43,14 +43,14 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class ShippedEntry(msgspec.Struct, frozen=True):
-    """One entry of a tree; ``goal`` is a symlink's target."""
+    """One entry of a tree; ``target`` is where a symlink points."""
 
     path: str
     kind: Literal["file", "folder", "link"]
     size: int
     mtime_ns: int
     permissions: int
-    goal: str
+    target: str
 
 
 class Channel(Protocol):
@@ -103,7 +103,7 @@ class Sender:
                 entry.status.st_size,
                 entry.status.st_mtime_ns,
                 stat.S_IMODE(entry.status.st_mode),
-                entry.goal if entry.kind == "link" else "",
+                entry.target if entry.kind == "link" else "",
             )
             for entry in found
         ]
@@ -182,14 +182,14 @@ def receive_tree(
             place.mkdir(mode=0o700)
             folders.add(entry.path)
         elif entry.kind == "link":
-            place.symlink_to(entry.goal)
+            place.symlink_to(entry.target)
         else:
             mode = entry.permissions & 0o555 | 0o400 if readonly else entry.permissions | 0o600
             expected = (entry.size, entry.mtime_ns)
             receive_file(channel, _inner(path, entry.path), place, expected, mode)
-    goals = {entry.path: entry.goal for entry in entries}
+    link_targets = {entry.path: entry.target for entry in entries}
     return state_of_entries(
-        ((e.path, e.kind, e.size, e.mtime_ns) for e in entries), goals.__getitem__
+        ((e.path, e.kind, e.size, e.mtime_ns) for e in entries), link_targets.__getitem__
     )
 
 

@@ -24,7 +24,7 @@ from encamp.storage.real_paths import is_below
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One entry of a tree, with its path relative to the tree; ``goal`` is a symlink's target.
+    """One entry of a tree, its path relative to the tree; ``target`` is where a symlink points.
 
     ``outside`` is the real path that a symlink out of the tree leads to; the entry counts as the
     file or folder there, if there is one.
@@ -33,7 +33,7 @@ class Entry(msgspec.Struct, frozen=True):
     path: str
     kind: Literal["file", "folder", "link"]
     status: os.stat_result
-    goal: str = ""
+    target: str = ""
     outside: str = ""
 
 
@@ -81,14 +81,14 @@ class TreeDigest:
 
     def take(self, entry: Entry) -> None:
         status = entry.status
-        self.take_facts(entry.path, entry.kind, status.st_size, status.st_mtime_ns, entry.goal)
+        self.take_facts(entry.path, entry.kind, status.st_size, status.st_mtime_ns, entry.target)
         if entry.kind == "file":
             self.allocated += allocated(status)
             rest = f"{status.st_mode} {status.st_ino} {status.st_dev}\0"
             self._rest.update(rest.encode())
 
-    def take_facts(self, path: str, kind: str, size: int, mtime_ns: int, goal: str) -> None:
-        facts = f"{path}\0{kind}\0{goal}"
+    def take_facts(self, path: str, kind: str, size: int, mtime_ns: int, target: str) -> None:
+        facts = f"{path}\0{kind}\0{target}"
         if kind == "file":
             facts += f"\0{size}\0{mtime_ns}"
             self.files += 1
@@ -113,12 +113,12 @@ class TreeDigest:
 
 
 def state_of_entries(
-    entries: Iterable[tuple[str, str, int, int]], goal: Callable[[str], str]
+    entries: Iterable[tuple[str, str, int, int]], target: Callable[[str], str]
 ) -> TreeState:
     """The state of a tree from path, kind, size and mtime_ns of its entries."""
     digest = TreeDigest()
     for path, kind, size, mtime_ns in entries:
-        digest.take_facts(path, kind, size, mtime_ns, goal(path) if kind == "link" else "")
+        digest.take_facts(path, kind, size, mtime_ns, target(path) if kind == "link" else "")
     return digest.state()
 
 
@@ -154,7 +154,7 @@ def copy_tree(
         if entry.kind == "folder":
             os.mkdir(place, 0o700)  # noqa: PTH102
         elif entry.kind == "link":
-            os.symlink(entry.goal, place)
+            os.symlink(entry.target, place)
         else:
             mode = status.st_mode & 0o555 | 0o400 if readonly else status.st_mode & 0o777 | 0o600
             expected = (status.st_size, status.st_mtime_ns)
@@ -239,12 +239,12 @@ class _Part(msgspec.Struct, frozen=True):
     inside: tuple[str, ...]
     """Real paths of the folders that the part and the symlinks which led to it are in."""
 
-    def holds(self, path: str, goal: str, place: str) -> bool:
+    def holds(self, path: str, target: str, place: str) -> bool:
         """Whether a symlink leads to something in this part, wherever that is copied to."""
-        if goal.startswith("/"):
+        if target.startswith("/"):
             return False
         inner = os.path.relpath(path, self.path or ".")
-        lexical = os.path.normpath(os.path.join(os.path.dirname(inner), goal))  # noqa: PTH118, PTH120
+        lexical = os.path.normpath(os.path.join(os.path.dirname(inner), target))  # noqa: PTH118, PTH120
         return lexical.split("/")[0] != ".." and is_below(os.path.realpath(place), self.real)
 
     def encloses(self, place: str, folder: str) -> bool:
@@ -309,9 +309,9 @@ def _entry_as_it_is(found: os.DirEntry[str], path: str, part: _Part | None) -> E
     if kind == stat.S_IFDIR:
         return Entry(path, "folder", status)
     if kind == stat.S_IFLNK:
-        goal = os.readlink(found.path)
-        link = Entry(path, "link", status, goal)
-        if part is None or part.holds(path, goal, found.path):
+        target = os.readlink(found.path)
+        link = Entry(path, "link", status, target)
+        if part is None or part.holds(path, target, found.path):
             return link
         return _outside(found.path, link, part)
     why = f"it is {special(status)}; leave it out with exclude={found.name!r}"

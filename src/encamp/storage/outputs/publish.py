@@ -181,7 +181,7 @@ def _named(one: Staged, name: str, folder: int, *, replace: bool) -> Published:
     if one.kind == "link":
         with suppress(FileNotFoundError):
             os.unlink(part, dir_fd=folder)
-        os.symlink(one.goal, part, dir_fd=folder)
+        os.symlink(one.target, part, dir_fd=folder)
     if replace:
         os.rename(part, final, src_dir_fd=folder, dst_dir_fd=folder)
     elif not _moved_if_new(part, final, folder):
@@ -193,7 +193,9 @@ def _named(one: Staged, name: str, folder: int, *, replace: bool) -> Published:
         raise BadDestination(
             name, "a different process has put a different file there in the meantime"
         )
-    return Published(name, one.size, found.st_mtime_ns, one.digest, kind=one.kind, goal=one.goal)
+    return Published(
+        name, one.size, found.st_mtime_ns, one.digest, kind=one.kind, target=one.target
+    )
 
 
 def _moved_if_new(part: str, final: str, folder: int) -> bool:
@@ -230,8 +232,8 @@ def _as_it_is(path: str, folder: int) -> Published:
     name = os.path.basename(path)  # noqa: PTH119
     found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     if stat.S_ISLNK(found.st_mode):
-        goal, size, at = os.readlink(name, dir_fd=folder), found.st_size, found.st_mtime_ns
-        return Published(path, size, at, "", kept=True, kind="link", goal=goal)
+        target, size, at = os.readlink(name, dir_fd=folder), found.st_size, found.st_mtime_ns
+        return Published(path, size, at, "", kept=True, kind="link", target=target)
     digest = digest_of(name, folder)
     return Published(path, found.st_size, found.st_mtime_ns, digest, kept=True)
 
@@ -302,7 +304,7 @@ def intact(published: Published, trust: Trust = NAMED) -> bool:
 
 def _is_intact(published: Published, name: str, folder: int) -> bool:
     if published.kind == "link":
-        return os.readlink(name, dir_fd=folder) == published.goal
+        return os.readlink(name, dir_fd=folder) == published.target
     found = os.stat(name, dir_fd=folder)
     if published.kind == "folder":
         return stat.S_ISDIR(found.st_mode)

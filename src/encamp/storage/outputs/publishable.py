@@ -31,14 +31,14 @@ Kind = Literal["file", "link", "folder"]
 class OutputFile(msgspec.Struct, frozen=True):
     """A file to publish: its path in the task's folder, and below its destination.
 
-    ``goal`` is a symlink's target at the destination.
+    ``target`` is where a symlink points at the destination.
     """
 
     path: str
     inner: PurePosixPath
     output: Output
     kind: Kind
-    goal: str = ""
+    target: str = ""
 
 
 class _Link(msgspec.Struct, frozen=True):
@@ -194,7 +194,7 @@ class Publishable:
                 )
             self._inside.add(parent)
 
-    def _goal_of(self, link: _Link) -> str:
+    def _target_of(self, link: _Link) -> str:
         """The path in the task's folder of a symlink's target."""
         place = self._folder / link.path
         real, says = os.path.realpath(place), f"leads to {printable(place.readlink())}"
@@ -209,29 +209,31 @@ class Publishable:
 
     def _unfolded(self, link: _Link) -> bool:
         """Add the tree that a matched symlink leads to, if it is not published otherwise."""
-        goal = self._goal_of(link)
-        if not link.top or self._goal_at_destination(link, goal) is not None:
+        target = self._target_of(link)
+        if not link.top or self._target_at_destination(link, target) is not None:
             return False
-        if not (self._folder / goal).is_dir():
+        if not (self._folder / target).is_dir():
             return False
         self._homes[link.path].remove((_base(link.output), link.inner))
-        self._homes.setdefault(goal, []).append((_base(link.output), link.inner))
-        self._take_tree(goal, link.inner, link.output)
+        self._homes.setdefault(target, []).append((_base(link.output), link.inner))
+        self._take_tree(target, link.inner, link.output)
         return True
 
     def _resolved(self, link: _Link) -> OutputFile:
-        goal = self._goal_of(link)
-        if (text := self._goal_at_destination(link, goal)) is not None:
+        target = self._target_of(link)
+        if (text := self._target_at_destination(link, target)) is not None:
             return OutputFile(link.path, link.inner, link.output, "link", text)
-        if (self._folder / goal).is_file():
+        if (self._folder / target).is_file():
             return OutputFile(link.path, link.inner, link.output, "file")
-        if (self._folder / goal).is_dir():
-            why = f"it is a symlink to the folder {printable(goal)}, which is not an output itself"
+        if (self._folder / target).is_dir():
+            why = (
+                f"it is a symlink to the folder {printable(target)}, which is not an output itself"
+            )
         else:
-            why = f"it is a symlink to {printable(goal)}, which is not a file"
+            why = f"it is a symlink to {printable(target)}, which is not a file"
         raise self._refusal(link.path, why)
 
-    def _goal_at_destination(self, link: _Link, goal: str) -> str | None:
+    def _target_at_destination(self, link: _Link, target: str) -> str | None:
         """The target of a symlink at the destination; None if its target is not published there."""
         if "://" in link.output.to:
             return None  # no service knows symlinks
@@ -241,7 +243,7 @@ class Publishable:
         there = PurePosixPath(os.path.normpath(above / text))
         if not text.startswith("/") and (base, there) in self._homes.get(next_one, ()):
             return text
-        for other, home in self._homes.get(goal, ()):
+        for other, home in self._homes.get(target, ()):
             if other == base and home != link.inner:
                 return os.path.relpath(home, above)
         return None

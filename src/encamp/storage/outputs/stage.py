@@ -54,7 +54,7 @@ class Staged(msgspec.Struct, frozen=True):
     flushed: bool = True
     """Whether the copy is flushed; if not, call `publish.flush_copies` before `publish`."""
     kind: Kind = "file"
-    goal: str = ""
+    target: str = ""
     """The target of a symlink."""
     written: Written | None = None
     """The identity of the temporary file when it was complete; None if there is none on a disk."""
@@ -184,9 +184,9 @@ def _trust(made: OutputFile) -> Trust:
 def _light(made: OutputFile, final: Final, token: str) -> Staged:
     """A symlink or an empty folder, which is created when it is published."""
     to = _portable_final(final, made)
-    part, size = with_name(to, f"{PART}{token}"), len(os.fsencode(made.goal))
+    part, size = with_name(to, f"{PART}{token}"), len(os.fsencode(made.target))
     staged = Staged(made.path, part, to, size, "", made.output.existing, trust=_trust(made))
-    return replace(staged, kind=made.kind, goal=made.goal)
+    return replace(staged, kind=made.kind, target=made.target)
 
 
 def _sent(
