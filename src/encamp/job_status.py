@@ -51,7 +51,7 @@ class JobStatus:
     counts: dict[State, int] = field(default_factory=dict)
     """How many tasks are in each state; states without tasks are left out."""
     handed_over: int = 0
-    """How many of the waiting tasks were submitted to an executor that does not tell which run."""
+    """How many waiting tasks were submitted to an executor that does not report which ones run."""
     running: list[RunningTask] = field(default_factory=list)
     """The running tasks that have run longest, at most a hundred."""
     failed: list[FailedTask] = field(default_factory=list)

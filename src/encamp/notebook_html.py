@@ -63,7 +63,7 @@ def bar(counts: Mapping[Any, int], width: int = 480) -> str:
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]], more: int = 0) -> str:
-    """A table; its last line says that ``more`` rows are left out, if any."""
+    """A table; its last line is about the ``more`` rows that are left out, if any."""
     head = "".join(f'<th style="{_CELL};opacity:.75">{escaped(one)}</th>' for one in heads)
     body = "".join(
         "<tr>" + "".join(_cell(cell, first=at == 0) for at, cell in enumerate(row)) + "</tr>"

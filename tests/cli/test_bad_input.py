@@ -91,7 +91,7 @@ REFUSED = {
     "destination beside the destination": (
         'outputs = {x = "../beside"}',
         [
-            "cannot publish to ../beside: it is outside of the destination",
+            "cannot publish to ../beside: it is outside the destination",
             "write the absolute path",
         ],
     ),

@@ -118,7 +118,7 @@ def test_records_of_killed_run_precede_older_report(
     assert shown("out", "good", capsys)[0] == killed
     written(Record("failed", "good", later, report=failure), Record("failed", "new", later))
     assert shown(job, "good", capsys)[0] == "good: failed (it was late)"
-    assert shown("out", "new", capsys)[0] == "new: failed (the journal does not say why)"
+    assert shown("out", "new", capsys)[0] == "new: failed (the journal has no reason for it)"
     with Journal(Path("out/job.job")).writing():
         pass  # the next run writes the journal anew
     assert shown("out", "good", capsys)[0] == "good: failed (it was late)"

@@ -1,4 +1,4 @@
-"""The MPI engine outside of the MPI job: frames through the gateway, deaths, starts and ends."""
+"""The MPI engine outside the MPI job: frames through the gateway, deaths, starts and ends."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def test_a_job_that_a_stranger_ends_by_mpichs_port_is_started_again_without_rest
         (launcher,) = [one for one in _ours() if one.name().startswith("mpiexec")]
         lost = cluster.spawn(time.sleep, 60)
         stranger('exec bash -ec "$1" bash "$2"', PROXY, _ports(launcher)[0].port)
-        with pytest.raises(TaskLost, match="a process outside of the job"):
+        with pytest.raises(TaskLost, match="a process outside the job"):
             lost.result(timeout=60)
         assert cluster.spawn(os.getppid).result(timeout=60) != first
 

@@ -268,7 +268,7 @@ def test_a_destination_in_the_local_storage_is_refused(inner: str, tmp_path: Pat
 def test_a_folder_beside_the_destination_is_refused_unless_it_is_written_whole(
     to: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(BadDestination, match="outside of the destination"):
+    with pytest.raises(BadDestination, match="outside the destination"):
         check_outputs([Output("a", to)], tmp_path / "out")
     check_outputs([Output("a", str(tmp_path / "beside")), Output("b", "a/..")], tmp_path / "out")
 

@@ -241,9 +241,9 @@ ODD = [
     (fifo, "it is a FIFO"),
     (listening, "it is a socket"),
     (dangling, "which does not exist"),
-    (outward_file, "leads to /etc/passwd, outside of the task's folder"),
-    (outward_folder, "leads to /etc, outside of the task's folder"),
-    (outward_relative, "outside of the task's folder"),
+    (outward_file, "leads to /etc/passwd, outside the task's folder"),
+    (outward_folder, "leads to /etc, outside the task's folder"),
+    (outward_relative, "outside the task's folder"),
 ]
 
 
@@ -271,7 +271,7 @@ def test_symlink_to_itself_is_unusable_output(pattern: str, bring: Bring, folder
 @pytest.mark.parametrize("pattern", ["way/passwd", "way/*", "way/pass*"])
 def test_match_behind_symlink_is_unusable_output(pattern: str, bring: Bring, folder: Path) -> None:
     (folder / "way").symlink_to("/etc")
-    with pytest.raises(UnusableOutput, match=r"outside of the task's folder"):
+    with pytest.raises(UnusableOutput, match=r"outside the task's folder"):
         bring(pattern)
 
 

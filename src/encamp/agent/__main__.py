@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> None:
     end = engine_module(arguments[0]).join(arguments[1:])
     if end is None:
         return
-    gc.freeze()  # objects of loaded modules stay, so collections need not visit them
+    gc.freeze()  # objects of loaded modules stay, so collections do not have to visit them
     try:
         serve(end)
     except InputError as exc:  # an option of the program that this host cannot meet

@@ -232,7 +232,7 @@ class SlotProcess:
     def stop(self, within: float = ENDS) -> bool:
         """End the process and all its descendants; returns when they have ended.
 
-        True if it has ended by itself, with its cleanup. The running call is interrupted by
+        True if it has ended on its own, with its cleanup. The running call is interrupted by
         `Stopped`; the process is killed if that does not help. Idempotent.
         """
         self.ask_to_stop()

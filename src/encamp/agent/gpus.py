@@ -8,7 +8,7 @@ import subprocess
 from contextlib import suppress
 
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
-"""Environment variables that say which devices a process may see."""
+"""Environment variables with the devices that a process may see."""
 _ASK = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
 
 

@@ -307,7 +307,7 @@ class ProcessSlot(AgentSlot):
             self._tell_end(0, b"")
 
     def _replace(self, process: SlotProcess) -> None:
-        """Start a process in place of one that ends by itself, and report this."""
+        """Start a process in place of one that has ended on its own, and report this."""
         self._pass_results()
         if process is self._process and self._spare is None and not self._ending:
             self.agent.unlink(self.number)

@@ -55,7 +55,7 @@ class AgentSlot(ABC):
         self.busy = 0
         """How many calls it has received and not ended."""
         self.killed = False
-        """Whether a process of it was killed, so that its folders may not have been removed."""
+        """Whether a process of it was killed, so that its folders might be left."""
 
     @abstractmethod
     def give(self, envelope: Any, parts: Parts) -> None:

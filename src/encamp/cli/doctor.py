@@ -169,7 +169,7 @@ def _look(engine: str, options: Mapping[str, object], facts: ProgramFacts, table
             name = host_in(each[0]).name if each else socket.gethostname()
             table.setdefault(name, []).append(replace(whole, remedy=_remedy(whole.found, name)))
         elif well:
-            table[_ALL] = [replace(whole, remedy="each of them works by itself; see docs/hosts.md")]
+            table[_ALL] = [replace(whole, remedy="each works on its own; see docs/hosts.md")]
     if not any(_same(socket.gethostname(), host) and len(table[host]) > 1 for host in table):
         _look_here(facts, table)
 

@@ -69,7 +69,7 @@ def _accepts(opened: OpenPort) -> bool:
 def _test_ports() -> None:
     """A task: open a port, and test those of the other hosts, which the program sends.
 
-    The port stays open until the program says that all hosts are done.
+    The port stays open until the program reports that all hosts are done.
     """
     me = current_task()
     with _open_port() as opened:

@@ -182,7 +182,7 @@ def _instead(path: Path) -> str:
         return ""
     return (
         '; in a notebook, job.run(keep="failed") keeps the folders of failed tasks, '
-        "and encamp show DESTINATION TASK says where they are"
+        "and encamp show DESTINATION TASK shows where they are"
     )
 
 

@@ -88,7 +88,7 @@ def _report_of(task: str, own: OwnFolder, known: list[str]) -> TaskReport | None
     record = (journal.done if last.event == "done" else journal.failed).get(task)
     if record is None:
         return reported
-    return record.report or TaskReport(task, "failed", why="the journal does not say why")
+    return record.report or TaskReport(task, "failed", why="the journal has no reason for it")
 
 
 def _in_report(task: str, own: OwnFolder) -> tuple[TaskReport | None, float]:

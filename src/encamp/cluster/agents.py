@@ -183,7 +183,7 @@ class Agents:
         return [agent for agent in self.by_number.values() if agent.facts is not None]
 
     def ping(self, agent: Agent) -> None:
-        """Ask an agent whether it is alive; ``heard`` says whether it has answered."""
+        """Ask an agent whether it is alive; ``heard`` is called with whether it has answered."""
         if agent.heard:
             agent.missed = 0
         agent.heard = False

@@ -37,7 +37,7 @@ def _pickled(initializer: Initializer) -> bytes:
 class Setups:
     """The setups of one cluster's calls.
 
-    ``everybody_here`` says that all tasks run on this host, which sees the destinations.
+    ``everybody_here`` is True if all tasks run on this host, which sees the destinations.
     """
 
     def __init__(self, numbers: Iterator[int], *, everybody_here: bool) -> None:

@@ -1,7 +1,7 @@
 """How a cluster ends: closed by its program, dropped, or left open when the program ends.
 
-This module holds no reference to the `Cluster`, so that the garbage collector can tell that it is
-unused.
+This module holds no reference to the `Cluster`, so that the garbage collector can find out that it
+is unused.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class Cluster:
         the text.
     output_limit
         Bytes of a task's output to keep, or a string like "20 MiB": half of them from the
-        beginning, half from the end; a line between them says what is left out.
+        beginning, half from the end; with a line between them about what is left out.
     start_timeout
         Seconds to wait for the engine's hosts.
     init_command

@@ -1,6 +1,6 @@
 """Taking calls back from slots, and ending them there: kills, cancels, and overdue calls.
 
-The controller first asks the slot, which says which calls it gives back and which one it is
+The controller first asks the slot, which answers which calls it gives back and which one it is
 running, so that a kill never hits a call that has just started. If a slot is in compiled code and
 does not answer, its agent ends it after a while.
 """
@@ -192,7 +192,7 @@ class KillAndCancel:
         return self._controller.why_waits(task.id)
 
     def kill_all(self) -> None:
-        """Cancel waiting tasks and kill running ones at once, so that none starts meanwhile."""
+        """Cancel waiting tasks and kill running ones at once, so that none starts in between."""
         slots: dict[SlotRecord, None] = {}
         waiting: list[TaskRecord] = []
         for task in self._controller.known():
@@ -260,6 +260,6 @@ class KillAndCancel:
 
     @staticmethod
     def _cancel_no_more(records: Iterable[TaskRecord]) -> None:
-        """Tasks that have started meanwhile, or whose slot does not answer, run on."""
+        """Tasks that have started in the meantime, or whose slot does not answer, run on."""
         for record in records:
             record.unwanted = False

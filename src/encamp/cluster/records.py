@@ -133,7 +133,7 @@ class TaskRecord:
             self.cause = cause
 
     def why_ended(self, slot: SlotRecord, exit_code: int | None, why: str) -> EncampError:
-        """The task's error if its slot was ended, or ended by itself."""
+        """The task's error if its slot was killed, or ended on its own."""
         if self.cause is Cause.KILLED:
             return TaskKilled(self.label, slot.host.name)
         if self.cause is Cause.TIME and self.options.time_limit is not None:

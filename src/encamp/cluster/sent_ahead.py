@@ -1,4 +1,4 @@
-"""How many calls are sent ahead to a slot, so that it need not wait for more."""
+"""How many calls are sent ahead to a slot, so that it does not have to wait for more."""
 
 HORIZON = 0.02
 """Seconds of work that are sent ahead to a slot."""

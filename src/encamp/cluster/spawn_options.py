@@ -1,4 +1,4 @@
-"""The options of `Cluster.spawn`, which say how a call is run."""
+"""The options of `Cluster.spawn`: how a call is run."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ os.register_at_fork(after_in_child=_forked)
 class _Lazy:
     """An attribute that is created when it is first read, by code of the standard library.
 
-    ``flag`` names the attribute that says so: reading ``__dict__`` would create a dictionary.
+    ``flag`` is the attribute for this: reading ``__dict__`` would create a dictionary.
     """
 
     def __init__(self, make: Callable[[], Any], flag: str) -> None:

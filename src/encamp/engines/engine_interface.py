@@ -49,10 +49,10 @@ PreparedSend = Callable[[bytes], bool]
 class ShortMessages(ABC):
     """An optional shortcut of an engine: small messages that go from memory to memory.
 
-    An interrupt (Ctrl-C) does no harm anywhere in it, so callers need not defer it, which takes as
-    long as sending a message. Short messages and frames of a pair keep their order. A short message
-    that no receiver polls for arrives as a frame of one part that begins with `MARK`; no other part
-    does.
+    An interrupt (Ctrl-C) does no harm anywhere in it, so callers do not have to defer it, which
+    takes as long as sending a message. Short messages and frames of a pair keep their order. A
+    short message that no receiver polls for arrives as a frame of one part that begins with `MARK`;
+    no other part does.
 
     ``looks`` is an endless iterator: each step polls once, and is true if a message is in the
     ``inbox``, after ``start`` bytes of the engine's own. If it begins with `MARK`, it is a short
@@ -87,9 +87,9 @@ class ShortMessages(ABC):
 class Endpoint(ABC):
     """One end of an engine's network, ``number``. One thread at a time uses it.
 
-    ``slots`` is the number of an agent's slots, 0 if its orders say it, and ``cores`` the cores of
-    each slot, if a slot may not use all of the agent's. ``short`` is the shortcut for small
-    messages, None if there is none; the receiver of one sets ``busy``, for `patience`.
+    ``slots`` is the number of an agent's slots (0 if its orders contain the number), and ``cores``
+    the cores of each slot, if a slot may not use all of the agent's. ``short`` is the shortcut for
+    small messages, None if there is none; the receiver of one sets ``busy``, for `patience`.
     ``left_out`` are folders of the program's search paths that are not used there.
     """
 
@@ -143,13 +143,14 @@ class Endpoint(ABC):
 class Engine(Endpoint):
     """The controller's end, which also starts and stops the agents.
 
-    ``name`` is its name for users. ``private`` says that only encamp's own processes can put frames
-    into the network; otherwise all frames are sealed. The key of the seals travels unencrypted
-    between hosts; that of a private network does, too, if ``key_in_clear``. ``slots_per_agent`` is
-    0 if an agent has as many slots as its host has cores. ``agents`` is how many to wait for at the
-    start. ``agent_here`` is the end of the only agent if the controller's own process serves it:
-    the two call each other, and send nothing through the engine. An ``elastic`` engine adapts its
-    number of hosts to the work, about which `needs` informs it, and may have no hosts for a while.
+    ``name`` is its name for users. ``private`` is True if only encamp's own processes can put
+    frames into the network; otherwise all frames are sealed. The key of the seals travels
+    unencrypted between hosts; that of a private network does, too, if ``key_in_clear``.
+    ``slots_per_agent`` is 0 if an agent has as many slots as its host has cores. ``agents`` is how
+    many to wait for at the start. ``agent_here`` is the end of the only agent if the controller's
+    own process serves it: the two call each other, and send nothing through the engine. An
+    ``elastic`` engine adapts its number of hosts to the work, about which `needs` informs it, and
+    may have no hosts for a while.
     """
 
     name: str

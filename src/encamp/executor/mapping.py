@@ -88,7 +88,7 @@ class Results(Iterator[T]):
 
     ``deadline`` as `time.monotonic` counts. Calls that have not started are cancelled after an
     error, by `close`, and, as in the standard pools, when the iterator is dropped after its first
-    result; not before that, so that results need not be read.
+    result; not before that, so that nobody has to read the results.
     """
 
     def __init__(

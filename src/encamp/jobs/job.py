@@ -36,7 +36,7 @@ class Job(JobDefinition):
         Defaults for the job's tasks: further attempts after a failure, seconds for one attempt.
     log_limit
         Bytes of an attempt's log to keep, or a size such as "20 MiB": half of them from the
-        beginning, half from the end, with a line between them that says what is left out (default:
+        beginning, half from the end, with a line between them about what is left out (default:
         ENCAMP_LOG_LIMIT, or 8 MiB).
     base
         Folder from which relative patterns and destinations start (default: the current folder).
@@ -74,8 +74,8 @@ class Job(JobDefinition):
         force
             Run all tasks, even if they are up to date.
         dry_run
-            Only say in the report what would run, and why. ``encamp run --dry-run`` ends a script
-            with SystemExit at its first job that has something to do.
+            Run nothing; the report shows what would run, and why. ``encamp run --dry-run`` ends a
+            script with SystemExit at its first job that has something to do.
         keep
             Which task folders to keep: "never", "failed" or "always".
         only
@@ -84,11 +84,11 @@ class Job(JobDefinition):
         failed
             Run only tasks that failed in their last run.
         retries, time_limit
-            In place of what the job and its tasks say: further attempts after a failure, seconds
+            Override the job's and its tasks' settings: further attempts after a failure, seconds
             for one attempt.
         max_failures
             Start no more tasks after this many failures. Running tasks still end, so at most as
-            many more may fail as there are slots (or workers of an executor, if it tells their
+            many more may fail as there are slots (or workers of an executor, if it has their
             number).
         check
             Raise `JobFailed` at the end if tasks failed; it carries the report.

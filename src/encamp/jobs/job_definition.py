@@ -78,7 +78,7 @@ class JobDefinition:
     def true_folder(self, *, shared: bool = False) -> Path:
         """`folder` without symlinks. Raises `BadDestination` for another user's link in its path.
 
-        ``shared`` says whether a group shares the job.
+        ``shared`` is whether a group shares the job.
         """
         below, to = self._below, self.to
         if below is not None and to.is_relative_to(below):

@@ -1,6 +1,6 @@
 """Inputs that are outputs of other tasks: which ones, and where they go in the folder.
 
-The outputs of a task are those that the journal says it published when it was last done; other
+The outputs of a task are those that, by the journal, it published when it was last done; other
 files in the destination do not count.
 """
 

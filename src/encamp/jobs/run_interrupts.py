@@ -27,7 +27,7 @@ _ONE_REQUEST = 1.0
 
 
 def stopped(exc: KeyboardInterrupt, so_far: str = "") -> KeyboardInterrupt:
-    """``exc`` with a message about an interrupted run; ``so_far`` says what is done.
+    """``exc`` with a message about an interrupted run; ``so_far`` describes what is done.
 
     There is no subclass, because Python ends itself by SIGINT only for exactly this class.
     """

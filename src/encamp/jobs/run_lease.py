@@ -4,8 +4,8 @@ While a job runs, its folder has a lease file. The controller removes it when th
 later run removes that of a killed one. If the run is stopped, the file is renamed, and removed once
 no files of the run are left at the destination; if it is still there, a later run removes these
 files. A worker that has seen the file and finds it removed stops its task, because its result would
-not be published. So does a worker on the controller's own host when the controller's process has
-ended.
+not be published. A worker on the controller's own host also stops its task when the controller's
+process has ended.
 """
 
 from __future__ import annotations

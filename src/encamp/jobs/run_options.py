@@ -1,4 +1,4 @@
-"""How to run a job, where its script does not say; the command sets these options for scripts."""
+"""How to run a job, unless its script sets it; the command sets these options for scripts."""
 
 from __future__ import annotations
 

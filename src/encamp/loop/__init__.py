@@ -1,5 +1,5 @@
 """The event loop, which a waiting thread drives, with its signals and clocks.
 
-This package waits, wakes, and defers signals meanwhile. It knows slots, agents and tasks only as
-callbacks.
+This package waits, wakes, and defers signals in the meantime. It knows slots, agents and tasks only
+as callbacks.
 """

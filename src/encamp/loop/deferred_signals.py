@@ -59,7 +59,7 @@ class DeferredSignals:
 
     def _give_back(self) -> None:
         for number, handler in self._handlers.items():
-            if _getsignal(number) is self._noting:  # it may have been changed meanwhile
+            if _getsignal(number) is self._noting:  # it may have been changed in the meantime
                 _set(number, handler)
 
     def _note(self, number: int, frame: object) -> None:

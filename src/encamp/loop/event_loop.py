@@ -57,7 +57,7 @@ class EventLoop:
     """An event loop. The functions in ``at_turn_end`` are called at the end of each turn, to send.
 
     A turn in which nothing but messages for this process arrived skips them, unless a function in
-    ``due`` returns true, which says that there is something to send.
+    ``due`` returns true, which means that there is something to send.
     """
 
     def __init__(self) -> None:
@@ -220,7 +220,7 @@ class EventLoop:
         if self._ends:
             self._arrivals()
         left = len(self.orders)  # those that they order themselves are for the next turn
-        while left and self.orders:  # one that waits has others called meanwhile
+        while left and self.orders:  # one that waits has others called in the meantime
             left -= 1
             self.orders.popleft()()
         if self._timers:

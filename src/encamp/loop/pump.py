@@ -1,8 +1,8 @@
 """The pump: an event loop that is driven by whichever thread waits.
 
-A thread that waits for a result or a message drives the loop itself, so that received data need not
-be passed between threads. While no thread waits, a background thread drives it. Handlers run in the
-driving thread, one at a time.
+A thread that waits for a result or a message drives the loop itself, so that received data does not
+have to be passed between threads. While no thread waits, a background thread drives it. Handlers
+run in the driving thread, one at a time.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class Pump(EventLoop):
                         call()
                         self._send_if_due()
                 finally:
-                    # `left_at` stays: this thread may not call again soon
+                    # `left_at` stays: this thread might not call again soon
                     self._release(time.monotonic())
             else:
                 self.call_soon(call)

@@ -38,7 +38,7 @@ def task_client() -> TaskClient | None:
 def client_of(token: str) -> Client:
     """The client that makes the calling code's calls to services of a cluster, by its token.
 
-    Raises RuntimeError outside of the program that created the cluster, of tasks of that cluster,
+    Raises RuntimeError outside the program that created the cluster, of tasks of that cluster,
     and of steps of jobs that run in either.
     """
     here = slot_here()

@@ -24,7 +24,7 @@ from encamp.wire.frames import Buffer
 
 CALL, READ, WRITE, APPLY, RELEASE, GROUP, END = range(7)
 """Kinds of calls: call a method, read an attribute, set one, make a `ParameterCall`, end the lease,
-tell the server the members of its group, end the server."""
+send the server the members of its group, end the server."""
 
 Call = tuple[int, int, int, str, bytes, int]
 """The call's number at the client, lease, kind, name of the method or attribute, pickle of the
@@ -41,7 +41,7 @@ class Letter(msgspec.Struct, array_like=True, gc=False):
 class Acquire(Letter, tag=0):
     """A client requests ``count`` servers (0: all), or the one with number ``server``.
 
-    ``notice`` asks for a warning that says why, if the wait is long.
+    ``notice`` asks for a warning with the reason if the wait is long.
     """
 
     service: int

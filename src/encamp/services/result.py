@@ -69,7 +69,7 @@ class Result(Awaited):
     """The result of a call: everything of a `concurrent.futures.Future`, and `get`.
 
     It can be awaited. An error of the call is raised with a `RemoteTraceback` as its cause;
-    `ServerLost` says that the server died, and whether the call had started.
+    `ServerLost` if the server died; its ``begun`` is whether the call had started.
     """
 
     server = 0

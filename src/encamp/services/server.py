@@ -462,7 +462,7 @@ class CurrentServer:
 
 
 def current_server() -> CurrentServer:
-    """The server that this code runs in; RuntimeError outside of a service's object."""
+    """The server that this code runs in; RuntimeError outside a service's object."""
     server = _current.get()
     if server is None:
         raise RuntimeError("this code does not run in a server of a service")

@@ -346,8 +346,8 @@ class Service(CollectiveCalls):
     def ready(self, count: int = 1, timeout: float | None = None) -> int:
         """Wait until this many servers can be called (0: all of them); returns how many can.
 
-        Raises TimeoutError, which says whether some wait for slots, `NotEnough` if there will never
-        be that many, and `ServiceFailed` if none can start.
+        Raises TimeoutError, whose message has the number that wait for slots, `NotEnough` if there
+        will never be that many, and `ServiceFailed` if none can start.
         """
         count, timeout = whole("count", count, 0), patience(timeout)
         asked = self._client.ask(self._number, "ready", count)

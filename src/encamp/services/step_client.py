@@ -214,7 +214,7 @@ class Relay:
             self._give_up(wanted)
 
     def _give_up(self, wanted: Acquisition) -> None:
-        """Withdraw a request, and free the servers if it was granted meanwhile."""
+        """Withdraw a request, and free the servers if it was granted in the meantime."""
         self._client.forget(wanted)
         if wanted.done() and wanted.exception() is None:
             for server, _, lease in wanted.result().leases:

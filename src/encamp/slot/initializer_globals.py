@@ -1,7 +1,7 @@
 """The globals that an initializer has set, for functions that are sent by value.
 
 Each such function has its own globals, created when it was unpickled, while functions of one module
-share theirs. So the globals that an initializer of a script sets or fills are given to each
+share theirs. The globals that a script's initializer sets or fills are therefore given to each
 function, as in a pool whose processes were forked.
 """
 

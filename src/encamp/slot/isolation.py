@@ -67,7 +67,7 @@ class ProcessRestored(NotIsolated):
 
     def undo(self) -> bool:
         """Restore what has changed; False if something cannot be restored."""
-        for timer in _TIMERS:  # first, so that none goes off meanwhile
+        for timer in _TIMERS:  # first, so that none goes off in the meantime
             _signal.setitimer(timer, 0)
         sys.setrecursionlimit(self._recursion)  # the following needs some depth itself
         faulthandler.cancel_dump_traceback_later()

@@ -109,7 +109,7 @@ def main(encoded: bytes) -> None:
     if settings.own_mounts:
         enter_namespace()  # before there is another thread; it may fail
     if settings.cores:
-        with suppress(OSError):  # the cores may have been taken from this user meanwhile
+        with suppress(OSError):  # the cores may have been taken from this user in the meantime
             os.sched_setaffinity(0, settings.cores)
     if settings.niceness:
         os.nice(settings.niceness)
@@ -140,7 +140,7 @@ def main(encoded: bytes) -> None:
     threading.Thread(target=_watch, args=(sockets,), daemon=True, name="encamp-watch").start()
     atexit.register(_end_all, os.getpid())  # registered first, so it runs after libraries' own
     _print_to(settings.streams)
-    gc.freeze()  # objects of loaded modules stay, so collections need not visit them
+    gc.freeze()  # objects of loaded modules stay, so collections do not have to visit them
     slot.ledger.open()
     with suppress(EOFError, OSError, Stopped):
         while not (ThisProcess.stopping or ThisProcess.spoilt or slot.leaves):

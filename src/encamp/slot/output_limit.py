@@ -37,7 +37,7 @@ def free_middle(fd: int, head: int, tail: int) -> None:
 
 
 def free_middle_of(file: Path, most: int) -> None:
-    """`free_middle` for a file that keeps ``most`` bytes; it need not exist."""
+    """`free_middle` for a file, which does not have to exist, and which keeps ``most`` bytes."""
     with suppress(OSError):  # the file does not exist yet, or was removed
         if file.stat().st_size > most:
             fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
@@ -86,7 +86,7 @@ def _mark(left_out: int, size: int, hint: str) -> bytes:
 
 
 def cut(file: Path, most: int, hint: str) -> None:
-    """Replace the middle of a file of more than ``most`` bytes by a line that says so.
+    """Replace the middle of a file of more than ``most`` bytes by a line about what is missing.
 
     Characters are not split.
     """

@@ -164,7 +164,7 @@ def _log_as(settings: ProgramSettings) -> None:
     import logging
 
     class ToOutput(logging.StreamHandler[Any]):
-        """Writes to the current `sys.stderr`, which may be replaced meanwhile."""
+        """Writes to the current `sys.stderr`, which may be replaced in the meantime."""
 
         encamp = True
 

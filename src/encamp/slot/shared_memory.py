@@ -1,9 +1,9 @@
 """The shortcut for small messages between a program and slots on its host: shared memory.
 
 The system calls of a socket take longer than everything else that a small message needs, and waking
-a process takes ten times longer still. So the memory that a slot shares with its agent (`ledger`)
-has a cell for each direction. A sender fills the cell if the receiver polls it; other messages go
-by the socket.
+a process takes ten times longer still. Therefore the memory that a slot shares with its agent
+(`ledger`) has a cell for each direction. A sender fills the cell if the receiver polls it; other
+messages go by the socket.
 
     8 bytes      whether the receiver polls
     8 bytes      how many messages were put into the cell
@@ -64,7 +64,7 @@ class Cell:
         self._lock = threading.Lock()
 
     def prepare(self, task: int, writer: Writer, send: Callable[[Parts], object]) -> PreparedSend:
-        """Return a function that puts a task's message into the cell, and says whether it could.
+        """Return a function that puts a task's message into the cell, and returns whether it could.
 
         ``send`` sends by the socket; ``writer`` counts what went there.
         """
@@ -154,7 +154,7 @@ class SlotShortcut:
     """A slot's shortcut to the program; for the thread that runs its calls, except `deliver`."""
 
     waiting = False
-    """Never true: a message in a cell says how many messages precede it."""
+    """Never true: a message in a cell has the number of messages that precede it."""
 
     def __init__(self, sockets: Sockets, memory: memoryview) -> None:
         cells = Cells(memory)

@@ -243,7 +243,7 @@ class Slot:
         """Give back the calls that have not started; returns their tasks, and the running task.
 
         A call that has messages stays, since these are in this slot. If none is running, the first
-        one stays, too: the controller may have told other tasks that it runs here.
+        one stays, too: the controller may have informed other tasks that it runs here.
         """
         with self.lock:
             kept = [self.calls.popleft()] if self.calls and self.running < 0 else []
@@ -566,7 +566,7 @@ class CurrentTask:
 
     ``id`` is its number, ``parent`` that of the task that spawned it (0: the program), ``host`` the
     name of its host, ``slot`` its slot's number there, ``folder`` its private folder if it has one.
-    ``beside`` says that it runs in the program's own process.
+    ``beside`` is True if it runs in the program's own process.
     """
 
     parent = SPAWNER

@@ -1,9 +1,9 @@
 """The shortcut for small messages, from a task's `send` straight to another's `receive`.
 
 A turn of the pump, an envelope, a queue and deferring Ctrl-C each take as long as MPI takes for a
-message. So if an engine has `ShortMessages`, the sender prepares a send for each receiver, and the
-receiver takes the message directly from the engine's inbox. Ctrl-C does no harm at any point. All
-other messages stay in the inbox for a turn of the pump.
+message. With an engine that has `ShortMessages`, the sender therefore prepares a send for each
+receiver, and the receiver takes the message directly from the engine's inbox. Ctrl-C does no harm
+at any point. All other messages stay in the inbox for a turn of the pump.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ class SlotSockets:
         return True
 
     def _push(self, fd: int, writer: Writer) -> None:
-        """Write the rest. Reads meanwhile: the other side may also be blocked in writing."""
+        """Write the rest. Reads in the meantime: the other side may also be blocked in writing."""
         try:
             while writer.waiting:
                 deferred_signals.of_task.check()

@@ -115,7 +115,7 @@ class OwnedFolder:
     def renew(self, name: str) -> None:
         """Make the emptied folder that of another task, like a new one. Raises OSError.
 
-        While only the lock file has its new name, the folder's own lock says that it has an owner.
+        While only the lock file has its new name, the folder's own lock shows that it has an owner.
         """
         path = self.path.parent / _new_name(name)
         lock_file = f"{path}{LOCK}"
@@ -244,7 +244,7 @@ def _lock_of(folder: Path) -> Path:
 
 
 def _take_new(path: str) -> int:
-    """Create the lock file and lock it; again if a cleaner removes it meanwhile."""
+    """Create the lock file and lock it; again if a cleaner removes it in the meantime."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX)

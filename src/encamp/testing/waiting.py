@@ -48,5 +48,5 @@ def children_with(word: str, pid: int | None = None) -> list[psutil.Process]:
 def _has(process: psutil.Process, word: str) -> bool:
     try:
         return any(word in argument for argument in process.cmdline())
-    except psutil.NoSuchProcess:  # ended meanwhile
+    except psutil.NoSuchProcess:  # ended in the meantime
         return False

@@ -86,7 +86,7 @@ def blocked_in_c() -> NoReturn:
 
 
 def family() -> NoReturn:
-    """Start a process in its own session, tell the spawner its id, and never end."""
+    """Start a process in its own session, send the spawner its id, and never end."""
     command = ["sleep", str(int(LONG))]
     child = subprocess.Popen(command, start_new_session=True)
     current_task().send(0, child.pid)

@@ -171,7 +171,7 @@ def dump_failure(exc: BaseException) -> Parts:
 def load_failure(parts: Sequence[Buffer]) -> tuple[BaseException, str]:
     """The error and traceback from `dump_failure`. Never raises an exception.
 
-    If the error cannot be unpickled, it is a RuntimeError that says why.
+    If the error cannot be unpickled, it is a RuntimeError with the reason.
     """
     data, text = pickle.loads(parts[0])  # noqa: S301 - see `load`
     try:
@@ -219,7 +219,7 @@ def _in_words(exc: BaseException) -> RuntimeError:
 
 
 def repr_of(value: object) -> str:
-    """The `repr`, or a message that says what it has raised."""
+    """The `repr`, or a message about the exception that it raised."""
     try:
         return repr(value)
     except Stopped:

@@ -414,11 +414,11 @@ def unbundled(parts: Parts) -> list[tuple[Any, Parts]]:
     for count in envelope.counts:
         inner = parts[start : start + count]
         if count < 1 or len(inner) != count:
-            raise BadFrame("a bundle has fewer parts than it says")
+            raise BadFrame("a bundle has fewer parts than its header announces")
         if isinstance(envelope := decode(inner[0]), Bundle):
             raise BadFrame("a bundle is in a bundle")
         messages.append((envelope, inner))
         start += count
     if start != len(parts):
-        raise BadFrame("a bundle has more parts than it says")
+        raise BadFrame("a bundle has more parts than its header announces")
     return messages

@@ -21,8 +21,8 @@ _DIGEST_BYTES = 16
 class Seal:
     """Seals the messages that an endpoint sends, and checks those that it receives; for one thread.
 
-    Each pair of endpoints counts its messages in both directions. So a message that was lost,
-    repeated, changed or inserted without the key is detected before it is used.
+    Each pair of endpoints counts its messages in both directions. This detects a message that was
+    lost, repeated, changed or inserted without the key, before it is used.
     """
 
     def __init__(self, key: bytes, me: int) -> None:

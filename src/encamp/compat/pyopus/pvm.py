@@ -1,4 +1,4 @@
-"""The virtual machine on PVM: the program is its spawner; hosts come and go as in PVM.
+"""The virtual machine on PVM: the program is its spawner; hosts join and leave as in PVM.
 
 The program joins the user's virtual machine if its daemon runs on this host, and otherwise starts
 its own when it first needs one; see `use_machine`, and `encamp.compat.pyopus.use_cluster`.
@@ -147,7 +147,7 @@ class _Facts(ABCMeta):
 class PVM(ClusteredMachine, metaclass=_Facts):
     """Hosts and slots of a PVM virtual machine.
 
-    With ``debug`` above 1, the output of tasks is shown here. ``freshInterpreter`` says whether
+    With ``debug`` above 1, the output of tasks is shown here. ``freshInterpreter`` is whether
     each function gets a new interpreter; None: unless the storage is persistent.
     """
 
@@ -387,7 +387,7 @@ class PVM(ClusteredMachine, metaclass=_Facts):
 def _one_runs() -> bool:
     """Whether the user's virtual machine is running.
 
-    Also True if PVM is missing, so that joining the machine raises the error that says so.
+    Also True if PVM is missing, so that joining the machine raises the error for it.
     """
     try:
         from encamp.engines.pvm.machine import running

@@ -225,7 +225,7 @@ class Scheduler:
         return len(self.tasks) - len(self._remote)
 
     def call(self, call: SysCall) -> Any:
-        """Answer a call of the active task; other tasks run meanwhile."""
+        """Answer a call of the active task; other tasks run in the meantime."""
         me = self.active
         if self.debug:
             self._say(f"task {me.tid} calls {type(call).__name__}")
@@ -314,7 +314,7 @@ class Scheduler:
         return bool(ended)
 
     def start(self, call: Job) -> int | None:
-        """Start a job for which there was room; no other task runs meanwhile.
+        """Start a job for which there was room; no other task runs in the meantime.
 
         None if there is no room any more.
         """

@@ -1,8 +1,8 @@
 """The spawner: the cluster that the virtual machines of this process use, and its occupied slots.
 
 As in PyOPUS, a slot is occupied from the spawn of its task until the spawner has received the
-message about the task's end, not only until that end. So a spawned task always has a free slot, and
-no task waits.
+message about the task's end, not only until that end. A spawned
+task therefore always has a free slot, and no task waits.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class Spawner:
     def run(self, slot: int, function: Any, *args: Any, **options: Any) -> int | None:
         """Start a function in a slot that was taken; returns the number of its task.
 
-        ``options`` are those of `Cluster.spawn`. None if the host has left meanwhile.
+        ``options`` are those of `Cluster.spawn`. None if the host has left in the meantime.
         """
         if self.cluster is None:
             raise ClusterClosed("the virtual machine")

@@ -32,7 +32,7 @@ def _jobqueue() -> Any:
 def cluster_of_jobs(which: str, slots: int | None, options: dict[str, Any]) -> Any:
     """A cluster whose workers are jobs of a batch system, with ``slots`` cores in total."""
     if slots is None:
-        raise BadJob("slots", "say how many cores to request from the batch system")
+        raise BadJob("slots", "set how many cores to request from the batch system")
     dask_jobqueue = _jobqueue()
     known = {
         name.removesuffix("Cluster").lower(): name

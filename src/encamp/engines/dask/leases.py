@@ -1,7 +1,8 @@
 """Leases: Dask tasks that stand for encamp's work on a Dask cluster.
 
-An adaptive cluster grows while tasks wait, and retires workers without tasks. So there is a lease
-on a worker for each of its busy slots, and a lease that may run anywhere for each waiting call.
+An adaptive cluster grows while tasks wait, and retires workers without tasks. Therefore there is a
+lease on a worker for each of its busy slots, and a lease that may run anywhere for each waiting
+call.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tunnels through Dask's scheduler, for agents and programs that cannot connect to each other.
 
 Program and workers each have a Dask connection to the scheduler, which forwards what arrives. The
-scheduler needs no encamp for this: the code that it runs is sent by value.
+scheduler does not need encamp for this: the code that it runs is sent by value.
 """
 
 from __future__ import annotations

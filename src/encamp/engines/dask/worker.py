@@ -39,7 +39,7 @@ def _inside(worker: Any) -> bool:
 
 
 async def end_here(run: str, within: float) -> None:
-    """End a run's agents beside this worker, which continues its work meanwhile."""
+    """End a run's agents beside this worker, which continues its work in the meantime."""
     await asyncio.to_thread(start_agents.end, run, within)
 
 

@@ -32,7 +32,7 @@ _AS = "write it like 'node1', 'node1:4', 'node1 slots=4' or '[fe80::1]:4'"
 class HostLine:
     """A host by its ``name``, without brackets, and how many slots it is to have.
 
-    ``slots`` is 0 if the line does not say it: as many as the host has cores.
+    ``slots`` is 0 if the line has no number: one slot for each core of the host.
     """
 
     name: str
@@ -88,7 +88,7 @@ def hosts_in(lines: Iterable[str]) -> tuple[HostLine, ...]:
 
 
 def spread(hosts: Sequence[HostLine], slots: int) -> list[HostLine]:
-    """Distribute slots over hosts: each gets what its line says, in several rounds if need be.
+    """Distribute slots over hosts: each gets the number in its line, in several rounds if needed.
 
     A line without a number counts as one slot in each round.
     """

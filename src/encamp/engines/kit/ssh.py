@@ -1,8 +1,8 @@
 """Programs on other hosts that end with this one: through ssh, or through srun in Slurm.
 
 A program reads its orders from its standard input, writes ``ready`` to its standard output, and
-ends when its standard input does. So no secret is in a command line, and no program remains when
-this process is killed.
+ends when its standard input does. This keeps secrets out of command lines, and leaves no program
+behind when this process is killed.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class RemotePrograms:
 
 
 class _Program:
-    """A program; ``why`` says why it does not run, ``refused`` whether the login was refused."""
+    """A program; ``why`` is why it does not run, ``refused`` whether the login was refused."""
 
     def __init__(self, command: list[str], order: str, until: float) -> None:
         self.why, self.refused = "", False

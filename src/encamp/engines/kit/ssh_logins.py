@@ -1,8 +1,8 @@
 """Logging in to many hosts through ssh, no faster than a server or a jump host allows.
 
-By default sshd refuses some connections while ten others have not authenticated yet
-(``MaxStartups 10:30:100``, sshd_config(5)), and all hosts may be behind one jump host. So logins
-start one after the other, and refused ones are tried again.
+Logins start one after the other, and refused ones are tried again. The reason: by default, sshd
+refuses some connections while ten others have not authenticated yet (``MaxStartups 10:30:100``,
+sshd_config(5)), and all hosts might be behind one jump host.
 """
 
 from __future__ import annotations

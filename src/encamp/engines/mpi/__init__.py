@@ -4,10 +4,10 @@ engine              opens this process's end: an agent's, or the controller's if
 endpoint            sending and receiving as a rank
 inbox               what arrives at a rank, and the shortcut for small messages
 one_host            rank 0 with the slots of all ranks, if they differ only in their cores
-launched_engine     a controller outside of MPI, which starts a launcher and talks to rank 0
+launched_engine     a controller outside MPI, which starts a launcher and talks to rank 0
 mpi_job             such a job as its controller sees it
 find_launcher       which mpiexec is used, and of which MPI it is
-launch_plan         what it is told: command line, variables, hostfile
+launch_plan         its command line, variables and hostfile
 launcher_process    the launcher while it runs, and why it has ended
 mpi_variables       environment variables of MPIs and of a job's ranks
 libraries           libraries of MPIs that ranks load

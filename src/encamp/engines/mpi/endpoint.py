@@ -85,7 +85,7 @@ class MPIEndpoint(Endpoint):
         self._sending: dict[int, deque[Request]] = {}
         """Sends that had not completed when they were tested."""
         self._looking = False
-        """Whether these two are being changed. A signal's handler may send meanwhile."""
+        """Whether these two are being changed. A signal's handler may send in the meantime."""
         self._long: set[int] = set()
         """Ranks to which long parts are being sent."""
         self._coming: dict[int, deque[tuple[Parts, deque[Request]]]] = {}
@@ -416,7 +416,7 @@ class MPIEndpoint(Endpoint):
     def _settle(self) -> bool:
         """Receive and drop messages in transit to this rank; returns whether all ranks have left.
 
-        All ranks tell each other which ranks they may have sent something to. Each waits for the
+        All ranks inform each other to which ranks they may have sent something. Each waits for the
         farewells of its senders; nothing follows a farewell. A rank that has them all continues to
         poll, because MPICH completes no message to a rank that only waits for the end of MPI.
         """

@@ -1,8 +1,8 @@
 """The MPI engine: rank 0 is the controller, or a gateway to it; all other ranks are agents.
 
 Under ``mpirun -n N python script.py`` the script of rank 0 is the controller. From a plain Python
-process, or with ``encamp run --engine mpi``, the engine starts ``mpiexec`` itself; rank 0 is then a
-gateway. So the controller survives the MPI job (`LaunchedMPI`), and needs no mpi4py.
+process, or with ``encamp run --engine mpi``, the engine starts ``mpiexec`` itself. Rank 0 is then a
+gateway: the controller survives the MPI job (`LaunchedMPI`), and it does not need mpi4py.
 """
 
 from __future__ import annotations

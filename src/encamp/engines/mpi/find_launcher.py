@@ -42,7 +42,7 @@ def find_launcher(path: str | None = None, mpi: str | None = None) -> Launcher:
     `EngineUnavailable`.
     """
     if mpi not in (None, *_LIBRARIES):
-        raise EngineUnavailable("mpi", f"mpi={mpi!r} is not known", "say 'openmpi' or 'mpich'")
+        raise EngineUnavailable("mpi", f"mpi={mpi!r} is not known", "use 'openmpi' or 'mpich'")
     wanted = f"launcher of {mpi}" if mpi else "launcher (mpiexec)"
     for candidate in _candidates() if path is None else filter(None, [shutil.which(path)]):
         launcher = identify(os.path.abspath(candidate))

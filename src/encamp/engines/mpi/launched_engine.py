@@ -1,4 +1,4 @@
-"""A controller outside of the MPI job, and the gateway: rank 0 of the job, which relays frames.
+"""A controller outside the MPI job, and the gateway: rank 0 of the job, which relays frames.
 
     controller ◄── a Unix-domain socket ──► rank 0, the gateway ◄── MPI ──► ranks 1…N, the agents
 
@@ -270,7 +270,7 @@ class LaunchedMPI(Engine):
             raise EOFError
 
     def give_up(self, agent: int) -> None:
-        """See `Engine.give_up`; the MPI may not notice for a quarter of an hour."""
+        """See `Engine.give_up`; it can take a quarter of an hour until the MPI notices."""
         with self._lock:
             if self._run is not None and agent in self._run.agents:
                 self._run.silent.add(agent)
@@ -373,7 +373,7 @@ def _signals_deferred() -> Iterator[None]:
             for number, frame in reversed(came):
                 others.callback(usual[number], number, frame)
 
-    with ExitStack() as stack:  # which restores all of them, even if a handler raises meanwhile
+    with ExitStack() as stack:  # which restores all of them, even if a handler raises
         stack.callback(hand_over)
         for number, handler in usual.items():
             if callable(handler):

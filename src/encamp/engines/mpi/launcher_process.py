@@ -129,8 +129,8 @@ class LauncherProcess:
 def _environment(plan: LaunchPlan, folder: Path, home: str) -> dict[str, str]:
     """The variables of a launcher.
 
-    Hydra sends its variables to the first process that connects to its port. So it gets only those
-    it needs, and ranks on this host read the others from a file that only this user can read.
+    Hydra sends its variables to the first process that connects to its port. It therefore gets only
+    those it needs, and ranks on this host read the others from a file that only this user can read.
     """
     given = slurm.without_step({**os.environ, **plan.variables(), HOME: home})
     if plan.launcher.mpi != "mpich":

@@ -1,7 +1,7 @@
 """Folders of shared libraries on the hosts of an MPI job: only those that no other user can change.
 
-A program needs its libraries before any of its code runs. So a shell checks the folders first, as
-`search_paths.only_ours` does, and then becomes the program.
+A shell checks the folders first, as `search_paths.only_ours` does, and then becomes the program:
+the program itself would be too late, since it loads its libraries before any of its code runs.
 """
 
 from __future__ import annotations

@@ -178,10 +178,7 @@ class MPIJob:
             self.launcher.end(within if self.ready else 0)
         why = self.launcher.why()
         if ended_by_intruder(why, ready=self.ready):
-            why = (
-                "a process outside of the job has connected to MPICH's launcher, which "
-                f"ended; {why}"
-            )
+            why = f"a process outside the job has connected to MPICH's launcher, which ended; {why}"
         for watched in (self._link, self.launcher.sentinel, self._door.socket):
             if watched is not None:
                 with suppress(OSError, ValueError):

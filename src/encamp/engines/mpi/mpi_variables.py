@@ -1,4 +1,4 @@
-"""Environment variables that set up MPIs, and that tell ranks about their job."""
+"""Environment variables that set up MPIs, and that describe their job to ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEY_FILE = "k"
 CONTROLLER = "ENCAMP_MPI_CONTROLLER"
 """Environment variable with the address of the controller's host for other hosts."""
 IFACES = ("FI_TCP_IFACE", "FI_SOCKETS_IFACE")
-"""Environment variable with OFI's interface: by default the first, which others may not reach."""
+"""Variable with OFI's interface: by default the first, which other hosts might not reach."""
 DEFAULTS = "ENCAMP_MPI_DEFAULTS"
 """Environment variable that carries the latter, as JSON."""
 KEPT_BACK = "e"

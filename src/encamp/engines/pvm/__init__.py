@@ -1,4 +1,4 @@
-"""PVM: the virtual machine starts agents, and reports which hosts come and go; frames use the mesh.
+"""PVM: the virtual machine starts agents, and reports who joins and leaves; frames use the mesh.
 
 engine             the controller's end
 agent              what its tasks do first

@@ -295,7 +295,7 @@ class PVMEngine(MeshEngine):
             self.soon(lambda: self._ended(task))
 
     def _ended(self, task: _Task) -> None:
-        """Handle the end of a task; the connection of an agent that has joined ends by itself."""
+        """Handle the end of a task; the connection of an agent that has joined ends on its own."""
         self.not_come(task.agent.number, task.why)
         if task.again and not task.replaced:
             self._replace(task.agent)

@@ -214,7 +214,7 @@ def find_machine(which: str | None, address: str | None, usual: str) -> Machine:
     `EngineUnavailable`.
     """
     if which not in (None, "own", "running"):
-        raise EngineUnavailable("pvm", f"machine={which!r} is not known", "say 'own' or 'running'")
+        raise EngineUnavailable("pvm", f"machine={which!r} is not known", "use 'own' or 'running'")
     _check_programs()
     if address:
         _check_address(address)

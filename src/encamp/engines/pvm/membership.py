@@ -58,7 +58,7 @@ class Membership:
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """Hold the lock for calls of libpvm, which may read other messages meanwhile.
+        """Hold the lock for calls of libpvm, which may read other messages in the meantime.
 
         Raises `EngineFailed` if one of the calls fails, or none is possible: after the end of a
         machine, libpvm would join a different one.

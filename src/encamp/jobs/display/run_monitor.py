@@ -78,7 +78,7 @@ class RunMonitor:
         self._since: dict[str, float] = {}
         """When each running task was first seen running."""
         self._tells = False
-        """Whether the executor tells which tasks run."""
+        """Whether the executor reports which tasks run."""
         self._times = RunTimes()
         self._mirrored = 0
         self._display = Throttle(DISPLAYED_EVERY, 0.0)
@@ -130,7 +130,7 @@ class RunMonitor:
             self._write(status)
             if self._page() and not stopping:
                 began = time.monotonic()
-                with suppress(EncampError, OSError):  # the one at the end says what is wrong
+                with suppress(EncampError, OSError):  # the one at the end reports what is wrong
                     self._draw(status, self._page.pause)
                 self._page.done(time.monotonic() - began)
 

@@ -26,7 +26,7 @@ class RunTimes:
     def left(
         self, now: float, since: Sequence[float], waiting: int, slots: int | None
     ) -> float | None:
-        """Estimated seconds until the end; ``since`` says when each running task has begun."""
+        """Estimated seconds until the end; ``since`` are the times at which running tasks began."""
         if not self._ran or self.first is None:
             return None
         slots = slots or max(1, len(since))

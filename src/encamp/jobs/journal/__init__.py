@@ -1,4 +1,4 @@
-"""The journal of a job: its lines, its file, and what they say about tasks.
+"""The journal of a job: its lines, its file, and the state of tasks that they record.
 
 Only its own run writes to it. Nothing here decides which tasks must run.
 """

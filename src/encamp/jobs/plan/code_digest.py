@@ -1,4 +1,4 @@
-"""Digests that tell whether code or arguments have changed.
+"""Digests that change when code or arguments change.
 
 The digest of a function covers its bytecode (so comments and line numbers do not count), its
 defaults and closure, and what it uses from the user's own project: functions, classes, constants,

@@ -73,7 +73,8 @@ def _named(one: InputFile) -> str:
 class JobInputs:
     """The states of a job's inputs, by the digest that is in tasks' keys.
 
-    They are kept in a file of the job's folder, to tell what changed. A run does not depend on it.
+    They are kept in a file of the job's folder, to find out what changed. A run does not depend on
+    it.
     """
 
     def __init__(self, folder: OwnFolder) -> None:

@@ -41,7 +41,7 @@ class Orphan:
 
     @property
     def gone(self) -> bool:
-        """Whether it was removed meanwhile."""
+        """Whether it was removed in the meantime."""
         if is_url(self.path):
             return urls.size_of(self.path) is None
         try:
@@ -137,7 +137,7 @@ class OrphanWatch:
     def note(self, task: str, makers: Mapping[str, str]) -> None:
         """Record as orphans the former outputs that a finished task has not made again.
 
-        ``makers`` tells which other task makes a path.
+        ``makers`` returns which other task makes a path.
         """
         earlier = self._journal.earlier.get(task)
         if self._orphans:

@@ -140,7 +140,7 @@ class Prepared:
         return ""
 
     def note_job_inputs(self) -> None:
-        """Record the job's inputs, so that a later run can tell which one changed."""
+        """Record the job's inputs, so that a later run can find out which one changed."""
         self._job_inputs.note(self.keys.of_job_inputs, self.inputs.shared)
 
     def steps(self, name: str) -> bytes:

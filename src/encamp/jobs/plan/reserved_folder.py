@@ -37,7 +37,7 @@ def check_reserved_folder(
 ) -> None:
     """Raise `BadDestination` or `UnusableInput` for a path that names the job's own folder.
 
-    ``outputs`` are those of all tasks, and ``reach`` tells where each of them may lead.
+    ``outputs`` are those of all tasks, and ``reach`` returns where each of them may lead.
     """
     own = Path(one_name(job.folder)).parts
     for output in outputs:

@@ -1,6 +1,6 @@
 """Checks before a run that no task reads files of another task without running after it.
 
-Before a run, names or patterns tell what tasks publish and what they read. A task that reads the
+What tasks publish and read is known from names or patterns before a run. A task that reads the
 files of another without waiting for it would find them by chance: missing, incomplete, or left by
 an earlier run. The same holds for files that a task publishes on failure.
 """
@@ -153,7 +153,7 @@ class _Published:
         return found if isinstance(found, bool) else found.is_written or name in found.folders
 
     def _near_folder(self, path: str) -> bool | _Folder:
-        """The folder of a path; the path itself if it does not say."""
+        """The folder of a path; the path itself if that is unknown."""
         folder = self._top
         for name in Path(path).parts:
             if folder.is_written:
@@ -382,7 +382,7 @@ def check_readers(
 ) -> set[str]:
     """Raise `BadJob` if a task reads files of another task without running after it.
 
-    ``reach_of`` tells where an output may lead.
+    ``reach_of`` returns where an output may lead.
     Returns the *in-place tasks*: their output patterns may match their own inputs, such as a task
     that reads ``data/*.csv`` and publishes ``*.csv`` to ``data``.
     """

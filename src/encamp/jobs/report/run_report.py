@@ -98,7 +98,7 @@ class RunReport:
         )
 
     def _with_values(self) -> Iterator[TaskReport]:
-        """Tasks that may have a row in the table, including those outside of this run."""
+        """Tasks that may have a row in the table, including those outside this run."""
         chosen = frozenset(self._tasks)
         for name in self._job.tasks if self.ended.has_values or not self._is_whole else ():
             if name not in chosen:

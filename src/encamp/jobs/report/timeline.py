@@ -123,7 +123,7 @@ def _by_host(workers: dict[_Worker, _Attempts]) -> dict[_Worker, _Attempts]:
 
 
 def _first_free(free: list[float], start: float) -> int:
-    """The first row that is free at a time; ``free`` says from when on each one is."""
+    """The first row that is free at a time; ``free`` are the times from which each row is free."""
     row = 0
     while row < len(free) and free[row] > start + _CLOCK_NOISE:
         row += 1

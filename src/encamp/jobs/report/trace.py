@@ -20,7 +20,7 @@ _NO_HOST = "no host known"
 
 
 def trace(report: JobReport, lanes: Lanes) -> list[bytes]:
-    """The trace as JSON; of very many tasks it has some, and says what it leaves out."""
+    """The trace as JSON; of very many tasks it has some, and a note about the others."""
     about = ("name", "destination", "controller", "executor", "version", "started", "ended")
     facts = {name: str(getattr(report, name)) for name in about}
     hosts: dict[str | None, int] = {}
@@ -60,7 +60,7 @@ def _remark(text: str) -> dict[str, Any]:
 
 
 def _named(kind: str, pid: int, tid: int, **args: object) -> dict[str, Any]:
-    """An event that says something about a host or a lane."""
+    """An event that describes a host or a lane."""
     return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": args}
 
 

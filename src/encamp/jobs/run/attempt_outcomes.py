@@ -37,7 +37,7 @@ class AttemptOutcomes:
             return future.result()
         if isinstance(raised, TaskLost):  # our own cluster has noticed the loss of its host
             outcome = self._lost(future, raised.with_facts(task=task), submitted)
-            outcome.lost = raised.exit_code is None  # otherwise its process ended by itself
+            outcome.lost = raised.exit_code is None  # otherwise its process ended on its own
             return outcome
         # Executors may raise anything, such as a worker's Ctrl-C.
         gone = TaskLost(task, "its host", None, reason(raised))

@@ -176,7 +176,7 @@ class RunLoop:
         return self._reported(interrupted=self.max_failures.reached)
 
     def _pass_over(self) -> None:
-        """Keep the outputs of tasks outside of this run as theirs."""
+        """Keep the outputs of tasks outside this run as theirs."""
         if len(self.tasks) == len(self.job.tasks):
             return
         self.prepared.graph.choose(self.tasks)

@@ -1,4 +1,4 @@
-"""Checks what workers say that they have staged, before the controller touches it.
+"""Checks the outputs that workers report as staged, before the controller touches it.
 
 A worker runs arbitrary code on any host. A name that it reports is published, flushed or removed
 only if the task's outputs can have that name, and if it was staged beside it for this run.

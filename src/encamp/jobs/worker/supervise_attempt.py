@@ -168,7 +168,7 @@ class _Supervisor:
             raise Abandoned
 
     def _is_over(self, now: float) -> bool:
-        """Whether the run says that it has ended, if its lease cannot be seen."""
+        """Whether the run reports that it has ended, if its lease cannot be seen."""
         self._asked = now
         return bool(self.ask is not None and self.ask(("over", None, None)))
 

@@ -1,7 +1,7 @@
 """The executor that jobs use on this machine: threads, each of which supervises a slot.
 
-A job submits `supervise_attempt`, which passes its work to a process. So nothing need be pickled
-between the run and these threads.
+A job submits `supervise_attempt`, which passes its work to a process. Nothing is pickled between
+the run and these threads.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Work(msgspec.Struct, frozen=True):
     values: str | None = None
     """The file that has the task's values."""
     beacon: str = ""
-    """The beacons' description, for hosts that may not see the destinations; else empty."""
+    """The beacons' description, for hosts that might not see the destinations; else empty."""
 
 
 class Outcome(msgspec.Struct):

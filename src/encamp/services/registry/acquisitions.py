@@ -20,7 +20,7 @@ _log = logging.getLogger("encamp")
 
 
 class Acquisitions:
-    """Handles the requests of clients, and tells these which servers they get."""
+    """Handles the requests of clients, and informs these which servers they get."""
 
     def __init__(self, records: ServiceRecords) -> None:
         self._records = records

@@ -55,7 +55,7 @@ class Replays:
         _, server = found
 
         def kept(new: int) -> None:
-            """Drop the calls that a state on the disk includes: they need not be repeated."""
+            """Drop the calls that a state on the disk includes: they do not have to be repeated."""
             if server.address == sender:
                 for _ in range(min(new, len(server.log))):
                     server.log.popleft()

@@ -1,7 +1,7 @@
 """Calls that wait for each other in a cycle, found from the reports of who waits for what.
 
 A task reports what it waits for only after a while. The reports are enough to be sure: a waiting
-server has answered nothing since its report, which says what it had answered by then.
+server has answered nothing since its report, which contains what it had answered by then.
 """
 
 from __future__ import annotations

@@ -210,7 +210,7 @@ class Registry:
             self._starter.terminate(service, cancel=arguments[0])
         self._questions.answer(service, sender, letter, arguments)
 
-    # What servers say
+    # Messages from servers
 
     def _ready(self, sender: int, letter: Ready, parts: Parts) -> None:
         found = self._records.by_task.get(sender)

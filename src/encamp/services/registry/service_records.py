@@ -22,7 +22,7 @@ from encamp.wire.frames import Parts
 from encamp.wire.protocol import SERVICES, SPAWNER
 
 WARN_AFTER = 1.0
-"""Seconds of waiting until a warning says why servers wait for slots, or clients for servers."""
+"""Seconds until a warning explains why servers wait for slots, or clients for servers."""
 _FORMER = 100
 """Maximum number of former servers in a service's statistics."""
 

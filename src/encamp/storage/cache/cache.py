@@ -214,7 +214,8 @@ class HostCache:
         """Share the tree's lock until this object is closed, and ensure that the tree is here.
 
         Users of an entry share the lock of its key; evicting needs that lock exclusively, and never
-        waits; fetching needs the lock of the identity exclusively. So there is no cycle of waits.
+        waits; fetching needs the lock of the identity exclusively. Therefore no cycle of waits is
+        possible.
         """
         if key not in self._held:
             self._held[key] = KeyLock(self._locks, key)
@@ -467,7 +468,7 @@ class HostCache:
             for entry in (self.root / f"{kind}s").glob("*/*"):
                 if entry.name in known:
                     continue
-                with suppress(FileNotFoundError, UnusableInput):  # cleared meanwhile
+                with suppress(FileNotFoundError, UnusableInput):  # cleared in the meantime
                     size, files = _measured(entry)
                     now = time.time()
                     row = Row(entry.name, kind, UNKNOWN, UNKNOWN, size, files, now, now)

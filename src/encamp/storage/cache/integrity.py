@@ -1,8 +1,8 @@
 """Whether an entry of the cache is still as it was fetched.
 
-Files vanish from a disk silently: cleaners of temporary files remove single files that were not
-read for days, and a crash loses what had not reached the disk. So an entry is checked whenever it
-is used, and again when a task that saw it through an overlay has ended.
+An entry is checked whenever it is used, and again when a task that saw it through an overlay has
+ended, because files can vanish from a disk silently: programs that clean temporary files remove
+single files that were not read for days, and a crash loses what had not reached the disk.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def is_intact(entry: Path, item: Item, *, written: bool = False) -> bool:
     """Whether an entry exists, complete and unchanged.
 
     All sizes and times of a tree are compared. Between two such checks of a tree of more than 1,000
-    files, only its folders are, which tells whether something was removed, added or replaced,
+    files, only its folders are, which shows whether something was removed, added or replaced,
     unless its files may have been ``written`` to.
     """
     if item.kind == "file":

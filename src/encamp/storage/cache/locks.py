@@ -2,7 +2,7 @@
 
 One byte of the file stands for a key. They are open-file-description locks, see fcntl(2): the
 kernel drops them with the last copy of their descriptor, and unlocking works whatever was forked
-meanwhile.
+in the meantime.
 """
 
 from __future__ import annotations

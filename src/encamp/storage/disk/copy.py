@@ -49,7 +49,7 @@ def _write_new(
             os.fchmod(writer, mode & 0o777)
             os.utime(writer, ns=(status.st_atime_ns, status.st_mtime_ns))
         finally:
-            os.close(writer)  # may tell of bytes that the disk could not keep after all
+            os.close(writer)  # may report bytes that the disk could not keep after all
     except BaseException:
         Path(target).unlink(missing_ok=True)
         raise
@@ -70,7 +70,7 @@ def _fill(
 
 
 def false_size(size: int) -> str:
-    """The error for a file that does not hold as many bytes as the system says."""
+    """The error for a file that does not contain as many bytes as its status shows."""
     return (
         f"it does not hold the {size} bytes that the disk reports, like files that the kernel "
         "generates; read it in a step, or copy it to a regular file first"

@@ -16,7 +16,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def copy_as_it_is(source: Path, target: Path) -> None:
     """Copy the contents of a folder into another one, which may have some of it already.
 
-    Named pipes and holes are copied, too; sockets, devices and files that this process may not read
+    Named pipes and holes are copied, too; sockets, devices and files that this process cannot read
     are left out. Folders may be of any depth: few are open at a time, and nothing recurses.
     """
     pair = os.open(source, _FOLDER), os.open(target, _FOLDER)

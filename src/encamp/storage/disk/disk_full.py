@@ -21,7 +21,7 @@ def free_space(folder: Path) -> int:
 
 
 def disk_full(exc: OSError, path: Path, need: int) -> DiskFull | None:
-    """`DiskFull` if ``exc`` says that ``need`` bytes do not fit; otherwise None."""
+    """`DiskFull` if ``exc`` means that ``need`` bytes do not fit; otherwise None."""
     return DiskFull(str(path), need, free_space(path)) if exc.errno in _NO_ROOM else None
 
 

@@ -60,4 +60,4 @@ def _name_of_disk(device: int, number: int) -> str | None:
     kind, source = kind_and_source(device)
     if kind.startswith(_NUMBERED_ANEW):
         return None
-    return source if kind == "xfs" else str(number)  # XFS tells the device's, which may change
+    return source if kind == "xfs" else str(number)  # XFS reports the device's, which may change

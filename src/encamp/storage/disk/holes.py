@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 
 _SMALL = 1 << 16
-"""Smaller files are not checked, because disks may store them outside of blocks."""
+"""Smaller files are not checked, because disks may store them outside blocks."""
 
 
 def allocated(status: os.stat_result) -> int:
@@ -23,7 +23,7 @@ def is_sparse(status: os.stat_result) -> bool:
 def data_parts(fd: int, size: int, start: int = 0) -> Iterator[tuple[int, int]]:
     """The parts of a file with data, from ``start`` on: begin and end, see lseek(2), SEEK_DATA.
 
-    One part with everything if the disk does not tell.
+    One part with everything if the disk does not report holes.
     """
     at = start
     while at < size:

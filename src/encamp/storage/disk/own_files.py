@@ -72,7 +72,7 @@ class OwnFolder:
 
     @contextmanager
     def held(self) -> Iterator[OwnFiles]:
-        """The folder's files; creates it if missing. No other folder may get its name meanwhile."""
+        """The folder's files; creates it if missing. No other can get its name in between."""
         self._held.append(self._files(make=True))
         try:
             yield self._held[0]
@@ -235,7 +235,7 @@ class OwnFiles:
             with os.fdopen(fd, "w+b") as file:
                 if self._shared:
                     with suppress(OSError):
-                        os.fchmod(fd, self._mode)  # whatever the umask says
+                        os.fchmod(fd, self._mode)  # whatever the umask is
                 yield file
                 file.flush()
                 if flush:

@@ -1,8 +1,8 @@
 """Opening the path to a destination without following links, or using folders, of other users.
 
-Anybody who can write to a destination could replace a folder in it by a symlink, and so redirect
-results. So a folder is opened first, then checked, and then used through its descriptor: it cannot
-be replaced in between.
+A folder is opened first, then checked, and then used through its descriptor, so that nobody can
+replace it in between. Otherwise anybody who can write to a destination could replace a folder in it
+by a symlink, and redirect results.
 
 Trusted are this user and root, for root also the owner of the folder that was named, and in a
 shared job every user, in folders that are not writable for everybody. Links of trusted users are

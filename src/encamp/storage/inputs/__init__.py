@@ -1,5 +1,5 @@
 """From a mirror map to a folder with files in it: the plan, and placing by the cheapest safe way.
 
-Inputs that several tasks share come through `encamp.storage.cache`. The outputs of tasks are in
+Inputs that several tasks share are kept by `encamp.storage.cache`. The outputs of tasks are in
 `encamp.storage.outputs`.
 """

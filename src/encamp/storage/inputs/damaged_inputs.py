@@ -33,8 +33,8 @@ class Placed(msgspec.Struct):
 def check_undamaged(placed: Placed, cache: HostCache, owned: OwnedFolder, task: str) -> None:
     """Check that shared inputs are as they were placed.
 
-    Raises `InputLost` if one has vanished meanwhile, `InputDamaged` if the task wrote to one. A
-    damaged entry of the cache is fetched again for the next task.
+    Raises `InputLost` if one has vanished in the meantime, `InputDamaged` if the task wrote to one.
+    A damaged entry of the cache is fetched again for the next task.
     """
     with named_refusals(owned.storage):
         _check_links(placed, cache, owned, task)

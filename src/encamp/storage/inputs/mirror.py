@@ -109,8 +109,8 @@ class Item(msgspec.Struct, frozen=True):
     ``files`` and the time of the newest. ``content`` identifies the state of the input on any host;
     ``identity`` also differs if a different file has taken its place; ``version`` is like
     ``identity``, but uses only properties that survive a restart. ``allocated`` are the bytes that
-    it takes on a disk, fewer than ``size`` for sparse files. ``cached`` says that several tasks may
-    need it.
+    it takes on a disk, fewer than ``size`` for sparse files. ``cached`` means that several tasks
+    may need it.
     """
 
     source: Portable
@@ -493,7 +493,7 @@ def renamed(template: str | None, name: str) -> str:
 
 
 def safe_target(target: str) -> PurePosixPath:
-    """``target`` as a relative path; raises `UnsafeTarget` if it is outside of the folder."""
+    """``target`` as a relative path; raises `UnsafeTarget` if it is outside the folder."""
     path = PurePosixPath(target or ".")
     if path.is_absolute() or target.startswith("~"):
         raise UnsafeTarget(target, "is absolute")

@@ -3,7 +3,7 @@
 overlay
     A tree is shown under the task's own changes: this takes milliseconds at any size, and the task
     may write. Also for big files. It works where the kernel lets this process mount, see `overlay`;
-    unless it is requested, it is used only where the task cannot tell it from a copy.
+    unless it is requested, it is used only where the task cannot distinguish it from a copy.
 reflink
     A copy that shares its blocks with the entry until one is written to (btrfs, xfs).
 link
@@ -75,7 +75,7 @@ def _has_folders(item: Item) -> bool:
 
 
 def why_not_as_a_copy(item: Item, storage: Path) -> str | None:
-    """Why a task could tell an overlay from a copy, or cannot have one; None if neither.
+    """Why a task would notice an overlay, or cannot have one; None if neither.
 
     Without redirect_dir, folders of the lower layer cannot be renamed.
     """

@@ -33,7 +33,7 @@ VIEW_TASK = "task"
 MERGED = "merged"
 """The mount point of the whole overlay in a folder for changes; the task sees a part of it."""
 _WHAT = "what"
-"""The file in such a folder that says what is mounted where, for when the mount is gone."""
+"""The file in such a folder that records what is mounted where, for when the mount is gone."""
 _SPECIAL = set(",:\\")
 """Characters that a path in mount options must not contain."""
 

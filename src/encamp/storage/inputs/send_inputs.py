@@ -3,8 +3,8 @@
     one host                                      the other
     Sender(allowed paths) ◄── asks ── Channel ◄── receive_file, receive_tree
 
-A channel only carries questions and answers; the layers above provide it. The sender sends only
-the files that it was told to. Every chunk comes with its digest, and with the state of the file
+A channel only carries questions and answers; the layers above provide it. The sender sends only the
+files that it was ordered to. Every chunk is sent with its digest, and with the state of the file
 when the chunk was read, so that a file that changes meanwhile is never received half old, half new.
 """
 
@@ -171,7 +171,7 @@ def receive_tree(
 ) -> TreeState:
     """Receive a tree as ``target``, a new folder; returns the state that it has.
 
-    Raises as `receive_file`, and `ShippingFailed` for entries outside of the folder.
+    Raises as `receive_file`, and `ShippingFailed` for entries outside the folder.
     """
     entries = channel.entries(path, exclude)
     target.mkdir(mode=0o700)

@@ -232,7 +232,7 @@ def walk(tree: Path, exclude: tuple[str, ...] = (), *, is_copy: bool = False) ->
 
 
 class _Part(msgspec.Struct, frozen=True):
-    """A tree, or a folder outside of it that a symlink in it leads to."""
+    """A tree, or a folder outside it that a symlink in it leads to."""
 
     path: str
     real: str

@@ -77,7 +77,7 @@ def _reach_of(
 
 
 def below(folders: Iterable[Path | str]) -> Callable[[str], bool]:
-    """A function that tells whether a path is below one of some folders, which may be URLs."""
+    """A function that returns whether a path is below one of some folders, which may be URLs."""
     tops = tuple([f"{_top(folder)}/" for folder in folders])
 
     def is_below(path: str) -> bool:

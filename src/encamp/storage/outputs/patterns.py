@@ -88,7 +88,7 @@ def bound(
     """The outputs for another host, with destinations that do not depend on this host.
 
     Destinations have their real names, so that conflicts can be found without looking. ``shared``
-    says whether a group shares the job. Raises `BadDestination` for folders that another user has
+    is whether a group shares the job. Raises `BadDestination` for folders that another user has
     put there.
     """
     return tuple([_bound(output, destination, shared) for output in outputs])
@@ -170,7 +170,7 @@ def _is_name(pattern: str) -> bool:
 
 def _checked_folder(output: Output, destination: Path, shared: bool) -> Place:
     if not is_url(output.to) and Path(os.path.normpath(output.to)).parts[:1] == (os.pardir,):
-        why = "it is outside of the destination (if you mean that, write the absolute path)"
+        why = "it is outside the destination (if you mean that, write the absolute path)"
         raise BadDestination(output.to, why)
     output = _bound(output, destination, shared)
     if output.at is None:

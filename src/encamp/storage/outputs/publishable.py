@@ -189,9 +189,7 @@ class Publishable:
         if parent not in self._inside:
             real = os.path.realpath(parent)
             if not Path(real).is_relative_to(self._real):
-                raise self._refusal(
-                    path, f"it is outside of the task's folder, in {printable(real)}"
-                )
+                raise self._refusal(path, f"it is outside the task's folder, in {printable(real)}")
             self._inside.add(parent)
 
     def _target_of(self, link: _Link) -> str:
@@ -201,9 +199,7 @@ class Publishable:
         if not os.path.lexists(real) or Path(real).is_symlink():
             raise self._refusal(link.path, f"it is a symlink that {says}, which does not exist")
         if not Path(real).is_relative_to(self._real):
-            why = (
-                f"it is a symlink that {says}, outside of the task's folder; have the task copy it"
-            )
+            why = f"it is a symlink that {says}, outside the task's folder; have the task copy it"
             raise self._refusal(link.path, why)
         return os.path.relpath(real, self._real)
 

@@ -55,7 +55,7 @@ class Beacons:
     def light(self, folders: Mapping[Path, Trust]) -> None:
         """Put beacons into folders, which are created if missing.
 
-        Each folder comes with the trust in it. If that fails, hosts send their outputs, and their
+        Each folder has its trust with it. If that fails, hosts send their outputs, and their
         error says why.
         """
         for folder in folders:

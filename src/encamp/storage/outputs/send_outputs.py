@@ -129,7 +129,7 @@ def _parts(fd: int) -> Iterator[tuple[int, int]]:
 class Receiver:
     """Receives outputs, only for ``folders`` of this host and those below them.
 
-    Each folder comes with the trust in it.
+    Each folder has its trust with it.
     """
 
     def __init__(self, folders: Mapping[Path, Trust]) -> None:
@@ -163,7 +163,7 @@ class Receiver:
     def _final(self, piece: Piece) -> tuple[Path, Trust]:
         inner = PurePosixPath(piece.inner)
         if inner.is_absolute() or ".." in inner.parts or "/" in piece.token or not inner.name:
-            raise UnsafeTarget(piece.inner, "is outside of its destination")
+            raise UnsafeTarget(piece.inner, "is outside its destination")
         folder = local(piece.folder)
         if folder not in self._allowed:
             raise BadDestination(str(folder), "it is not a destination of the task")

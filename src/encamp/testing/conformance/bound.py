@@ -182,7 +182,7 @@ def heard(cluster: Cluster, source: SpawnedTask | int | None = None) -> tuple[in
         got = cluster.receive(left, source=source)
         if got is not None and not isinstance(got.message, EVENTS):
             return got.source, got.message
-    raise AssertionError("no message came")
+    raise AssertionError("no message arrived")
 
 
 def results(tasks: Sequence[SpawnedTask]) -> list[Any]:

@@ -55,7 +55,7 @@ class Hosts(LosesHosts):
 
     @pytest.fixture
     def quick_beats(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A host that says nothing is given up soon."""
+        """A host that sends nothing is given up soon."""
         monkeypatch.setattr(agents, "BEAT", _QUICK)
 
     def test_a_host_that_is_added_is_told_of_and_gets_tasks(

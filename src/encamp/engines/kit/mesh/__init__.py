@@ -3,7 +3,7 @@
 certificate        the certificate of a run, which only its own ends have
 addresses          the address at which others reach this host
 tls_connection     one connection: frames inside TLS
-control_messages   what ends tell each other about themselves
+control_messages   messages in which ends describe themselves to each other
 endpoint           an end of the network: frames to any other end, directly or by the controller
 tunnel             the bytes of a connection, carried by another system
 agent              an agent's end

@@ -72,7 +72,7 @@ class MeshAgent(MeshEndpoint):
             tunnel.close()
 
     def _comes_by(self, link: TLSConnection) -> bool:
-        """Whether the controller accepts this connection, or opens one itself meanwhile."""
+        """Whether the controller accepts this connection, or opens one itself in the meantime."""
         began = time.monotonic()
         while link.fileno() >= 0 and not self._reached:
             self._poll.poll(max(0.0, min(link.deadline - time.monotonic(), 1.0)))

@@ -62,7 +62,7 @@ class Peer:
         self.addresses: list[Address] = []
         self.dialling: TLSConnection | None = None
         self.other: TLSConnection | None = None
-        """A connection that the other end has opened meanwhile."""
+        """A connection that the other end has opened in the meantime."""
         self.waiting: list[Sequence[Buffer]] = []
 
 

@@ -172,7 +172,7 @@ class MeshEngine(MeshEndpoint, Engine):
         self.dial_next(agent.number)
 
     def welcomed(self, link: TLSConnection) -> None:
-        """See `MeshEndpoint.welcomed`; the agent may have left meanwhile."""
+        """See `MeshEndpoint.welcomed`; the agent may have left in the meantime."""
         if link.number in self._peers:
             super().welcomed(link)
         else:

@@ -59,7 +59,7 @@ class _Stream:
                 if self._ended:
                     raise EOFError
         finally:
-            self.push()  # also an alert that tells the other end the reason
+            self.push()  # also an alert with the reason for the other end
         return True
 
     def _shook(self) -> bool:
