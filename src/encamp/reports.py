@@ -66,7 +66,21 @@ class InputFile:
 @quickly_pickled
 @dataclass(frozen=True, slots=True)
 class AttemptReport:
-    """One attempt at one task."""
+    """One attempt at one task.
+
+    number, where
+        The attempt's number, from 1, and where it ran (None if it did not start).
+    submitted
+        When it was submitted (as `time.time` returns it).
+    phases
+        Its phases, in the order in which they ran, with their start and length in seconds.
+    bytes_mirrored, files_mirrored
+        How many bytes and files were mirrored into the task's folder.
+    cpu_seconds, peak_memory
+        CPU time in seconds, and the largest memory of one of its processes in bytes.
+    error, error_type
+        The message and class of its error; None if it succeeded.
+    """
 
     number: int
     where: Where | None
@@ -213,7 +227,7 @@ def orphans_told(count: int, destination: str) -> str:
 
 @dataclass(frozen=True, repr=False)
 class JobReport:
-    """The report of one run of a job."""
+    """The report of one run of a job; `str` gives a summary. Times are those of `time.time`."""
 
     name: str
     destination: str

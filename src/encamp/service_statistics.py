@@ -10,7 +10,19 @@ from encamp.errors import printable
 
 @dataclass(frozen=True, slots=True)
 class ServerStatistics:
-    """Statistics of a server. ``mean`` is the mean time of its last 50 calls, in seconds."""
+    """Statistics of one server of a service.
+
+    server, host, slot
+        The server's number, its host, and its slot there (None while it waits for one).
+    state
+        What the server is doing, in words.
+    calls, failed
+        How many calls it has answered, and how many of these raised an error.
+    busy
+        The seconds that it has spent in calls.
+    mean
+        The mean time of its last 50 calls, in seconds.
+    """
 
     server: int
     host: str
@@ -24,10 +36,18 @@ class ServerStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatistics:
-    """Statistics of a service.
+    """Statistics of a service and its servers. `str` makes a table of them.
 
-    ``queue`` is how many callers wait for a server, ``lost`` how many servers
-    have died, and ``wanted`` how many there should be.
+    service
+        The service's name.
+    queue
+        How many callers wait for a server.
+    wanted
+        How many servers there should be.
+    lost
+        How many servers have died.
+    servers, former
+        Statistics of the present servers, and of the latest ones that have ended or died.
     """
 
     service: str

@@ -110,8 +110,9 @@ class Cluster:
     niceness
         Added to the niceness of slots; also per host.
     interpreter
-        Another interpreter for slots, also per host: its path there, or a name that is looked up
-        there after `init_command`. It must be of the same Python version; its packages come first.
+        A different Python interpreter for slots, also per host: its path there, or a name that is
+        looked up there after `init_command`. It must be of the same Python version; its packages
+        come first.
     options
         Other options of the engine.
 
@@ -266,16 +267,25 @@ class Cluster:
         """Call ``function(*args, **kwargs)`` in a slot; returns at once.
 
         The task starts when a slot is free: on the host with the most free slots, or on one of
-        ``on``. Its arguments are pickled then, so do not change them until the task has ended.
-        ``mirror``, ``outputs``, ``on_failure`` and ``to`` give it a private folder, see
-        `encamp.sandbox`; a ``persistent`` folder is kept for the slot's next such task. ``cores``,
-        ``memory`` (bytes, or a string like "2 GiB") and ``gpus`` are what it needs: a host is never
-        overbooked, and the task sees only its own GPUs. After ``time_limit`` seconds it fails with
-        `TimeLimitExceeded`. ``fresh`` runs it in a new interpreter. With ``notify`` its result and
-        exit are put on the queue that `receive` reads.
+        ``on``. Arguments are pickled at that time, so do not change them until the task has ended.
 
-        Raises an `InputError`, such as `CannotTravel`, `NoSuchHost`, `NotEnough` and the errors of
-        `Mirror` and `Output`; `ClusterClosed`.
+        mirror, outputs, on_failure, to
+            Give the task a private folder, see `sandbox`.
+        persistent
+            Keep this folder, as the task leaves it, for the slot's next persistent task with the
+            same inputs.
+        cores, memory, gpus
+            What the task needs; memory in bytes, or as a string like "2 GiB". A host never gets
+            more tasks than fit, and a task sees only its own GPUs.
+        time_limit
+            After this many seconds the task fails with `TimeLimitExceeded`.
+        fresh
+            Run the task in a new interpreter.
+        notify
+            Whether the task's result and end are put on the queue that `receive` reads.
+
+        Raises an `InputError`, such as `CannotTravel`, `NoSuchHost` or `NotEnough`, the errors of
+        `Mirror` and `Output`, and `ClusterClosed`.
         """
         if not options:
             return self._spawn(function, args, kwargs or {}, _USUAL)
@@ -289,7 +299,7 @@ class Cluster:
         /,
         **options: Unpack[TaskOptions],
     ) -> list[SpawnedTask]:
-        """A task for each tuple of arguments, spread evenly; options as for `spawn`."""
+        """Spawn a task for each tuple of arguments, spread evenly. Options are as for `spawn`."""
         shared = SpawnOptions.of({"notify": True, **options})
         return [self._spawn(function, _tuple(args), {}, shared) for args in arguments]
 
@@ -313,27 +323,38 @@ class Cluster:
         return task
 
     def publish(self, what: Any, /, *args: Any, **options: Unpack[ServiceOptions]) -> Service:
-        """Publish an object as a service, with one server in each slot.
+        """Publish an object as a service, with one server in each slot. Returns at once.
 
-        ``what`` is the object, or a class or function that creates it in each server from ``args``
-        and ``kwargs``. ``per="host"`` has one server on each host, ``count`` is the number of
-        servers in total, ``on`` restricts them to some hosts; hosts that join later get servers,
-        too. Each server is a task with its own folder, so ``mirror``, ``outputs``, ``to``,
-        ``cores``, ``memory`` and ``gpus`` are as for `spawn`. Returns at once; the service can be
-        used as soon as one server is ready.
+        The service can be used as soon as one server is ready. Each server is a task with its own
+        folder, so ``mirror``, ``outputs``, ``to``, ``cores``, ``memory`` and ``gpus`` are as for
+        `spawn`. Hosts that join later get servers, too.
 
-        A server that dies is replaced, at most ``restarts`` times in a row. With
-        ``checkpoint_every`` its successor gets the state after the last so many calls: the value of
-        the object's ``checkpoint()``, for ``restore(state)``, or the pickled object. With
-        ``at_least_once``, calls since then are repeated instead of failing with `ServerLost`. A
-        server that does not answer for ``call_limit`` seconds, because it is frozen or a call takes
-        longer, is killed and replaced. After ``idle_limit`` seconds without a call a server ends.
-        ``display`` (":0", or True for DISPLAY) opens a terminal window with the console of each
-        server, of a size like ``window="80x24+0+0"``, with ``window_delay`` seconds in between; it
-        stays open when the server has ended.
+        what
+            The object, or a class or function that creates it in each server from ``args`` and
+            ``kwargs``.
+        per, count, on
+            ``per="host"`` starts one server on each host instead of one in each slot. ``count`` is
+            the number of servers in total. ``on`` restricts them to some hosts.
+        restarts
+            A server that dies is replaced, but at most this many times in a row.
+        checkpoint_every
+            Save the state after this many calls, for the server that replaces a dead one. The state
+            is what the object's ``checkpoint()`` returns, and is passed to ``restore(state)`` of
+            the new object; an object without these methods is pickled.
+        at_least_once
+            Repeat calls that are not in the saved state, instead of failing them with `ServerLost`.
+        call_limit
+            Kill and replace a server that has not answered for this many seconds, because it is
+            frozen or because a call takes longer.
+        idle_limit
+            End a server that has had no call for this many seconds.
+        display, window, window_delay
+            Open a terminal window with the output of each server on ``display`` (":0", or True for
+            DISPLAY), with a size like ``window="80x24+0+0"``, ``window_delay`` seconds apart.
+            Windows stay open when servers have ended.
 
-        Raises an `InputError`, such as `NotEnough` if no slots can ever run it;
-        `UnsupportedByEngine` for a ``call_limit`` of inline servers; `ClusterClosed`.
+        Raises an `InputError`, such as `NotEnough` if no slots can ever run the service;
+        `UnsupportedByEngine` for a ``call_limit`` of inline servers; and `ClusterClosed`.
         """
         layer_above = import_module("encamp.services.service")
         service: Service = layer_above.publish(self._controller, self, what, args, options)

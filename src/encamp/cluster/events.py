@@ -8,7 +8,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TaskResult:
-    """A task has ended: with ``ok`` it returned ``value``, otherwise ``value`` is its error."""
+    """The event that a task has ended, with its result. `TaskExit` follows it.
+
+    task
+        The task's id.
+    ok
+        Whether the task's function returned.
+    value
+        What the function returned, or the task's error if ``ok`` is False.
+    """
 
     task: int
     ok: bool
@@ -17,17 +25,30 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class TaskExit:
-    """A task has ended; follows its result."""
+    """The event that a task has ended. It arrives after the task's `TaskResult`.
+
+    task
+        The task's id.
+    """
 
     task: int
 
 
 @dataclass(frozen=True)
 class Host:
-    """A host of a cluster. ``memory`` is in bytes; ``gpus`` are named as by the vendor's tools.
+    """A host of a cluster.
 
-    ``frames_by`` names the relay that carries calls, results and files between the host and the
-    program; it is empty if they have a direct connection.
+    name, slots, cores
+        The host's name, and how many slots and cores it has.
+    memory
+        Its memory in bytes.
+    gpus
+        Its GPUs, with the names that the vendor's tools give them.
+    python
+        The version of Python in its slots.
+    frames_by
+        The relay that carries calls, results and files between the host and the program; empty if
+        they have a direct connection.
     """
 
     name: str
@@ -41,13 +62,13 @@ class Host:
 
 @dataclass(frozen=True)
 class HostAdded:
-    """A host has joined the cluster."""
+    """The event that a host has joined the cluster."""
 
     host: Host
 
 
 @dataclass(frozen=True)
 class HostDeleted:
-    """A host has left the cluster; its tasks are lost."""
+    """The event that a host has left the cluster. The tasks that ran there are lost."""
 
     host: Host

@@ -239,13 +239,13 @@ class SpawnedTask(LightFuture):
         return self._named or f"task {self.id}"
 
     def cancel(self) -> bool:
-        """Cancel it if it has not started; False if it runs or has ended, see `kill`."""
+        """Cancel the task if it has not started; False if it runs (see `kill`) or has ended."""
         if not self.done():
             self._canceller.take_back_all([self])
         return self.cancelled()
 
     def kill(self) -> None:
-        """End it: a waiting task is cancelled, a running task fails with `TaskKilled`.
+        """End the task: a waiting task is cancelled, a running task fails with `TaskKilled`.
 
         Returns at once; does nothing if the task has ended. Raises `UnsupportedByEngine` if tasks
         run in agents themselves.

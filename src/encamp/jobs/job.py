@@ -42,7 +42,7 @@ class Job(JobDefinition):
         Folder from which relative patterns and destinations start (default: the current folder).
     shared
         Whether all members of the group that owns the job's folder may run the job. They can then
-        change what it knows of its results; otherwise only its owner can.
+        change the job's records of its results; otherwise only its owner can.
     """
 
     def run(
@@ -99,10 +99,10 @@ class Job(JobDefinition):
 
         Options that are None are taken from the ``encamp run`` command line, if the script runs
         under it. Tasks that fail do not stop tasks that do not depend on them. Raises an
-        `InputError` for a job that cannot work, before anything runs, and `JobBusy` if another
-        process runs this job. Ctrl-C stops the running tasks, like any signal that ends a
-        program (SIGTERM, SIGHUP, a batch system's warning); finished tasks stay done, and the next
-        run continues from there.
+        `InputError` before anything runs if the job cannot work, and `JobBusy` if it is being run
+        already. With ``check`` (the default), raises `JobFailed` at the end if tasks have failed.
+        Ctrl-C stops the running tasks, like any signal that ends a program (SIGTERM, SIGHUP, a
+        batch system's warning); finished tasks stay done, and the next run continues from there.
         """
         from encamp.jobs.run.run_job import run_job
         from encamp.jobs.run_options import check_spelling, current

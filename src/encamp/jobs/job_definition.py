@@ -101,16 +101,30 @@ class JobDefinition:
     ) -> Task:
         """Add a task.
 
-        ``steps`` run one after the other in the task's folder: functions (see `call` for arguments)
-        and command lines. ``mirror`` may include outputs of other tasks of this job, see
-        `outputs_of`. ``after`` names tasks that must be done first, or glob patterns for them
-        (``"strip-*"``); patterns in ``mirror`` are then looked up when those tasks are done.
-        ``on_failure`` names files to publish, if they exist, when the task fails or is killed.
-        ``values`` names a file that the steps write, with the task's values (the ``value`` of its
-        `TaskReport`); by default the values are those that the last function returns.
-        ``parameters`` are the first columns of the job's table, by default the arguments of that
-        function that are numbers, strings or Booleans. Raises `BadJob` for a name used twice, no
-        step, or bad numbers.
+        steps
+            Functions (see `call` for their arguments) and command lines, which run one after the
+            other in the task's folder.
+        mirror
+            The task's own inputs, which may include outputs of other tasks of this job
+            (`outputs_of`).
+        outputs, on_failure
+            Files to publish when the task has succeeded; files to publish, if they exist, when it
+            fails or is killed.
+        after
+            Names of tasks that must be done first, or patterns for names (``"strip-*"``). Patterns
+            in ``mirror`` are then looked up when those tasks are done.
+        retries, time_limit
+            Further attempts after a failure, and seconds for one attempt; by default those of the
+            job.
+        values
+            A file that the steps write, with the task's values (the ``value`` of its `TaskReport`).
+            By default, the values are those that the last function returns.
+        parameters
+            The first columns of the job's table. By default, these are the arguments of that
+            function that are numbers, strings or Booleans.
+
+        Raises `BadJob` for a name that is used twice, for a task without steps, and for bad
+        numbers.
         """
         _checked_name(name, "task")
         if name in self.tasks:

@@ -239,7 +239,7 @@ Parameters = tuple[tuple[str, ...], tuple[Scalar, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One task of a job; made by `Job.add`."""
+    """One task of a job; created by `Job.add`."""
 
     name: str
     steps: tuple[Call | Command, ...]

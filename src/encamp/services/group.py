@@ -13,10 +13,10 @@ from encamp.wire.pickling import dump
 
 
 class Group(CollectiveCalls):
-    """Several servers that were acquired together. ``members`` are their proxies, by rank.
+    """Several servers that were acquired together; ``members`` are their proxies, by rank.
 
-    A context manager that releases them. In a call of a member, `encamp.current_server` has the
-    rank and sends messages to the other members.
+    A context manager: its end releases the servers. In a call of a member, `current_server` returns
+    the member's rank, and sends messages to the other members.
     """
 
     def __init__(self, service: ProxiedService, members: list[Proxy]) -> None:

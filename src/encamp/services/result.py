@@ -66,10 +66,11 @@ class Awaited(LightFuture):
 
 
 class Result(Awaited):
-    """The result of a call: everything of a `concurrent.futures.Future`, and `get`.
+    """The result of a call to a service: a `concurrent.futures.Future` that also has `get`.
 
-    It can be awaited. An error of the call is raised with a `RemoteTraceback` as its cause;
-    `ServerLost` if the server died; its ``begun`` is whether the call had started.
+    It can be awaited. If the call raised an exception, `get` and ``result()`` raise that exception,
+    with a `RemoteTraceback` as its cause. If the server died, they raise `ServerLost`, whose
+    attribute ``begun`` shows whether the call had started.
     """
 
     server = 0
@@ -98,7 +99,7 @@ class Result(Awaited):
         return NotInTime(what, seconds, "the call continues")
 
     def cancel(self) -> bool:
-        """False: a call that was sent to a server cannot be cancelled."""
+        """Always False: a call that was sent to a server cannot be cancelled."""
         return self.cancelled()
 
     def __call__(self, *_: Any, **__: Any) -> Any:

@@ -272,7 +272,7 @@ class Service(CollectiveCalls):
         return self._call(method, parts, server)
 
     def map(self, method: str, *iterables: Iterable[Any]) -> Iterator[Any]:
-        """The method's values for the items of iterables, in their order, by all servers.
+        """Call a method for each item of iterables, on all servers; returns the values in order.
 
         All calls are made at once.
         """
@@ -344,7 +344,7 @@ class Service(CollectiveCalls):
     # What it is like
 
     def ready(self, count: int = 1, timeout: float | None = None) -> int:
-        """Wait until this many servers can be called (0: all of them); returns how many can.
+        """Wait until this many servers are ready (0: all of them); returns how many are.
 
         Raises TimeoutError, whose message has the number that wait for slots, `NotEnough` if there
         will never be that many, and `ServiceFailed` if none can start.
@@ -367,7 +367,7 @@ class Service(CollectiveCalls):
         return found
 
     def terminate(self, *, cancel: bool = False) -> None:
-        """End it when its servers have finished the calls made so far; does not wait.
+        """End the service when its servers have finished the calls made so far; does not wait.
 
         Callers that wait for a server get `ServiceEnded`. With ``cancel`` running calls are ended,
         too.

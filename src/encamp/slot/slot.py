@@ -562,11 +562,18 @@ _current: ContextVar[tuple[Slot, int] | None] = ContextVar("encamp_slot", defaul
 
 
 class CurrentTask:
-    """The task in which this code runs.
+    """The task in which this code runs; see `current_task`.
 
-    ``id`` is its number, ``parent`` that of the task that spawned it (0: the program), ``host`` the
-    name of its host, ``slot`` its slot's number there, ``folder`` its private folder if it has one.
-    ``beside`` is True if it runs in the program's own process.
+    id, parent
+        Its number, and the number of the task that spawned it (0: the program).
+    name
+        Its name in messages and errors.
+    host, slot
+        The name of its host, and its slot's number there.
+    folder
+        Its private folder; None if it has none.
+    beside
+        Whether it runs in the program's own process.
     """
 
     parent = SPAWNER

@@ -76,9 +76,9 @@ def sandbox(
 
     ``on_failure`` names files to publish, if they exist, when the block raises an exception.
 
-    A ``persistent`` folder is kept until this process ends. The next block of the same ``name``
-    finds it as it was left, and nothing is mirrored again; a changed mirror map, changed inputs or
-    ``renew`` create it again.
+    A ``persistent`` folder is kept until this process ends. The next block with the same ``name``
+    gets it as the last block left it, and nothing is mirrored again. A changed mirror map, changed
+    inputs or ``renew=True`` create a new folder.
 
     The current folder of the process does not change: the block must use paths that start with the
     folder that it gets. Blocks while files are copied. Raises the errors of `Mirror` and `Output`.
@@ -161,7 +161,7 @@ def sandboxed(
     keep: bool = False,
     persistent: bool = False,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorator: every call of the function has its own sandbox as its current folder.
+    """Decorator: every call of the function runs in its own sandbox, as the current folder.
 
     ``mirror`` and ``outputs`` may be functions of the call's arguments. The decorated function
     works with any executor. The current folder belongs to the whole process, so outside the main

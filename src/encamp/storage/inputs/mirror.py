@@ -42,9 +42,9 @@ class Mirror:
         ``*``, ``?`` and ``[...]`` do not match a leading dot; ``**`` matches folders to any
         depth without following symlinks. A path that exists is taken literally, so names with
         brackets need no escape, unless other files match as well (`BadJob`). A folder is
-        mirrored as a tree. A symlink in it stays one if it leads to something in the same tree,
-        or nowhere; one that leads out of the tree, and a match that is a symlink itself, are
-        mirrored as the file or tree there.
+        mirrored as a tree. A symlink in it stays a symlink if its target is in the same tree, or
+        missing. A symlink that points outside the tree, or that the pattern matches itself, is
+        replaced by a copy of its target.
     to
         Folder inside the task's folder. Matches keep their name there; with ``**`` they also
         keep the folders that ``**`` matched.
@@ -55,14 +55,15 @@ class Mirror:
     required
         Whether a pattern that matches nothing is an error (`NoMatch`).
     readonly
-        The task does not write to these files: they may be read-only links to this host's cache.
+        Promises that the task does not write to these files, so that they can be read-only links
+        to this host's cache.
     executable
-        Everybody who may read these files may execute them: for files from URLs, which have no
-        permissions.
+        Let everybody who can read these files execute them, too: for files from URLs, which have
+        no permissions.
     mode
-        How they get from the cache into the folder (see `encamp.storage.inputs.modes`): "auto"
-        takes the cheapest safe way; "overlay", "reflink", "link" and "copy" require one
-        (`ModeRefused` if it is not available).
+        How files get from the cache into the folder: "auto" chooses the cheapest safe way;
+        "overlay", "reflink", "link" and "copy" require this way (`ModeRefused` if it is not
+        possible).
     """
 
     pattern: str

@@ -33,10 +33,11 @@ class Output:
     pattern
         Path or glob inside the task's folder; ``**`` matches folders to any depth. An unchanged
         input is an output only if it is named without a wildcard. A folder is published with its
-        whole tree, including empty folders. A symlink stays one if its target is published with it;
-        otherwise the file that it leads to is published or, if the pattern matches the symlink
-        itself, the tree. A symlink that leads out of the task's folder or nowhere is an error
-        (`UnusableOutput`), as are FIFOs, sockets and devices.
+        whole tree, including empty folders. A symlink stays a symlink if its target is also
+        published below the same destination. Otherwise the file that it points to is published;
+        if the pattern matches the symlink itself, and it points to a folder, the whole folder is
+        published. A broken symlink, or one that points outside the task's folder, is an error
+        (`UnusableOutput`), and so are FIFOs, sockets and devices.
     to
         Destination folder, created if missing, or a URL that fsspec knows.
     rename
