@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 
+from encamp.storage.disk.write_all import write_all
 from encamp.wire.wait_for_descriptor import writable
 
 
@@ -23,7 +23,8 @@ def show(text: str) -> None:
     """
     stream = _own_stream()
     if stream is not None:
-        _write(stream.fileno(), text.encode(stream.encoding, "replace"))
+        fd = stream.fileno()
+        write_all(fd, text.encode(stream.encoding, "replace"), lambda: writable(fd, None))
     elif sys.stdout is not None:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -35,11 +36,3 @@ def _own_stream() -> io.TextIOWrapper | None:
     if stream is sys.__stdout__ and isinstance(stream, io.TextIOWrapper) and not stream.closed:
         return stream
     return None
-
-
-def _write(fd: int, data: bytes) -> None:
-    while data:
-        try:
-            data = data[os.write(fd, data) :]
-        except BlockingIOError:
-            writable(fd, None)

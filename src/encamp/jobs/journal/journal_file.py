@@ -10,6 +10,7 @@ from encamp.jobs.journal.record import Line, seen
 from encamp.storage.disk.disk_full import not_written
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 from encamp.storage.disk.unsupported_requests import flushed
+from encamp.storage.disk.write_all import write_all
 
 NAME = "journal.jsonl"
 _LONGEST_LINE = 1 << 28
@@ -46,14 +47,13 @@ class JournalFile:
 
     def append(self, lines: list[bytes]) -> list[int]:
         """Add lines; returns their extents. Raises `DiskFull`, or OSError from the disk."""
-        view = memoryview(b"".join(lines))
+        data = b"".join(lines)
         try:
-            while view:
-                view = view[os.write(self._fd, view) :]
+            write_all(self._fd, data)
         except OSError as exc:
             with suppress(OSError):
                 os.ftruncate(self._fd, self._end)  # an incomplete line would damage the next one
-            raise not_written(exc, self._folder.path, len(view)) from exc
+            raise not_written(exc, self._folder.path, len(data)) from exc
         extents = []
         for line in lines:
             extents.append(extent(self._end, len(line)))

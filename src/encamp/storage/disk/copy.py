@@ -10,6 +10,7 @@ from pathlib import Path
 from encamp.errors import SourceChanged, UnusableInput
 from encamp.storage.disk.disk_full import disk_full
 from encamp.storage.disk.holes import data_parts, is_sparse
+from encamp.storage.disk.write_all import write_all
 
 _CHUNK = 1 << 26
 _NO_FAST_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
@@ -134,9 +135,7 @@ def _copy_plain(reader: int, writer: int, size: int, start: int) -> int:
 def write_at(fd: int, data: bytes, at: int) -> None:
     """Write all of ``data`` at an offset of a file. Raises OSError if the disk does not."""
     os.lseek(fd, at, os.SEEK_SET)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    write_all(fd, data)
     _check_written(fd, at + len(data))
 
 

@@ -26,6 +26,7 @@ from encamp.errors import NotOurs
 from encamp.storage.disk.file_owners import name_of_user, uid_of_new_files
 from encamp.storage.disk.safe_destination import NAMED, open_folder
 from encamp.storage.disk.unsupported_requests import flushed
+from encamp.storage.disk.write_all import write_all
 
 _GUARDED = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -216,11 +217,11 @@ class OwnFiles:
     def make(self, name: str, data: bytes) -> os.stat_result:
         """Create a file; raises FileExistsError if the name exists."""
         fd = os.open(name, os.O_WRONLY | _NEW, self._mode, dir_fd=self._fd)
-        with os.fdopen(fd, "wb", buffering=0) as file:
-            view = memoryview(data)
-            while view:
-                view = view[file.write(view) :]
+        try:
+            write_all(fd, data)
             return os.fstat(fd)
+        finally:
+            os.close(fd)
 
     @contextmanager
     def replacing(self, name: str, *, flush: bool = True) -> Iterator[IO[bytes]]:
