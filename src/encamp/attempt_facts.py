@@ -42,12 +42,12 @@ def _made(kind: type[T], names: tuple[str, ...], values: tuple[Any, ...]) -> T:
 @dataclass(frozen=True, slots=True)
 class Where:
     """Where an attempt ran. ``worker`` names the executor's worker (an ipyparallel engine, a Dask
-    worker, a pool's process); ``slot`` is the process id of the slot that ran the steps.
+    worker, a pool's process); ``pid`` is the process id of the slot that ran the steps.
     """
 
     host: str
     worker: str
-    slot: int
+    pid: int
 
 
 @quickly_pickled

@@ -172,5 +172,5 @@ def test_a_crashed_task_is_tried_again(here: Path) -> None:
     job.add("task", encamp.call(die, "kill"), retries=2)
     report = job.run(check=False)["task"]
     assert [attempt.error_type for attempt in report.attempts] == ["TaskLost"] * 3
-    slots = {attempt.where.slot for attempt in report.attempts if attempt.where}
+    slots = {attempt.where.pid for attempt in report.attempts if attempt.where}
     assert len(slots) == 3

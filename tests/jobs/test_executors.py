@@ -364,7 +364,7 @@ def test_tasks_run_side_by_side_and_the_report_names_their_workers(
     names = {where.worker for where in wheres if where}
     assert len(names) == (2 if workers.several else 1)
     assert all(re.fullmatch(workers.name, name) for name in names), names
-    assert len({where.slot for where in wheres if where}) == 2
+    assert len({where.pid for where in wheres if where}) == 2
     written = json.loads(Path(report.folder, "report.json").read_text())
     assert {t["attempts"][0]["where"]["worker"] for t in written["tasks"]} == names
 

@@ -44,7 +44,7 @@ def _die() -> None:
 
 def _check(attempt: AttemptReport, *names: str) -> None:
     assert attempt.where is not None
-    assert attempt.where.slot > 0
+    assert attempt.where.pid > 0
     assert [phase.name for phase in attempt.phases] == ["job prephase", "task prephase", *names]
     ends = [attempt.submitted]
     for phase in attempt.phases:
@@ -131,7 +131,7 @@ def test_killed_attempts_have_their_times_place_and_cpu(here: Path) -> None:
     assert " in 0 ms" not in _line(report["call"])
     for attempt in report["dies"].attempts:
         _check(attempt, "_die")
-    processes = {a.where.slot for task in report.tasks for a in task.attempts if a.where}
+    processes = {a.where.pid for task in report.tasks for a in task.attempts if a.where}
     assert len(processes) > 2  # they were replaced
     lanes = Lanes(report).lanes
     assert {lane.worker for lane in lanes} <= {"slot-0", "slot-1"}

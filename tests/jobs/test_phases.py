@@ -114,7 +114,7 @@ def test_steps_run_in_order_functions_and_commands_mixed_in_one_folder(here: Pat
     assert starts == sorted(starts)
     assert attempt.peak_memory > 1 << 20
     assert attempt.where is not None
-    assert attempt.where.slot > 0
+    assert attempt.where.pid > 0
 
 
 @pytest.mark.parametrize("bad", ["false", encamp.call(damage, "not/there")])
@@ -151,7 +151,7 @@ def test_tasks_of_one_slot_have_folders_of_their_own_and_a_slot_at_rest_has_none
         "job.third",
     ]
     assert [listed for _, *listed in found] == [[".:", "", "..:", "log", "task"]] * 3
-    assert {task.attempts[0].where.slot for task in report.tasks} == {slots[0].pid}
+    assert {task.attempts[0].where.pid for task in report.tasks} == {slots[0].pid}
 
 
 def test_other_tasks_go_on_and_dependents_are_blocked(here: Path) -> None:

@@ -73,7 +73,7 @@ report.tasks.forEach((task, index) => {
   const ran = task.attempts.length > 0;
   task.host = last?.where?.host ?? "";
   task.worker = last?.where?.worker ?? "";
-  task.slot = last?.where?.slot;
+  task.pid = last?.where?.pid;
   task.phase = [0, 1, 2, 3].map(k => {
     const some = (last?.phases ?? []).filter(p => kind(p) === k);
     return some.length ? sum(some.map(p => p.seconds)) : null;
@@ -84,7 +84,7 @@ report.tasks.forEach((task, index) => {
   task.memory = ran ? most(task.attempts.map(a => a.peak_memory)) || null : null;
   task.error = last?.failed ? (last.error ?? last.error_type) : null;
   task.reason = task.why || (task.state === "failed" ? task.error ?? "" : "");
-  task.words = [task.name, task.worker, task.reason, task.slot ?? ""].join("\n").toLowerCase();
+  task.words = [task.name, task.worker, task.reason, task.pid ?? ""].join("\n").toLowerCase();
 });
 if (report.live) markRunning();
 const count = state => report.tasks.filter(task => task.state === state).length + (left.states[state] ?? 0);
@@ -388,7 +388,7 @@ function fillTip(a) {
   const outcome = a.failed ? "failed" : a.task.state;
   $("tip").replaceChildren(el("strong", {}, stateMark(outcome), shown(a.task.name)),
     el("div", {class: "soft"}, `${outcome}, attempt ${a.number} of ${a.task.attempts.length}, from ${seconds(a.start - zero)} on, ${a.phases.length ? `for ${seconds(a.end - a.start)}` : "no phase known"}`),
-    a.where ? el("div", {class: "soft"}, `${shown(a.where.host)} / ${shown(a.where.worker)} / ${a.where.slot}`) : "",
+    a.where ? el("div", {class: "soft"}, `${shown(a.where.host)} / ${shown(a.where.worker)} / ${a.where.pid}`) : "",
     el("dl", {}, ...facts), a.failed ? el("div", {class: "error"}, shown((a.error ?? a.error_type).slice(0, 300))) : "");
 }
 function showTip(bar) {
@@ -498,7 +498,7 @@ function detailOf(task) {
   part("Why", task.why ? el("div", {}, shown(task.why)) : null);
   const heads = ["Attempt", "Where", "Phases", "Mirrored", "CPU", "Memory", "Error"];
   const lines = task.attempts.map(a => el("tr", {}, el("th", {scope: "row"}, stateMark(a.failed ? "failed" : task.state), String(a.number)),
-    el("td", {}, a.where ? `${shown(a.where.host)} / ${shown(a.where.worker)} / ${a.where.slot}` : "–"),
+    el("td", {}, a.where ? `${shown(a.where.host)} / ${shown(a.where.worker)} / ${a.where.pid}` : "–"),
     el("td", {}, a.phases.map(p => `${shown(p.name)} ${seconds(p.seconds)}`).join(", ") || "–"),
     el("td", {class: "number"}, bytes(a.bytes_mirrored)), el("td", {class: "number"}, seconds(a.cpu_seconds)), el("td", {class: "number"}, a.peak_memory ? bytes(a.peak_memory) : "–"),
     el("td", {}, a.error ? el("pre", {}, logText(a.error)) : shown(a.error_type ?? ""))));

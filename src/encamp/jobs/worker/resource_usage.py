@@ -17,16 +17,16 @@ class ResourceUsage:
     """CPU time and memory of a slot and its descendants since `begin`; see proc(5)."""
 
     def __init__(self) -> None:
-        self._slot = 0
+        self._pid = 0
         self._before = 0.0
         self._begun = self._next = time.monotonic()
         self.cpu_seconds = 0.0
         self.peak_memory = 0
         """Bytes."""
 
-    def begin(self, slot: int, before: float) -> None:
-        """Count what the process ``slot`` uses in addition to the CPU seconds ``before``."""
-        self._slot, self._before = slot, before
+    def begin(self, pid: int, before: float) -> None:
+        """Count what the process ``pid`` uses in addition to the CPU seconds ``before``."""
+        self._pid, self._before = pid, before
 
     def look_again(self) -> None:
         """`look`, unless the last time was recent compared with the run time."""
@@ -37,9 +37,9 @@ class ResourceUsage:
 
     def look(self) -> None:
         """Measure the use so far; use after the last look before a death is lost."""
-        if not self._slot:
+        if not self._pid:
             return
-        family = list(_family(self._slot))
+        family = list(_family(self._pid))
         used = sum(map(_cpu_seconds, family)) - self._before
         self.cpu_seconds = max(self.cpu_seconds, used)
         self.peak_memory = max(self.peak_memory, *map(_peak_memory, family), 0)

@@ -72,7 +72,7 @@ class AttemptNote(msgspec.Struct, frozen=True):
 
     folder: str
     """The attempt's folder, which the supervisor removes if this process dies."""
-    slot: int
+    pid: int
     cpu_seconds: float
     """CPU seconds that its process had used before."""
     step: StepBegins | None = None
@@ -105,7 +105,7 @@ class _Attempt:
     def __init__(self, work: Work, ships: bool) -> None:
         self.work = work
         self.files = SpawnersFiles(ask) if ships else None
-        self.outcome = Outcome(slot=os.getpid())
+        self.outcome = Outcome(pid=os.getpid())
         self.placed = Placed()
         self._began = time.perf_counter()
         self._cpu_before = 0.0
@@ -258,7 +258,7 @@ class _Attempt:
             self.outcome.log = stage_log(path, self.work, self.files, flush=self._flushes)
 
     def _stand(self, folder: str, step: StepBegins | None = None) -> None:
-        self._standing = AttemptNote(folder, self.outcome.slot, self._cpu_before, step)
+        self._standing = AttemptNote(folder, self.outcome.pid, self._cpu_before, step)
         note(self._standing)
 
     def _note_step(self, label: str | None, time_limit: float | None) -> None:

@@ -98,7 +98,7 @@ def _supervise(work: Work) -> Outcome:
     outcome: Outcome = answer.value
     if isinstance(outcome.error, Stopped):
         return supervisor.outcome(TaskLost(work.task, socket.gethostname(), None, _TERMINATED))
-    outcome.where = replace(supervisor.where, slot=outcome.slot)
+    outcome.where = replace(supervisor.where, pid=outcome.pid)
     return outcome
 
 
@@ -142,8 +142,8 @@ class _Supervisor:
         """Read the attempt's notes about itself."""
         if self._folder is None:
             self._folder = Path(note.folder)
-            self.where = Where(self.where.host, self.where.worker, note.slot)
-            self._usage.begin(note.slot, note.cpu_seconds)
+            self.where = Where(self.where.host, self.where.worker, note.pid)
+            self._usage.begin(note.pid, note.cpu_seconds)
         step = note.step
         if step is not None and step != self._step:
             ago = max(0.0, time.monotonic() - step.since)

@@ -55,7 +55,7 @@ class Outcome(msgspec.Struct):
     """The outcome of one attempt. ``error`` is None if it succeeded."""
 
     where: Where | None = None
-    slot: int = 0
+    pid: int = 0
     """The process id of the slot."""
     phases: list[Span] = msgspec.field(default_factory=list)
     bytes_mirrored: int = 0
