@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 
-from encamp.cli.main import cli
+from encamp.cli.command_line import cli
 
 __all__ = ["Block", "blocks", "check_command_line", "program", "run_page"]
 

@@ -10,7 +10,7 @@ import pytest
 from encamp.attempt_facts import Published, Span, Where
 from encamp.jobs.steps import Command
 from encamp.reports import AttemptReport, TaskReport
-from encamp.storage.disk.safe_destination import Trust
+from encamp.storage.disk.path_to_destination import Trust
 from encamp.storage.outputs.patterns import Output
 
 FACTS = [

@@ -56,7 +56,7 @@ def test_a_wheel_holds_the_package_its_manual_page_and_nothing_else(wheel: Path)
     assert names == own | {PAGE}
     assert {
         "encamp/py.typed",
-        *(f"encamp/jobs/report/page.{end}" for end in ("html", "css", "js")),
+        *(f"encamp/jobs/report/{name}" for name in ("page.html", "page.css", "draw_page.js")),
     } <= names
     assert facts["Version"] == __version__
     assert facts["License-Expression"] == "BSD-3-Clause"

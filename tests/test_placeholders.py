@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from conftest import need
 from encamp.errors import BadJob
+from encamp.jobs.file.foreach import each_file
 from encamp.jobs.steps import command
 from encamp.jobs.templates.placeholders import (
-    expand_files,
+    file_values,
     fill,
     fill_command,
     fill_pattern,
@@ -112,7 +113,7 @@ def test_a_value_stays_one_word_of_a_command(value):
 
 
 def test_a_word_that_begins_with_an_input_named_like_an_option_begins_with_its_folder():
-    values = expand_files([Path("/data/-rf.las")])[0]
+    values = file_values(Path("/data/-rf.las"))
     step = fill_command(command("prog {input} {input}.out --in={input} {stem} ''"), values)
     assert step.line == ("prog", "./-rf.las", "./-rf.las.out", "--in=-rf.las", "-rf", "")
     assert fill_shell("cat {input} <{input} {stem}", values) == "cat ./-rf.las <./-rf.las -rf"
@@ -315,7 +316,8 @@ def test_a_placeholder_after_a_dollar_or_backslash_is_refused():
 
 
 def test_each_file_has_its_values():
-    assert expand_files([Path("/data/north/strip 7.tar.gz"), Path("/x/Makefile")]) == [
+    files = [Path("/data/north/strip 7.tar.gz"), Path("/x/Makefile")]
+    assert [values for _, values in each_file(files)] == [
         {
             "index": "1",
             "input": "strip 7.tar.gz",
@@ -340,6 +342,6 @@ def test_each_file_has_its_values():
 def test_a_relative_file_gets_its_full_path_and_the_name_of_its_folder(tmp_path, monkeypatch):
     (tmp_path / "inner").mkdir()
     monkeypatch.chdir(tmp_path / "inner")
-    (values,) = expand_files([Path("../a.txt")])
+    values = file_values(Path("../a.txt"))
     assert values["parent"] == tmp_path.name
     assert Path(values["path"]).is_absolute()

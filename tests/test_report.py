@@ -24,13 +24,13 @@ import pytest
 from encamp.attempt_facts import Published, Span, Where
 from encamp.errors import BadJob, DiskFull, NotOurs
 from encamp.job_status import JobStatus, RunningTask, State
-from encamp.jobs.report import page
+from encamp.jobs.report import page_facts
 from encamp.jobs.report import trace as trace_module
 from encamp.jobs.report.read_report import read_report
 from encamp.jobs.report.write_report import write_page, write_report
 from encamp.reports import AttemptReport, InputFile, JobReport, TaskReport
 from encamp.service_statistics import ServerStatistics, ServiceStatistics
-from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFolder
 
 START = 1_760_000_000.0
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -697,7 +697,7 @@ def test_page_of_running_job_reloads_itself(browser: Browser, tmp_path: Path) ->
     report = six_tasks()
     waiting = replace(report.tasks[-1], state="waiting", attempts=[], outputs=[], why="")
     report = replace(report, tasks=[*report.tasks[:-1], waiting])
-    folder = OwnFolder(tmp_path)
+    folder = TrustedFolder(tmp_path)
     status = JobStatus(
         name=report.name, folder="/", state="running", controller="here", now=time.time(),
         started=START, tasks=6, counts={"done": 5, "running": 1}, left=65.2,
@@ -781,7 +781,7 @@ def _sized(count: int, failed: int) -> JobReport:
 def test_a_page_has_a_bounded_size_and_tells_the_whole_in_numbers(
     failed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "_LARGEST", 300_000)
+    monkeypatch.setattr(page_facts, "_LARGEST", 300_000)
     report = _sized(1000, failed)
     written = write_report(report, tmp_path)
     assert written.stat().st_size < 300_000 + 100_000

@@ -25,7 +25,7 @@ def page() -> str:
     """Markdown with a section for each command."""
     sys.path.insert(0, str(ROOT / "src"))
     try:
-        from encamp.cli.main import cli
+        from encamp.cli.command_line import cli
     finally:
         sys.path.remove(str(ROOT / "src"))
     return _HEAD + "".join(sections(cli, "encamp"))

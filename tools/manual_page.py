@@ -38,7 +38,7 @@ def manual_page() -> str:
     """The page as troff source, for man(7)."""
     sys.path.insert(0, str(ROOT / "src"))
     try:
-        from encamp.cli.main import cli
+        from encamp.cli.command_line import cli
         from encamp.version import __version__
     finally:
         sys.path.remove(str(ROOT / "src"))

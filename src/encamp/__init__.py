@@ -24,7 +24,7 @@ _HOMES = {
     "Mirror": "encamp.storage.inputs.mirror",
     "Output": "encamp.storage.outputs.patterns",
     "Cluster": "encamp.cluster.cluster",
-    "freeze_support": "encamp.slot.launch",
+    "freeze_support": "encamp.frozen_programs",
     "ClusterError": "encamp.errors",
     "CurrentTask": "encamp.slot.slot",
     "Executor": "encamp.executor",
@@ -125,6 +125,7 @@ if TYPE_CHECKING:
         TaskError,
     )
     from encamp.executor import Executor
+    from encamp.frozen_programs import freeze_support
     from encamp.job_status import JobStatus
     from encamp.jobs.display.progress_interface import Progress
     from encamp.jobs.job import Job
@@ -141,7 +142,6 @@ if TYPE_CHECKING:
     from encamp.services.result import Result
     from encamp.services.server import current_server
     from encamp.services.service import Service
-    from encamp.slot.launch import freeze_support
     from encamp.slot.slot import CurrentTask, current_task
     from encamp.storage.inputs.mirror import Mirror
     from encamp.storage.outputs.patterns import Output

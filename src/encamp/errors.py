@@ -79,7 +79,7 @@ from inspect import Parameter, Signature
 from pickle import PicklingError
 from typing import Any, ClassVar, Self, dataclass_transform
 
-from encamp.exit_codes import ending_text
+from encamp.process_endings import ending_text
 from encamp.units import size_text
 
 

@@ -37,7 +37,7 @@ LOST_BY_OTHERS = 2 * BEAT
 """An agent that cannot be reached by other agents counts as lost after this time."""
 REPLACED = 20.0
 """For other hosts to join after the last one has left."""
-LONELY = 600.0
+CONTROLLER_SILENT = 600.0
 """Agents on other hosts end themselves after this time without a frame from the controller."""
 
 CONNECTS = 5.0

@@ -44,6 +44,18 @@ def time_text(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
+def clock_text(seconds: float) -> str:
+    """A time as clocks show it: ``"7 s"``, ``"1 min 05 s"``, ``"2 h 10 min"``."""
+    whole = max(0, math.ceil(seconds - 0.5))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min"
+
+
 def joined(names: Iterable[str]) -> str:
     """A list such as ``"a, b and c"``, with each name once."""
     *rest, last = dict.fromkeys(names) or [""]

@@ -10,7 +10,8 @@ import pytest
 from console_command import as_ordinary_user, encamp
 
 from encamp.errors import DiskFull, InputDamaged
-from encamp.storage.cache.cache import LIMIT, HostCache
+from encamp.storage.cache.cache import HostCache
+from encamp.storage.cache.room import LIMIT
 from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.local_storage import local_storage
 from encamp.storage.sandbox import sandbox
@@ -196,7 +197,7 @@ def test_refusal_shows_its_reason(data: Path) -> None:
     with (
         HostCache() as cache,
         pytest.raises(DiskFull),
-        cache.room(10**18, item.name),
+        cache.room.reserved(10**18, item.name),
     ):
         pytest.fail("no disk is that large")
     assert re.search(

@@ -10,7 +10,8 @@ from typing import Any
 import click
 import pytest
 
-from encamp.cli import main as module
+from encamp.cli.command_line import cli
+from encamp.cli.exit_status import exit_status
 from encamp.errors import (
     BadDestination,
     BadJob,
@@ -71,8 +72,8 @@ def test_every_ending_has_its_exit_status_and_no_traceback(
             raise end
         return end
 
-    monkeypatch.setattr(module.cli, "main", main)
-    assert module._status() == status
+    monkeypatch.setattr(cli, "main", main)
+    assert exit_status(cli) == status
     said = capfd.readouterr()
     assert "Traceback" not in said.err
     assert said.out == ""

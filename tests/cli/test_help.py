@@ -127,7 +127,7 @@ def test_importing_encamp_loads_no_third_party_module() -> None:
 def test_help_and_version_load_no_heavy_module(words: list[str]) -> None:
     line = f"""
 import sys
-from encamp.cli.main import main
+from encamp.cli.command_line import main
 sys.argv = ["encamp", *{words!r}]
 try:
     main()

@@ -183,7 +183,7 @@ def test_a_broken_report_hides_no_other_job(half_done: Path) -> None:
 def storage(local_storage_base: Path) -> Path:
     """This user's folder in the local storage, with what a killed process left in it."""
     code = (
-        "import os, signal\nfrom encamp.storage.ownership import OwnedFolder\n"
+        "import os, signal\nfrom encamp.storage.owned_folder import OwnedFolder\n"
         "(OwnedFolder('dead').task / 'file').touch()\nos.kill(os.getpid(), signal.SIGKILL)\n"
     )
     run = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
@@ -201,7 +201,7 @@ def sandboxes(storage: Path) -> list[Path]:
 def living(storage: Path) -> Iterator[Path]:
     """The sandbox of a process that lives."""
     code = (
-        "import sys\nfrom encamp.storage.ownership import OwnedFolder\n"
+        "import sys\nfrom encamp.storage.owned_folder import OwnedFolder\n"
         "owned = OwnedFolder('living')\nprint(owned.path, flush=True)\n"
         "sys.stdin.read()\nowned.remove()\n"
     )

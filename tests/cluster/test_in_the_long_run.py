@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from encamp.agent import main as agent_main
-from encamp.cluster import agents
-from encamp.cluster import cluster as clusters
+from encamp.cluster import agents, start_hosts
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostDeleted
 from encamp.slot.slot import current_task
@@ -127,7 +126,7 @@ def test_host_joining_soon_after_last_loss_saves_cluster(
 def test_agent_ends_only_after_long_silence(
     local_storage_base: Path, no_slots_left: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clusters, "LONELY", 1.0)
+    monkeypatch.setattr(start_hosts, "CONTROLLER_SILENT", 1.0)
     monkeypatch.setattr(agent_main, "_LOOK_AGAIN", 0.2)
     monkeypatch.setattr(agents, "BEAT", 0.1)
     monkeypatch.setattr(agents, "MISSED", 10**9)

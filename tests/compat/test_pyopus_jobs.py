@@ -16,11 +16,10 @@ import pytest
 from encamp import Cluster
 from encamp.compat.pyopus import clustered, cooperative, mailbox, use_cluster
 from encamp.compat.pyopus.cooperative import OpusOS
-from encamp.compat.pyopus.dispatched_jobs import DispatchedJobs
+from encamp.compat.pyopus.dispatched_jobs import MOST_AHEAD, DispatchedJobs
 from encamp.compat.pyopus.mpi import MPI
 from encamp.compat.pyopus.scheduler import Job
 from encamp.errors import CannotTravel, TaskLost
-from encamp.executor.jobs_ahead import MOST_JOBS
 
 SLOTS = 2
 Collector = Generator[None, tuple[Any, ...], None]
@@ -80,7 +79,7 @@ def test_jobs_without_collector_are_taken_ahead_within_limit(
             yield abs, [number]
 
     assert system.dispatch(jobs()) == [*range(1000)]
-    assert SLOTS < max(ahead) <= SLOTS * (1 + MOST_JOBS)
+    assert SLOTS < max(ahead) <= SLOTS * (1 + MOST_AHEAD)
 
 
 def test_a_dispatch_puts_no_messages_of_its_own_among_the_programs(system: OpusOS) -> None:
@@ -167,7 +166,7 @@ def test_every_job_finds_the_same_surroundings_and_knows_its_slot(system: OpusOS
 def test_after_an_error_what_was_drawn_ahead_is_taken_back(system: OpusOS, tmp_path: Path) -> None:
     with pytest.raises(LookupError, match="300"):
         system.dispatch((raise_at, [tmp_path, number, 300]) for number in range(10_000))
-    assert len(list(tmp_path.iterdir())) < MOST_JOBS // 2
+    assert len(list(tmp_path.iterdir())) < MOST_AHEAD // 2
     assert system.dispatch([(abs, [-1])]) == [1]
 
 

@@ -17,8 +17,8 @@ from encamp import cores_and_memory
 from encamp.engines.kit import hostfile, ssh_logins
 from encamp.engines.kit.cores import with_cores
 from encamp.engines.kit.hostfile import HostLine, hosts_of_file, spread
-from encamp.engines.kit.launcher_variables import foreign
 from encamp.engines.kit.ssh_logins import AT_ONCE, LogIns, refused
+from encamp.engines.kit.variables_not_inherited import not_inherited
 from encamp.engines.kit.wait_for_process import Sentinel
 from encamp.errors import BadHostfile
 from encamp.wire.wait_for_descriptor import readable
@@ -191,7 +191,7 @@ def test_only_hosts_without_slot_count_are_queried() -> None:
 def test_what_makes_a_process_a_rank_or_a_task_of_pvm_is_for_no_other(
     name: str, is_foreign: bool
 ) -> None:
-    assert foreign(name) is is_foreign
+    assert not_inherited(name) is is_foreign
 
 
 def test_slots_are_spread_in_rounds() -> None:

@@ -16,7 +16,7 @@ from forks import CHAOS, SEED, End, Step, forks, watched
 from places import Place, make_place
 from sealed import sealed
 
-from encamp.storage.ownership import sandboxes
+from encamp.storage.owned_folder import sandboxes
 
 sys.path.append(str(Path(__file__).parents[1] / "storage"))
 from other_processes import small_disk

@@ -13,9 +13,9 @@ SCRIPT = f"""
 import sys, time
 from pathlib import Path
 import encamp
-from encamp.cluster import cluster
+from encamp.cluster import start_hosts
 
-cluster.LONELY = 10
+start_hosts.CONTROLLER_SILENT = 10
 
 def work(number):
     time.sleep(0.1)

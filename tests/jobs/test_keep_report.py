@@ -15,7 +15,7 @@ from encamp.jobs.report.keep_report import keep_report
 from encamp.jobs.report.read_report import read_report
 from encamp.jobs.worker.work import Outcome
 from encamp.reports import JobReport, TaskReport
-from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFolder
 
 FOLDER = Path("out/job.job")
 FILES = ("report.html", "report.json", "trace.json")
@@ -74,7 +74,7 @@ def test_a_report_that_is_not_there_is_written(here: Path, lost: str) -> None:
 
 
 def _keep(report: JobReport, folder: Path) -> None:
-    with OwnFolder(folder).opened() as files:
+    with TrustedFolder(folder).opened() as files:
         keep_report(report, files)
 
 

@@ -25,7 +25,7 @@ from encamp.loop import time_limit_clock
 from encamp.loop.time_limit_clock import RunningTime
 from encamp.reports import AttemptReport
 from encamp.storage.local_storage import local_storage
-from encamp.storage.ownership import OwnedFolder, sandboxes
+from encamp.storage.owned_folder import OwnedFolder, sandboxes
 from encamp.testing.waiting import until
 
 

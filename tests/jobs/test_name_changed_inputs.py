@@ -10,7 +10,7 @@ import encamp
 from encamp.jobs.plan.name_changed_inputs import JobInputs
 from encamp.jobs.report.read_report import read_report
 from encamp.reports import JobReport, TaskReport
-from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFolder
 from encamp.storage.inputs.mirror import Mirror, plan
 
 
@@ -95,7 +95,7 @@ def test_only_first_of_many_inputs_are_listed(here: Path) -> None:
 
 
 def test_the_latest_states_of_the_job_s_inputs_are_remembered(here: Path) -> None:
-    states = JobInputs(OwnFolder(here / "job.job"))
+    states = JobInputs(TrustedFolder(here / "job.job"))
     Path("tt.lib").write_text("old")
     before = plan([Mirror("tt.lib")], here)
     Path("tt.lib").write_text("newer")

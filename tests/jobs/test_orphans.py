@@ -23,7 +23,7 @@ from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.record import Record, outputs_in
 from encamp.jobs.plan.orphans import _NAMED, OrphanWatch, orphans
 from encamp.reports import JobReport, TaskReport
-from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFolder
 from encamp.storage.inputs.mirror import Mirror, plan
 
 
@@ -401,7 +401,7 @@ def test_run_and_status_count_orphans_until_removed(
         return _job(numbers, mirror="models")
 
     def told() -> list[str]:
-        lines = status_of(OwnFolder(Path("out/job.job"))).lines
+        lines = status_of(TrustedFolder(Path("out/job.job"))).lines
         return [line for line in lines if "makes any more" in line]
 
     Path("models").mkdir()

@@ -22,7 +22,7 @@ from encamp.errors import JobBusy
 from encamp.jobs.journal import run_lock as module
 from encamp.jobs.journal.run_lock import OWNER, run_lock
 from encamp.jobs.run_lease import PREFIX, LeaseHeartbeat
-from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFolder
 from encamp.storage.process_identity import ProcessFacts, start_of, this_process
 
 TOKEN = "0123456789ab"
@@ -42,7 +42,7 @@ def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def _run_lock(folder: Path) -> Iterator[bool]:
-    own = OwnFolder(folder)
+    own = TrustedFolder(folder)
     with own.opened() as files, run_lock(own, files) as locked:
         yield locked
 
@@ -108,7 +108,7 @@ def _race(folder: Path) -> tuple[int, int]:
 
     def run() -> None:
         first.wait()
-        with suppress(JobBusy), module._owned(OwnFolder(folder)):
+        with suppress(JobBusy), module._owned(TrustedFolder(folder)):
             inside.append(1)
             go_on.wait(60)
 
@@ -135,7 +135,7 @@ def test_only_one_of_many_concurrent_runs_gets_the_lock(tmp_path: Path, claims: 
         folder = tmp_path / str(number)
         folder.mkdir()
         _write(folder / OWNER, dead)
-        identity = module._identity(OwnFolder(folder))
+        identity = module._identity(TrustedFolder(folder))
         for generation in range(claims):  # of runs that died as they took it over
             _write(folder / f"{OWNER}.{identity}.{generation}", dead)
         assert _race(folder) == (1, 3)
@@ -144,7 +144,7 @@ def test_only_one_of_many_concurrent_runs_gets_the_lock(tmp_path: Path, claims: 
 
 def test_lock_being_taken_over_by_other_run_is_refused_at_once(tmp_path: Path) -> None:
     _write(tmp_path / OWNER, replace(this_process(), start="0"))
-    claim = tmp_path / f"{OWNER}.{module._identity(OwnFolder(tmp_path))}.0"
+    claim = tmp_path / f"{OWNER}.{module._identity(TrustedFolder(tmp_path))}.0"
     _write(claim, this_process())
     with pytest.raises(JobBusy, match=f"process {os.getpid()} on "), _run_lock(tmp_path):
         pass
@@ -159,7 +159,7 @@ def test_a_file_that_is_new_since_it_was_judged_is_left_alone(
     others = replace(this_process(), pid=os.getppid(), start=start_of(os.getppid()) or "")
     claimed = module._claimed
 
-    def late(folder: OwnFolder, judged: str) -> list[str]:
+    def late(folder: TrustedFolder, judged: str) -> list[str]:
         os.utime(file, ns=(times := file.stat().st_mtime_ns, times))
         _write(file, others)
         os.utime(file, ns=(times, times))

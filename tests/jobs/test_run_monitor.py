@@ -17,11 +17,12 @@ from rich.console import Console
 import encamp
 from encamp.job_status import FailedTask, JobStatus, RunningTask
 from encamp.jobs.display import run_monitor
-from encamp.jobs.display.progress_bar import StatusView, clock_text
 from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.display.run_monitor import Throttle
+from encamp.jobs.display.status_view import StatusView
 from encamp.jobs.report.status_file import last_status, left_by_a_killed_run
-from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFolder
+from encamp.units import clock_text
 
 
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +110,7 @@ def test_the_page_of_a_killed_run_does_not_stay(
     assert (folder / "report.html").read_text() == whole  # nothing had to run
     (folder / "report.html").write_text("it goes on")
     (folder / "status.json").write_text("{}")
-    with OwnFolder(folder).opened() as files:
+    with TrustedFolder(folder).opened() as files:
         assert left_by_a_killed_run(files)
     job.run(slots=1)
     assert "it goes on" not in (folder / "report.html").read_text()
@@ -117,10 +118,10 @@ def test_the_page_of_a_killed_run_does_not_stay(
 
 
 def test_unreadable_status_is_none(here: Path) -> None:
-    assert last_status(OwnFolder(here)) is None
+    assert last_status(TrustedFolder(here)) is None
     for broken in ("", "{}", "[1]", '{"name": 3}'):
         (here / "status.json").write_text(broken)
-        assert last_status(OwnFolder(here)) is None
+        assert last_status(TrustedFolder(here)) is None
 
 
 def test_status_writing_takes_small_part_of_run(monkeypatch: pytest.MonkeyPatch) -> None:

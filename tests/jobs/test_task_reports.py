@@ -32,7 +32,7 @@ from encamp.jobs.report.read_report import read_report
 from encamp.jobs.report.write_report import write_report
 from encamp.jobs.worker.work import Outcome
 from encamp.reports import AttemptReport, InputFile, JobReport, TaskReport, TaskReports
-from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFolder
 from encamp.task_values import as_json
 
 ODD = "bad\udcff\n\x00hex:zz"
@@ -131,7 +131,7 @@ class _Compared(str):
 
 def test_page_of_new_run_is_not_quadratic_in_tasks() -> None:
     names = [_Compared(f"t{number}") for number in range(300)]
-    reports = CompressedReports(names, RecordsInFile(JournalFile(OwnFolder(Path()))))
+    reports = CompressedReports(names, RecordsInFile(JournalFile(TrustedFolder(Path()))))
     _Compared.count = 0
     assert {report.state for report in reports.for_disk()} == {"waiting"}
     assert _Compared.count < 10 * len(names)

@@ -23,7 +23,7 @@ from encamp.jobs.file.jobfile import load_job
 from encamp.jobs.report.read_report import read_report
 from encamp.jobs.report.results_csv import write_table
 from encamp.jobs.worker.values_file import read_values
-from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFolder
 from encamp.task_values import LONGEST_TEXT, MOST_COLUMNS, as_json, row_of, scalar_in
 
 
@@ -386,7 +386,7 @@ def test_full_disk_for_table_is_named(here: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("encamp.jobs.report.results_csv._lines", full)
     with (
         pytest.raises(DiskFull, match=r"results\.csv"),
-        OwnFolder(TABLE.parent).opened() as files,
+        TrustedFolder(TABLE.parent).opened() as files,
     ):
         write_table(lambda: report.tasks, files)
     assert TABLE.read_bytes() == before
@@ -401,7 +401,7 @@ def test_table_beyond_file_size_limit_is_named(here: Path, monkeypatch: pytest.M
     monkeypatch.setattr("encamp.jobs.report.results_csv._lines", large)
     with (
         pytest.raises(OSError, match=r"File too large: '.*results\.csv'"),
-        OwnFolder(TABLE.parent).opened() as files,
+        TrustedFolder(TABLE.parent).opened() as files,
     ):
         write_table(lambda: report.tasks, files)
 

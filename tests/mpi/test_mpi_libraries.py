@@ -12,7 +12,8 @@ import pytest
 from encamp.engines.kit.hostfile import hosts_in
 from encamp.engines.mpi.find_launcher import Launcher
 from encamp.engines.mpi.launch_plan import LaunchPlan
-from encamp.engines.mpi.libraries import GIVEN, libraries_for_hosts, take_left_out, with_libraries
+from encamp.engines.mpi.libraries import libraries_for_hosts, take_left_out, with_libraries
+from encamp.engines.mpi.mpi_variables import LIBRARIES
 from encamp.search_paths import only_ours
 
 STRANGER = 65534
@@ -30,7 +31,7 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
 def taken(given: str, known: str = "") -> tuple[list[str], list[str]]:
     """The library path of a program that was started so, and what was left out."""
     command = with_libraries(["sh", "-c", 'echo "$LD_LIBRARY_PATH|$ENCAMP_MPI_LIBRARIES_LEFT_OUT"'])
-    environment = {"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": known, GIVEN: given}
+    environment = {"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": known, LIBRARIES: given}
     out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     path, _, left_out = out.stdout.strip().partition("|")
     assert out.stderr == ""
@@ -66,11 +67,11 @@ def test_library_path_is_not_sent_to_other_hosts(
         plan = LaunchPlan(
             Launcher("/nowhere/bin/mpiexec", mpi, (5,)), 2, hosts_in(["node1"]), "m", ()
         )
-        words = " ".join(plan.command(tmp_path)).replace(GIVEN, "")
+        words = " ".join(plan.command(tmp_path)).replace(LIBRARIES, "")
         before, _, program = words.partition("/bin/sh")
         assert "LD_LIBRARY_PATH" not in before
         assert program
-        assert plan.variables()[GIVEN] == "/some/lib"
+        assert plan.variables()[LIBRARIES] == "/some/lib"
     assert libraries_for_hosts({}) == {}
     monkeypatch.setenv("ENCAMP_MPI_LIBRARIES_LEFT_OUT", "/a:/b")
     assert take_left_out() == ["/a", "/b"]

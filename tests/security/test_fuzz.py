@@ -28,7 +28,7 @@ from encamp.jobs.report.keep_report import last_check
 from encamp.jobs.report.read_report import read_report
 from encamp.jobs.run_lease import PREFIX, leases
 from encamp.reports import JobReport, TaskReport
-from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFolder
 from encamp.storage.outputs.publish import intact, publish, staged_by
 from encamp.storage.outputs.sees_destination import Beacons, _remove_dead, reaches
 from encamp.storage.outputs.stage import Staged
@@ -129,7 +129,7 @@ def test_any_lease_is_read(place: Path, seeds: list[Random]) -> None:
         names = {f"{PREFIX}{TOKEN}", f"{PREFIX}{token}"}
         for name in names:
             (place / name).write_bytes(changed(this_process().as_dict(), dice))
-        found = leases(OwnFolder(place))
+        found = leases(TrustedFolder(place))
         good = {name for name in names if is_token(name.removeprefix(PREFIX))}
         assert {file.name for file, _ in found} == good
         for _, facts in found:
@@ -199,4 +199,4 @@ def test_special_files_are_never_waited_for(
         read_report(place / "report.json")
     with suppress(EncampError), Journal(place).writing():
         pass
-    assert leases(OwnFolder(place)) == []
+    assert leases(TrustedFolder(place)) == []

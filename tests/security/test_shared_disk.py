@@ -16,7 +16,7 @@ from strangers import STRANGER, as_root, scratch, stranger
 
 import encamp
 from encamp.attempt_facts import Published
-from encamp.cli.main import cli
+from encamp.cli.command_line import cli
 from encamp.errors import BadDestination, EncampError, NotOurs
 from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal.journal import Journal
@@ -26,8 +26,8 @@ from encamp.jobs.prune import prune
 from encamp.jobs.report.read_report import read_report
 from encamp.jobs.run_lease import leases, new_lease
 from encamp.reports import TaskReport
-from encamp.storage.disk.own_files import OwnFolder
-from encamp.storage.disk.safe_destination import NAMED, Trust, named, opened
+from encamp.storage.disk.path_to_destination import NAMED, Trust, named, opened
+from encamp.storage.disk.trusted_files import TrustedFolder
 from encamp.storage.files_by_request import TaskFiles
 from encamp.storage.inputs.send_inputs import digest_of_piece
 from encamp.storage.local_storage import local_storage
@@ -235,7 +235,7 @@ def test_a_disk_that_shows_other_owners_is_asked_whom_it_shows(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stranger("mkdir -m 755 sums.job; touch sums.job/journal.jsonl")
-    monkeypatch.setattr("encamp.storage.disk.own_files.uid_of_new_files", lambda _: STRANGER)
+    monkeypatch.setattr("encamp.storage.disk.trusted_files.uid_of_new_files", lambda _: STRANGER)
     Journal(scratch / "sums.job").read()
     assert os.listdir(scratch / "sums.job") == ["journal.jsonl"]
 
@@ -319,9 +319,9 @@ def test_a_strangers_lease_is_none_and_a_part_has_an_owner(scratch: Path) -> Non
     folder.mkdir()
     folder.chmod(0o777)
     lease = new_lease(str(folder), TOKEN)
-    assert lease.take(OwnFolder(folder)) == os.geteuid()
+    assert lease.take(TrustedFolder(folder)) == os.geteuid()
     stranger('echo "{}" > "$1/running-ba9876543210"; touch "$1/running-"', folder)
-    assert [file.name for file, _ in leases(OwnFolder(folder))] == [f"running-{TOKEN}"]
+    assert [file.name for file, _ in leases(TrustedFolder(folder))] == [f"running-{TOKEN}"]
     stranger('touch "$1/.encamp-$2-theirs"', scratch, TOKEN)
     for name in (f".encamp-{TOKEN}-mine", ".encamp-other"):
         (scratch / name).touch()
@@ -628,7 +628,7 @@ def test_two_runs_keep_off_each_other_whatever_a_stranger_made(scratch: Path) ->
     (scratch / "sums.job").mkdir()
     (scratch / "sums.job").chmod(0o777)
     stranger('ln -s "$PWD/elsewhere" sums.job/lock')
-    own = OwnFolder(scratch / "sums.job")
+    own = TrustedFolder(scratch / "sums.job")
     with pytest.raises(NotOurs, match="lock"), own.opened() as files, run_lock(own, files):
         pass
     assert not (scratch / "elsewhere").exists()
@@ -687,7 +687,7 @@ def test_strangers_private_job_folder_is_reported_with_owner(scratch: Path) -> N
         os.setgid(12345)
         os.setuid(12345)
         try:
-            with OwnFolder(scratch / "sums.job").opened(make=True):
+            with TrustedFolder(scratch / "sums.job").opened(make=True):
                 os._exit(1)
         except NotOurs as exc:
             os._exit(0 if "it belongs to the user nobody" in str(exc) else 2)

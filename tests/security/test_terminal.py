@@ -12,7 +12,8 @@ import pytest
 
 import encamp
 from encamp.attempt_facts import Span, Where
-from encamp.cli.main import _say, cli
+from encamp.cli.command_line import cli
+from encamp.cli.exit_status import _say
 from encamp.errors import StepFailed, reason, shown, text_of
 from encamp.jobs.display.terminal import console_progress
 from encamp.jobs.report.read_report import read_report

@@ -8,7 +8,7 @@ from typing import Any
 
 from encamp.services.letters import CALL, Call, Calls, Saved
 from encamp.services.registry.at_least_once import Replays
-from encamp.services.registry.server_pool import ServerRecord
+from encamp.services.registry.server_record import ServerRecord
 
 
 class Registry:

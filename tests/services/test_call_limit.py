@@ -9,7 +9,7 @@ import pytest
 
 from encamp.loop.pump import Pump
 from encamp.services.registry.probes import Probes
-from encamp.services.registry.server_pool import ServerRecord
+from encamp.services.registry.server_record import ServerRecord
 
 LIMIT = 4.0
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from encamp.services.registry.checkpoints import Checkpoints
+from encamp.services.registry.saved_states import SavedStates
 
 
 class Disk:
@@ -33,19 +33,19 @@ def disk() -> Disk:
 
 
 @pytest.fixture
-def states(disk: Disk) -> Iterator[Checkpoints]:
-    states = Checkpoints(disk)  # type: ignore[arg-type]
+def states(disk: Disk) -> Iterator[SavedStates]:
+    states = SavedStates(disk)  # type: ignore[arg-type]
     yield states
     states.close()
 
 
-def _files(states: Checkpoints) -> list[Path]:
+def _files(states: SavedStates) -> list[Path]:
     assert states._folder is not None
     return [path for path in states._folder.path.iterdir() if path.is_file()]
 
 
 def test_a_state_replaces_the_one_before_when_it_is_written(
-    states: Checkpoints, disk: Disk
+    states: SavedStates, disk: Disk
 ) -> None:
     included: list[int] = []
     for serial in (3, 7):
@@ -63,7 +63,7 @@ def test_a_state_replaces_the_one_before_when_it_is_written(
 
 
 @pytest.mark.parametrize("successor", [1, 2])
-def test_a_successor_counts_its_own_calls(states: Checkpoints, disk: Disk, successor: int) -> None:
+def test_a_successor_counts_its_own_calls(states: SavedStates, disk: Disk, successor: int) -> None:
     """With ``at_least_once`` it has its predecessor's number, otherwise another one."""
     included: list[int] = []
     states.keep(1, 10, [b"first"], included.append)
@@ -82,7 +82,7 @@ def test_a_successor_counts_its_own_calls(states: Checkpoints, disk: Disk, succe
     assert len(_files(states)) == 1
 
 
-def test_needed_state_is_written_at_once_and_only_once(states: Checkpoints, disk: Disk) -> None:
+def test_needed_state_is_written_at_once_and_only_once(states: SavedStates, disk: Disk) -> None:
     included: list[int] = []
     states.keep(1, 2, [b"a"], included.append)
     states.settle(1)
@@ -94,7 +94,7 @@ def test_needed_state_is_written_at_once_and_only_once(states: Checkpoints, disk
 
 
 def test_failed_state_write_keeps_previous_state(
-    states: Checkpoints, disk: Disk, monkeypatch: pytest.MonkeyPatch
+    states: SavedStates, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     included: list[int] = []
     states.keep(1, 2, [b"a"], included.append)
@@ -113,7 +113,7 @@ def test_failed_state_write_keeps_previous_state(
     assert pickle.loads(states.adopt(1, saved) or b"") == [b"a"]
 
 
-def test_a_state_that_has_vanished_is_none(states: Checkpoints, disk: Disk) -> None:
+def test_a_state_that_has_vanished_is_none(states: SavedStates, disk: Disk) -> None:
     states.keep(1, 2, [b"a"], lambda _: None)
     disk.work()
     saved = states.take(1)

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from encamp.services.letters import LeaseEnded, WaitStarted
-from encamp.services.registry.acquisitions import Acquisitions
+from encamp.services.registry.choose_server import ServerPool
+from encamp.services.registry.client_letters import ClientLetters
 from encamp.services.registry.deadlocks import Deadlocks
-from encamp.services.registry.server_pool import FREE, HELD, Request, ServerPool, ServerRecord
+from encamp.services.registry.server_record import FREE, HELD, Request, ServerRecord
 
 
 class Task:
@@ -192,7 +193,7 @@ def test_requests_of_ended_client_are_dropped() -> None:
 def test_release_of_ended_lease_frees_no_other_server() -> None:
     pool, (server,) = _pool("a")
     records: Any = SimpleNamespace(by_server={1: (SimpleNamespace(pool=pool), server)}, held={})
-    grants = Acquisitions(records)
+    grants = ClientLetters(records)
     for client in (1, 2):
         pool.ask(client, 1, 1, 0)
         list(pool.grants())
@@ -215,7 +216,7 @@ def test_server_for_ended_task_goes_to_next_request() -> None:
     )
     for client in (2, 3):
         pool.ask(client, 1, 1, 0)
-    Acquisitions(records).grant(service)
+    ClientLetters(records).grant(service)
     assert (told, server.holder, records.held) == ([3], 3, {3: {server}})
 
 

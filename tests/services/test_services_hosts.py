@@ -14,8 +14,8 @@ from encamp.errors import NotEnough, ServerLost, ServiceFailed
 from encamp.services.collective_calls import gather
 from encamp.services.copy_files import copy_files
 from encamp.services.registry import service_records
-from encamp.services.registry.checkpoints import SavedState
-from encamp.services.registry.server_pool import ServerPool
+from encamp.services.registry.choose_server import ServerPool
+from encamp.services.registry.saved_states import SavedState
 from encamp.services.service import Service
 from encamp.testing import served
 from encamp.testing.fake import FakeEngine

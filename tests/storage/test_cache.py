@@ -18,9 +18,11 @@ from placed_inputs import placed
 from encamp.errors import BadJob, DiskFull, InputDamaged, SourceChanged, UnusableInput
 from encamp.storage.cache import cache as cache_module
 from encamp.storage.cache import integrity
-from encamp.storage.cache.cache import INDEX, LIMIT, HostCache, clear_cache
+from encamp.storage.cache import room as room_module
+from encamp.storage.cache.cache import INDEX, HostCache, clear_cache
 from encamp.storage.cache.index import opened
 from encamp.storage.cache.locks import KeyLock, exclusive
+from encamp.storage.cache.room import LIMIT, Room
 from encamp.storage.disk.disk_full import free_space
 from encamp.storage.inputs.mirror import Item, Mirror, plan
 from encamp.storage.local_storage import local_storage
@@ -82,7 +84,7 @@ def test_inputs_for_which_no_room_could_be_made_are_not_recorded(
         raise PermissionError("no room")
 
     monkeypatch.setattr(cache_module, "cache_limit", lambda _: 0)
-    monkeypatch.setattr(HostCache, "_evict", evict)
+    monkeypatch.setattr(Room, "evict", evict)
     with HostCache() as cache, pytest.raises(UnusableInput, match="no room"):
         cache.fetch_missing([planned(here / "a")])
     assert recorded() == []
@@ -298,7 +300,7 @@ def test_scarce_space_is_reserved_once_during_fetch(
 
     real = cache_module.copy_file
     monkeypatch.setattr(cache_module, "copy_file", copied)
-    monkeypatch.setattr(cache_module, "free_space", lambda _: 3 << 20)
+    monkeypatch.setattr(room_module, "free_space", lambda _: 3 << 20)
     for number, size in enumerate(sizes):
         (here / f"{number}").write_bytes(os.urandom(size))
     with HostCache() as cache:
@@ -753,7 +755,7 @@ def test_a_disk_without_links_gets_copies(here: Path, monkeypatch: pytest.Monkey
 ASKING = """
     import sys
     from encamp.storage.cache.cache import HostCache
-    with HostCache() as cache, cache.room(int(sys.argv[1]), "most of the disk"):
+    with HostCache() as cache, cache.room.reserved(int(sys.argv[1]), "most of the disk"):
         print("asked", flush=True)
         sys.stdin.readline()
 """
@@ -767,14 +769,14 @@ def test_room_that_another_process_asked_for_is_kept_while_that_lives(ends: str)
     assert other.stdout is not None
     assert other.stdout.readline() == "asked\n"
     with HostCache() as cache:
-        with pytest.raises(DiskFull), cache.room(most, "as much"):
+        with pytest.raises(DiskFull), cache.room.reserved(most, "as much"):
             pass
         if ends == "killed":
             other.kill()
             other.communicate()
         else:
             finish(other)
-        with cache.room(most, "as much"):
+        with cache.room.reserved(most, "as much"):
             pass
         with opened(cache.root / INDEX) as index:
             assert index.rooms() == []
@@ -787,7 +789,7 @@ def rooms() -> list[tuple[str, int]]:
 
 def test_room_is_given_back_when_the_work_with_it_fails() -> None:
     with HostCache() as cache:
-        with suppress(KeyError), cache.room(1000, "something"):
+        with suppress(KeyError), cache.room.reserved(1000, "something"):
             assert [size for _, size in rooms()] == [1000]
             raise KeyError
         assert rooms() == []
@@ -798,17 +800,17 @@ def test_room_of_an_owner_that_cannot_be_read_is_not_kept(owner: str) -> None:
     with HostCache() as cache:
         with opened(cache.root / INDEX) as index:
             index.ask_room(owner, 1 << 60)
-        with cache.room(1000, "something"):
+        with cache.room.reserved(1000, "something"):
             assert [size for _, size in rooms()] == [1000]
 
 
 def test_some_of_the_disk_is_always_left_free(monkeypatch: pytest.MonkeyPatch) -> None:
     free = 100 << 20
-    monkeypatch.setattr(cache_module, "free_space", lambda _: free)
+    monkeypatch.setattr(room_module, "free_space", lambda _: free)
     with HostCache() as cache:
-        with cache.room(free - (1 << 20), "nearly all"):
+        with cache.room.reserved(free - (1 << 20), "nearly all"):
             pass
-        with pytest.raises(DiskFull), cache.room(free - (1 << 20) + 1, "a byte more"):
+        with pytest.raises(DiskFull), cache.room.reserved(free - (1 << 20) + 1, "a byte more"):
             pass
 
 

@@ -19,10 +19,11 @@ from encamp.storage.cache import integrity
 from encamp.storage.cache.cache import INDEX, HostCache
 from encamp.storage.cache.locks import KeyLock
 from encamp.storage.cache.tmp_cleaners import locked
+from encamp.storage.dead_owners import reclaim
 from encamp.storage.inputs import modes
 from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.local_storage import local_storage
-from encamp.storage.ownership import OwnedFolder, reclaim
+from encamp.storage.owned_folder import OwnedFolder
 
 FILES = 40
 
@@ -236,7 +237,7 @@ def test_living_owner_keeps_folder_without_lock_file() -> None:
 
 
 ABANDONED = """
-    from encamp.storage.ownership import OwnedFolder
+    from encamp.storage.owned_folder import OwnedFolder
     import os
     owned = OwnedFolder("name")
     owned.path.with_name(f"{owned.path.name}.lock").unlink()

@@ -34,7 +34,7 @@ from pathlib import Path, PurePosixPath
 from encamp.storage.outputs import send_outputs
 from encamp.storage.outputs.send_outputs import RemoteTarget, Receiver, send_file
 from encamp.storage.shared_folders import portable
-from encamp.storage.disk.safe_destination import NAMED
+from encamp.storage.disk.path_to_destination import NAMED
 send_outputs.CHUNK = 1000
 Path("source").write_bytes(bytes(2500))
 to = Path("out").absolute()

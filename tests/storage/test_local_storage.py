@@ -132,7 +132,7 @@ def test_nothing_is_reclaimed_from_a_folder_of_somebody_else(
     local_storage_path().mkdir(mode=0o755)
     (local_storage_path() / "sandboxes").symlink_to(precious)
     os.chown(local_storage_path(), NOBODY, NOBODY)
-    from encamp.storage.ownership import reclaim
+    from encamp.storage.dead_owners import reclaim
 
     with pytest.raises(BadLocalStorage):
         reclaim()

@@ -16,7 +16,7 @@ import encamp
 from encamp.errors import InputDamaged
 from encamp.storage.inputs.mirror import Mirror, MirrorMap, plan
 from encamp.storage.local_storage import local_storage
-from encamp.storage.ownership import sandboxes
+from encamp.storage.owned_folder import sandboxes
 from encamp.storage.persistent import remove_idle
 from encamp.storage.sandbox_folder import Sandbox
 

@@ -15,8 +15,9 @@ from msgspec.structs import replace
 from other_processes import run, start
 
 from conftest import need
+from encamp.storage.dead_owners import keep_dead, reclaim
 from encamp.storage.local_storage import LOCAL, local_storage
-from encamp.storage.ownership import LOCK, OwnedFolder, keep_dead, reclaim, sandboxes
+from encamp.storage.owned_folder import LOCK, OwnedFolder, sandboxes
 from encamp.storage.process_identity import ProcessFacts, facts_in, start_of, this_process
 
 
@@ -170,7 +171,7 @@ def test_the_lock_counts_whatever_the_file_says() -> None:
 
 HOLD = """
     import sys
-    from encamp.storage.ownership import OwnedFolder
+    from encamp.storage.owned_folder import OwnedFolder
     owned = OwnedFolder("inside")
     print(owned.path, flush=True)
     sys.stdin.readline()
@@ -224,7 +225,7 @@ def test_a_cleaner_in_a_container_takes_what_the_dead_left_and_nothing_of_the_li
     dead_process.kill()
     dead_process.communicate()
     process, living = started([])
-    code = "from encamp.storage.ownership import reclaim; print(*reclaim(), sep='\\n')"
+    code = "from encamp.storage.dead_owners import reclaim; print(*reclaim(), sep='\\n')"
     try:
         told = subprocess.run(
             [*inside, sys.executable, "-c", code], capture_output=True, text=True, check=True,

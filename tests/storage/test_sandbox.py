@@ -17,8 +17,8 @@ from sandboxed_work import double, double_in_thread
 
 import encamp
 from encamp.errors import BadDestination, MissingOutput, NoMatch, OutputConflict, TargetConflict
+from encamp.storage.kept_folders import clean_kept, kept
 from encamp.storage.local_storage import local_storage, local_storage_path
-from encamp.storage.ownership import clean_kept, kept
 
 
 def left() -> list[Path]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from encamp.exit_codes import signal_name
 from encamp.jobs import run_interrupts as interrupts_module
 from encamp.jobs.run_interrupts import RunInterrupts
+from encamp.process_endings import signal_name
 from encamp.storage.exit_on_signal import ENDING, Terminated, signals_exit, untaken
 
 # ruff: noqa: PT012 - what is around the signals is the thing tested

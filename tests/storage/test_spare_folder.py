@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from other_processes import run, start
 
+from encamp.storage.dead_owners import reclaim
 from encamp.storage.disk import removal
 from encamp.storage.local_storage import LOCAL, local_storage
-from encamp.storage.ownership import LOCK, LOG, OwnedFolder, reclaim, sandboxes
+from encamp.storage.owned_folder import LOCK, LOG, OwnedFolder, sandboxes
 from encamp.storage.spare_folder import owned_folder, put_aside, remove_spare
 
-RECLAIM = "from encamp.storage.ownership import reclaim; print(*reclaim())"
+RECLAIM = "from encamp.storage.dead_owners import reclaim; print(*reclaim())"
 KEEPER = """
     import time
     from encamp.storage.spare_folder import owned_folder, put_aside

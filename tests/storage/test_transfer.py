@@ -20,7 +20,8 @@ from encamp.errors import (
     UnsafeTarget,
     UnusableInput,
 )
-from encamp.storage.disk.safe_destination import NAMED
+from encamp.storage.dead_owners import reclaim
+from encamp.storage.disk.path_to_destination import NAMED
 from encamp.storage.files_by_request import TaskFiles
 from encamp.storage.inputs.send_inputs import CHUNK, digest_of_piece
 from encamp.storage.outputs.patterns import Output, as_outputs, bound
@@ -34,7 +35,6 @@ from encamp.storage.outputs.send_outputs import (
     send_file,
 )
 from encamp.storage.outputs.stage import Staged, stage
-from encamp.storage.ownership import reclaim
 from encamp.storage.shared_folders import MIRRORED
 
 TOKEN, DEAD, NEW = "0123456789ab", "dead00000000", "beef00000000"
@@ -236,7 +236,7 @@ def left_by_the_dead(tmp_path: Path) -> Path:
     code = (
         "import os, signal; from pathlib import Path; "
         "from encamp.storage.outputs.sees_destination import Beacons; "
-        "from encamp.storage.disk.safe_destination import NAMED; "
+        "from encamp.storage.disk.path_to_destination import NAMED; "
         f"Beacons('{DEAD}').light({{Path({str(there)!r}): NAMED}}); "
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -19,7 +19,7 @@ from encamp import slurm
 from encamp.agent import slot_python
 from encamp.agent.init_command import environment_after
 from encamp.engines.kit.closed_streams import open_standard_streams
-from encamp.engines.kit.launcher_variables import foreign
+from encamp.engines.kit.variables_not_inherited import not_inherited
 from encamp.engines.kit.wait_for_process import Sentinel
 from encamp.slot import ledger
 from encamp.slot.launch import slot_command
@@ -259,7 +259,7 @@ class SlotProcess:
 
 def slot_environment() -> dict[str, str]:
     """This process's environment, without variables that only the process itself may have."""
-    return slurm.without_step({k: text for k, text in os.environ.items() if not foreign(k)})
+    return slurm.without_step({k: text for k, text in os.environ.items() if not not_inherited(k)})
 
 
 def may_pass(exc: BaseException) -> bool:

@@ -152,7 +152,7 @@ class Agent:
         self._hello(count, left_out)
         if not self.beside or orders.kind == "child":
             reclaim_in_background()  # leftovers of killed runs on this host
-        if self.endpoint.short is not None and not (orders.lonely or orders.key):
+        if self.endpoint.short is not None and not (orders.silence_limit or orders.key):
             self.shortcut = EngineShortcut(
                 self.pump, self.endpoint, self.endpoint.short, self.outbox
             )
@@ -160,10 +160,9 @@ class Agent:
             need_files(count)
         for number in range(count):  # if one cannot start, those before it are ended
             self.slots.append(kinds[orders.kind](number))
-        if orders.lonely:
+        if limit := orders.silence_limit:
             self._heard = time.monotonic()
-            pump = self.pump
-            pump.call_later(orders.lonely, lambda: self._look_for_controller(orders.lonely))
+            self.pump.call_later(limit, lambda: self._look_for_controller(limit))
 
     def _look_for_controller(self, limit: float, *, again: bool = False) -> None:
         """End if the controller has been silent for long, after reading once more."""

@@ -20,7 +20,7 @@ from encamp.errors import BadFrame, EncampError, SlotsCannotStart
 from encamp.slot import ledger
 from encamp.slot.main import SlotSettings
 from encamp.slot.shared_memory import USABLE
-from encamp.storage.ownership import reclaim
+from encamp.storage.dead_owners import reclaim
 from encamp.timeouts import ANSWERS, ENDS
 from encamp.wire.frames import Parts
 from encamp.wire.protocol import (

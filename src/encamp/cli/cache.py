@@ -8,7 +8,8 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from encamp.errors import UnusableInput, printable, shown
-from encamp.storage.cache.cache import HostCache, cache_limit, clear_cache
+from encamp.storage.cache.cache import HostCache, clear_cache
+from encamp.storage.cache.room import cache_limit
 from encamp.storage.inputs.mirror import Item, Mirror, plan
 from encamp.storage.inputs.modes import mode_of
 from encamp.storage.local_storage import local_storage

@@ -9,9 +9,9 @@ from encamp.cli.ssh_commands import encamp_on
 from encamp.engines.kit.hostfile import host_in
 from encamp.errors import BadJob, CannotRemove, HostsNotReached, printable, shown
 from encamp.storage.cache.cache import clear_cache
+from encamp.storage.kept_folders import clean_kept, kept
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.local_storage import local_storage_path
-from encamp.storage.ownership import clean_kept, kept
 from encamp.units import counted
 
 

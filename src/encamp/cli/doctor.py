@@ -30,7 +30,7 @@ from encamp.cluster.events import Host
 from encamp.engines.find_engine import engine_module
 from encamp.engines.kit.hostfile import host_in
 from encamp.errors import EncampError, InputError, printable, shown
-from encamp.storage.disk.safe_destination import NAMED
+from encamp.storage.disk.path_to_destination import NAMED
 from encamp.storage.outputs.sees_destination import Beacons
 from encamp.storage.outputs.temporary_names import PART, new_token
 from encamp.storage.real_paths import current_folder

@@ -24,7 +24,7 @@ from encamp.storage.disk.disk_kind import kind_and_source
 from encamp.storage.inputs.modes import why_no_overlay, why_no_reflink
 from encamp.storage.local_storage import LOCAL, local_storage
 from encamp.storage.outputs.sees_destination import reaches
-from encamp.storage.ownership import OwnedFolder
+from encamp.storage.owned_folder import OwnedFolder
 from encamp.storage.shared_folders import MIRRORED, Portable, local
 from encamp.units import counted, size_text
 from encamp.version import __version__, same_minor

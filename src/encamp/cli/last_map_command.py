@@ -6,7 +6,7 @@ from contextlib import suppress
 
 from encamp.errors import EncampError
 from encamp.jobs.job import Job
-from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFolder
 
 _NAME = "map.txt"
 _MOST = 1 << 20
@@ -46,6 +46,6 @@ def _noted(command: str) -> str:
     return command.encode("utf-8", "replace").decode()[: _MOST // 4]
 
 
-def _folder(job: Job, shared: bool) -> OwnFolder:
+def _folder(job: Job, shared: bool) -> TrustedFolder:
     shared = shared or job.shared
-    return OwnFolder(job.true_folder(shared=shared), shared)
+    return TrustedFolder(job.true_folder(shared=shared), shared)

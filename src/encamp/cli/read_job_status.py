@@ -12,7 +12,6 @@ from pathlib import Path
 
 from encamp.errors import BadJob, printable
 from encamp.job_status import FailedTask, JobStatus, State
-from encamp.jobs.display.progress_bar import clock_text
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.journal_file import NAME
 from encamp.jobs.plan.orphans import count_of, orphans
@@ -21,9 +20,9 @@ from encamp.jobs.report.read_report import Outline, read_outline
 from encamp.jobs.report.status_file import last_status
 from encamp.jobs.run_lease import leases
 from encamp.reports import orphans_told
-from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFolder
 from encamp.storage.process_identity import ProcessFacts
-from encamp.units import counted
+from encamp.units import clock_text, counted
 
 _MOST_FAILED = 20
 _MOST_TOLD = 10
@@ -67,7 +66,7 @@ def job_folders(destination: Path) -> list[Path]:
     return folders
 
 
-def status_of(own: OwnFolder) -> StatusAndText:
+def status_of(own: TrustedFolder) -> StatusAndText:
     """The state of the job in a folder. Raises `NotOurs`, and `BadJob` for a broken report."""
     report = own.path / "report.json"
     for _, facts in leases(own):
@@ -81,16 +80,16 @@ def status_of(own: OwnFolder) -> StatusAndText:
     return _ended(read_outline(report, shared=own.shared), own)
 
 
-def is_run(own: OwnFolder) -> bool:
+def is_run(own: TrustedFolder) -> bool:
     """Whether a process is running the job in a folder. Raises `NotOurs`."""
     return any(_goes_on(own, facts) for _, facts in leases(own))
 
 
-def _goes_on(own: OwnFolder, facts: ProcessFacts | None) -> bool:
+def _goes_on(own: TrustedFolder, facts: ProcessFacts | None) -> bool:
     return _locked(own) and not (facts is not None and facts.known_dead)
 
 
-def _status(own: OwnFolder, state: str, controller: str) -> JobStatus:
+def _status(own: TrustedFolder, state: str, controller: str) -> JobStatus:
     """The state according to the journal alone."""
     journal = Journal(own.path, shared=own.shared)
     journal.read()
@@ -113,7 +112,7 @@ def _why(journal: Journal, task: str) -> str:
     return record.report.why if record is not None and record.report is not None else ""
 
 
-def _name(own: OwnFolder) -> str:
+def _name(own: TrustedFolder) -> str:
     return own.path.name.removesuffix(".job")
 
 
@@ -141,7 +140,7 @@ def _who(facts: ProcessFacts | None) -> str:
     return f"process {facts.pid} on {printable(facts.host)}" if facts else "another process"
 
 
-def _being_run(own: OwnFolder, facts: ProcessFacts | None) -> StatusAndText:
+def _being_run(own: TrustedFolder, facts: ProcessFacts | None) -> StatusAndText:
     who = _who(facts)
     status = last_status(own)
     if status is None or (facts is not None and status.controller != who):
@@ -170,14 +169,14 @@ def _live(status: JobStatus) -> list[str]:
     return lines + _failures(status)
 
 
-def _killed(own: OwnFolder, facts: ProcessFacts | None) -> StatusAndText:
+def _killed(own: TrustedFolder, facts: ProcessFacts | None) -> StatusAndText:
     who = _who(facts)
     status = _status(own, "killed", who)
     words = f"{_done(status)}; the last run, by {who}, was killed; run again to continue"
     return StatusAndText(status, [f"{printable(status.name)}: {words}", *_failures(status)])
 
 
-def _locked(folder: OwnFolder) -> bool:
+def _locked(folder: TrustedFolder) -> bool:
     """Whether a process on any host runs the job in ``folder``; see fcntl(2), F_GETLK."""
     question = struct.pack("hhqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:
@@ -188,7 +187,7 @@ def _locked(folder: OwnFolder) -> bool:
     return int(struct.unpack_from("h", answer)[0]) != fcntl.F_UNLCK
 
 
-def _ended(report: Outline, own: OwnFolder) -> StatusAndText:
+def _ended(report: Outline, own: TrustedFolder) -> StatusAndText:
     folder, name = own.path, printable(_name(own))
     found = Counter(task.state for task in report.tasks)
     how = "stopped" if report.interrupted else "ended"
@@ -224,7 +223,7 @@ def _ended(report: Outline, own: OwnFolder) -> StatusAndText:
     return StatusAndText(status, [*lines, *page])
 
 
-def _orphans(report: Outline, own: OwnFolder) -> list[str]:
+def _orphans(report: Outline, own: TrustedFolder) -> list[str]:
     """How many orphans of the report still exist."""
     if not report.orphans:
         return []

@@ -18,7 +18,7 @@ from encamp.jobs.report.read_report import NAME as REPORT
 from encamp.jobs.report.read_report import read_outline, read_task
 from encamp.jobs.steps import lines_of
 from encamp.reports import AttemptReport, TaskReport
-from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFolder
 from encamp.task_values import rounded
 from encamp.units import counted, size_text, time_text
 
@@ -42,7 +42,7 @@ def _lines(folders: list[Path], job: Job | None, task: str, shared: bool) -> Ite
     found = False
     refused: list[InputError] = []
     for folder in folders:
-        own = OwnFolder(folder, shared)
+        own = TrustedFolder(folder, shared)
         try:
             report = _report_of(task, own, known)
         except (NotOurs, BadJob) as exc:  # the folder of another job may be another user's
@@ -64,7 +64,7 @@ def _lines(folders: list[Path], job: Job | None, task: str, shared: bool) -> Ite
         yield from _of_job(job, task)
 
 
-def _report_of(task: str, own: OwnFolder, known: list[str]) -> TaskReport | None:
+def _report_of(task: str, own: TrustedFolder, known: list[str]) -> TaskReport | None:
     """The task's report, from the last report or a newer record of the journal.
 
     ``known`` collects the names of other tasks, if this one is unknown.
@@ -91,14 +91,14 @@ def _report_of(task: str, own: OwnFolder, known: list[str]) -> TaskReport | None
     return record.report or TaskReport(task, "failed", why="the journal has no reason for it")
 
 
-def _in_report(task: str, own: OwnFolder) -> tuple[TaskReport | None, float]:
+def _in_report(task: str, own: TrustedFolder) -> tuple[TaskReport | None, float]:
     """The task in the report of the last run, and when that run ended."""
     if not (own.path / REPORT).exists():
         return None, 0.0
     return read_task(own.path / REPORT, task, shared=own.shared)
 
 
-def _names_in_report(own: OwnFolder) -> set[str]:
+def _names_in_report(own: TrustedFolder) -> set[str]:
     if not (own.path / REPORT).exists():
         return set()
     return {one.name for one in read_outline(own.path / REPORT, shared=own.shared).tasks}
@@ -110,7 +110,7 @@ def _is_newer(line: Line, report: TaskReport, ended: float) -> bool:
     return line.time > ended or (was_done and line.event != "done")
 
 
-def _handed_over(line: Line, own: OwnFolder) -> TaskReport:
+def _handed_over(line: Line, own: TrustedFolder) -> TaskReport:
     """The report of a task whose last attempt has not ended."""
     number = f"attempt {line.attempt}"
     if is_run(own):
@@ -175,7 +175,7 @@ def _of_job(job: Job, task: str) -> Iterator[str]:
         yield f"  mirror: {printable(mirror.pattern)}"
 
 
-def _of_log(report: TaskReport, folder: OwnFolder) -> Iterator[str]:
+def _of_log(report: TaskReport, folder: TrustedFolder) -> Iterator[str]:
     if report.log is None:
         yield "  log: empty"
         return

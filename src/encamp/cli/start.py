@@ -10,7 +10,7 @@ def main() -> None:
     ends = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if ends:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from encamp.cli.main import main as command
+    from encamp.cli.command_line import main as command
 
     if ends:
         signal.signal(signal.SIGINT, signal.default_int_handler)

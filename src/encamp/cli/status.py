@@ -14,9 +14,9 @@ from rich.live import Live
 
 from encamp.cli.read_job_status import StatusAndText, job_folders, status_of
 from encamp.errors import BadJob, NotOurs, shown
-from encamp.jobs.display.progress_bar import StatusView
+from encamp.jobs.display.status_view import StatusView
 from encamp.jobs.report.json_encoding import facts_json
-from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFolder
 
 _PAUSE = 1.0
 """Seconds between two readings of the jobs' folders."""
@@ -32,7 +32,7 @@ def status_command(
     With ``follow`` prints it again and again until none of them is running. Raises `NotOurs` if
     there is one job, and it may belong to another user, or `BadJob` if its report is broken.
     """
-    folders = [OwnFolder(folder, shared) for folder in job_folders(destination)]
+    folders = [TrustedFolder(folder, shared) for folder in job_folders(destination)]
     if follow:
         _follow(folders, as_json=as_json)
     elif as_json:
@@ -44,12 +44,14 @@ def status_command(
 
 
 def _states(
-    folders: list[OwnFolder], tell: Callable[[str], None] | None = None
+    folders: list[TrustedFolder], tell: Callable[[str], None] | None = None
 ) -> list[StatusAndText]:
     return list(_each_state(folders, tell or _say))
 
 
-def _each_state(folders: list[OwnFolder], tell: Callable[[str], None]) -> Iterator[StatusAndText]:
+def _each_state(
+    folders: list[TrustedFolder], tell: Callable[[str], None]
+) -> Iterator[StatusAndText]:
     for own in folders:
         try:
             yield status_of(own)
@@ -59,7 +61,7 @@ def _each_state(folders: list[OwnFolder], tell: Callable[[str], None]) -> Iterat
             tell(str(exc))
 
 
-def _follow(folders: list[OwnFolder], *, as_json: bool) -> None:
+def _follow(folders: list[TrustedFolder], *, as_json: bool) -> None:
     """Print the state of jobs until none of them is running."""
     console = Console(highlight=False)
     drawn = console.is_terminal and not as_json

@@ -22,7 +22,7 @@ from encamp.cluster.hosts_table import rows_of, table
 from encamp.cluster.kill_and_cancel import NOT_INLINE
 from encamp.cluster.records import SlotRecord
 from encamp.cluster.spawn_options import SpawnOptions
-from encamp.cluster.start_hosts import await_hosts, shortcut_of, start_agents
+from encamp.cluster.start_hosts import await_hosts, pings_hosts, shortcut_of, start_agents
 from encamp.cluster.task import SpawnedTask
 from encamp.engines.engine_interface import Endpoint, Engine
 from encamp.engines.find_engine import open_end
@@ -41,7 +41,6 @@ from encamp.slot.slot import BRIEF, task_number
 from encamp.slot.small_messages import Shortcut
 from encamp.storage.inputs.mirror import MirrorMap
 from encamp.storage.outputs.patterns import OutputMap
-from encamp.timeouts import LONELY
 from encamp.units import counted
 from encamp.wire.frames import changeable, own
 from encamp.wire.pickling import dump_as, dump_small, load_small
@@ -169,10 +168,8 @@ class Cluster:
 
     def _start(self, settings: ClusterSettings, timeout: float) -> None:
         engine, controller = self._engine, self._controller
-        beats = engine.agent_here is None and self._kind != "inline"
-        lonely = LONELY if beats else 0.0
         try:
-            self._agent = start_agents(controller, self._life, settings, lonely)
+            self._agent = start_agents(controller, self._life, settings)
             await_hosts(controller, timeout, settings.named)
         except BaseException:
             self._life.closed = True
@@ -180,7 +177,7 @@ class Cluster:
             raise
         controller.messages.clear()  # no events for the first hosts
         self._shortcut = controller.messages.shortcut = shortcut_of(controller, self._agent)
-        if beats:
+        if pings_hosts(controller):
             controller.agents.listen()
         if engine.elastic:
             controller.agents.tell_needs()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from encamp.errors import BadJob, UnknownOption
 from encamp.number_checks import limit, whole
-from encamp.storage.disk.safe_destination import named
+from encamp.storage.disk.path_to_destination import named
 from encamp.storage.inputs.mirror import Item, MirrorMap, as_mirrors, plan
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, bound, check_outputs
 from encamp.storage.real_paths import current_folder

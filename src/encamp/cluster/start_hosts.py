@@ -15,24 +15,27 @@ from encamp.slot.numerical_threads import chosen_here
 from encamp.slot.shared_memory import USABLE, ProgramShortcut
 from encamp.slot.small_messages import EngineShortcut, Shortcut
 from encamp.storage.import_path import import_path
+from encamp.timeouts import CONTROLLER_SILENT
 from encamp.wire.protocol import ANY, Orders, encode
 from encamp.wire.seal import KEY_BYTES, Seal
 
 
-def start_agents(
-    controller: Controller, lifetime: Lifetime, settings: ClusterSettings, lonely: float
-) -> Agent | None:
-    """Start the engine's agents; returns the one in this process, if there is one.
+def pings_hosts(controller: Controller) -> bool:
+    """Whether the controller and the agents watch each other: not if they are one process."""
+    return controller.engine.agent_here is None and controller.kind != "inline"
 
-    ``lonely`` is `Orders.lonely`.
-    """
+
+def start_agents(
+    controller: Controller, lifetime: Lifetime, settings: ClusterSettings
+) -> Agent | None:
+    """Start the engine's agents; returns the one in this process, if there is one."""
     engine, pump = controller.engine, controller.pump
     if controller.kind == "inline":
         engine.one_slot_each()
     key = b"" if engine.private else secrets.token_bytes(KEY_BYTES)
     if key:
         controller.outbox.seal = Seal(key, engine.number)
-    orders = encode(_orders(controller, settings, key, lonely))
+    orders = encode(_orders(controller, settings, key))
     agent = lifetime.agent = _agent_here(controller)
     engine.start(orders)
     if agent is not None:
@@ -40,7 +43,7 @@ def start_agents(
     return agent
 
 
-def _orders(controller: Controller, settings: ClusterSettings, key: bytes, lonely: float) -> Orders:
+def _orders(controller: Controller, settings: ClusterSettings, key: bytes) -> Orders:
     return Orders(
         slots=controller.engine.slots_per_agent,
         kind=controller.kind,
@@ -48,7 +51,7 @@ def _orders(controller: Controller, settings: ClusterSettings, key: bytes, lonel
         sys_path=import_path(),
         key=key,
         follow=settings.follow is not None,
-        lonely=lonely,
+        silence_limit=CONTROLLER_SILENT if pings_hosts(controller) else 0.0,
         output=settings.output_limit,
         threads=chosen_here(),
         init_commands=settings.init_commands,

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from inspect import GEN_CREATED, getgeneratorstate
 from typing import Any
 
+from encamp.cluster.sent_ahead import calls_ahead
 from encamp.errors import BadJob, ClusterClosed
-from encamp.executor.jobs_ahead import calls_ahead
 from encamp.executor.mapping import cancel_all
 
 Job = Callable[[], Any] | Sequence[Any] | None
@@ -18,6 +18,9 @@ Job = Callable[[], Any] | Sequence[Any] | None
 user's own; or a function alone. None: no job until the next result arrives."""
 Collector = Callable[[int, Any, Any], object] | Generator[Any, tuple[int, Any, Any], Any]
 """Receives index, job and result: a function as three arguments, a generator as one tuple."""
+
+MOST_AHEAD = 100
+"""Maximum number of jobs taken ahead for a slot, if ``prefetch`` is not given."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Dispatch:
         task = self._done.popleft()
         index, job = self._running.pop(task)
         if self._prefetch is None:
-            self._ahead = calls_ahead(task)
+            self._ahead = calls_ahead(task, MOST_AHEAD)
         result: Any = task.exception() if self._return_exceptions else None
         if result is None:
             result = task.result()

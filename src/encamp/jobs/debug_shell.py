@@ -27,8 +27,8 @@ from encamp.jobs.steps import Call, Command, line_of, lines_of
 from encamp.jobs.worker.commands import run_command
 from encamp.reports import JobReport
 from encamp.slot.numerical_threads import with_chosen
+from encamp.storage.dead_owners import reclaim
 from encamp.storage.local_storage import local_storage
-from encamp.storage.ownership import reclaim
 from encamp.storage.sandbox_folder import Sandbox
 
 

@@ -13,7 +13,7 @@ from encamp.jobs.outputs_of import InputMap, as_inputs
 from encamp.jobs.report.parameter_columns import checked_parameters
 from encamp.jobs.steps import Step, Task, as_steps
 from encamp.number_checks import as_number, as_whole
-from encamp.storage.disk.safe_destination import named
+from encamp.storage.disk.path_to_destination import named
 from encamp.storage.inputs.mirror import MirrorMap, safe_target
 from encamp.storage.outputs.patterns import OutputMap, as_outputs
 from encamp.storage.real_paths import current_folder

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from encamp.errors import BadJob
-from encamp.jobs.file.foreach import files_of, parameters_of_file
+from encamp.jobs.file.foreach import each_file, files_of, parameters_of_file
 from encamp.jobs.job import Job
 from encamp.jobs.run_options import check_spelling
 from encamp.jobs.steps import Call, Command, Step, as_steps
 from encamp.jobs.templates.placeholders import (
-    expand_files,
     fill,
     fill_command,
     fill_pattern,
@@ -65,8 +64,7 @@ def map_files(
         time_limit=time_limit,
         log_limit=log_limit,
     )
-    found = _found(files, job.base)
-    for path, known in zip(found, expand_files(found), strict=True):
+    for path, known in each_file(_found(files, job.base)):
         task = known["stem"]
         if task in job.tasks:
             task = known["name"]

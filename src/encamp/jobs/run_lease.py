@@ -19,7 +19,7 @@ import msgspec
 
 from encamp.errors import BadDestination, NotOurs, UnusableInput
 from encamp.storage.disk.disk_full import disk_full
-from encamp.storage.disk.own_files import OwnFiles, OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFiles, TrustedFolder
 from encamp.storage.outputs.temporary_names import is_token
 from encamp.storage.process_identity import MOST_FACTS, ProcessFacts, facts_in, this_process
 from encamp.storage.shared_folders import Portable, below, local
@@ -60,7 +60,7 @@ class Lease(msgspec.Struct, frozen=True):
     file: Portable
     controller: ProcessFacts
 
-    def take(self, folder: OwnFolder) -> int:
+    def take(self, folder: TrustedFolder) -> int:
         """Begin the lease in the job's folder; returns the owner of files that are created there.
 
         Raises `NotOurs`, `BadDestination` or `DiskFull`.
@@ -131,14 +131,14 @@ def _stopped(lease: Path) -> Path:
     return lease.with_name(f"{_STOPPED}{token_of(lease)}")
 
 
-def leases(folder: OwnFolder) -> list[tuple[Path, ProcessFacts | None]]:
+def leases(folder: TrustedFolder) -> list[tuple[Path, ProcessFacts | None]]:
     """The lease files in a job's folder, with their contents; files of others do not count."""
     with suppress(OSError), folder.opened() as files:
         return [(folder.path / name, _facts(files, name)) for name in _names(files, PREFIX)]
     return []
 
 
-def untidy_runs(folder: OwnFolder) -> list[Path]:
+def untidy_runs(folder: TrustedFolder) -> list[Path]:
     """The lease files of runs that were killed or stopped and may have left files."""
     with suppress(OSError), folder.opened() as files:
         return [folder.path / name for name in _names(files, PREFIX, _STOPPED)]
@@ -150,7 +150,7 @@ def token_of(lease: Path) -> str:
     return lease.name.partition("-")[2]
 
 
-def _names(files: OwnFiles, *prefixes: str) -> list[str]:
+def _names(files: TrustedFiles, *prefixes: str) -> list[str]:
     """Lease files that begin so; files of others do not count."""
     return [
         name
@@ -159,14 +159,14 @@ def _names(files: OwnFiles, *prefixes: str) -> list[str]:
     ]
 
 
-def _ours(files: OwnFiles, name: str) -> bool:
+def _ours(files: TrustedFiles, name: str) -> bool:
     with suppress(OSError, NotOurs):
         os.close(files.open(name))
         return True
     return False
 
 
-def _facts(files: OwnFiles, name: str) -> ProcessFacts | None:
+def _facts(files: TrustedFiles, name: str) -> ProcessFacts | None:
     with suppress(OSError, NotOurs):
         return facts_in(files.read(name, MOST_FACTS))
     return None

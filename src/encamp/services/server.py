@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import pickle
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from encamp.errors import BadJob, GroupBroken, ProxyReleased, ServiceEnded, Stopped, reason
+from encamp.errors import BadJob, GroupBroken, ProxyReleased, ServiceEnded, Stopped
 from encamp.number_checks import patience, whole
 from encamp.services.call_statistics import CallCounter
+from encamp.services.checkpoint import Checkpoint, restored
 from encamp.services.current_client import task_client
 from encamp.services.letters import (
     APPLY,
@@ -116,8 +115,9 @@ class Server:
         self._ended = 0
         """All leases up to this number have ended: each lease of a server has a larger number."""
         self._over = False
-        self._serial = self._saved = 0
-        """Calls that were run, and how many of them the last saved state includes."""
+        self._serial = 0
+        """Calls that were run."""
+        self._checkpoint = Checkpoint(settings.checkpoint_every)
         # Answers that are held back, all for one client
         self._client = SPAWNER
         self._answers: list[Answer] = []
@@ -150,21 +150,12 @@ class Server:
         if state is None or not replaced:
             self._object = loaded if blueprint.made else called(kind, args, kwargs)
         if state is not None:
-            self._restore(state, kind.__name__ if replaced else type(self._object).__name__)
+            name = kind.__name__ if replaced else type(self._object).__name__
+            self._object, (self._ended, self.groups) = restored(self._object, state, name)
         self._methods = frozenset(methods_of(self._object))
         name = type(self._object).__name__
         ready = Ready(self.settings.server, name, sorted(self._methods))
         self._post(SPAWNER, [encode(ready)])
-
-    def _restore(self, state: bytes, kind: str) -> None:
-        with _told_of(f"the last saved state of {kind} could not be restored", "restore"):
-            head, *parts = pickle.loads(state)  # noqa: S301 - see `load`
-            saved = load(parts)
-            self._ended, self.groups = pickle.loads(head)  # noqa: S301 - see `_save`
-            if hasattr(self._object, "restore"):
-                self._object.restore(saved)
-            else:
-                self._object = saved
 
     # Calls, one after the other
 
@@ -238,8 +229,7 @@ class Server:
         now = time.perf_counter()
         self._counter.count(now - begun, good=good)
         self._answer(number, good, parts, now)
-        every = self.settings.checkpoint_every
-        if every and self._serial - self._saved >= every:
+        if self._checkpoint.is_due(self._serial):
             self._save()
 
     def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -344,17 +334,13 @@ class Server:
     def _post(self, to: int, parts: Parts) -> None:
         self._slot.post(self.task_client.id, to, SERVICES, parts)
 
-    # Its state
-
     def _save(self) -> None:
         self._flush()
-        self._saved = self._serial
-        kind = type(self._object).__name__
-        with _told_of(f"the state of {kind} could not be saved", "checkpoint", "restore"):
-            own = hasattr(self._object, "checkpoint")
-            parts = dump(self._object.checkpoint() if own else self._object)
-        head = pickle.dumps((self._ended, self.groups))
-        self._post(SPAWNER, [encode(Saved(self.settings.server, self._serial)), head, *parts])
+        leases = self._ended, self.groups
+        parts = self._checkpoint.state_of(self._object, leases, self._serial)
+        self._post(SPAWNER, [encode(Saved(self.settings.server, self._serial)), *parts])
+
+    # Its end
 
     def over(self) -> None:
         """Stop making calls."""
@@ -481,13 +467,3 @@ def methods_of(one: object) -> list[str]:
         if callable(own):
             found.append(name)
     return found
-
-
-@contextmanager
-def _told_of(what: str, *methods: str) -> Iterator[None]:
-    """Describe an error of a block as one of saving or restoring a server's state."""
-    try:
-        yield
-    except Exception as exc:
-        own = " and ".join(f"{name}()" for name in methods)
-        raise RuntimeError(f"{what}: {reason(exc)}; check the object's {own}") from exc

@@ -1,4 +1,4 @@
-"""Starts the program of a slot's process, even in a frozen program."""
+"""The command that starts a slot's process, in a frozen program too; see `frozen_programs`."""
 
 from __future__ import annotations
 
@@ -17,26 +17,15 @@ sys.path += [folder for folder in folders if folder not in sys.path]
 from encamp.slot.launch import be_slot
 be_slot(orders)
 """
-_SLOT = "--encamp-slot"
+SLOT = "--encamp-slot"
+"""The first argument of a frozen program that is to be a slot; its orders follow."""
 _frozen_can = False
 """Whether this program, frozen, becomes a slot when it is started as one."""
 
 
-def freeze_support() -> None:
-    """Allow a frozen program, as made by PyInstaller, to have slots.
-
-    Call this first in the program. Each slot is the same program, started again; there the call
-    runs the slot and does not return. In the program itself, and in ordinary Python, it returns at
-    once.
-    """
+def let_frozen_start_slots() -> None:
+    """Allow this program, which is frozen, to be started again as a slot."""
     global _frozen_can
-    if not getattr(sys, "frozen", False):
-        return
-    if sys.argv[1:2] == [_SLOT]:
-        orders = sys.argv[2]
-        del sys.argv[1:]
-        be_slot(orders)
-        sys.exit(0)
     _frozen_can = True
 
 
@@ -55,7 +44,7 @@ def slot_command(orders: bytes, interpreter: str = "") -> list[str]:
     except NoPython:
         if not _frozen_can:
             raise
-        return [sys.executable, _SLOT, words]
+        return [sys.executable, SLOT, words]
 
 
 def check_slots() -> None:

@@ -7,8 +7,8 @@ import warnings
 from pathlib import Path
 
 from encamp.storage.cache.cache import HostCache
+from encamp.storage.dead_owners import reclaim
 from encamp.storage.local_storage import local_storage_path
-from encamp.storage.ownership import reclaim
 
 
 def reclaim_leftovers(

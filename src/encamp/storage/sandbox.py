@@ -15,7 +15,7 @@ from secrets import token_hex
 from typing import ParamSpec, TypeVar
 
 from encamp.errors import EncampError
-from encamp.storage.disk.safe_destination import named
+from encamp.storage.disk.path_to_destination import named
 from encamp.storage.exit_on_signal import signals_exit
 from encamp.storage.inputs.mirror import MirrorMap, as_mirrors, plan
 from encamp.storage.leftovers import reclaim_leftovers

@@ -13,7 +13,7 @@ from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.place import Placer
 from encamp.storage.inputs.send_inputs import Channel
 from encamp.storage.inputs.unchanged_inputs import UnchangedInputs
-from encamp.storage.ownership import OwnedFolder
+from encamp.storage.owned_folder import OwnedFolder
 from encamp.storage.spare_folder import put_aside
 
 

@@ -9,7 +9,7 @@ import atexit
 import threading
 
 from encamp.storage.local_storage import local_storage
-from encamp.storage.ownership import OwnedFolder
+from encamp.storage.owned_folder import OwnedFolder
 
 _spare: list[OwnedFolder] = []
 _removing = threading.Lock()

@@ -56,8 +56,8 @@ class Orders(Envelope, tag=0):
     """The key for seals; empty if the engine's network is private."""
     follow: bool = False
     """Whether to send the output of tasks while they run."""
-    lonely: float = 0.0
-    """Seconds of silence after which the controller counts as lost; 0: never."""
+    silence_limit: float = 0.0
+    """Seconds without a frame from the controller after which the agent ends itself; 0: never."""
     output: int = 1 << 20
     """Bytes of a task's output that are kept."""
     threads: dict[str, str] = {}

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from encamp.cluster.sent_ahead import calls_ahead
 from encamp.cluster.spawn_options import SpawnOptions
 from encamp.errors import ClusterClosed
-from encamp.executor.jobs_ahead import calls_ahead
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from encamp.cluster.task import SpawnedTask
 
 _JOB = SpawnOptions(at_once=True)
+MOST_AHEAD = 100
+"""Maximum number of jobs that `cOS.dispatch` without a collector takes ahead for a slot."""
 
 
 class DispatchedJobs:
@@ -41,7 +43,7 @@ class DispatchedJobs:
 
     def _has_ended(self, task: Any) -> None:
         """Called in the thread that drives the cluster's pump."""
-        self.ahead = calls_ahead(task)
+        self.ahead = calls_ahead(task, MOST_AHEAD)
         self.ended.append(task)
         self.running.pop(task.id, None)  # last, as another thread may see it in both, not in none
 

@@ -8,11 +8,14 @@ call.
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from encamp.engines.dask.worker import hold, key_of
+from distributed import get_worker
 
+LOOK = 0.1
+"""Seconds between checks whether Dask still wants a lease."""
 _FEW = 16
 """Leases for waiting calls, beyond as many as there are slots: a cluster grows step by step."""
 
@@ -50,3 +53,21 @@ class Leases:
     def close(self) -> None:
         """Cancel all leases."""
         self.adjust({}, 0)
+
+
+def key_of(run: str) -> str:
+    """How the keys of a run's leases begin."""
+    return f"encamp-lease-{run}-"
+
+
+def hold(key: str) -> None:
+    """A Dask task that lasts as long as Dask wants it; ``key`` is its own key.
+
+    Dask only forgets a task that was cancelled or whose client has ended, so this thread checks.
+    """
+    worker, never = get_worker(), threading.Event()
+    while worker.status.name in ("running", "paused"):
+        task = worker.state.tasks.get(key)
+        if task is None or task.state != "executing":
+            return
+        never.wait(LOOK)

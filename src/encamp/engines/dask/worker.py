@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import dask
-from distributed import get_worker
 from distributed.comm.addressing import get_address_host
 
 from encamp.engines.dask import tunnels
+from encamp.engines.dask.leases import LOOK, key_of
 from encamp.engines.kit import start_agents
 
 _ENVIRON = "distributed.nanny.pre-spawn-environ"
-_LOOK, _SHORT = 0.1, 0.005
-"""Seconds between checks whether Dask still wants a lease."""
+_SHORT = 0.005
+"""Seconds between checks whether the leases have ended."""
 
 
 def begin_here(
@@ -46,26 +45,8 @@ async def end_here(run: str, within: float) -> None:
 async def leave_here(run: str, within: float, dask_worker: Any) -> None:
     """The same, and wait for the end of the leases: Dask warns of those that outlast a worker."""
     await end_here(run, within)
-    for _ in range(int(2 * _LOOK / _SHORT)):
+    for _ in range(int(2 * LOOK / _SHORT)):
         if not any(key_of(run) in str(key) for key in dask_worker.active_threads.values()):
             break
         await asyncio.sleep(_SHORT)
     await asyncio.sleep(_SHORT)  # Dask takes note of their end
-
-
-def key_of(run: str) -> str:
-    """How the keys of a run's leases begin."""
-    return f"encamp-lease-{run}-"
-
-
-def hold(key: str) -> None:
-    """A Dask task that lasts as long as Dask wants it; ``key`` is its own key.
-
-    Dask only forgets a task that was cancelled or whose client has ended, so this thread checks.
-    """
-    worker, never = get_worker(), threading.Event()
-    while worker.status.name in ("running", "paused"):
-        task = worker.state.tasks.get(key)
-        if task is None or task.state != "executing":
-            return
-        never.wait(_LOOK)

@@ -3,7 +3,7 @@
 hostfile             hosts as users write them
 cores                the numbers of cores of hosts
 interpreter          starting an interpreter like this one
-launcher_variables   variables by which MPI and PVM recognize processes that they have started
+variables_not_inherited   variables by which MPI and PVM recognize their processes
 ssh                  programs on other hosts, which end with this one
 ssh_logins           many logins at once
 wait_for_process     waiting for the end of a process together with other descriptors

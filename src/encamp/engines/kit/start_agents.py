@@ -21,7 +21,7 @@ from typing import IO
 import msgspec
 
 from encamp.engines.kit.interpreter import PACKAGE, START, python_command
-from encamp.engines.kit.launcher_variables import foreign
+from encamp.engines.kit.variables_not_inherited import not_inherited
 from encamp.timeouts import KILLED
 from encamp.version import __version__
 
@@ -97,7 +97,7 @@ def environment(order: Order, unset: Mapping[str, str]) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not (foreign(name) or name in _SECRET or unset.get(name) == value)
+        if not (not_inherited(name) or name in _SECRET or unset.get(name) == value)
     }
     if order.host == host_id():
         return {**kept, **order.variables}

@@ -32,10 +32,16 @@ from encamp.engines.mpi.libraries import take_left_out
 from encamp.engines.mpi.mpi_variables import (
     CONTROLLER,
     DEFAULTS,
+    FOR_RANKS_ONLY,
     IFACES,
     NETMOD,
+    PMIX_RANK,
     PROVIDER,
+    RANKS,
+    RANKS_HERE,
+    RANKS_OF_SLURM,
     SHARED_MEMORY,
+    THREAD_LEVEL,
     prefers_ucx,
 )
 from encamp.engines.mpi.one_host import OneHostMPIEngine, cores_of_ranks_here
@@ -48,22 +54,12 @@ if TYPE_CHECKING:
 
     from mpi4py.MPI import Intracomm
 
-_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
-"""Environment variables in which launchers give the number of ranks."""
-_PMIX, _STEP = "PMIX_RANK", ("SLURM_STEP_NUM_TASKS",)
-"""The same for Slurm's ``srun --mpi=pmix``: whether this is a rank, and the number of ranks."""
-_SIZES_HERE = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")
-"""Environment variables in which some launchers give the number of ranks on this host."""
-_OF_RANKS = ("PMI", "PMIX_", "HYDI_", "MPI_LOCAL", "MPIR_", "OMPI_", "OPAL_", "PRTE_")
-"""Prefixes of variables that would make other programs believe that they are ranks."""
 _FINALIZE_WITHIN = 10
 _LIBRARY = (
     "set MPI4PY_LIBMPI to the library that belongs to this mpirun: in packages from PyPI "
     "lib/libmpi.so.12 (MPICH) or lib/libmpi.so.40 (Open MPI)"
 )
 _opened = False
-_THREADS = "MPI4PY_RC_THREAD_LEVEL"
-"""Environment variable in which users choose MPI's level of thread support."""
 _EXIT = 3
 """Tag of rank 0's message that lets the others exit."""
 
@@ -102,7 +98,7 @@ def _open_rank(*, one_host: bool) -> Endpoint:
             "mpi", why, "use one cluster for everything: job.run(cluster), Executor(cluster)"
         )
     _opened = True
-    private = _count(_SIZES_HERE) == _ranks() and "mpi4py.MPI" not in sys.modules
+    private = _count(RANKS_HERE) == _ranks() and "mpi4py.MPI" not in sys.modules
     with _endable(), _variables(SHARED_MEMORY if private else {}):
         mpi = _mpi4py(alone=private)
         comm = _communicator(mpi)
@@ -110,7 +106,7 @@ def _open_rank(*, one_host: bool) -> Endpoint:
     if comm.rank == 0:
         engine = MPIEngine(mpi, comm, private=private)
         return engine if cores is None else OneHostMPIEngine(engine, cores)
-    _forget(_OF_RANKS)
+    _forget(FOR_RANKS_ONLY)
     end = MPIEndpoint(mpi, comm)
     _show_process(comm)
     atexit.register(_exit_after_controller, end, mpi, comm)
@@ -144,7 +140,7 @@ def join(arguments: Sequence[str]) -> MPIEndpoint | None:
     # All ranks have opened these; they would stay if this process were killed
     remove([*segments_here(of="mpich"), *topology_here()])
     remains = remains_here(os.getppid())
-    _forget((*_OF_RANKS, *filter(None, names)))
+    _forget((*FOR_RANKS_ONLY, *filter(None, names)))
     end = MPIEndpoint(mpi, comm, base)
     end.watch(_show_process(comm))
     end.remains, end.left_out = remains, left_out
@@ -226,7 +222,7 @@ class MPIEngine(MPIEndpoint, Engine):
 
 def _ranks() -> int:
     """How many ranks a launcher has started; 0 if this process is not a rank."""
-    return _count(_SIZES) or (_count(_STEP) if _PMIX in os.environ else 0)
+    return _count(RANKS) or (_count(RANKS_OF_SLURM) if PMIX_RANK in os.environ else 0)
 
 
 def _count(names: Sequence[str]) -> int:
@@ -281,7 +277,7 @@ def _one_thread_at_a_time() -> None:
     """Request an MPI without locks, which is about 10 % faster, unless the user wants them."""
     import mpi4py
 
-    if _THREADS not in os.environ:
+    if THREAD_LEVEL not in os.environ:
         mpi4py.rc.thread_level = "serialized"
 
 

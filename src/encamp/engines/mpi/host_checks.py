@@ -24,14 +24,8 @@ from encamp.engines.kit.interpreter import python_command, python_here
 from encamp.engines.kit.mesh.addresses import address_towards
 from encamp.engines.kit.ssh import command_on
 from encamp.engines.kit.ssh_logins import LogIns, refused
+from encamp.engines.mpi.mpi_variables import BATCH_SYSTEMS, REMOTE_SHELL
 
-AGENTS = {
-    "openmpi": ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent"),
-    "mpich": ("HYDRA_LAUNCHER_EXEC",),
-}
-"""By MPI, environment variables with the name of the launcher's remote shell."""
-_OTHER_WAYS = ("SLURM_JOB_ID", "PBS_NODEFILE", "LSB_JOBID", "PE_HOSTFILE", "COBALT_JOBID")
-"""Variables of batch systems; with these, launchers may reach hosts without a remote shell."""
 _SHELLS = ("ssh", "rsh")
 _NO_SHELL = 255
 """Exit status of a remote shell that did not reach its host."""
@@ -48,11 +42,11 @@ _CHECK = (
 def remote_shell(given: str | None, mpi: str) -> list[str] | None:
     """The command that a launcher uses to reach hosts; None if it uses none."""
     variables: Mapping[str, str] = os.environ
-    named = given or next((variables[n] for n in AGENTS[mpi] if variables.get(n)), None)
+    named = given or next((variables[n] for n in REMOTE_SHELL[mpi] if variables.get(n)), None)
     if named:
         return shlex.split(named)
     other = mpi == "mpich" and variables.get("HYDRA_LAUNCHER", "ssh") not in _SHELLS
-    if other or any(name in variables for name in _OTHER_WAYS) or not shutil.which("ssh"):
+    if other or any(name in variables for name in BATCH_SYSTEMS) or not shutil.which("ssh"):
         return None
     return ["ssh"]
 

@@ -14,24 +14,23 @@ from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.interpreter import PACKAGE, START, python_command
 from encamp.engines.kit.mesh.addresses import address_towards_login
 from encamp.engines.mpi.find_launcher import Launcher, output_of
-from encamp.engines.mpi.host_checks import AGENTS, HostChecks, remote_shell
-from encamp.engines.mpi.libraries import GIVEN, libraries_for_hosts, with_libraries
+from encamp.engines.mpi.host_checks import HostChecks, remote_shell
+from encamp.engines.mpi.libraries import libraries_for_hosts, with_libraries
 from encamp.engines.mpi.mpi_variables import (
     CONTROLLER,
+    DEFAULT_FOR_RANKS,
     DEFAULTS,
     HOME,
     KEPT_BACK,
     NETMOD,
     PROVIDER,
+    REMOTE_SHELL,
+    SENT_TO_HOSTS,
     SHARED_MEMORY,
     prefers_ucx,
 )
 from encamp.search_paths import whole_search_path
 
-_ALSO_THERE = ("MPI4PY_LIBMPI", GIVEN, "UCX_", "FI_", "MPIR_", "MPICH_")
-"""Prefixes of variables that ranks on other hosts need from the start."""
-_DEFAULTS = "PARALLEL_"
-"""Prefixes of the controller's variables that ranks get unless their host sets them."""
 _START = (
     "import os; "
     f"kept = os.path.dirname(os.environ.get({HOME!r}, '')) + '/{KEPT_BACK}'; "
@@ -84,13 +83,13 @@ class LaunchPlan:
         if self.rsh_agent is None or not self.hosts:
             return {}
         if self._open:
-            return dict.fromkeys(AGENTS["openmpi"], self.rsh_agent)
+            return dict.fromkeys(REMOTE_SHELL["openmpi"], self.rsh_agent)
         program, _, more = self.rsh_agent.partition(" ")
         given = {"HYDRA_LAUNCHER": "ssh", "HYDRA_LAUNCHER_EXEC": shutil.which(program) or program}
         return {**given, "HYDRA_LAUNCHER_EXTRA_ARGS": more} if more else given
 
     def _defaults(self) -> dict[str, str]:
-        values = {k: v for k, v in os.environ.items() if k.startswith(_DEFAULTS)}
+        values = {k: v for k, v in os.environ.items() if k.startswith(DEFAULT_FOR_RANKS)}
         if path := os.environ.get("PYTHONPATH"):  # these folders may belong to others there
             values["PYTHONPATH"] = whole_search_path(path)
         return {DEFAULTS: json.dumps(values)} if values and self.hosts else {}
@@ -141,7 +140,7 @@ class LaunchPlan:
     def _forwarded(self) -> list[str]:
         """The variables for ranks on other hosts."""
         given = {**os.environ, **self.variables()}
-        return [name for name in given if name.startswith((*_ALSO_THERE, DEFAULTS, CONTROLLER))]
+        return [name for name in given if name.startswith(SENT_TO_HOSTS)]
 
     def _hydra_flags(self) -> list[str]:
         """Arguments that forward only the necessary variables to other hosts."""

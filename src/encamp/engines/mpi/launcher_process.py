@@ -17,7 +17,7 @@ from encamp.engines.kit.interpreter import signals_to_restore
 from encamp.engines.kit.wait_for_process import Sentinel
 from encamp.engines.mpi.launch_plan import LaunchPlan
 from encamp.engines.mpi.leftovers import remove
-from encamp.engines.mpi.mpi_variables import HOME, KEPT_BACK
+from encamp.engines.mpi.mpi_variables import HOME, KEPT_BACK, NEEDED_BY_HYDRA
 from encamp.timeouts import ENDS
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - its usual path
@@ -35,11 +35,6 @@ _INTRUDER = re.compile(r"\] HYD_pmcd_pmiserv_proxy_init_cb ")
 _INTRUDER_AT_START = re.compile(r"could not find pg with ID|cannot find proxy with ID")
 """The same while proxies connect: they may fail there, too, but have correct numbers."""
 _TAIL = 2000
-_HYDRA_NEEDS = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "LANG", "LC_", "LD_",
-                "PYTHON", "TERM", "SSH_", "KRB5", "HYDRA_", "MPI", "I_MPI_", "UCX_", "FI_", "PMI",
-                "SLURM", "PBS_", "LSB_", "LSF", "SGE_", "PE_", "JOB_", "COBALT_",
-                "ENCAMP_MPI_")  # fmt: skip
-"""Prefixes of variables that hydra, or an interpreter, needs to start."""
 
 
 def ended_by_intruder(said: str, *, ready: bool) -> bool:
@@ -135,7 +130,7 @@ def _environment(plan: LaunchPlan, folder: Path, home: str) -> dict[str, str]:
     given = slurm.without_step({**os.environ, **plan.variables(), HOME: home})
     if plan.launcher.mpi != "mpich":
         return given
-    kept_back = {name: v for name, v in given.items() if not name.startswith(_HYDRA_NEEDS)}
+    kept_back = {name: v for name, v in given.items() if not name.startswith(NEEDED_BY_HYDRA)}
     fd = os.open(folder / KEPT_BACK, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(b"".join(os.fsencode(f"{name}={v}") + b"\0" for name, v in kept_back.items()))

@@ -9,12 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from encamp.engines.mpi.mpi_variables import LIBRARIES, LIBRARIES_LEFT_OUT
 from encamp.search_paths import whole_search_path
-
-GIVEN = "ENCAMP_MPI_LIBRARIES"
-"""Environment variable with the program's folders of libraries."""
-LEFT_OUT = "ENCAMP_MPI_LIBRARIES_LEFT_OUT"
-"""Environment variable with those of them that are not used on a host."""
 
 _TAKE = r"""
 me=$(id -u) own=0
@@ -54,7 +50,7 @@ exec "$@"
 def libraries_for_hosts(variables: Mapping[str, str]) -> dict[str, str]:
     """Variables that tell ranks on other hosts the folders of this program's libraries."""
     given = variables.get("LD_LIBRARY_PATH")
-    return {GIVEN: whole_search_path(given)} if given else {}
+    return {LIBRARIES: whole_search_path(given)} if given else {}
 
 
 def with_libraries(program: list[str]) -> list[str]:
@@ -64,4 +60,4 @@ def with_libraries(program: list[str]) -> list[str]:
 
 def take_left_out() -> list[str]:
     """The folders that are not used on this host."""
-    return [one for one in os.environ.pop(LEFT_OUT, "").split(os.pathsep) if one]
+    return [one for one in os.environ.pop(LIBRARIES_LEFT_OUT, "").split(os.pathsep) if one]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from encamp.engines.engine_interface import CONTROLLER, Arrival, Engine
 from encamp.engines.kit.in_process_agent import InProcessEndpoint
-from encamp.engines.kit.launcher_variables import foreign
+from encamp.engines.kit.variables_not_inherited import not_inherited
 from encamp.engines.mpi.endpoint import IDLE_LONG
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def _standing() -> bytes:
         Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8"),
         [str(Path(f"/proc/self/ns/{name}").readlink()) for name in _NAMESPACES],
         Path("/proc/self/cgroup").read_text(encoding="utf-8"),
-        sorted(item for item in os.environ.items() if not foreign(item[0])),
+        sorted(item for item in os.environ.items() if not not_inherited(item[0])),
         [os.getresuid(), os.getresgid(), sorted(os.getgroups())],
         [folder, mask, os.nice(0), sys.executable, sys.version],
         [resource.getrlimit(number) for number in sorted(set(limits))],

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from encamp.engines.kit.launcher_variables import foreign
 from encamp.engines.kit.mesh.agent import MeshAgent, join_with
 from encamp.engines.kit.start_agents import Spec
+from encamp.engines.kit.variables_not_inherited import not_inherited
 from encamp.engines.pvm import libpvm
 from encamp.engines.pvm.machine import daemon_files
 from encamp.engines.pvm.membership import own_descriptor
@@ -101,7 +101,7 @@ def _be_no_task(order: Order) -> None:
     """Remove variables of PVM that are not the host's own from the environment."""
     ours = ["PVM_EXPORT", "PVM_TMP", "PVM_VMID"] if order.ours else ["PVM_EXPORT"]
     for name in [name for name in os.environ if name.startswith("PVM")]:
-        if order.here or name in ours or foreign(name):
+        if order.here or name in ours or not_inherited(name):
             del os.environ[name]
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from encamp.errors import shown
 from encamp.job_status import JobStatus, State
-from encamp.jobs.display.progress_bar import clock_text
 from encamp.notebook_html import bar, box, heading, line, table
 from encamp.reports import JobReport, TaskReport, orphans_told
+from encamp.units import clock_text
 
 _ORDER: tuple[State, ...] = ("running", "waiting", "done", "up to date", "failed", "blocked")
 _MOST_RUNNING = 5

@@ -21,7 +21,7 @@ from encamp.jobs.display.time_left import RunTimes
 from encamp.jobs.report.status_file import WRITTEN_EVERY, write_status
 from encamp.jobs.run_clock import Clock
 from encamp.reports import TaskReport
-from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFolder
 
 DISPLAYED_EVERY = 0.5
 """Seconds between two updates of the display."""
@@ -66,7 +66,7 @@ class RunMonitor:
         slots: int | None,
         clock: Clock,
         progress: Shielded,
-        folder: OwnFolder,
+        folder: TrustedFolder,
         controller: str,
         draw: Callable[[JobStatus, float], None],
     ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -15,7 +15,7 @@ from encamp.jobs.file.positions import Problem, at, items_of
 from encamp.jobs.file.schema import Numbers, TaskTable, described
 from encamp.jobs.parameter_files import Rows, lines_in, read_text, rows_in
 from encamp.jobs.task_names import name_of_values
-from encamp.jobs.templates.placeholders import FILE_NAMES, expand_files
+from encamp.jobs.templates.placeholders import FILE_NAMES, file_values
 from encamp.storage.inputs import mirror as storage
 from encamp.task_values import Scalar, scalar_in
 
@@ -61,9 +61,15 @@ def cases(task: TaskTable, base: Path, *path: str | int) -> Iterator[Case]:
         yield from combinations if task.name is not None else map(_named, combinations)
     else:
         files = _files(task.foreach, base, *path, "foreach")
-        for file, values in zip(files, expand_files(files), strict=True):
+        for file, values in each_file(files):
             parameters = parameters_of_file(file, base)
             yield Case(values, printable(file), file, "{stem}", parameters)
+
+
+def each_file(files: Iterable[Path]) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Each file with the values of its task's placeholders, ``{index}`` counted from 1."""
+    for number, file in enumerate(files, start=1):
+        yield file, {"index": str(number), **file_values(file)}
 
 
 def parameters_of_file(file: Path, base: Path) -> dict[str, Scalar]:

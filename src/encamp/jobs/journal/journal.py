@@ -22,7 +22,7 @@ from encamp.jobs.journal.record import Line, Record, encoded, on_disk, outputs_i
 from encamp.jobs.journal.records_in_file import RecordsInFile
 from encamp.jobs.journal.run_lock import refusal, run_lock
 from encamp.jobs.run_lease import PREFIX
-from encamp.storage.disk.own_files import OwnFiles, OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFiles, TrustedFolder
 from encamp.storage.outputs.accepted_names import below
 
 
@@ -38,7 +38,7 @@ class Journal:
         is_true: bool = False,
     ) -> None:
         self.folder = folder
-        self.own_folder = OwnFolder(folder, shared, anybody, is_true)
+        self.own_folder = TrustedFolder(folder, shared, anybody, is_true)
         self._file = JournalFile(self.own_folder)
         self.done = RecordsInFile(self._file)
         self.attempts: dict[str, int] = {}
@@ -74,7 +74,7 @@ class Journal:
             part.clear()
         self._file.close()
 
-    def _read(self, files: OwnFiles, watch: Callable[[Line], object] | None = None) -> None:
+    def _read(self, files: TrustedFiles, watch: Callable[[Line], object] | None = None) -> None:
         for record, at in lines_of(files):
             if watch is not None:
                 watch(record)
@@ -193,7 +193,7 @@ class Journal:
                 finally:
                     self._file.close()
 
-    def _check(self, files: OwnFiles) -> None:
+    def _check(self, files: TrustedFiles) -> None:
         """Check that the folder is a job's, keep other users out, and create the folder of logs."""
         _check_is_jobs(files)
         with suppress(FileNotFoundError):
@@ -203,7 +203,7 @@ class Journal:
         logs.tighten()
         logs.close()
 
-    def _load(self, files: OwnFiles) -> None:
+    def _load(self, files: TrustedFiles) -> None:
         """Read the file, create it if it is missing, and open it for `write`."""
         self._forget_all()
         is_new = False
@@ -239,7 +239,7 @@ class Journal:
         """Wait until everything written is on the disk."""
         self._file.flush()
 
-    def _is_compact(self, files: OwnFiles) -> bool:
+    def _is_compact(self, files: TrustedFiles) -> bool:
         """Whether the file belongs to us alone and contains only current records."""
         more = self.attempts or self.earlier or self.failed or self.left
         if not self.done or more or self.own_folder.shared:
@@ -248,7 +248,7 @@ class Journal:
         ours = status.st_uid == os.geteuid() and status.st_nlink == 1
         return ours and status.st_size == self.done.size
 
-    def _compact(self, files: OwnFiles) -> None:
+    def _compact(self, files: TrustedFiles) -> None:
         """Rewrite the current records, so that a journal does not grow with every run."""
         if self._is_compact(files):
             return
@@ -284,7 +284,7 @@ def _as_records(
         yield Record("earlier", task, 0.0, files=known)
 
 
-def _check_is_jobs(files: OwnFiles) -> None:
+def _check_is_jobs(files: TrustedFiles) -> None:
     """Raise `NotOurs` for a folder with files that no run has made."""
     names = set(files.names()) - {"logs"}
     if names and not any(name.startswith(_OF_RUNS) for name in names):

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from encamp.jobs.journal.record import Line, seen
 from encamp.storage.disk.disk_full import not_written
-from encamp.storage.disk.own_files import OwnFiles, OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFiles, TrustedFolder
 from encamp.storage.disk.unsupported_requests import flushed
 from encamp.storage.disk.write_all import write_all
 
@@ -34,12 +34,12 @@ def length_of(at: int) -> int:
 class JournalFile:
     """The journal in a job's folder. To read a line, it is opened by its name if it is not open."""
 
-    def __init__(self, folder: OwnFolder, fd: int = -1) -> None:
+    def __init__(self, folder: TrustedFolder, fd: int = -1) -> None:
         self._folder, self._fd = folder, fd
         self._end = 0
         """The offset of the next line."""
 
-    def open(self, files: OwnFiles) -> None:
+    def open(self, files: TrustedFiles) -> None:
         """Open it for `append`."""
         self.close()
         self._fd = files.open(NAME, os.O_RDWR | os.O_APPEND)
@@ -86,7 +86,7 @@ class JournalFile:
         self.close()
 
 
-def opened(files: OwnFiles) -> int:
+def opened(files: TrustedFiles) -> int:
     """A descriptor of the journal; raises `NotOurs` if another user may have put it there."""
     fd = files.open(NAME)
     try:
@@ -97,7 +97,7 @@ def opened(files: OwnFiles) -> int:
     return fd
 
 
-def lines_of(files: OwnFiles) -> Iterator[tuple[Line, int]]:
+def lines_of(files: TrustedFiles) -> Iterator[tuple[Line, int]]:
     """The lines of the journal in a folder, and their extents; raises FileNotFoundError."""
     with os.fdopen(opened(files), "rb", _READ_AT_ONCE) as file:
         start, end = 0, os.fstat(file.fileno()).st_size

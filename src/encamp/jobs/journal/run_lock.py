@@ -20,7 +20,7 @@ from pathlib import Path
 from encamp.errors import BadDestination, DiskFull, JobBusy, printable
 from encamp.jobs.run_lease import LeaseHeartbeat, leases
 from encamp.storage.disk.disk_full import disk_full
-from encamp.storage.disk.own_files import OwnFiles, OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFiles, TrustedFolder
 from encamp.storage.process_identity import MOST_FACTS, ProcessFacts, facts_in, this_process
 
 OWNER = "lock.owner"
@@ -40,7 +40,7 @@ def refusal(exc: OSError, folder: Path) -> DiskFull | BadDestination:
 
 
 @contextmanager
-def run_lock(own: OwnFolder, files: OwnFiles) -> Iterator[bool]:
+def run_lock(own: TrustedFolder, files: TrustedFiles) -> Iterator[bool]:
     """Ensure that this is the only run of the job in a folder; yields whether a lock ensures it.
 
     ``files`` are those of the folder. Without locks it blocks for some seconds if a run on another
@@ -66,7 +66,7 @@ def run_lock(own: OwnFolder, files: OwnFiles) -> Iterator[bool]:
         _open_here.discard(real)
 
 
-def _locked(fd: int, folder: OwnFolder) -> bool:
+def _locked(fd: int, folder: TrustedFolder) -> bool:
     """Lock the file; False if the disk has no locks."""
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -77,7 +77,7 @@ def _locked(fd: int, folder: OwnFolder) -> bool:
     return True
 
 
-def _owner(folder: OwnFolder) -> str:
+def _owner(folder: TrustedFolder) -> str:
     return next((_who(facts) for _, facts in leases(folder) if facts), "another process")
 
 
@@ -88,7 +88,7 @@ def _who(owner: ProcessFacts | None) -> str:
 
 
 @contextmanager
-def _owned(folder: OwnFolder) -> Iterator[None]:
+def _owned(folder: TrustedFolder) -> Iterator[None]:
     for file, facts in leases(folder):
         _check_dead(folder, file.name, facts)
     while not _made(folder, OWNER) and not _taken_over(folder):
@@ -101,7 +101,7 @@ def _owned(folder: OwnFolder) -> Iterator[None]:
                 files.remove(OWNER)
 
 
-def _made(folder: OwnFolder, name: str) -> bool:
+def _made(folder: TrustedFolder, name: str) -> bool:
     """Create a file that names this process, unless there is one."""
     with folder.opened() as files:
         try:
@@ -111,13 +111,13 @@ def _made(folder: OwnFolder, name: str) -> bool:
     return True
 
 
-def _read(folder: OwnFolder, name: str) -> ProcessFacts | None:
+def _read(folder: TrustedFolder, name: str) -> ProcessFacts | None:
     with suppress(OSError), folder.opened() as files:
         return facts_in(files.read(name, MOST_FACTS))
     return None
 
 
-def _check_dead(folder: OwnFolder, name: str, owner: ProcessFacts | None) -> None:
+def _check_dead(folder: TrustedFolder, name: str, owner: ProcessFacts | None) -> None:
     """Raise `JobBusy` if the run that created the file is alive."""
     if owner is not None and (owner.near or owner.known_dead):
         lives = not owner.known_dead
@@ -127,7 +127,7 @@ def _check_dead(folder: OwnFolder, name: str, owner: ProcessFacts | None) -> Non
         raise JobBusy(str(folder.path), _who(owner))
 
 
-def _beats(folder: OwnFolder, name: str) -> bool:
+def _beats(folder: TrustedFolder, name: str) -> bool:
     """Whether the file is touched while we wait; opened each time, so that the disk is asked."""
     first = _touched(folder, name)
     end = time.monotonic() + PATIENCE
@@ -138,7 +138,7 @@ def _beats(folder: OwnFolder, name: str) -> bool:
     return False
 
 
-def _touched(folder: OwnFolder, name: str) -> int | None:
+def _touched(folder: TrustedFolder, name: str) -> int | None:
     try:
         with folder.opened() as files:
             fd = files.open(name)
@@ -150,7 +150,7 @@ def _touched(folder: OwnFolder, name: str) -> int | None:
         os.close(fd)
 
 
-def _taken_over(folder: OwnFolder) -> bool:
+def _taken_over(folder: TrustedFolder) -> bool:
     """Replace the file of a dead run by our own; False if it has been replaced already.
 
     Of many runs that find the same dead run, only the one that creates the claim may replace its
@@ -173,7 +173,7 @@ def _taken_over(folder: OwnFolder) -> bool:
     return True
 
 
-def _claimed(folder: OwnFolder, judged: str) -> list[str]:
+def _claimed(folder: TrustedFolder, judged: str) -> list[str]:
     """Claim a dead run's file for this process; returns the claims, those of dead runs first."""
     claims = [f"{OWNER}.{judged}.0"]
     while not _made(folder, claims[-1]):
@@ -182,7 +182,7 @@ def _claimed(folder: OwnFolder, judged: str) -> list[str]:
     return claims
 
 
-def _identity(folder: OwnFolder) -> str | None:
+def _identity(folder: TrustedFolder) -> str | None:
     """Identifies an owner's file and its last touch."""
     with suppress(FileNotFoundError), folder.opened() as files:
         status = files.status(OWNER)

@@ -9,7 +9,7 @@ from encamp.errors import printable, shortened
 from encamp.jobs.journal.record import Key, Line
 from encamp.jobs.plan.code_digest import fingerprint
 from encamp.jobs.steps import Call, Command, Task
-from encamp.storage.disk.safe_destination import NAMED, Trust
+from encamp.storage.disk.path_to_destination import NAMED, Trust
 from encamp.storage.inputs.mirror import Item, identity
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.publish import intact

@@ -12,7 +12,7 @@ import msgspec
 
 from encamp.errors import NotOurs, printable, shortened
 from encamp.reports import InputFile
-from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFolder
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.shared_folders import MIRRORED, Portable, SharedPath, local
 
@@ -77,7 +77,7 @@ class JobInputs:
     it.
     """
 
-    def __init__(self, folder: OwnFolder) -> None:
+    def __init__(self, folder: TrustedFolder) -> None:
         self._folder = folder
 
     def note(self, digest: str, items: Sequence[Item]) -> None:

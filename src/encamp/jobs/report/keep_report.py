@@ -20,7 +20,7 @@ from encamp.jobs.report.status_file import NAME as STATUS
 from encamp.jobs.report.status_file import left_by_a_killed_run
 from encamp.jobs.report.write_report import written
 from encamp.reports import JobReport
-from encamp.storage.disk.own_files import OwnFiles, OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFiles, TrustedFolder
 
 _NOTE = "checked.json"
 _MOST_NOTE = 1 << 12
@@ -33,7 +33,7 @@ class Checked(msgspec.Struct, frozen=True):
     tasks: int
 
 
-def keep_report(report: JobReport, files: OwnFiles) -> None:
+def keep_report(report: JobReport, files: TrustedFiles) -> None:
     """Write the report of a run; if all tasks were up to date, only what is new in it.
 
     Raises the errors of `written`, and of `report_in` for the earlier one.
@@ -60,7 +60,7 @@ class _Earlier(msgspec.Struct):
     orphans: int = 0
 
 
-def _earlier(files: OwnFiles) -> _Earlier | None:
+def _earlier(files: TrustedFiles) -> _Earlier | None:
     """The warnings of the last report; None if no report can be read."""
     with (
         suppress(OSError, ValueError, RecursionError, NotOurs),
@@ -87,7 +87,7 @@ def last_check(folder: Path, *, shared: bool = False) -> Checked | None:
     """The last run, if all tasks were up to date in it."""
     with (
         suppress(OSError, ValueError, RecursionError, NotOurs),
-        OwnFolder(folder, shared).opened() as files,
+        TrustedFolder(folder, shared).opened() as files,
     ):
         return msgspec.json.decode(files.read(_NOTE, _MOST_NOTE), type=Checked)
     return None

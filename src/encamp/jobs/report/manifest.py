@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 from encamp.errors import NotOurs
-from encamp.storage.disk.own_files import OwnFiles
+from encamp.storage.disk.trusted_files import TrustedFiles
 
 NAME = "MANIFEST"
 
 
-def write_manifest(files: OwnFiles, lines: Iterable[bytes]) -> None:
+def write_manifest(files: TrustedFiles, lines: Iterable[bytes]) -> None:
     """List all published files with their digests in ``MANIFEST``; raises OSError."""
     lines = sorted(lines)
     if not _is_written(files, lines):
@@ -20,7 +20,7 @@ def write_manifest(files: OwnFiles, lines: Iterable[bytes]) -> None:
             file.writelines(lines)
 
 
-def _is_written(files: OwnFiles, lines: list[bytes]) -> bool:
+def _is_written(files: TrustedFiles, lines: list[bytes]) -> bool:
     with suppress(OSError, NotOurs), os.fdopen(files.open(NAME), "rb") as file:
         return all(file.read(len(line)) == line for line in lines) and not file.read(1)
     return False

@@ -14,7 +14,7 @@ import msgspec
 from encamp.errors import BadJob
 from encamp.job_status import State
 from encamp.reports import JobReport, TaskReport
-from encamp.storage.disk.own_files import OwnFiles, OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFiles, TrustedFolder
 
 NAME = "report.json"
 
@@ -44,7 +44,7 @@ def read_outline(path: Path, *, shared: bool = False) -> Outline:
     """The outline of a report.json; raises the errors of `read_report`."""
     with (
         _told_as_bad_job(path),
-        OwnFolder(path.parent, shared).opened() as files,
+        TrustedFolder(path.parent, shared).opened() as files,
         os.fdopen(files.open(path.name), "rb") as file,
         _mapped(file) as text,
     ):
@@ -68,7 +68,7 @@ def read_task(path: Path, task: str, *, shared: bool = False) -> tuple[TaskRepor
     name_of = msgspec.json.Decoder(_Named)
     with (
         _told_as_bad_job(path),
-        OwnFolder(path.parent, shared).opened() as files,
+        TrustedFolder(path.parent, shared).opened() as files,
         os.fdopen(files.open(path.name), "rb") as file,
     ):
         text = _mapped(file)  # closed after its parts
@@ -90,11 +90,11 @@ def read_report(path: Path, *, shared: bool = False) -> JobReport:
 
     Raises `BadJob` if it is missing or broken, `NotOurs` if another user may have written it.
     """
-    with _told_as_bad_job(path), OwnFolder(path.parent, shared).opened() as files:
+    with _told_as_bad_job(path), TrustedFolder(path.parent, shared).opened() as files:
         return report_in(files, path.name)
 
 
-def report_in(files: OwnFiles, name: str = NAME) -> JobReport:
+def report_in(files: TrustedFiles, name: str = NAME) -> JobReport:
     """The same, in a folder that is open."""
     with _told_as_bad_job(files.path / name):
         return msgspec.json.decode(files.read(name), type=JobReport)

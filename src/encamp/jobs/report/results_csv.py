@@ -16,7 +16,7 @@ from encamp.jobs.report.parameter_columns import parameters_but_values
 from encamp.jobs.steps import Task
 from encamp.reports import TaskReport
 from encamp.storage.disk.disk_full import not_written
-from encamp.storage.disk.own_files import OwnFiles
+from encamp.storage.disk.trusted_files import TrustedFiles
 from encamp.task_values import Scalar
 from encamp.version import __version__
 
@@ -47,7 +47,7 @@ def facts_of(tasks: Mapping[str, Task], done: bytes) -> str:
 
 
 def write_table(
-    reports: Callable[[], Iterable[TaskReport]], files: OwnFiles, made_of: str | None = None
+    reports: Callable[[], Iterable[TaskReport]], files: TrustedFiles, made_of: str | None = None
 ) -> None:
     """Write the rows of tasks; there may be a million, so none is kept in memory.
 
@@ -70,7 +70,7 @@ def write_table(
         raise not_written(exc, files.path / NAME, 0) from exc
 
 
-def _is_there(files: OwnFiles, made_of: str) -> bool:
+def _is_there(files: TrustedFiles, made_of: str) -> bool:
     """Whether the table was made from these facts, and is unchanged."""
     with suppress(OSError, ValueError, NotOurs):
         noted = msgspec.json.decode(files.read(_NOTE, _MOST_NOTE), type=Written)
@@ -78,12 +78,12 @@ def _is_there(files: OwnFiles, made_of: str) -> bool:
     return False
 
 
-def _note(files: OwnFiles, made_of: str) -> None:
+def _note(files: TrustedFiles, made_of: str) -> None:
     with files.replacing(_NOTE) as file:
         file.write(msgspec.json.encode(_written(files, made_of)))
 
 
-def _written(files: OwnFiles, made_of: str) -> Written:
+def _written(files: TrustedFiles, made_of: str) -> Written:
     status = files.status(NAME)
     return Written(made_of, status.st_size, status.st_mtime_ns)
 

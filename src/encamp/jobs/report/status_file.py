@@ -12,7 +12,7 @@ import msgspec
 from encamp.errors import NotOurs
 from encamp.job_status import JobStatus
 from encamp.jobs.report.json_encoding import facts_json
-from encamp.storage.disk.own_files import OwnFiles, OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFiles, TrustedFolder
 
 NAME = "status.json"
 WRITTEN_EVERY = 2.0
@@ -20,13 +20,13 @@ WRITTEN_EVERY = 2.0
 _MOST = 1 << 24
 
 
-def write_status(status: JobStatus, folder: OwnFolder) -> None:
+def write_status(status: JobStatus, folder: TrustedFolder) -> None:
     """Write the state of the run. Raises `NotOurs`, or OSError from the disk."""
     with folder.opened() as files, files.replacing(NAME, flush=False) as file:
         file.write(facts_json(status))
 
 
-def left_by_a_killed_run(files: OwnFiles) -> bool:
+def left_by_a_killed_run(files: TrustedFiles) -> bool:
     """Whether a run has ended without a report, so that its page may still show it as running."""
     try:
         files.status(NAME)
@@ -35,7 +35,7 @@ def left_by_a_killed_run(files: OwnFiles) -> bool:
     return True
 
 
-def last_status(folder: OwnFolder) -> JobStatus | None:
+def last_status(folder: TrustedFolder) -> JobStatus | None:
     """The last written state of a run; None if there is none."""
     with suppress(OSError, ValueError, RecursionError, NotOurs), folder.opened() as files:
         return msgspec.json.decode(files.read(NAME, _MOST), type=JobStatus)

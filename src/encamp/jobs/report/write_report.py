@@ -11,13 +11,13 @@ import msgspec
 from encamp.job_status import JobStatus
 from encamp.jobs.report.compressed_reports import CompressedReports
 from encamp.jobs.report.json_encoding import facts_json, with_json_value
-from encamp.jobs.report.page import page_of
+from encamp.jobs.report.page_facts import page_of
 from encamp.jobs.report.read_report import NAME
 from encamp.jobs.report.timeline import Lanes
 from encamp.jobs.report.trace import trace
 from encamp.reports import JobReport
 from encamp.storage.disk.disk_full import not_written
-from encamp.storage.disk.own_files import OwnFiles, OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFiles, TrustedFolder
 
 
 def write_report(report: JobReport, folder: Path, *, shared: bool = False) -> Path:
@@ -28,12 +28,12 @@ def write_report(report: JobReport, folder: Path, *, shared: bool = False) -> Pa
     """
     if not isinstance(report.tasks, CompressedReports):
         report = replace(report, tasks=[with_json_value(task) for task in report.tasks])
-    with OwnFolder(folder, shared).opened(make=True) as files:
+    with TrustedFolder(folder, shared).opened(make=True) as files:
         written(report, files)
     return folder / "report.html"
 
 
-def written(report: JobReport, files: OwnFiles) -> None:
+def written(report: JobReport, files: TrustedFiles) -> None:
     """The same of a run's report, in a folder that is open; values are as JSON has them."""
     folder = files.path
     _replace(files, NAME, _in_pieces(report))
@@ -42,7 +42,7 @@ def written(report: JobReport, files: OwnFiles) -> None:
     _replace(files, "report.html", [page_of(report, lanes, folder)])
 
 
-def write_page(report: JobReport, folder: OwnFolder, status: JobStatus, pause: float) -> None:
+def write_page(report: JobReport, folder: TrustedFolder, status: JobStatus, pause: float) -> None:
     """Write only report.html, of a running job; raises the errors of `write_report`.
 
     ``pause`` is the expected number of seconds until the next one.
@@ -66,7 +66,9 @@ def _in_pieces(report: JobReport) -> Iterator[bytes]:
     yield (b"\n  ]" if report.tasks else b"") + tail
 
 
-def _replace(files: OwnFiles, name: str, pieces: Iterable[bytes], *, flush: bool = True) -> None:
+def _replace(
+    files: TrustedFiles, name: str, pieces: Iterable[bytes], *, flush: bool = True
+) -> None:
     size = 0
     try:
         with files.replacing(name, flush=flush) as file:

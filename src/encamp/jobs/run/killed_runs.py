@@ -7,12 +7,12 @@ from contextlib import suppress
 
 from encamp.jobs.job_definition import JobDefinition
 from encamp.jobs.run_lease import token_of, untidy_runs
-from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.disk.trusted_files import TrustedFolder
 from encamp.storage.outputs.temporary_names import discard_leftovers
 from encamp.storage.urls import is_url
 
 
-def sweep(job: JobDefinition, folder: OwnFolder) -> None:
+def sweep(job: JobDefinition, folder: TrustedFolder) -> None:
     """Remove the temporary files and leases of untidy runs; ``folder`` is the job's own."""
     for file in untidy_runs(folder):
         with suppress(OSError):

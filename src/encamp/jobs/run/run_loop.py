@@ -61,7 +61,7 @@ from encamp.jobs.worker.log import log_name
 from encamp.jobs.worker.supervise_attempt import Abandoned
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.reports import JobReport, TaskReport
-from encamp.storage.disk.safe_destination import trust_in
+from encamp.storage.disk.path_to_destination import trust_in
 from encamp.storage.files_by_request import TaskFiles
 from encamp.storage.import_path import import_path
 from encamp.storage.outputs.patterns import Output
@@ -207,7 +207,7 @@ class RunLoop:
                 self._unpark()
 
     def _try_of(self, name: str) -> int:
-        return self.running[name].tries
+        return self.running[name].retries.counted
 
     def _may_begin(self) -> bool:
         """Whether another task may be submitted now."""
@@ -435,11 +435,11 @@ class RunLoop:
             self._park(name, outcome)
             return
         if outcome.lost:
-            current.host_was_lost()
+            current.retries.host_was_lost()
         if isinstance(outcome.error, SourceChanged):
             self._plan_anew(name, outcome)
         retries = self._said(self.options.retries, self.job.tasks[name].retries)
-        if not self.max_failures.reached and current.is_tried_again(outcome.error, retries):
+        if not self.max_failures.reached and current.retries.is_tried_again(outcome.error, retries):
             self.progress.retried(name, current.number, current.attempts[-1].error or "")
             unstage(outcome.rescued)
             self._submit(name)

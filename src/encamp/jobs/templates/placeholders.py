@@ -7,7 +7,7 @@ all of them, whatever characters it contains.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from encamp.errors import BadJob
@@ -161,12 +161,8 @@ def fill_command(command: Command, values: Values) -> Command:
     )
 
 
-def expand_files(paths: Sequence[Path]) -> list[dict[str, str]]:
-    """The values for each file of a ``foreach``, ``{index}`` counted from 1."""
-    return [{"index": str(n), **_file_values(path)} for n, path in enumerate(paths, start=1)]
-
-
-def _file_values(path: Path) -> dict[str, str]:
+def file_values(path: Path) -> dict[str, str]:
+    """The values of `FILE_NAMES` for a file."""
     path = path.absolute()
     folder = path.parent if path.parent.name != ".." else path.parent.resolve()
     facts = (path.name, path.name, path.stem, path.suffix, folder.name, str(path))

@@ -10,7 +10,7 @@ from encamp.jobs.worker.work import Work
 from encamp.slot.output_limit import cut, free_middle_of
 from encamp.storage.outputs.send_outputs import OutputChannel
 from encamp.storage.outputs.stage import Staged
-from encamp.storage.ownership import LOG
+from encamp.storage.owned_folder import LOG
 
 TAIL = 4096
 """Bytes of a log's end that are sent with the outcome; more if a step's traceback is longer."""

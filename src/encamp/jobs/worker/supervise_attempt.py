@@ -16,20 +16,21 @@ from encamp.attempt_facts import Span, Where
 from encamp.errors import EncampError, Stopped, TaskLost
 from encamp.jobs.run_interrupts import ended_in_order
 from encamp.jobs.run_lease import LeaseWatch
+from encamp.jobs.worker.check_time_limits import TimeLimits
 from encamp.jobs.worker.log import limit_log, log_file, stage_log, tail_of
 from encamp.jobs.worker.on_failure import rescue
 from encamp.jobs.worker.resource_usage import ResourceUsage
 from encamp.jobs.worker.run_phases import AttemptNote, StepBegins, run_phases
 from encamp.jobs.worker.slots import Done, SlotLost, slots_here
-from encamp.jobs.worker.time_limits import TimeLimits
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.jobs.worker.worker_name import worker_name
 from encamp.slot.slot import ask_here
+from encamp.storage.dead_owners import keep_dead, reclaim, reclaim_folder
 from encamp.storage.disk.network_delay import sees
 from encamp.storage.files_by_request import SpawnersFiles
 from encamp.storage.inputs.modes import needs_own_mounts
 from encamp.storage.inputs.overlay import recover
-from encamp.storage.ownership import TASK, keep_dead, reclaim, reclaim_folder
+from encamp.storage.owned_folder import TASK
 from encamp.wire.pickling import NotImportable
 from encamp.wire.protocol import ABOUT_SERVICES
 

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterator
 
 from encamp.services.letters import Call, Calls, Saved
-from encamp.services.registry.checkpoints import Checkpoints
-from encamp.services.registry.server_pool import ServerRecord
+from encamp.services.registry.saved_states import SavedStates
+from encamp.services.registry.server_record import ServerRecord
 from encamp.services.registry.service_records import ServiceRecords
 from encamp.wire.frames import Parts, own
 
@@ -20,8 +20,8 @@ Entry = tuple[int, Call, Parts]
 class Replays:
     """Keeps the calls of servers since their last saved state, and sends them to successors."""
 
-    def __init__(self, records: ServiceRecords, checkpoints: Checkpoints) -> None:
-        self._records, self._checkpoints = records, checkpoints
+    def __init__(self, records: ServiceRecords, saved_states: SavedStates) -> None:
+        self._records, self._saved_states = records, saved_states
 
     def relay(self, sender: int, letter: Calls, parts: Parts) -> None:
         """Log calls for a server, and send them if it is ready."""
@@ -61,7 +61,7 @@ class Replays:
                     server.log.popleft()
                     server.given -= 1
 
-        self._checkpoints.keep(server.number, letter.serial, own(parts), kept)
+        self._saved_states.keep(server.number, letter.serial, own(parts), kept)
 
 
 def _few(entries: Iterator[Entry]) -> Iterator[list[Entry]]:

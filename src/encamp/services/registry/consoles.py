@@ -18,8 +18,9 @@ import msgspec
 
 from encamp.errors import EncampError, NoSuchConsole, SeveralConsoles
 from encamp.slot.output_limit import free_middle, whole_at_start
+from encamp.storage.dead_owners import reclaim_folder
 from encamp.storage.local_storage import local_storage, local_storage_path
-from encamp.storage.ownership import OwnedFolder, reclaim_folder, sandboxes
+from encamp.storage.owned_folder import OwnedFolder, sandboxes
 
 KEPT = 1 << 20
 """Minimum number of bytes of each console that stay readable."""

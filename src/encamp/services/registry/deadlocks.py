@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from encamp.services.letters import WaitStarted
-from encamp.services.registry.server_pool import HELD, STARTING, ServerRecord
+from encamp.services.registry.server_record import HELD, STARTING, ServerRecord
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from encamp.loop.time_limit_clock import RunningTime
 
 if TYPE_CHECKING:
     from encamp.loop.pump import Pump
-    from encamp.services.registry.server_pool import ServerRecord
+    from encamp.services.registry.server_record import ServerRecord
 
 _LOOKS = 8
 """Minimum number of checks of a server within its limit."""

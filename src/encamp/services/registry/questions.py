@@ -7,7 +7,7 @@ from typing import Any
 from encamp.errors import NotEnough
 from encamp.service_statistics import ServerStatistics, ServiceStatistics
 from encamp.services.letters import Ask, Letter, Refused, Reply
-from encamp.services.registry.server_pool import ServerRecord
+from encamp.services.registry.server_record import ServerRecord
 from encamp.services.registry.service_records import Service, ServiceRecords
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump, portable_error

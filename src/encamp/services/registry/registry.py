@@ -34,17 +34,18 @@ from encamp.services.letters import (
     WaitStarted,
     decode,
 )
-from encamp.services.registry.acquisitions import Acquisitions
 from encamp.services.registry.at_least_once import Replays
-from encamp.services.registry.checkpoints import Checkpoints
+from encamp.services.registry.client_letters import ClientLetters
 from encamp.services.registry.consoles import Consoles
 from encamp.services.registry.deadlocks import Deadlocks
 from encamp.services.registry.program_client import ProgramClient
 from encamp.services.registry.questions import Questions
+from encamp.services.registry.saved_states import SavedStates
 from encamp.services.registry.server_endings import ServerEndings
-from encamp.services.registry.server_pool import STARTING, ServerRecord
+from encamp.services.registry.server_record import STARTING, ServerRecord
 from encamp.services.registry.service_records import Published, Service, ServiceRecords
-from encamp.services.registry.starter import Starter, remedy
+from encamp.services.registry.starter import Starter
+from encamp.services.registry.waiting_warnings import remedy
 from encamp.services.xterm_windows import Opener
 from encamp.units import joined
 from encamp.wire.frames import Parts
@@ -63,23 +64,23 @@ class Registry:
         self.program = records.program = ProgramClient(controller, self.letter)
         program_client(self.token, self.program)
         self._said_crowded = False
-        self._checkpoints = Checkpoints(controller.disk_thread)
+        self._saved_states = SavedStates(controller.disk_thread)
         self._consoles = Consoles()
         self._windows = Opener(controller.pump, controller.disk_thread)
         self._deadlocks = Deadlocks(self._servers_of, self._server_of, self._waits_for)
-        self._acquisitions, self._questions = Acquisitions(records), Questions(records)
-        self._replays = Replays(records, self._checkpoints)
+        self._client_letters, self._questions = ClientLetters(records), Questions(records)
+        self._replays = Replays(records, self._saved_states)
         self._starter = Starter(
-            records, self._acquisitions, self._questions, self._checkpoints, self._consoles, self
+            records, self._client_letters, self._questions, self._saved_states, self._consoles, self
         )
         self._endings = ServerEndings(
-            records, self._acquisitions, self._starter, self._checkpoints, self._consoles
+            records, self._client_letters, self._starter, self._saved_states, self._consoles
         )
         self._handlers: dict[type, Callable[[int, Any, Parts], None]] = {
-            Acquire: self._acquisitions.acquire,
+            Acquire: self._client_letters.acquire,
             Forget: self._forget,
-            LeaseEnded: self._acquisitions.lease_ended,
-            NewClient: self._acquisitions.new_client,
+            LeaseEnded: self._client_letters.lease_ended,
+            NewClient: self._client_letters.new_client,
             Ask: self._ask,
             Calls: self._replays.relay,
             Ready: self._ready,
@@ -169,7 +170,7 @@ class Registry:
     def close(self) -> None:
         """See `ServicesInterface.close`."""
         self._records.winding_up = self._records.closed = True
-        self._checkpoints.close()
+        self._saved_states.close()
         self._consoles.close()
 
     def statistics(self) -> list[ServiceStatistics]:
@@ -186,7 +187,7 @@ class Registry:
         for server in list(held):
             if server.holder == task.id and server.number in self._records.by_server:
                 self._release(server)
-        self._acquisitions.ended(task.id)
+        self._client_letters.ended(task.id)
 
     def _release(self, server: ServerRecord) -> None:
         """Free the server of an ended task, after the calls sent so far."""
@@ -200,7 +201,7 @@ class Registry:
     # What clients ask
 
     def _forget(self, sender: int, letter: Forget, parts: Parts) -> None:
-        self._acquisitions.forget(sender, letter.ticket)
+        self._client_letters.forget(sender, letter.ticket)
         self._questions.forget(sender, letter.ticket)
 
     def _ask(self, sender: int, letter: Ask, parts: Parts) -> None:
@@ -229,7 +230,7 @@ class Registry:
             self._replays.replay(server)
         if server.state == STARTING:
             service.pool.opened(server)
-        self._acquisitions.grant(service)
+        self._client_letters.grant(service)
         self._questions.tell_waiters()
 
     def _show(self, service: Service, server: ServerRecord) -> None:
@@ -250,7 +251,7 @@ class Registry:
                 self.program.take(letter, parts)
             for lease in letter.freed:
                 if lease == server.lease:
-                    self._acquisitions.freed(service, server)
+                    self._client_letters.freed(service, server)
 
     def _dying(self, sender: int, letter: Stopping, parts: Parts) -> None:
         found = self._records.by_task.get(sender)

@@ -8,11 +8,11 @@ from typing import Any
 from encamp.cluster.records import TaskRecord
 from encamp.errors import EncampError, ServerLost, ServiceEnded, TaskKilled, TaskLost, words_of
 from encamp.services.letters import Answers, MemberLost, Refused, ServerGone
-from encamp.services.registry.acquisitions import Acquisitions
-from encamp.services.registry.checkpoints import Checkpoints
+from encamp.services.registry.client_letters import ClientLetters
 from encamp.services.registry.consoles import Consoles
 from encamp.services.registry.questions import statistics_of
-from encamp.services.registry.server_pool import STARTING, ServerRecord
+from encamp.services.registry.saved_states import SavedStates
+from encamp.services.registry.server_record import STARTING, ServerRecord
 from encamp.services.registry.service_records import Service, ServiceRecords
 from encamp.services.registry.starter import Starter
 from encamp.wire.pickling import dump, dump_failure, portable_error
@@ -28,19 +28,19 @@ class ServerEndings:
     def __init__(
         self,
         records: ServiceRecords,
-        acquisitions: Acquisitions,
+        client_letters: ClientLetters,
         starter: Starter,
-        checkpoints: Checkpoints,
+        saved_states: SavedStates,
         consoles: Consoles,
     ) -> None:
-        self._records, self._acquisitions, self._starter = records, acquisitions, starter
-        self._checkpoints, self._consoles = checkpoints, consoles
+        self._records, self._client_letters, self._starter = records, client_letters, starter
+        self._saved_states, self._consoles = saved_states, consoles
 
     def server_ended(
         self, service: Service, server: ServerRecord, task: TaskRecord, good: bool, value: Any
     ) -> None:
         """Handle the end of a server's task: it is replaced, or lost, or has done its work."""
-        self._checkpoints.settle(server.number)
+        self._saved_states.settle(server.number)
         expected = good or service.ended or isinstance(value, TaskKilled)
         died = isinstance(value, TaskLost)
         served = server.state != STARTING
@@ -55,7 +55,7 @@ class ServerEndings:
             return
         self._lose(service, server, task, good, value)
         if again:
-            saved = self._checkpoints.take(server.number)
+            saved = self._saved_states.take(server.number)
             if saved is not None:
                 service.states.append((server.fixed, saved))
         elif not service.ended:
@@ -68,7 +68,7 @@ class ServerEndings:
             error = value if isinstance(value, BaseException) else None
             why = "all have ended" if error is None else words_of(error)
             self._starter.fail(service, why, error)
-        self._acquisitions.grant(service)
+        self._client_letters.grant(service)
 
     def _revive(
         self, service: Service, server: ServerRecord, task: TaskRecord, value: TaskLost
@@ -80,7 +80,7 @@ class ServerEndings:
         if mark == server.poison and mark != (0, 0) and not ended:
             self._give_up(service, server, (about, progress // 2), value)
         server.poison, server.began = mark, None
-        saved = self._checkpoints.take(server.number)
+        saved = self._saved_states.take(server.number)
         server.given, server.ready = 0, False
 
         def start() -> None:
@@ -143,7 +143,7 @@ class ServerEndings:
         """The error for the clients of a server that has ended."""
         if good or service.ended or self._records.controller.closing:
             return ServiceEnded(service.name)
-        lost = self._checkpoints.since(server.number, server.statistics[0])
+        lost = self._saved_states.since(server.number, server.statistics[0])
         error = ServerLost(service.name, "", task.future.host or "", None, lost=lost)
         if server.overdue:
             error.limit = service.published.call_limit

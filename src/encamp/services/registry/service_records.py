@@ -13,16 +13,15 @@ from encamp.cluster.spawn_options import SpawnOptions
 from encamp.errors import EncampError, ServiceEnded, ServiceFailed
 from encamp.service_statistics import ServerStatistics
 from encamp.services.letters import Calls, Letter, ServerGone, encode
-from encamp.services.registry.checkpoints import SavedState
+from encamp.services.registry.choose_server import ServerPool
 from encamp.services.registry.probes import Probes
-from encamp.services.registry.server_pool import ServerPool, ServerRecord
+from encamp.services.registry.saved_states import SavedState
+from encamp.services.registry.server_record import ServerRecord
 from encamp.services.server import Blueprint
 from encamp.services.xterm_windows import Windows
 from encamp.wire.frames import Parts
 from encamp.wire.protocol import SERVICES, SPAWNER
 
-WARN_AFTER = 1.0
-"""Seconds until a warning explains why servers wait for slots, or clients for servers."""
 _FORMER = 100
 """Maximum number of former servers in a service's statistics."""
 

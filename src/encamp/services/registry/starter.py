@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -11,18 +10,17 @@ from functools import partial
 from encamp.cluster.records import WAITING, Cause
 from encamp.errors import EncampError, ServiceEnded, ServiceFailed, UnsupportedByEngine, words_of
 from encamp.services.letters import END, Probe
-from encamp.services.registry.acquisitions import Acquisitions
-from encamp.services.registry.checkpoints import Checkpoints, SavedState
+from encamp.services.registry.choose_server import ServerPool
+from encamp.services.registry.client_letters import ClientLetters
 from encamp.services.registry.consoles import Consoles
 from encamp.services.registry.probes import Probes
 from encamp.services.registry.questions import Questions
-from encamp.services.registry.server_pool import ServerPool, ServerRecord
-from encamp.services.registry.service_records import WARN_AFTER, Published, Service, ServiceRecords
+from encamp.services.registry.saved_states import SavedState, SavedStates
+from encamp.services.registry.server_record import ServerRecord
+from encamp.services.registry.service_records import Published, Service, ServiceRecords
+from encamp.services.registry.waiting_warnings import WaitingWarnings
 from encamp.services.server import ServerSettings, serve
-from encamp.units import counted, joined
 from encamp.wire.pickling import portable_error
-
-_log = logging.getLogger("encamp")
 
 
 class Starter:
@@ -34,14 +32,15 @@ class Starter:
     def __init__(
         self,
         records: ServiceRecords,
-        acquisitions: Acquisitions,
+        client_letters: ClientLetters,
         questions: Questions,
-        checkpoints: Checkpoints,
+        saved_states: SavedStates,
         consoles: Consoles,
         owner: object,
     ) -> None:
-        self._records, self._acquisitions, self._questions = records, acquisitions, questions
-        self._checkpoints, self._consoles, self._owner = checkpoints, consoles, owner
+        self._records, self._client_letters, self._questions = records, client_letters, questions
+        self._saved_states, self._consoles, self._owner = saved_states, consoles, owner
+        self._warnings = WaitingWarnings(records)
         self._numbers, self._servers = itertools.count(1), itertools.count(1)
         self._leases, self._orders = itertools.count(1), itertools.count(1)
 
@@ -106,16 +105,15 @@ class Starter:
             except BaseException:
                 del service.pool.servers[server.number], self._records.by_server[server.number]
                 raise
-        if missing and not service.said:
-            service.said = True
-            self._records.pump.call_later(WARN_AFTER, lambda: self._say_what_waits(service))
+        if missing:
+            self._warnings.servers_wait(service)
 
     def start(self, service: Service, server: ServerRecord, saved: SavedState | None) -> None:
         """Start a server, with the saved state of its predecessor if there is any."""
         if self._records.dropped:
             return
         published = service.published
-        state = None if saved is None else self._checkpoints.adopt(server.number, saved)
+        state = None if saved is None else self._saved_states.adopt(server.number, saved)
         settings = ServerSettings(
             service.name,
             server.number,
@@ -135,18 +133,6 @@ class Starter:
         self._records.by_task[server.task.id] = service, server
         self._consoles.introduce(service.name, server.number)
 
-    def _say_what_waits(self, service: Service) -> None:
-        waiting = self._without_slot(service)
-        if waiting and service.over() is None:
-            others = [one for one in self._records.services.values() if one is not service]
-            there = [one.name for one in others if one.placed and not one.ended]
-            ending = [one.name for one in others if one.placed and one.ended]
-            _log.warning("%s", waiting_for_slots(service.name, waiting, there, ending))
-
-    def _without_slot(self, service: Service) -> int:
-        servers = service.pool.servers.values()
-        return sum(server.task is not None and server.task.slot is None for server in servers)
-
     def reconcile(self) -> None:
         """Adapt the number of servers of each service to the slots or hosts."""
         for service in list(self._records.services.values()):
@@ -155,7 +141,7 @@ class Starter:
                     self._fill(service)
                 except EncampError as exc:
                     self.fail(service, words_of(exc), exc)
-                self._acquisitions.refuse_too_many(service)
+                self._client_letters.refuse_too_many(service)
 
     def terminate(self, service: Service, *, cancel: bool = False) -> None:
         """End a service: its servers end after their calls, or at once (``cancel``)."""
@@ -182,26 +168,5 @@ class Starter:
         self._refuse_all(service, service.failure)
 
     def _refuse_all(self, service: Service, error: EncampError) -> None:
-        self._acquisitions.refuse_all(service, error)
+        self._client_letters.refuse_all(service, error)
         self._questions.tell_waiters()
-
-
-def waiting_for_slots(name: str, count: int, there: list[str], ending: list[str]) -> str:
-    """The warning that servers have no slot; ``there`` and ``ending`` are services that have."""
-    text = (
-        f"{counted(count, 'server')} of {name} {'waits' if count == 1 else 'wait'} for free slots"
-    )
-    if not there and not ending:
-        return text
-    names = [f"an earlier service {name}" if one == name else one for one in there or ending]
-    several = len(set(names)) > 1
-    who = f"{joined(names)} {'have' if several else 'has'}"
-    if not there:
-        return f"{text}; {who} not ended yet"
-    return f"{text}; {who} slots: {remedy(several=several)}"
-
-
-def remedy(*, several: bool) -> str:
-    """The remedy for services that occupy slots."""
-    it = "them" if several else "it"
-    return f"terminate {it}, or publish {it} with count="

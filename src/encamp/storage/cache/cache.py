@@ -13,15 +13,13 @@ own permissions, which tasks get as copies or overlays.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import shutil
 import stat
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from secrets import token_hex
@@ -29,13 +27,13 @@ from types import TracebackType
 
 from msgspec.structs import replace
 
-from encamp.errors import BadJob, DiskFull, SourceChanged, UnusableInput
+from encamp.errors import SourceChanged, UnusableInput
 from encamp.storage.cache.index import UNKNOWN, Event, Index, Row, opened
 from encamp.storage.cache.integrity import is_intact
 from encamp.storage.cache.locks import KeyLock, exclusive, shared
+from encamp.storage.cache.room import Room, cache_limit
 from encamp.storage.cache.tmp_cleaners import keep_off
 from encamp.storage.disk.copy import copy_error, copy_file
-from encamp.storage.disk.disk_full import free_space
 from encamp.storage.disk.holes import allocated
 from encamp.storage.disk.network_delay import until_not_older
 from encamp.storage.disk.removal import remove_tree
@@ -43,22 +41,14 @@ from encamp.storage.inputs.mirror import Item, is_here
 from encamp.storage.inputs.send_inputs import Channel, receive_file, receive_tree
 from encamp.storage.inputs.tree import copy_tree, tree_state
 from encamp.storage.local_storage import local_storage, local_storage_path
-from encamp.storage.ownership import named_refusals
-from encamp.storage.process_identity import facts_in, this_process
+from encamp.storage.owned_folder import named_refusals
 from encamp.storage.shared_folders import local
 from encamp.storage.urls import download
-from encamp.units import counted, parse_size, size_text
+from encamp.units import counted
 
-LIMIT = "ENCAMP_CACHE_LIMIT"
 INDEX = "index.sqlite"
-_SHARE_OF_DISK = 0.2
-_SPARE = 1 << 20
-"""Bytes that are always left free on the disk."""
 _AT_ONCE = 100
 """Entries to read or remove in one transaction."""
-_PLENTY = 100
-"""Space is reserved if the need is more than this part of the free space."""
-
 log = logging.getLogger("encamp.cache")
 
 
@@ -126,6 +116,11 @@ class HostCache:
         return self.root / "locks"
 
     @property
+    def room(self) -> Room:
+        """The room on the disk for further entries and for tasks' inputs."""
+        return Room(self.root, self._index, self._held, self.drop)
+
+    @property
     def may_ship(self) -> bool:
         """Whether there is a channel."""
         return self._channel is not None
@@ -162,8 +157,8 @@ class HostCache:
         small: list[Item] = []
         large: list[Item] = []
         for item in missing:
-            (large if self._needs_room(item.allocated) else small).append(item)
-        with self.room_if_scarce(sum(item.allocated for item in small), "inputs"):
+            (large if self.room.is_scarce(item.allocated) else small).append(item)
+        with self.room.if_scarce(sum(item.allocated for item in small), "inputs"):
             for item in small:
                 self._get(item, has_room=True)
         for item in large:
@@ -184,7 +179,7 @@ class HostCache:
                 index.add(_row(item))
             over = index.total() - cache_limit(self.root)
         if over > 0:
-            self._evict(over, "the cache's limit", spare={_key(item) for item in items})
+            self.room.evict(over, "the cache's limit", spare={_key(item) for item in items})
 
     def get(self, item: Item) -> Path:
         """The entry for an input, fetched first if it is missing.
@@ -238,7 +233,8 @@ class HostCache:
         partial.parent.mkdir(mode=0o700, exist_ok=True)
         self._remove(partial)  # what a killed process left
         try:
-            with nullcontext() if has_room else self.room_if_scarce(item.allocated, item.name):
+            room = nullcontext() if has_room else self.room.if_scarce(item.allocated, item.name)
+            with room:
                 self._copy_in(item, partial)
         except BaseException as exc:
             self._remove(partial)
@@ -311,70 +307,6 @@ class HostCache:
         if _key(replace(item, readonly=not item.readonly)) in keys:
             return "it is needed read-only, too" if item.readonly else "it is needed writable, too"
         return _what_changed(rows[0].state, _state(item)) if rows else "first use on this host"
-
-    def room_if_scarce(self, need: int, what: str) -> AbstractContextManager[None]:
-        """`room` if ``need`` is a large part of the free space; otherwise does nothing."""
-        return self.room(need, what) if self._needs_room(need) else nullcontext()
-
-    def _needs_room(self, need: int) -> bool:
-        return need * _PLENTY > free_space(self.root)
-
-    @contextmanager
-    def room(self, need: int, what: str) -> Iterator[None]:
-        """Ensure that ``need`` bytes can be written to the local disk during a block.
-
-        Space that others have reserved counts as used. The least recently used entries are evicted
-        if necessary. Raises `DiskFull`.
-        """
-        owner = json.dumps({**this_process().as_dict(), "token": token_hex(4)})
-        while (free := self._free_for(need, owner)) < need:
-            if not self._evict(need - free, what, spare=set()):
-                self._tell(
-                    what, "refused", f"{size_text(need)} are needed, {size_text(free)} are free"
-                )
-                raise DiskFull(str(self.root), need, max(0, free))
-        try:
-            yield
-        finally:
-            with suppress(OSError), self._index() as index:
-                index.give_room_back(owner)
-
-    def _free_for(self, need: int, owner: str) -> int:
-        """The free bytes without reserved ones; if they suffice, ``need`` is reserved."""
-        with self._index() as index:
-            _forget_dead(index)
-            promised = sum(size for _, size in index.rooms())
-            free = free_space(self.root) - promised - _SPARE
-            if free >= need:
-                index.ask_room(owner, need)
-        return free
-
-    def _evict(self, size: int, what: str, *, spare: set[str]) -> bool:
-        """Remove the least recently used entries, ``size`` bytes by the index if there are as many.
-
-        Returns whether anything was removed; the disk may have gained less, because entries are
-        recorded before they are fetched.
-        """
-        dropped = 0
-        for page in self._pages():
-            for row in page:
-                if dropped < size and row.key not in spare and row.key not in self._held:
-                    gone = self.drop([row], f"room for {what}")
-                    dropped += sum(max(1, row.size) for row in gone)
-            if dropped >= size:
-                break
-        return dropped > 0
-
-    def _pages(self) -> Iterator[list[Row]]:
-        """All entries, some at a time, least recently used first."""
-        last = None
-        while True:
-            with self._index() as index:
-                page = index.next_oldest(last, _AT_ONCE)
-            if not page:
-                return
-            yield page
-            last = page[-1]
 
     def _tell(self, source: str, what: str, why: str) -> None:
         with suppress(OSError), self._index() as index:
@@ -549,27 +481,6 @@ def _measured(entry: Path) -> tuple[int, int]:
         return allocated(entry.stat()), 1
     state = tree_state(entry / "tree", is_copy=True)
     return state.allocated, state.files
-
-
-def _forget_dead(index: Index) -> None:
-    for owner, _ in index.rooms():
-        facts = facts_in(owner.encode())
-        if facts is None or facts.known_dead:
-            index.give_room_back(owner)
-
-
-def cache_limit(root: Path) -> int:
-    """The size limit of the cache in bytes: ENCAMP_CACHE_LIMIT, or a fifth of its disk.
-
-    Raises `BadJob` if that is not a size.
-    """
-    given = os.environ.get(LIMIT)
-    if not given:
-        return int(shutil.disk_usage(root).total * _SHARE_OF_DISK)
-    size = parse_size(given)
-    if size is None:
-        raise BadJob(LIMIT, f"must be a size such as 500000000 or '20 GiB', not {given!r}")
-    return size
 
 
 def clear_cache(*, dry_run: bool = False) -> int:

@@ -1,4 +1,4 @@
-"""Operations on files and folders: copying, flushing, removing, and ownership.
+"""Operations on files and folders: copying, flushing, removing, and their owners.
 
 This package deals with disks and kernels. It does not know inputs, outputs or tasks.
 """

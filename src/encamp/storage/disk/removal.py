@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 import struct
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,6 +46,14 @@ class NotRemoved(OSError):
 def _shortened(path: str) -> str:
     text = printable(path)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def not_removed(path: Path, exc: OSError, stayed: dict[Path, OSError] | None = None) -> None:
+    """Note a path that cannot be removed in ``stayed``, or warn about it."""
+    if stayed is None:
+        warnings.warn(f"cannot remove the leftover {printable(path)}: {exc}", stacklevel=4)
+    else:
+        stayed[path] = exc
 
 
 def remove_tree(folder: Path, root: Path, mounted: Collection[str] = ()) -> None:

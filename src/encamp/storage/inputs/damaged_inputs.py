@@ -12,7 +12,7 @@ from encamp.errors import InputDamaged, InputLost
 from encamp.storage.cache.cache import HostCache
 from encamp.storage.cache.integrity import files_there, is_intact
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.ownership import OwnedFolder, named_refusals
+from encamp.storage.owned_folder import OwnedFolder, named_refusals
 
 
 class Placed(msgspec.Struct):

@@ -25,7 +25,7 @@ from typing import Literal, get_args
 from encamp.errors import EncampError, ModeRefused
 from encamp.storage.inputs import overlay
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.ownership import OwnedFolder
+from encamp.storage.owned_folder import OwnedFolder
 
 ActualMode = Literal["overlay", "reflink", "link", "copy", "direct"]
 """``direct``: copied from the source, past the cache, because only one task needs it."""

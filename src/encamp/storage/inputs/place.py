@@ -28,7 +28,7 @@ from encamp.storage.inputs.damaged_inputs import Placed, check_undamaged
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.modes import ActualMode, mode_of, reflink, why_no_whole_overlay
 from encamp.storage.inputs.tree import TreeDigest, link_tree, walk
-from encamp.storage.ownership import OwnedFolder, named_refusals
+from encamp.storage.owned_folder import OwnedFolder, named_refusals
 from encamp.storage.shared_folders import local
 
 _NO_SHARING = {
@@ -70,7 +70,7 @@ class Placer:
         modes = self._modes(items)
         self._cache.fetch_missing(item for item, mode in modes if mode != "direct")
         need = sum(item.allocated for item, mode in modes if mode in ("copy", "direct"))
-        with self._cache.room_if_scarce(need, f"the inputs of {self.folder}"):
+        with self._cache.room.if_scarce(need, f"the inputs of {self.folder}"):
             shown = self._mount_view([item for item, mode in modes if mode == "overlay"])
             for item, mode in modes:
                 if item not in shown:

@@ -13,8 +13,8 @@ import msgspec
 from encamp.attempt_facts import quickly_pickled
 from encamp.errors import BadDestination, BadJob, OutputConflict, printable
 from encamp.storage import urls
-from encamp.storage.disk.safe_destination import NAMED, Trust, trust_in
-from encamp.storage.disk.safe_destination import below as folder_below
+from encamp.storage.disk.path_to_destination import NAMED, Trust, trust_in
+from encamp.storage.disk.path_to_destination import below as folder_below
 from encamp.storage.inputs.mirror import renamed, safe_target
 from encamp.storage.local_storage import in_local_storage
 from encamp.storage.parse_map import parse_map

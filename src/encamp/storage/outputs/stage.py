@@ -25,7 +25,7 @@ from encamp.storage.disk.copy import write_at
 from encamp.storage.disk.digest import Digest
 from encamp.storage.disk.disk_full import disk_full
 from encamp.storage.disk.holes import allocated, data_parts, is_sparse
-from encamp.storage.disk.safe_destination import NAMED, Trust, opened
+from encamp.storage.disk.path_to_destination import NAMED, Trust, opened
 from encamp.storage.disk.unsupported_requests import flushed, set_permissions
 from encamp.storage.outputs.patterns import Existing, Output, bound, final_of
 from encamp.storage.outputs.publishable import Kind, OutputFile, Publishable, entries_below

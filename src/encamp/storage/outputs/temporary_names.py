@@ -14,7 +14,7 @@ from secrets import token_hex
 import msgspec
 
 from encamp.errors import printable
-from encamp.storage.disk.file_owners import uid_of_new_files
+from encamp.storage.disk.shown_owner import uid_of_new_files
 
 PART = ".encamp-"
 """How temporary names begin; hidden, so that ordinary patterns do not match them."""

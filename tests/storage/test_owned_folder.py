@@ -13,23 +13,16 @@ import pytest
 from other_processes import finish, open_folder, run, start, unprivileged
 
 from encamp.errors import UnsafeTarget
-from encamp.storage import ownership
+from encamp.storage import dead_owners, owned_folder
+from encamp.storage.dead_owners import keep_dead, reclaim, reclaim_folder
 from encamp.storage.disk.removal import remove_tree
+from encamp.storage.kept_folders import clean_kept, kept
 from encamp.storage.local_storage import LOCAL, local_storage
-from encamp.storage.ownership import (
-    LOCK,
-    OwnedFolder,
-    clean_kept,
-    keep_dead,
-    kept,
-    reclaim,
-    reclaim_folder,
-    sandboxes,
-)
+from encamp.storage.owned_folder import LOCK, OwnedFolder, sandboxes
 
 OWNER = """
     import time
-    from encamp.storage.ownership import OwnedFolder
+    from encamp.storage.owned_folder import OwnedFolder
     owned = OwnedFolder("job.task")
     (owned.task / "result").write_text("half done")
     print(owned.path, flush=True)
@@ -125,7 +118,7 @@ def test_a_stopped_owner_lives() -> None:
 
 CLEANER = """
     import sys
-    from encamp.storage.ownership import reclaim
+    from encamp.storage.dead_owners import reclaim
     sys.stdin.readline()
     for _ in range(40):
         for folder in reclaim():
@@ -134,7 +127,7 @@ CLEANER = """
 
 MAKER = """
     import sys
-    from encamp.storage.ownership import OwnedFolder
+    from encamp.storage.owned_folder import OwnedFolder
     sys.stdin.readline()
     for number in range(150):
         owned = OwnedFolder("busy")
@@ -341,14 +334,14 @@ def test_writing_process_does_not_prevent_removal(
 def test_second_cleaner_claims_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It has the lock file open when the first cleaner removes it."""
     folder = killed_owner()
-    real = ownership._locked_now
+    real = dead_owners._locked_now
 
     def late(fd: int) -> bool:
-        monkeypatch.setattr(ownership, "_locked_now", real)
+        monkeypatch.setattr(dead_owners, "_locked_now", real)
         assert reclaim() == [folder]
         return real(fd)
 
-    monkeypatch.setattr(ownership, "_locked_now", late)
+    monkeypatch.setattr(dead_owners, "_locked_now", late)
     assert not reclaim_folder(folder)
 
 
@@ -359,12 +352,12 @@ def test_a_lock_that_a_cleaner_takes_before_its_maker_is_made_again(
 
     def late(fd: int, operation: int) -> None:
         monkeypatch.setattr(fcntl, "flock", real)
-        run("from encamp.storage.ownership import reclaim; reclaim()")
+        run("from encamp.storage.dead_owners import reclaim; reclaim()")
         real(fd, operation)
 
     monkeypatch.setattr(fcntl, "flock", late)
     owned = OwnedFolder("name")
-    run("from encamp.storage.ownership import reclaim; reclaim()")
+    run("from encamp.storage.dead_owners import reclaim; reclaim()")
     assert owned.task.is_dir()
     owned.remove()
 
@@ -376,13 +369,13 @@ def test_a_lock_that_is_made_again_leaves_no_descriptor(monkeypatch: pytest.Monk
     owned.remove()
     tries: list[int] = []
 
-    def is_at(fd: int, path: Path, is_at: Any = ownership._is_at) -> bool:
+    def is_at(fd: int, path: Path, is_at: Any = owned_folder.is_at) -> bool:
         tries.append(fd)
         return len(tries) > 5 and is_at(fd, path)
 
     before = len(os.listdir("/proc/self/fd"))
     with monkeypatch.context() as patch:
-        patch.setattr(ownership, "_is_at", is_at)
+        patch.setattr(owned_folder, "is_at", is_at)
         owned = OwnedFolder("name")
     assert len(tries) > 5
     found = len(os.listdir("/proc/self/fd"))
@@ -394,7 +387,7 @@ def test_a_lock_that_is_made_again_leaves_no_descriptor(monkeypatch: pytest.Monk
 NOTING = """
     import sys, time
     from pathlib import Path
-    from encamp.storage.ownership import OwnedFolder
+    from encamp.storage.owned_folder import OwnedFolder
     owned = OwnedFolder("job.task")
     (owned.task / "result").write_text("half done")
     parts = [Path(name) for name in sys.argv[1:]]
@@ -449,7 +442,7 @@ def test_a_lock_outlives_no_exec() -> None:
     said = run(
         """
         import subprocess, sys
-        from encamp.storage.ownership import OwnedFolder
+        from encamp.storage.owned_folder import OwnedFolder
         owned = OwnedFolder("name")
         child = subprocess.Popen(["sleep", "600"], close_fds=False,
                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress_bar import ProgressBar
@@ -12,7 +11,7 @@ from rich.text import Text
 
 from encamp.errors import printable, shown
 from encamp.job_status import JobStatus, State
-from encamp.units import size_text
+from encamp.units import clock_text, size_text
 
 STYLES: dict[State, str] = {
     "done": "green",
@@ -105,15 +104,3 @@ def _fitting(parts: list[tuple[str, str]], width: int) -> Text:
         line.append(comma)
         line.append(shown(text), style)
     return line
-
-
-def clock_text(seconds: float) -> str:
-    """``"7 s"``, ``"1 min 05 s"``, ``"2 h 10 min"``."""
-    whole = max(0, ceil(seconds - 0.5))
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min"

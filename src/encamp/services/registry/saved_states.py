@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from encamp.cluster.disk_thread import DiskThread
-from encamp.storage.ownership import OwnedFolder
+from encamp.storage.owned_folder import OwnedFolder
 from encamp.wire.frames import Parts
 
 _PARTIAL = ".part"
@@ -47,7 +47,7 @@ class _Writing:
                 self.whole = True
 
 
-class Checkpoints:
+class SavedStates:
     """The last state of each server, written by another thread, whole or not at all."""
 
     def __init__(self, disk_thread: DiskThread) -> None:

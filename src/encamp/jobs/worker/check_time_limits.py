@@ -1,4 +1,9 @@
-"""The time limits of an attempt: that of the task, and that of the running step."""
+"""Whether an attempt has exceeded its time limit, or its running step that of the step.
+
+This module only checks; the exception makes `encamp.jobs.worker.slots.Slot.run` stop the slot. In
+the slot, `encamp.jobs.worker.commands` then ends a command line: SIGTERM, and SIGKILL after
+`encamp.timeouts.GRACE`. A Python step is interrupted by `encamp.errors.Stopped`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""encamp's own files in folders that other users may write to; files of others are never used.
+"""The files in a job's folder that encamp trusts: its own, never those of other users.
+
+Other users may be able to write to the folder.
 
 All names are opened relative to the folder's descriptor, links are not followed, and an opened file
 must be a regular file of a trusted owner. New files have random names until they are complete.
@@ -23,8 +25,8 @@ from secrets import token_hex
 from typing import IO
 
 from encamp.errors import NotOurs
-from encamp.storage.disk.file_owners import name_of_user, uid_of_new_files
-from encamp.storage.disk.safe_destination import NAMED, open_folder
+from encamp.storage.disk.path_to_destination import NAMED, open_folder
+from encamp.storage.disk.shown_owner import name_of_user, uid_of_new_files
 from encamp.storage.disk.unsupported_requests import flushed
 from encamp.storage.disk.write_all import write_all
 
@@ -39,7 +41,7 @@ MOST = 1 << 32
 
 
 @dataclass(frozen=True)
-class OwnFolder:
+class TrustedFolder:
     """A folder of a job, and whether it is shared with a group."""
 
     path: Path
@@ -48,11 +50,11 @@ class OwnFolder:
     """Whether any user may own it, since its contents are only displayed."""
     is_true: bool = False
     """Whether the path is resolved already, so that no links in it are followed."""
-    _held: list[OwnFiles] = field(default_factory=list, compare=False, repr=False)
+    _held: list[TrustedFiles] = field(default_factory=list, compare=False, repr=False)
     """The folder's files, while no other folder of this name is accepted."""
 
     @contextmanager
-    def opened(self, *, make: bool = False) -> Iterator[OwnFiles]:
+    def opened(self, *, make: bool = False) -> Iterator[TrustedFiles]:
         """The folder's files, during a block; with ``make`` a missing folder is created.
 
         Raises `NotOurs`, `BadDestination`, or OSError from the disk.
@@ -72,7 +74,7 @@ class OwnFolder:
             files.close()
 
     @contextmanager
-    def held(self) -> Iterator[OwnFiles]:
+    def held(self) -> Iterator[TrustedFiles]:
         """The folder's files; creates it if missing. No other can get its name in between."""
         self._held.append(self._files(make=True))
         try:
@@ -88,10 +90,12 @@ class OwnFolder:
         with suppress(FileNotFoundError), self.opened():
             pass
 
-    def _files(self, *, make: bool) -> OwnFiles:
+    def _files(self, *, make: bool) -> TrustedFiles:
         folder = self._above(make=make)
         try:
-            return OwnFiles(self.path, folder, shared=self.shared, anybody=self.anybody, make=make)
+            return TrustedFiles(
+                self.path, folder, shared=self.shared, anybody=self.anybody, make=make
+            )
         finally:
             os.close(folder)
 
@@ -105,7 +109,7 @@ class OwnFolder:
         return os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-class OwnFiles:
+class TrustedFiles:
     """The files of one folder; for one thread.
 
     ``folder`` is a descriptor of its parent; ``owners`` are trusted, by default this user and root,
@@ -173,9 +177,9 @@ class OwnFiles:
             remedy = "chmod go-w it if its content is yours, or share the job"
             raise NotOurs(str(self.path), f"{why}; {remedy} (--shared)")
 
-    def below(self, name: str, *, make: bool = False) -> OwnFiles:
+    def below(self, name: str, *, make: bool = False) -> TrustedFiles:
         """The files of a subfolder."""
-        return OwnFiles(
+        return TrustedFiles(
             self.path / name, self._fd, shared=self._shared, make=make, owners=self._owners
         )
 

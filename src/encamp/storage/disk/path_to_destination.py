@@ -23,7 +23,7 @@ import msgspec
 from msgspec.structs import replace
 
 from encamp.errors import BadDestination, printable
-from encamp.storage.disk.file_owners import name_of_user, uid_of_new_files
+from encamp.storage.disk.shown_owner import name_of_user, uid_of_new_files
 from encamp.storage.urls import folder_name
 
 _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC

@@ -1,29 +1,27 @@
-"""Answers to clients that ask for servers: the grant, the refusal, or why they wait.
+"""Letters of clients about servers, and the answers: the grant, the refusal, or why they wait.
 
-Who gets which server is decided in `encamp.services.registry.server_pool`.
+Who gets which server is decided in `encamp.services.registry.choose_server`.
 """
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 
 from encamp.errors import BadJob, EncampError, NotEnough, ServiceEnded
 from encamp.services.letters import Acquire, Granted, LeaseEnded, NewClient, Refused
-from encamp.services.registry.server_pool import Request, ServerRecord
-from encamp.services.registry.service_records import WARN_AFTER, Service, ServiceRecords
+from encamp.services.registry.server_record import Request, ServerRecord
+from encamp.services.registry.service_records import Service, ServiceRecords
+from encamp.services.registry.waiting_warnings import WaitingWarnings
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump
 from encamp.wire.protocol import SPAWNER
 
-_log = logging.getLogger("encamp")
 
-
-class Acquisitions:
+class ClientLetters:
     """Handles the requests of clients, and informs these which servers they get."""
 
     def __init__(self, records: ServiceRecords) -> None:
-        self._records = records
+        self._records, self._warnings = records, WaitingWarnings(records)
 
     def acquire(self, sender: int, letter: Acquire, parts: Parts) -> None:
         """Handle the request of a client for servers."""
@@ -39,7 +37,7 @@ class Acquisitions:
         request = service.pool.ask(sender, letter.ticket, letter.count, letter.server)
         self.grant(service)
         if letter.notice and sender == SPAWNER:
-            self._say_soon(service, request)
+            self._warnings.client_waits(service, request)
 
     def _impossible(self, service: Service, letter: Acquire) -> EncampError | None:
         """Why a request will never be met."""
@@ -54,20 +52,6 @@ class Acquisitions:
         if letter.count > most:
             return NotEnough(f"servers of {service.name}", letter.count, most, together=True)
         return None
-
-    def _say_soon(self, service: Service, request: Request) -> None:
-        """After `WARN_AFTER` seconds, log why the program still waits; once for each service."""
-        if request.waits and not service.said_held:
-            self._records.pump.call_later(WARN_AFTER, lambda: self._say_why(service, request))
-
-    def _say_why(self, service: Service, request: Request) -> None:
-        why = service.pool.in_use()
-        if not why:  # they are starting
-            self._say_soon(service, request)
-        elif request.waits and not service.said_held:
-            service.said_held = True
-            what = {0: "all servers", 1: "a server"}.get(request.count, f"{request.count} servers")
-            _log.warning("waiting for %s of %s: %s", what, service.name, why)
 
     def grant(self, service: Service) -> None:
         """Grant requests, as far as servers are free."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import errno
 import gc
-import os
-import signal
 import sys
 from collections.abc import Callable
 from io import TextIOWrapper
@@ -16,18 +13,12 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from encamp.cli.completion import SHELLS, engines, files, folders, script_for
+from encamp.cli.exit_status import exit_status, flushed
 from encamp.engines.kit.closed_streams import name_standard_streams
 from encamp.engines.kit.interpreter import command_signals
-from encamp.errors import EncampError, InputError, OutOfTime, printable, shown
-from encamp.exit_codes import signal_name
-from encamp.jobs.display.nonblocking_stderr import Screen
-from encamp.reports import JobFailed
-from encamp.storage.exit_on_signal import Terminated
 from encamp.version import __version__
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-_GO_ON = "finished tasks stay done; run again to continue"
 
 _RUN = """Run a job: a TOML job file, or a Python script that runs jobs.
 
@@ -522,70 +513,4 @@ def main() -> NoReturn:
     atexit.register(gc.freeze)  # skip garbage collection at exit, when all memory is freed anyway
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names may hold any character
-    sys.exit(_flushed(_status()))
-
-
-def _status() -> int:
-    """Run the command line; returns the exit status."""
-    try:
-        code = cli.main(standalone_mode=False, prog_name="encamp")
-    except SystemExit as exc:
-        return _ended(exc)
-    except click.ClickException as exc:
-        exc.show()
-        return 2
-    except (click.Abort, KeyboardInterrupt):
-        _say(f"stopped; {_GO_ON}")
-        return 128 + signal.SIGINT
-    except JobFailed:
-        return 1  # the failures are listed already
-    except OutOfTime as exc:
-        _say(str(exc))
-        return os.EX_TEMPFAIL
-    except EncampError as exc:
-        _say(str(exc))
-        return 2 if isinstance(exc, InputError) else 1
-    except OSError as exc:  # of encamp's own files; a script's errors are shown as Python does
-        _report_os_error(exc, "standard output" if exc.errno in _NOT_WRITTEN else "")
-        return 1
-    return code if isinstance(code, int) else 0
-
-
-def _ended(exc: SystemExit) -> int:
-    """The exit status after a signal, or of the script."""
-    if isinstance(exc, Terminated):
-        _say(f"stopped by {signal_name(exc.number)}; {_GO_ON}")
-    if exc.code is None or isinstance(exc.code, int):
-        return exc.code or 0
-    Screen(sys.stderr).write(f"{shown(str(exc.code))}\n")
-    return 1
-
-
-def _flushed(code: int) -> int:
-    """The exit status, even if standard output cannot be written."""
-    try:
-        sys.stdout.flush()
-    except OSError as exc:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python's own flush fails, too
-        _report_os_error(exc, "standard output")
-        return code or 1
-    return code
-
-
-_NOT_WRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
-"""Errors of a full or broken output. Those of a file have its name."""
-
-
-def _report_os_error(exc: OSError, what: str = "") -> None:
-    """Report an error of the system, except a closed standard output."""
-    if not isinstance(exc, BrokenPipeError):
-        what = printable(exc.filename) if exc.filename else what
-        where = f"{what}: " if what else ""
-        _say(f"{where}{(exc.strerror or str(exc)).lower()}")
-
-
-def _say(text: str) -> None:
-    """Print a message of the command, unless standard error is closed."""
-    screen = Screen(sys.stderr)
-    screen.write(f"encamp: {shown(text)}\n")
-    screen.drain()
+    sys.exit(flushed(exit_status(cli)))

@@ -9,6 +9,6 @@ _BEGINNINGS = (
 """Other variables of PVM, which begin with ``PVM_``, are settings that steps with PVM need."""
 
 
-def foreign(name: str) -> bool:
+def not_inherited(name: str) -> bool:
     """Whether a variable makes a process believe that it is an MPI rank or a PVM task."""
     return name.startswith(_BEGINNINGS)

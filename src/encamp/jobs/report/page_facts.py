@@ -1,7 +1,7 @@
-"""The page of a report: ``page.html`` with its style, its script and the facts of a run.
+"""The facts of a run that the page of its report shows; ``draw_page.js`` draws all from them.
 
-The page's own script draws everything from these facts. The page stays small enough for browsers:
-if there are very many tasks, it shows some of them, and counts all.
+The page is ``page.html`` with its style, that script and these facts. It stays small enough for
+browsers: if there are very many tasks, it shows some of them, and counts all.
 """
 
 from __future__ import annotations
@@ -67,9 +67,8 @@ def _template() -> tuple[bytes, bytes, bytes]:
     With its hash, browsers accept only the page's own script; see CSP Level 3.
     """
     here = files("encamp.jobs.report")
-    page, style, script = (
-        here.joinpath(f"page.{end}").read_bytes() for end in ("html", "css", "js")
-    )
+    names = ("page.html", "page.css", "draw_page.js")
+    page, style, script = (here.joinpath(name).read_bytes() for name in names)
     text = page.replace(b"@STYLE@", style).replace(b"@SCRIPT@", script)
     inside = text.partition(b"<script>")[2].partition(b"</script>")[0]
     own_hash = b64encode(hashlib.sha256(inside).digest())

@@ -1,4 +1,4 @@
-"""Folders of the local storage and their owners; removing the folders of dead owners.
+"""A private folder of the local storage, which its process owns until it removes or keeps it.
 
 Beside each folder is a lock file, with ``.lock`` after the folder's name. The owner holds a `flock`
 on it, which the kernel drops however the owner's process dies. The lock file is created before the
@@ -12,28 +12,21 @@ import fcntl
 import os
 import re
 import stat
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from secrets import token_hex
 
-from encamp.errors import BadLocalStorage, printable
+from encamp.errors import BadLocalStorage
 from encamp.storage.cache.integrity import doubt
 from encamp.storage.cache.tmp_cleaners import keep_off, locked
 from encamp.storage.disk.disk_full import disk_full
-from encamp.storage.disk.removal import remove_tree, removed_at_once
+from encamp.storage.disk.removal import not_removed, remove_tree, removed_at_once
 from encamp.storage.inputs import overlay
-from encamp.storage.local_storage import local_storage, local_storage_path
-from encamp.storage.outputs.temporary_names import discard_noted
-from encamp.storage.process_identity import (
-    MOST_FACTS,
-    ProcessFacts,
-    boot_id,
-    facts_in,
-    this_process,
-)
+from encamp.storage.kept_folders import move_to_kept
+from encamp.storage.local_storage import local_storage
+from encamp.storage.process_identity import ProcessFacts, this_process
 
 LOCK = ".lock"
 TASK = "task"
@@ -47,11 +40,6 @@ _SMALLEST = 4096
 def sandboxes(root: Path) -> Path:
     """The folder with the owned folders."""
     return root / "sandboxes"
-
-
-def kept(root: Path) -> Path:
-    """The folder with folders that were kept for inspection; they have no owner."""
-    return root / "kept"
 
 
 class OwnedFolder:
@@ -98,7 +86,7 @@ class OwnedFolder:
         """Whether this process still has both locks, and no other user may enter the folder."""
         if self._folder is None or self._has_linked:
             return False
-        if not _is_at(self._folder, self.path) or not _is_at(self._lock, self._lock_file):
+        if not is_at(self._folder, self.path) or not is_at(self._lock, self._lock_file):
             return False
         return stat.S_IMODE(os.fstat(self._folder).st_mode) == 0o700
 
@@ -156,9 +144,9 @@ class OwnedFolder:
         """
         if self._lock >= 0 and self._pid == os.getpid():
             try:
-                _remove(self.path, self._root, linked=self._has_linked)
+                remove_folder(self.path, self._root, linked=self._has_linked)
             except OSError as exc:
-                _warn_of(self.path, exc)
+                not_removed(self.path, exc)
             finally:
                 self._release()
 
@@ -168,7 +156,8 @@ class OwnedFolder:
         Raises `DiskFull` or `BadLocalStorage`.
         """
         with named_refusals(self._root):
-            target = _keep(self.path, self._root)
+            doubt_linked(self.path)
+            target = move_to_kept(self.path, self._root)
         self._release()
         return target
 
@@ -195,37 +184,18 @@ def _refused(root: Path, exc: OSError) -> BadLocalStorage:
     return BadLocalStorage(str(root), (exc.strerror or str(exc)).lower())
 
 
-def _remove(folder: Path, root: Path, *, linked: bool = True) -> None:
-    """Remove a folder of the local storage; ``linked`` if trees may be noted in it."""
+def remove_folder(folder: Path, root: Path, *, linked: bool = True) -> None:
+    """Remove an owned folder; ``linked`` if trees may be noted in it."""
     if linked:
-        _doubt_linked(folder)
+        doubt_linked(folder)
     remove_tree(folder, root, overlay.unmount_below(folder))
 
 
-def _keep(folder: Path, root: Path) -> Path:
-    _doubt_linked(folder)
-    overlay.settle(folder)
-    parent = kept(root)
-    parent.mkdir(mode=0o700, exist_ok=True)
-    return folder.rename(parent / folder.name)
-
-
-def _doubt_linked(folder: Path) -> None:
+def doubt_linked(folder: Path) -> None:
+    """Have the trees checked that are noted in a folder, before their next use."""
     with suppress(OSError):
         for name in filter(None, (folder / LINKED).read_bytes().split(b"\0")):
             doubt(Path(os.fsdecode(name)))
-
-
-def keep_dead(folder: Path) -> Path | None:
-    """`OwnedFolder.keep` for the folder of a dead owner; None if it is missing or owned."""
-    lock = _lock_of(folder)
-    with _taken_over(lock) as dead:
-        if not dead or not folder.exists():
-            return None
-        _remove_parts(folder)
-        target = _keep(folder, local_storage())
-        lock.unlink(missing_ok=True)
-        return target
 
 
 def _new_name(name: str) -> str:
@@ -239,16 +209,12 @@ def _short(name: str) -> str:
     return clean.encode("utf-8", "replace")[:100].decode("utf-8", "ignore")
 
 
-def _lock_of(folder: Path) -> Path:
-    return Path(f"{folder}{LOCK}")
-
-
 def _take_new(path: str) -> int:
     """Create the lock file and lock it; again if a cleaner removes it in the meantime."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX)
-        if _is_at(fd, path):
+        if is_at(fd, path):
             return fd
         os.close(fd)
 
@@ -258,7 +224,8 @@ def _is_empty_file(name: str, folder: int) -> bool:
     return stat.S_ISREG(status.st_mode) and not status.st_size
 
 
-def _is_at(fd: int, path: str | Path) -> bool:
+def is_at(fd: int, path: str | Path) -> bool:
+    """Whether a descriptor is that of the file that has this name now."""
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
     except FileNotFoundError:
@@ -268,144 +235,3 @@ def _is_at(fd: int, path: str | Path) -> bool:
 @lru_cache(maxsize=1)
 def _about(process: ProcessFacts) -> bytes:
     return process.as_bytes()
-
-
-@contextmanager
-def _taken_over(lock: Path) -> Iterator[bool]:
-    """Hold the lock of a dead owner; False if the owner lives or the folder was cleaned already."""
-    try:
-        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        yield False
-        return
-    try:
-        yield _locked_now(fd) and _is_at(fd, lock) and _is_dead(os.read(fd, MOST_FACTS))
-    finally:
-        os.close(fd)
-
-
-def _is_dead(written: bytes) -> bool:
-    """Whether the owner of a free lock is dead.
-
-    On this kernel a free lock means so, whatever process ids are visible here. But a living process
-    may have closed its descriptor by mistake, and locks of another machine may be invisible here.
-    """
-    owner = facts_in(written)
-    if owner is None or owner.known_dead:  # None: killed before it could write
-        return True
-    return owner.boot == boot_id() and not owner.near
-
-
-def _locked_now(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def reclaim(
-    storage: Path | None = None,
-    *,
-    dry_run: bool = False,
-    stayed: dict[Path, OSError] | None = None,
-) -> list[Path]:
-    """Remove the folders of dead owners and return them; those of living owners stay.
-
-    ``storage`` is the `local_storage`, if the caller has it already.
-    Several processes may do this at once. A folder that cannot be removed is noted in ``stayed``,
-    or warned about, and does not stop anything. Raises `BadLocalStorage`.
-    """
-    parent = sandboxes(storage or local_storage_path())
-    if not os.path.lexists(parent):
-        return []
-    root = storage or local_storage()  # nothing is removed but in this user's own folder
-    with named_refusals(root):
-        names = set(os.listdir(parent))
-    folders = {name.removesuffix(LOCK) for name in names}
-    return [
-        parent / name
-        for name in sorted(folders)
-        if _reclaimed(parent / name, stayed, dry_run=dry_run) and name in names
-    ]
-
-
-def _reclaimed(folder: Path, stayed: dict[Path, OSError] | None, *, dry_run: bool) -> bool:
-    try:
-        return reclaim_folder(folder, dry_run=dry_run)
-    except OSError as exc:
-        _tell_of(folder, exc, stayed)
-        return False
-
-
-def _tell_of(leftover: Path, exc: OSError, stayed: dict[Path, OSError] | None) -> None:
-    if stayed is None:
-        _warn_of(leftover, exc)
-    else:
-        stayed[leftover] = exc
-
-
-def _warn_of(leftover: Path, exc: OSError) -> None:
-    warnings.warn(f"cannot remove the leftover {printable(leftover)}: {exc}", stacklevel=4)
-
-
-def reclaim_folder(folder: Path, *, dry_run: bool = False) -> bool:
-    """Remove ``folder`` if its owner is dead; returns whether that was so."""
-    lock = _lock_of(folder)
-    if not lock.exists():
-        # A lock file is created before its folder and removed after it, so without one the folder
-        # has no owner, unless the folder has just been removed. A cleaner may have removed only the
-        # lock file; but then the owner still holds the lock of the folder itself.
-        with _nobodys(folder) as dead:
-            if dead and not dry_run and not lock.exists():
-                _remove(folder, folder.parent.parent)
-            return dead
-    with _taken_over(lock) as dead:
-        if dead and not dry_run:
-            _remove_parts(folder)
-            _remove(folder, folder.parent.parent)
-            lock.unlink(missing_ok=True)
-        return dead
-
-
-@contextmanager
-def _nobodys(folder: Path) -> Iterator[bool]:
-    """Hold a folder without a lock file; False if it is missing or another process holds it."""
-    try:
-        fd = locked(folder, fcntl.LOCK_EX)
-    except (FileNotFoundError, NotADirectoryError):
-        yield os.path.lexists(folder)  # a file or symlink has no owner
-        return
-    try:
-        yield fd is not None
-    finally:
-        if fd is not None:
-            os.close(fd)
-
-
-def _remove_parts(folder: Path) -> None:
-    """Remove the temporary files that a dead owner has noted."""
-    with suppress(OSError):
-        for name in (folder / PARTS).read_bytes().split(b"\0"):
-            discard_noted(Path(os.fsdecode(name)))
-
-
-def clean_kept(*, dry_run: bool = False, stayed: dict[Path, OSError] | None = None) -> list[Path]:
-    """Remove the folders that were kept for inspection, and return them.
-
-    Folders that cannot be removed are noted in ``stayed``, or warned about.
-    """
-    parent = kept(local_storage_path())
-    folders = sorted(parent.iterdir()) if parent.is_dir() else []
-    if dry_run or not folders:
-        return folders
-    root, gone = local_storage(), []
-    for folder in folders:
-        try:
-            remove_tree(folder, root, overlay.unmount_below(folder))
-            gone.append(folder)
-        except OSError as exc:
-            _tell_of(folder, exc, stayed)
-    with suppress(OSError):
-        parent.rmdir()
-    return gone
