@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from encamp.agent.failed_starts import TRIES, Starts
 from encamp.errors import SlotsCannotStart
-from encamp.jobs.worker.slots import Slot, SlotLost, Slots, _NotTaken
+from encamp.jobs.worker.slots import SlotLost, Slots, SupervisedSlot, _NotTaken
 
 STILLBORN: dict[str, Any] = {"stillborn": "no module", "begun": False, "waited": True}
 IDLE: dict[str, Any] = {"stillborn": None, "begun": False, "waited": False}
@@ -47,7 +48,7 @@ def test_three_failed_starts_in_a_row_are_enough(
         starts.check("here")
 
 
-class _Slot(Slot):
+class _Slot(SupervisedSlot):
     """One whose process ends before it takes the call."""
 
     def __init__(self, stillborn: str | None, *, is_new: bool = True) -> None:
@@ -74,5 +75,5 @@ def test_a_call_is_given_to_so_many_new_slots_and_to_any_that_were_used(
     given = iter([_Slot(None, is_new=False)] * 5 + [_Slot(stillborn)] * TRIES)
     monkeypatch.setattr(Slots, "borrow", lambda *_, **__: nullcontext(next(given)))
     with pytest.raises(error):
-        Slots().run(print)
+        Slots().run(print, supervisor=SimpleNamespace(), tick=1.0)
     assert next(given, None) is None

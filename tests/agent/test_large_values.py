@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,9 +90,8 @@ def test_large_values_arrive_as_arguments_results_and_messages(size: int, inline
 
 @pytest.mark.parametrize("size", [100, 300_000])
 def test_large_values_arrive_in_job_slots(size: int) -> None:
-    done = slots_here().run(
-        work.same, b"x" * size, tick=1.0, on_message=print, on_tick=lambda: None
-    )
+    supervisor = SimpleNamespace(on_message=print, on_tick=lambda: None, on_note=print)
+    done = slots_here().run(work.same, b"x" * size, tick=1.0, supervisor=supervisor)
     assert isinstance(done, Done)
     assert done.value == b"x" * size
 

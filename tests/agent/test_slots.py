@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -20,7 +21,7 @@ import slot_work as work
 
 from encamp.agent.child_process import MARK, SlotProcess, last_words
 from encamp.errors import SlotsCannotStart
-from encamp.jobs.worker.slots import Done, Raised, Slot, SlotLost, Slots, slots_here
+from encamp.jobs.worker.slots import Done, Raised, SlotLost, Slots, SupervisedSlot, slots_here
 from encamp.slot import this_process
 from encamp.slot.ledger import LONGEST_NOTE
 from encamp.slot.main import SlotSettings
@@ -30,7 +31,7 @@ HERE = (str(Path(__file__).parent),)
 
 
 def run(
-    slots: Slots | Slot,
+    slots: Slots | SupervisedSlot,
     function: Callable[..., Any],
     *args: Any,
     on_message: Callable[[object], None] = lambda message: None,
@@ -38,9 +39,10 @@ def run(
     on_note: Callable[[object], None] = lambda note: None,
     tick: float = 0.05,
 ) -> Any:
-    given: tuple[Any, ...] = (function, args) if isinstance(slots, Slot) else (function, *args)
-    told: dict[str, Any] = {"on_message": on_message, "on_tick": on_tick, "on_note": on_note}
-    answer = slots.run(*given, sys_path=HERE, tick=tick, **told)
+    one = isinstance(slots, SupervisedSlot)
+    given: tuple[Any, ...] = (function, args) if one else (function, *args)
+    supervisor = SimpleNamespace(on_message=on_message, on_tick=on_tick, on_note=on_note)
+    answer = slots.run(*given, sys_path=HERE, tick=tick, supervisor=supervisor)
     if isinstance(answer, Raised):
         raise answer.error
     assert isinstance(answer, Done)
@@ -83,9 +85,11 @@ def test_leftovers_of_call_are_collected_at_slot_end(slots: Slots, tmp_path: Pat
 
 def test_slots_end_at_the_same_time(slots: Slots, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    real = Slot.ask_to_stop, Slot.stop
-    monkeypatch.setattr(Slot, "ask_to_stop", lambda slot: told.append("ask") or real[0](slot))
-    monkeypatch.setattr(Slot, "stop", lambda slot: told.append("stop") or real[1](slot))
+    real = SupervisedSlot.ask_to_stop, SupervisedSlot.stop
+    monkeypatch.setattr(
+        SupervisedSlot, "ask_to_stop", lambda slot: told.append("ask") or real[0](slot)
+    )
+    monkeypatch.setattr(SupervisedSlot, "stop", lambda slot: told.append("stop") or real[1](slot))
     with slots.borrow(), slots.borrow(), slots.borrow():
         pass
     slots.close()
@@ -221,10 +225,11 @@ def test_a_zombie_of_the_function_does_not_hold_up_its_end(slots: Slots) -> None
 def test_the_slot_ends_with_its_supervisor_and_takes_all_along(tmp_path: Path) -> None:
     code = (
         "import sys\nsys.path.insert(0, sys.argv[1])\nimport slot_work\n"
+        "from types import SimpleNamespace\n"
         "from encamp.jobs.worker.slots import slots_here\n"
         "slots_here().run(slot_work.background, True, 'waits', sys_path=(sys.argv[1],), tick=1,\n"
-        "    on_message=lambda m: isinstance(m, int) and print(m, flush=True),\n"
-        "    on_tick=lambda: None)\n"
+        "    supervisor=SimpleNamespace(on_tick=lambda: None, on_note=lambda n: None,\n"
+        "        on_message=lambda m: isinstance(m, int) and print(m, flush=True)))\n"
     )
     words = [sys.executable, "-c", code, *HERE]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as supervisor:

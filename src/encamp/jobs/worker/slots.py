@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from encamp.agent.child_process import REFUSED, SlotProcess, may_pass
 from encamp.agent.failed_starts import Starts
@@ -79,7 +79,23 @@ class _NotTaken(Exception):
     """The slot ended before it took the call."""
 
 
-class Slot:
+class Supervisor(Protocol):
+    """Supervises one call. What it raises stops the slot, except for `answer`."""
+
+    def on_tick(self) -> None:
+        """Check whether the call may continue; called from time to time."""
+
+    def on_message(self, message: Any) -> None:
+        """Handle a message of the function."""
+
+    def on_note(self, note: Any) -> None:
+        """Read the latest note, before `on_tick` and when the slot is stopped or lost."""
+
+    def answer(self, question: Any) -> Any:
+        """Answer a question of the function; an exception is raised there."""
+
+
+class SupervisedSlot:
     """One slot; for one thread at a time.
 
     It keeps the modules that it has imported, so it is for one ``batch`` of work, whose code does
@@ -131,21 +147,15 @@ class Slot:
         self,
         function: Callable[..., Any],
         args: tuple[Any, ...],
+        supervisor: Supervisor,
         *,
-        sys_path: tuple[str, ...] = (),
         tick: float,
-        on_message: Callable[[Any], None],
-        on_tick: Callable[[], None],
-        on_question: Callable[[object], Any] | None = None,
-        on_note: Callable[[Any], None] = lambda _: None,
+        sys_path: tuple[str, ...] = (),
     ) -> Done | Raised:
         """Run ``function(*args)`` in the slot and wait for it.
 
-        ``on_message`` gets the messages of the function; ``on_tick`` is called at least every
-        ``tick`` seconds. An exception in either stops the slot; so does KeyboardInterrupt.
-        ``on_question`` answers its questions, and may raise an error for it. ``on_note`` gets its
-        latest note, before each ``on_tick`` and when the slot is stopped or lost. Raises `SlotLost`
-        if the slot's process dies.
+        ``supervisor`` is called at least every ``tick`` seconds. KeyboardInterrupt stops the slot.
+        Raises `SlotLost` if the slot's process dies.
         """
         setup = pickle.dumps(Setup(sys_path=sys_path))
         work, large = enclosed([pickle.dumps(((function, *args), {}))])
@@ -156,10 +166,10 @@ class Slot:
             new = b"" if settings is self._settings else settings
             self._settings = settings
             self._send([encode(Run(0, 1, [0], settings=new)), calls, _CALL, *large])
-            return self._wait(tick, on_message, on_tick, on_question, on_note)
+            return self._wait(tick, supervisor)
         except BaseException:
             try:
-                self._look(on_note)
+                self._look(supervisor)
             finally:
                 self.stop()
             raise
@@ -174,67 +184,56 @@ class Slot:
         except OSError:
             raise _NotTaken from None
 
-    def _wait(
-        self,
-        tick: float,
-        on_message: Callable[[Any], None],
-        on_tick: Callable[[], None],
-        on_question: Callable[[object], Any] | None,
-        on_note: Callable[[Any], None],
-    ) -> Done | Raised:
+    def _wait(self, tick: float, supervisor: Supervisor) -> Done | Raised:
         next_tick = time.monotonic() + tick
         while True:
-            for parts in self._come(max(0.0, next_tick - time.monotonic()), on_note):
+            for parts in self._come(max(0.0, next_tick - time.monotonic()), supervisor):
                 envelope = decode(parts[0])
                 if isinstance(envelope, Results):
                     if not envelope.results[0][1]:
-                        self._look(on_note)
+                        self._look(supervisor)
                     return _answer(envelope, parts)
                 if isinstance(envelope, SupervisorMessage):
-                    on_message(load(parts[1:]))
+                    supervisor.on_message(load(parts[1:]))
                 elif isinstance(envelope, Ask):
-                    self._answer(envelope, on_question, load(parts[1:]))
+                    self._answer(envelope, supervisor, load(parts[1:]))
             if time.monotonic() >= next_tick:
-                if not self.alive and not self._come(0, on_note):
-                    raise self._lost(on_note)  # a child process still has its end of the socket
-                self._look(on_note)
-                on_tick()
+                if not self.alive and not self._come(0, supervisor):
+                    raise self._lost(supervisor)  # a child process still has its end of the socket
+                self._look(supervisor)
+                supervisor.on_tick()
                 next_tick = time.monotonic() + tick
 
-    def _answer(
-        self, asked: Ask, on_question: Callable[[object], Any] | None, question: object
-    ) -> None:
+    def _answer(self, asked: Ask, supervisor: Supervisor, question: object) -> None:
         try:
-            if on_question is None:
-                raise RuntimeError("the worker of this step cannot answer questions")
-            answer, good = on_question(question), True
+            answer, good = supervisor.answer(question), True
         except Exception as exc:  # noqa: BLE001 - it is raised where it was asked
             answer, good = portable_error(exc), False
         with suppress(_NotTaken):  # its end is noticed next
             self._send([encode(Answer(0, asked.ticket, good)), *dump(answer)])
 
-    def _look(self, on_note: Callable[[Any], None]) -> None:
+    def _look(self, supervisor: Supervisor) -> None:
         """Read the running call's latest note."""
         noted = self._process.noted()
         if noted and noted != self._noted:
             self._noted = noted
             call, message = pickle.loads(noted)  # noqa: S301 - from our own process
             if call == self._calls:
-                on_note(message)
+                supervisor.on_note(message)
 
-    def _come(self, timeout: float, on_note: Callable[[Any], None]) -> list[Parts]:
+    def _come(self, timeout: float, supervisor: Supervisor) -> list[Parts]:
         """The next message from the slot within the time; those already received are first."""
         if not self._arrived and readable(self._process.data, timeout):
             try:
                 self._arrived = self._process.reader.read()
             except (EOFError, OSError):
-                raise self._lost(on_note) from None
+                raise self._lost(supervisor) from None
         arrived, self._arrived = self._arrived, []
         return arrived
 
-    def _lost(self, on_note: Callable[[Any], None]) -> Exception:
+    def _lost(self, supervisor: Supervisor) -> Exception:
         taken = self._process.begun(self._calls)
-        self._look(on_note)
+        self._look(supervisor)
         exit_code = self._process.ended()
         return SlotLost(exit_code) if taken else _NotTaken()
 
@@ -256,11 +255,11 @@ class Slots:
     """The slots of this process: started when needed, reused, as many as run at once."""
 
     def __init__(self) -> None:
-        self._idle: list[tuple[int, Slot]] = []  # with the thread that last used it
+        self._idle: list[tuple[int, SupervisedSlot]] = []  # with the thread that last used it
         self._lock = threading.Lock()
 
     @contextmanager
-    def borrow(self, *, batch: str = "", own_mounts: bool = False) -> Iterator[Slot]:
+    def borrow(self, *, batch: str = "", own_mounts: bool = False) -> Iterator[SupervisedSlot]:
         """A slot for this thread alone; it is returned afterwards unless it died.
 
         Idle slots of another batch are stopped, since their modules may be out of date.
@@ -282,7 +281,7 @@ class Slots:
             self._idle = [idle for idle in self._idle if idle[1].batch == batch]
         _stop_all(others)
 
-    def _take(self, batch: str, own_mounts: bool) -> Slot:
+    def _take(self, batch: str, own_mounts: bool) -> SupervisedSlot:
         with self._lock:
             # The thread's own last slot is first, so that a thread and a slot stay together.
             self._idle.sort(key=lambda idle: idle[0] == threading.get_ident())
@@ -294,11 +293,11 @@ class Slots:
                     slot.stop()
         return self._started(batch, own_mounts)
 
-    def _started(self, batch: str, own_mounts: bool) -> Slot:
+    def _started(self, batch: str, own_mounts: bool) -> SupervisedSlot:
         """A new slot, retried if the system refuses it for a moment."""
         for tries in itertools.count(1):
             try:
-                return Slot(batch=batch, own_mounts=own_mounts)
+                return SupervisedSlot(batch=batch, own_mounts=own_mounts)
             except OSError as exc:
                 if tries > len(REFUSED) or not may_pass(exc):
                     raise SlotsCannotStart(socket.gethostname(), tries, str(exc)) from exc
@@ -309,11 +308,13 @@ class Slots:
         self,
         function: Callable[..., Any],
         *args: Any,
+        supervisor: Supervisor,
+        tick: float,
+        sys_path: tuple[str, ...] = (),
         batch: str = "",
         own_mounts: bool = False,
-        **options: Any,
     ) -> Done | Raised:
-        """`Slot.run` in any slot; again in a different one if an idle slot was just ending.
+        """`SupervisedSlot.run` in any slot; again in a different one if an idle slot was just ending.
 
         Raises `SlotsCannotStart` if none starts.
         """
@@ -321,7 +322,7 @@ class Slots:
         while True:
             with self.borrow(batch=batch, own_mounts=own_mounts) as slot:
                 try:
-                    return slot.run(function, args, **options)
+                    return slot.run(function, args, supervisor, tick=tick, sys_path=sys_path)
                 except _NotTaken:
                     starts.note(slot.stillborn, begun=not slot.is_new, waited=True)
                     starts.check()
@@ -335,7 +336,7 @@ class Slots:
         _stop_all([slot for _, slot in idle])
 
 
-def _stop_all(slots: list[Slot]) -> None:
+def _stop_all(slots: list[SupervisedSlot]) -> None:
     """Stop slots, in about the time that one takes."""
     for slot in slots:
         slot.ask_to_stop()

@@ -72,14 +72,11 @@ def _supervise(work: Work) -> Outcome:
             run_phases,
             work,
             supervisor.files is not None,
+            supervisor=supervisor,
+            tick=TICK,
+            sys_path=work.sys_path,
             batch=work.token,
             own_mounts=needs_own_mounts((*work.shared, *work.inputs)),
-            sys_path=work.sys_path,
-            tick=TICK,
-            on_tick=supervisor.on_tick,
-            on_message=supervisor.on_note,
-            on_question=supervisor.answer,
-            on_note=supervisor.on_note,
         )
     except SlotLost as exc:
         return supervisor.outcome(TaskLost(work.task, socket.gethostname(), exc.exit_code))
@@ -152,7 +149,12 @@ class _Supervisor:
             self._limits.step_begins(step.label, step.time_limit, ago)
             self._phase_began = self.work.clock.now() - ago, step.since
 
+    def on_message(self, message: AttemptNote) -> None:
+        """Read a note that was too long to be left, or that must not be missed."""
+        self.on_note(message)
+
     def on_tick(self) -> None:
+        """Check the lease and the time limits. Raises `Abandoned` or `TimeLimitExceeded`."""
         now = time.monotonic()
         self._usage.look_again()
         if self._folder is not None:
