@@ -103,3 +103,18 @@ def test_the_architecture_names_files_that_exist() -> None:
     assert len(named) > 20
     places = ROOT, ROOT / "src/encamp"
     assert [name for name in sorted(named) if not any((p / name).exists() for p in places)] == []
+
+
+def test_the_walks_name_functions_that_are_in_their_files() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    walks = text[text.index("## How to read the walks") : text.index("## Decisions, and why")]
+    lines = re.findall(r"^(?:[ →←]*)([\w.]+) +([\w/]+\.py)\b", walks, re.MULTILINE)
+    assert len(lines) > 120
+    missing = []
+    for name, file in lines:
+        code = (ROOT / "src/encamp" / file).read_text()
+        *owner, function = name.split(".")
+        defined = re.search(rf"^ *(?:async )?(?:def|class) {function}\b", code, re.MULTILINE)
+        if not defined or (owner and not re.search(rf"^class {owner[0]}\b", code, re.MULTILINE)):
+            missing.append(f"{name} in {file}")
+    assert missing == []
