@@ -314,7 +314,7 @@ class Slots:
         batch: str = "",
         own_mounts: bool = False,
     ) -> Done | Raised:
-        """`SupervisedSlot.run` in any slot; again in a different one if an idle slot was just ending.
+        """`SupervisedSlot.run` in any slot; again in a different one if that was just ending.
 
         Raises `SlotsCannotStart` if none starts.
         """
