@@ -23,7 +23,6 @@ from encamp import cores_and_memory
 from encamp.cluster.agents import Agent, Agents
 from encamp.cluster.call_setup import Setups
 from encamp.cluster.disk_thread import DiskThread
-from encamp.cluster.events import TaskExit, TaskResult
 from encamp.cluster.kill_and_cancel import NOT_INLINE, KillAndCancel
 from encamp.cluster.messages import Messages
 from encamp.cluster.records import SENT, WAITING, Cause, SlotRecord, TaskRecord
@@ -541,7 +540,7 @@ class Controller:
         if options.staged and (files := self.setups.forget(task)) is not None:
             self.disk_thread.run(files.close, _nothing)
         if options.notify:
-            self.messages.put(task.id, TaskResult(task.id, good, value), TaskExit(task.id))
+            self.messages.put_end(task.id, good, value)
         if good:
             task.future.set_result(value)
         else:
@@ -555,7 +554,7 @@ class Controller:
         self._forget(task, False, error)
         task.future._set_cancelled()
         if task.options.notify:
-            self.messages.put(task.id, TaskResult(task.id, False, error), TaskExit(task.id))
+            self.messages.put_end(task.id, False, error)
 
     def _forget(self, task: TaskRecord, good: bool, value: Any) -> None:
         task.ended()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from encamp.cluster.events import TaskExit, TaskResult
 from encamp.cluster.records import RUNNING, TaskRecord
 from encamp.engines.engine_interface import PreparedSend
 from encamp.slot.small_messages import Shortcut
@@ -22,7 +23,8 @@ class Messages:
 
     def __init__(self, tasks: Mapping[int, TaskRecord], outbox: Outbox) -> None:
         self._tasks, self._outbox = tasks, outbox
-        self.queue: deque[tuple[int, Any]] = deque()
+        self.queue: deque[tuple[int, Any] | tuple[int, bool, Any] | int] = deque()
+        """Messages and events with their senders, and ended tasks, see `put_end`."""
         self.early: dict[int, list[tuple[int, int, Parts]]] = {}
         """Messages for tasks that have not started: ports, senders and payloads."""
         self.waiters: list[Callable[[], object]] = []
@@ -36,10 +38,19 @@ class Messages:
 
     # For the program
 
-    def put(self, sender: int, *what: Any) -> None:
-        """Queue messages (their pickles' parts) or events."""
-        for one in what:
-            self.queue.append((sender, one))
+    def put(self, sender: int, what: Any) -> None:
+        """Queue a message (its pickle's parts) or an event."""
+        self.queue.append((sender, what))
+        self._news = True
+
+    def put_end(self, task: int, ok: bool, value: Any) -> None:
+        """Queue the two events of a task's end.
+
+        They are created when they are received, because most programs never receive them: objects
+        that wait here take memory, and time in each garbage collection.
+        """
+        self.queue.append((task, ok, value))  # a `TaskResult`
+        self.queue.append(task)  # a `TaskExit`
         self._news = True
 
     def take(self, source: int | None) -> Received | None:
@@ -49,13 +60,14 @@ class Messages:
             return None
         with self._taking:
             for position in range(len(queue) if source is not None else min(1, len(queue))):
-                sender, what = queue[position]
+                found = queue[position]
+                sender = found if isinstance(found, int) else found[0]
                 if source is None or sender == source:
                     del queue[position]
                     break
             else:
                 return None
-        return Received(sender, load(what) if isinstance(what, list) else what)
+        return _received(found)
 
     def clear(self) -> None:
         """Empty the queue."""
@@ -124,3 +136,13 @@ class Messages:
         task = self._tasks.get(number)
         slot = task.slot if task is not None and task.state is RUNNING else None
         return (NOWHERE, NOWHERE, 0) if slot is None else (slot.agent, slot.number, slot.runs)
+
+
+def _received(found: tuple[int, Any] | tuple[int, bool, Any] | int) -> Received:
+    """What an entry of the queue stands for."""
+    if isinstance(found, int):
+        return Received(found, TaskExit(found))
+    if len(found) == 3:
+        return Received(found[0], TaskResult(*found))
+    sender, what = found
+    return Received(sender, load(what) if isinstance(what, list) else what)
