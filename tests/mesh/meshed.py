@@ -9,7 +9,7 @@ from collections.abc import Callable
 from encamp.engines.engine_interface import CONTROLLER, Arrival, Endpoint, Frame
 from encamp.engines.kit.mesh.agent import MeshAgent
 from encamp.engines.kit.mesh.certificate import Identity
-from encamp.engines.kit.mesh.engine import Agent, MeshEngine
+from encamp.engines.kit.mesh.engine import ExpectedAgent, MeshEngine
 from encamp.errors import EngineFailed
 from encamp.testing.waiting import PATIENCE, until
 
@@ -26,7 +26,7 @@ class Controller(MeshEngine):
     def begin(self) -> None:
         self.listen("127.0.0.1")
 
-    def begin_again(self, agent: Agent) -> None:
+    def begin_again(self, agent: ExpectedAgent) -> None:
         for new in self.expect_again(agent):
             del self.known[new.number]  # it never starts
             self.again.append(agent.number)

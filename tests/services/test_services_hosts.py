@@ -116,7 +116,7 @@ def test_servers_that_die_together_each_continue_with_their_own_state() -> None:
 
 def test_state_stays_on_host_unless_host_is_lost(tmp_path: Path) -> None:
     published: Any = None
-    service = service_records.Service(1, published, ServerPool(count(1), count(1)))
+    service = service_records.ServiceRecord(1, published, ServerPool(count(1), count(1)))
     first, second = (SavedState(tmp_path / name, 1) for name in "ab")
     service.states = [("two", second), ("one", first)]
     assert service.take_state("one", ["one", "two"]) is first

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from encamp.cli.run import run_job_file, run_script, running
 from encamp.jobs.debug_shell import not_found
-from encamp.jobs.run_options import Debugged, Options
+from encamp.jobs.run_options import Debugged, RunOptions
 
 
 def debug_command(
@@ -18,7 +18,7 @@ def debug_command(
     """
     wanted = Debugged(task, shell, keep)
     is_script = path.suffix != ".toml"
-    with running(Options(debugged=wanted, shared=shared, for_script=is_script)):
+    with running(RunOptions(debugged=wanted, shared=shared, for_script=is_script)):
         if not is_script:
             run_job_file(path, arguments, None)
         else:

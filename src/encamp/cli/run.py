@@ -19,7 +19,7 @@ from encamp.errors import BadJob, EncampError, printable
 from encamp.jobs.display.terminal import console_progress
 from encamp.jobs.job_definition import SUFFIX
 from encamp.jobs.run.dry_run import DryRunEnds
-from encamp.jobs.run_options import Options, current
+from encamp.jobs.run_options import RunOptions, current
 from encamp.jobs.worker.work import Keep
 from encamp.storage.real_paths import current_folder
 from encamp.units import TIMES, seconds_in
@@ -64,11 +64,11 @@ def options_of(
     time_limit: str | None,
     max_failures: int | None,
     for_script: bool,
-) -> Options:
+) -> RunOptions:
     """The job options of the command line. Raises `BadJob`."""
     current_folder()  # raises if the folder was removed
     engine_module(engine)  # raises for an unknown engine, before anything is read
-    return Options(
+    return RunOptions(
         slots,
         force,
         dry_run,
@@ -87,7 +87,7 @@ def options_of(
 
 
 @contextmanager
-def running(options: Options) -> Iterator[None]:
+def running(options: RunOptions) -> Iterator[None]:
     """Use these options for jobs that run in the block."""
     with current.during(options):
         yield

@@ -46,7 +46,7 @@ _TELL = 0.5
 """Seconds between two reports of the load to an elastic engine."""
 
 
-class Agent:
+class AgentRecord:
     """An agent as the controller sees it."""
 
     def __init__(self, number: int, frames_by: str) -> None:
@@ -69,7 +69,7 @@ class Agent:
         return "" if self.facts is None else self.facts.host
 
 
-class Controls(Protocol):
+class ControllerForAgents(Protocol):
     """The part of the controller that agents need."""
 
     @property
@@ -87,7 +87,7 @@ class Controls(Protocol):
     def slots_changed(self) -> None:
         """Called when the number of slots has changed."""
 
-    def said(self, agent: Agent, envelope: OutputText, parts: Parts) -> None:
+    def said(self, agent: AgentRecord, envelope: OutputText, parts: Parts) -> None:
         """Called with the output of a task."""
 
     def waits_again(self, record: TaskRecord) -> None:
@@ -108,7 +108,7 @@ class Agents:
 
     def __init__(
         self,
-        controller: Controls,
+        controller: ControllerForAgents,
         engine: Engine,
         scheduler: Scheduler,
         pump: Pump,
@@ -117,7 +117,7 @@ class Agents:
     ) -> None:
         self._controller, self._engine, self._scheduler = controller, engine, scheduler
         self._pump, self._outbox, self._messages = pump, outbox, messages
-        self.by_number: dict[int, Agent] = {}
+        self.by_number: dict[int, AgentRecord] = {}
         self.hosts: dict[str, Host] = {}
         self.orders: dict[int, tuple[int, bool, str] | None] = {}
         """By ticket: the agent, whether it has succeeded, and its answer; None until then."""
@@ -128,11 +128,11 @@ class Agents:
 
     def joined(self, number: int, frames_by: str) -> None:
         """Record that an agent has joined, according to the engine; its facts will follow."""
-        self.by_number.setdefault(number, Agent(number, frames_by))
+        self.by_number.setdefault(number, AgentRecord(number, frames_by))
         if self._controller.closing:  # the others were asked to end before
             self._outbox.post(number, [encode(End())])
 
-    def hello(self, agent: Agent, facts: Hello, parts: Parts) -> None:
+    def hello(self, agent: AgentRecord, facts: Hello, parts: Parts) -> None:
         """Use the slots of an agent that has sent its facts."""
         if agent.facts is not None:
             return
@@ -166,7 +166,7 @@ class Agents:
             with suppress(UserWarning):  # the work must continue if warnings are errors
                 warnings.warn(words, stacklevel=2)
 
-    def _know(self, host: HostRecord, agent: Agent) -> None:
+    def _know(self, host: HostRecord, agent: AgentRecord) -> None:
         known = self.hosts.get(host.name)
         gpus = tuple(host.gpus) if known is None else known.gpus
         python = "" if agent.facts is None else agent.facts.python
@@ -178,11 +178,11 @@ class Agents:
         if known is None:
             self._messages.put(SPAWNER, HostAdded(shown))
 
-    def here(self) -> list[Agent]:
+    def here(self) -> list[AgentRecord]:
         """The agents that have joined, in that order."""
         return [agent for agent in self.by_number.values() if agent.facts is not None]
 
-    def ping(self, agent: Agent) -> None:
+    def ping(self, agent: AgentRecord) -> None:
         """Ask an agent whether it is alive; ``heard`` is called with whether it has answered."""
         if agent.heard:
             agent.missed = 0
@@ -262,7 +262,7 @@ class Agents:
                 EngineFailed(engine, f"all of its hosts are lost{self._last_loss}")
             )
 
-    def slot_ended(self, agent: Agent, envelope: SlotEnded, parts: Parts) -> None:
+    def slot_ended(self, agent: AgentRecord, envelope: SlotEnded, parts: Parts) -> None:
         """Handle a slot's new process: the old one's running call is lost, others run elsewhere."""
         slot = agent.slots[envelope.slot]
         slot.known.clear()
@@ -286,7 +286,7 @@ class Agents:
         if envelope.gone:
             self._go_without(agent, slot, envelope.text.decode("utf-8", "replace"))
 
-    def _go_without(self, agent: Agent, slot: SlotRecord, why: str) -> None:
+    def _go_without(self, agent: AgentRecord, slot: SlotRecord, why: str) -> None:
         """Give up a slot that cannot start any more; its agent is lost with the last one."""
         self._scheduler.remove(slot)
         agent.gone.add(slot)
@@ -331,7 +331,7 @@ class Agents:
                 self._outbox.post(agent.number, [encode(Order(ticket, what))])
         return tickets
 
-    def order_done(self, agent: Agent, envelope: OrderDone, parts: Parts) -> None:
+    def order_done(self, agent: AgentRecord, envelope: OrderDone, parts: Parts) -> None:
         """Handle the answer of an agent to an order."""
         if envelope.ticket in self.orders:
             self.orders[envelope.ticket] = agent.number, envelope.ok, envelope.value

@@ -8,7 +8,7 @@ from typing import Any
 from encamp.agent.gpus import VISIBLE
 from encamp.cluster.records import ENDED, TaskRecord
 from encamp.cluster.sent_functions import Function
-from encamp.cluster.spawn_options import Options
+from encamp.cluster.spawn_options import CheckedOptions
 from encamp.errors import BadDestination, CannotTravel, UnusableInput, text_of
 from encamp.slot.call_folder import Staging
 from encamp.slot.slot import Setup
@@ -115,7 +115,7 @@ class Setups:
             raise UnusableInput(str(question[1]), "the task that asked for it has no files")
         return files.answer(question)
 
-    def _beacon(self, options: Options) -> str:
+    def _beacon(self, options: CheckedOptions) -> str:
         """The description that hosts use to recognize destinations; empty if all are this host."""
         if self._beacons is None:
             return ""

@@ -20,7 +20,7 @@ from itertools import repeat
 from typing import Any, Protocol
 
 from encamp import cores_and_memory
-from encamp.cluster.agents import Agent, Agents
+from encamp.cluster.agents import AgentRecord, Agents
 from encamp.cluster.call_setup import Setups
 from encamp.cluster.disk_thread import DiskThread
 from encamp.cluster.kill_and_cancel import NOT_INLINE, KillAndCancel
@@ -29,7 +29,7 @@ from encamp.cluster.records import SENT, WAITING, Cause, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
 from encamp.cluster.sent_functions import Functions, name_of_called
 from encamp.cluster.services_interface import ServicesInterface
-from encamp.cluster.spawn_options import PLAIN, Options, SpawnOptions
+from encamp.cluster.spawn_options import PLAIN, CheckedOptions, SpawnOptions
 from encamp.cluster.task import FORKED, SpawnedTask
 from encamp.cluster.task_output import TaskOutputs
 from encamp.engines.engine_interface import Arrival, Engine, Frame, Joined, Left
@@ -138,7 +138,7 @@ class Controller:
         self._has_slots_here, self._cores = engine.agent_here is not None, cores_and_memory.cores()
         self._shares_memory = self.inline and engine.agent_here is not None
         """Whether tasks run in this process."""
-        self._handlers: dict[type, Callable[[Agent, Any, Parts], None]] = {
+        self._handlers: dict[type, Callable[[AgentRecord, Any, Parts], None]] = {
             Hello: self.agents.hello,
             Results: self._open_results,
             ManyResults: self._open_bundled_results,
@@ -196,7 +196,7 @@ class Controller:
         if self.closed:
             raise ClusterClosed(FORKED) if self.pump.elsewhere else ClusterClosed
 
-    def _check_inline(self, options: Options) -> None:
+    def _check_inline(self, options: CheckedOptions) -> None:
         """Raise if inline tasks cannot have these options."""
         for what, wanted in (
             ("a fresh interpreter", options.fresh),
@@ -272,7 +272,7 @@ class Controller:
             return "no host has everything free that it needs"
         return ""
 
-    def all_agents(self) -> list[Agent]:
+    def all_agents(self) -> list[AgentRecord]:
         """All agents."""
         return list(self.agents.by_number.values())
 
@@ -328,7 +328,7 @@ class Controller:
 
         return hear
 
-    def _handle(self, message: tuple[Agent, Any, Parts]) -> None:
+    def _handle(self, message: tuple[AgentRecord, Any, Parts]) -> None:
         agent, envelope, parts = message
         handler = self._handlers.get(type(envelope))
         if handler is not None and agent.number in self.agents.by_number:
@@ -433,7 +433,7 @@ class Controller:
 
     # Results
 
-    def _open_results(self, agent: Agent, envelope: Results, parts: Parts) -> None:
+    def _open_results(self, agent: AgentRecord, envelope: Results, parts: Parts) -> None:
         slot = agent.slots[envelope.slot]
         if len(envelope.results) == 1:
             self._settle_one(slot, envelope.results[0], parts[1:], last=True)
@@ -445,7 +445,9 @@ class Controller:
             at = end
         self._settle_all((slot, results))
 
-    def _open_bundled_results(self, agent: Agent, envelope: ManyResults, parts: Parts) -> None:
+    def _open_bundled_results(
+        self, agent: AgentRecord, envelope: ManyResults, parts: Parts
+    ) -> None:
         slot = agent.slots[envelope.slot]
         come = [result for part in parts[1:] for result in decode(part).results]
         self._settle_all((slot, deque(zip(come, repeat(_NO_BUFFERS)))))
@@ -565,12 +567,12 @@ class Controller:
         if self.services is not None:
             self.services.ended(task, good, value)
 
-    def said(self, agent: Agent, envelope: OutputText, parts: Parts) -> None:
+    def said(self, agent: AgentRecord, envelope: OutputText, parts: Parts) -> None:
         """Handle the output of a task."""
         if (task := self.tasks.get(envelope.task)) is not None:
             self.task_outputs.said(task, envelope)
 
-    def _started(self, agent: Agent, envelope: Started, parts: Parts) -> None:
+    def _started(self, agent: AgentRecord, envelope: Started, parts: Parts) -> None:
         task = self.tasks.get(envelope.task)
         if task is not None and (limit := task.options.time_limit) is not None:
             self._watch(task.id, limit)  # by number, because the task may end long before
@@ -595,7 +597,7 @@ class Controller:
 
     # Messages and questions of tasks
 
-    def _message(self, agent: Agent, envelope: Message, parts: Parts) -> None:
+    def _message(self, agent: AgentRecord, envelope: Message, parts: Parts) -> None:
         if envelope.to != SPAWNER:
             self.messages.send(envelope.to, envelope.sender, parts[1:], envelope.port)
         elif not envelope.port:
@@ -603,11 +605,11 @@ class Controller:
         elif self.services is not None:
             self.services.arrived(envelope.sender, parts[1:])
 
-    def _where_is(self, agent: Agent, envelope: Locate, parts: Parts) -> None:
+    def _where_is(self, agent: AgentRecord, envelope: Locate, parts: Parts) -> None:
         where = Location(envelope.slot, envelope.task, *self.messages.slot_of(envelope.task))
         self.outbox.post(agent.number, [encode(where)])
 
-    def _ask(self, agent: Agent, envelope: Ask, parts: Parts) -> None:
+    def _ask(self, agent: AgentRecord, envelope: Ask, parts: Parts) -> None:
         task = self.tasks.get(envelope.task)
 
         def done(answer: Any, error: BaseException | None) -> None:

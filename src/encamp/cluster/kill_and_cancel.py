@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, Protocol
 
-from encamp.cluster.agents import Agent
+from encamp.cluster.agents import AgentRecord
 from encamp.cluster.records import SENT, WAITING, Cause, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
 from encamp.cluster.task import SpawnedTask
@@ -32,7 +32,7 @@ NOT_INLINE = "make the cluster without inline=True"
 """The remedy in errors about inline tasks."""
 
 
-class Controls(Protocol):
+class ControllerForKills(Protocol):
     """The part of the controller that kills and cancels need."""
 
     def known(self) -> list[TaskRecord]:
@@ -41,7 +41,7 @@ class Controls(Protocol):
     def record(self, task: SpawnedTask) -> TaskRecord | None:
         """The record of a task; None if it has ended."""
 
-    def all_agents(self) -> Iterable[Agent]:
+    def all_agents(self) -> Iterable[AgentRecord]:
         """All agents."""
 
     def begins(self, slot: SlotRecord) -> None:
@@ -67,7 +67,12 @@ class KillAndCancel:
     """
 
     def __init__(
-        self, controller: Controls, scheduler: Scheduler, pump: Pump, outbox: Outbox, inline: str
+        self,
+        controller: ControllerForKills,
+        scheduler: Scheduler,
+        pump: Pump,
+        outbox: Outbox,
+        inline: str,
     ) -> None:
         self._controller, self._scheduler, self._outbox = controller, scheduler, outbox
         self.pump = pump
@@ -116,7 +121,7 @@ class KillAndCancel:
             slot.stopping = True
             self._outbox.post(slot.agent, [encode(Stop(slot.number, slot.life, ticket))])
 
-    def given_back(self, agent: Agent, envelope: GivenBack, parts: Parts) -> None:
+    def given_back(self, agent: AgentRecord, envelope: GivenBack, parts: Parts) -> None:
         slot = agent.slots[envelope.slot]
         if envelope.ticket == slot.ticket:
             slot.ticket = 0
@@ -188,7 +193,7 @@ class KillAndCancel:
         self.pump.call(kill)
 
     def why_waits(self, task: SpawnedTask) -> str:
-        """See `Controls.why_waits`."""
+        """See `ControllerForKills.why_waits`."""
         return self._controller.why_waits(task.id)
 
     def kill_all(self) -> None:

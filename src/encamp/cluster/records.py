@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Any
 
 from encamp.cluster.sent_functions import Function
-from encamp.cluster.spawn_options import Need, Options
+from encamp.cluster.spawn_options import CheckedOptions, Need
 from encamp.cluster.task import Canceller, SpawnedTask
 from encamp.errors import EncampError, TaskKilled, TaskLost, TimeLimitExceeded
 from encamp.wire.frames import Parts
@@ -68,7 +68,7 @@ class TaskRecord:
         canceller: Canceller,
         function: Function,
         arguments: tuple[tuple[Any, ...], Mapping[str, Any]],
-        options: Options,
+        options: CheckedOptions,
     ) -> None:
         self.id = number
         self.future = SpawnedTask(number, options.name, function.timing, canceller)

@@ -33,7 +33,7 @@ PLAIN = Need()
 
 
 @dataclass(frozen=True)
-class Options:
+class CheckedOptions:
     """The checked options of a call. ``items`` is the plan of its mirror map."""
 
     need: Need = PLAIN
@@ -97,7 +97,7 @@ class SpawnOptions:
     at_once: bool = False
     slot: tuple[int, int] | None = None
     alone: bool = False
-    ready: Options | None = field(default=None, init=False, repr=False, compare=False)
+    ready: CheckedOptions | None = field(default=None, init=False, repr=False, compare=False)
     """The checked options, if they will be the same next time."""
 
     @classmethod
@@ -109,7 +109,7 @@ class SpawnOptions:
                 raise UnknownOption(name, tuple(sorted(known)))
         return cls(**given)
 
-    def checked(self) -> Options:
+    def checked(self) -> CheckedOptions:
         """The checked options; the mirror map is planned now. Raises an `InputError`."""
         if self.ready is not None:
             return self.ready
@@ -123,7 +123,7 @@ class SpawnOptions:
         if destination is not None:
             check_outputs(wanted, destination)
             check_outputs(left, destination)
-        options = Options(
+        options = CheckedOptions(
             self._need(),
             self.name,
             limit("time_limit", self.time_limit),

@@ -11,7 +11,7 @@ from functools import partial
 
 from encamp.engines.kit.mesh.agent import MeshAgent
 from encamp.engines.kit.mesh.agent import join as _join
-from encamp.engines.kit.mesh.engine import Agent, MeshEngine, shares
+from encamp.engines.kit.mesh.engine import ExpectedAgent, MeshEngine, shares
 from encamp.engines.kit.start_agents import begin, end
 from encamp.number_checks import whole
 from encamp.timeouts import ENDS
@@ -33,11 +33,11 @@ class BareMesh(MeshEngine):
         self._begin(self.expect("here", "this host", each))
         self.agents = len(each)
 
-    def begin_again(self, agent: Agent) -> None:
+    def begin_again(self, agent: ExpectedAgent) -> None:
         """See `MeshEngine.begin_again`."""
         self._begin(self.expect_again(agent))
 
-    def _begin(self, agents: Sequence[Agent]) -> None:
+    def _begin(self, agents: Sequence[ExpectedAgent]) -> None:
         order = self.order([self.listen(_HERE)])
         numbers = {agent.number: agent.slots for agent in agents}
         for number, why in begin(order, numbers, {}, self._ended).items():
@@ -46,7 +46,7 @@ class BareMesh(MeshEngine):
     def _ended(self, number: int, words: str) -> None:
         self.soon(partial(self.not_come, number, words))
 
-    def end_by_force(self, agents: Iterable[Agent]) -> None:
+    def end_by_force(self, agents: Iterable[ExpectedAgent]) -> None:
         """See `MeshEngine.end_by_force`."""
         end(self.run)
 

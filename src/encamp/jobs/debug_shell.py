@@ -22,7 +22,7 @@ from encamp.jobs.journal.journal import Journal
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.plan.selection import no_task_named
 from encamp.jobs.run.dry_run import dry_run
-from encamp.jobs.run_options import Debugged, Options
+from encamp.jobs.run_options import Debugged, RunOptions
 from encamp.jobs.steps import Call, Command, line_of, lines_of
 from encamp.jobs.worker.commands import run_command
 from encamp.reports import JobReport
@@ -36,7 +36,7 @@ class DebugEnds(SystemExit):
     """Ends a script after a task was debugged, since the rest would run jobs."""
 
 
-def debug(job: JobDefinition, options: Options, wanted: Debugged) -> JobReport:
+def debug(job: JobDefinition, options: RunOptions, wanted: Debugged) -> JobReport:
     """Debug a task of a job, and end the program; for other jobs, returns their report.
 
     Publishes and records nothing. Raises `BadJob` for a task that depends on tasks that are not
@@ -75,7 +75,7 @@ def not_found(wanted: Debugged) -> BadJob:
     return BadJob(f"task {wanted.task}", no_task_named(wanted.task, wanted.others))
 
 
-def _as_it_is(job: JobDefinition, task: str, options: Options) -> JobReport:
+def _as_it_is(job: JobDefinition, task: str, options: RunOptions) -> JobReport:
     """The report of an earlier job of the script; raises `BadJob` if it has something to do."""
     report = dry_run(job, replace(options, for_script=False), Silent())
     if report.count("to do"):

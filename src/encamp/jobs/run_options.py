@@ -27,7 +27,7 @@ class Debugged:
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     """``workers``, ``engine`` and ``engine_options`` are for the slots that a job starts itself.
 
     ``workers`` None: a slot for each core.
@@ -60,10 +60,10 @@ class Options:
 class _Current:
     """The options that `Job.run` uses by default, in all threads: a script may run jobs in any."""
 
-    options = Options()
+    options = RunOptions()
 
     @contextmanager
-    def during(self, options: Options) -> Iterator[None]:
+    def during(self, options: RunOptions) -> Iterator[None]:
         """Use these in a block.
 
         They stay in use after it if threads that it has started may still run jobs.

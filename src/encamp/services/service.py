@@ -36,7 +36,7 @@ from encamp.services.group import Group
 from encamp.services.letters import CALL, Granted
 from encamp.services.proxy import Proxy, pickled, proxies
 from encamp.services.registry.registry import Registry
-from encamp.services.registry.service_records import Published
+from encamp.services.registry.service_records import PublishedService
 from encamp.services.result import Result
 from encamp.services.server import Blueprint
 from encamp.services.xterm_windows import Windows
@@ -113,7 +113,7 @@ def publish(
     return controller.pump.call(begin)
 
 
-def _check_hosts(controller: Controller, published: Published) -> None:
+def _check_hosts(controller: Controller, published: PublishedService) -> None:
     """Raise if there can never be as many servers, on these hosts, as requested."""
     on = published.options._need().on
     known = dict(controller.agents.hosts)
@@ -127,7 +127,7 @@ def _check_hosts(controller: Controller, published: Published) -> None:
         raise NotEnough(what, published.count, most, together=True)
 
 
-def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> Published:
+def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> PublishedService:
     known = ServiceOptions.__annotations__
     for unknown in options.keys() - known.keys():
         raise UnknownOption(unknown, tuple(sorted(known)))
@@ -162,7 +162,7 @@ def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> Pub
     name = name or default
     parts = dump_as(f"what makes {name}", what if made else (what, tuple(args), dict(kwargs)))
     blueprint = Blueprint(tuple(map(bytes, parts)), made)
-    published = Published(
+    published = PublishedService(
         name,
         blueprint,
         replace(spawned, alone=True),

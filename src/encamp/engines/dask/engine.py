@@ -27,7 +27,7 @@ from encamp.engines.kit import start_agents as starting
 from encamp.engines.kit.hostfile import hosts_of
 from encamp.engines.kit.mesh.addresses import address_towards
 from encamp.engines.kit.mesh.control_messages import Address
-from encamp.engines.kit.mesh.engine import Agent, MeshEngine, shares
+from encamp.engines.kit.mesh.engine import ExpectedAgent, MeshEngine, shares
 from encamp.engines.kit.start_agents import Order
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable, text_of
 from encamp.number_checks import whole
@@ -250,19 +250,19 @@ class DaskEngine(MeshEngine):
         if self._slots is not None:
             self._asked.put(self._look_for_workers)
 
-    def begin_again(self, agent: Agent) -> None:
+    def begin_again(self, agent: ExpectedAgent) -> None:
         """See `MeshEngine.begin_again`."""
         if agent.where in self._slots_of:
             self._start(self.expect_again(agent))
 
     def _begin(self, workers: Mapping[str, int]) -> None:
         self._slots_of.update(workers)
-        agents: list[Agent] = []
+        agents: list[ExpectedAgent] = []
         for address, count in workers.items():
             agents += self.expect(address, address, [count] if self.whole else [1] * count)
         self._start(agents)
 
-    def _start(self, agents: Iterable[Agent]) -> None:
+    def _start(self, agents: Iterable[ExpectedAgent]) -> None:
         """Start agents, for each group of workers that reach this host by the same addresses."""
         groups: dict[tuple[Address, ...], dict[str, dict[int, int]]] = {}
         for agent in agents:
@@ -373,7 +373,7 @@ class DaskEngine(MeshEngine):
 
     # The end
 
-    def end_by_force(self, agents: Iterable[Agent]) -> None:
+    def end_by_force(self, agents: Iterable[ExpectedAgent]) -> None:
         """See `MeshEngine.end_by_force`."""
         self._briefly(
             partial(self._run, end_here, self.run, 0.0, workers={str(a.where) for a in agents})

@@ -26,7 +26,7 @@ from encamp.engines.ipyparallel.tunnels import Relay, begin_here
 from encamp.engines.kit.cores import with_cores
 from encamp.engines.kit.hostfile import HostLine, hosts_of, spread
 from encamp.engines.kit.mesh.addresses import address_towards
-from encamp.engines.kit.mesh.engine import Agent, MeshEngine, shares
+from encamp.engines.kit.mesh.engine import ExpectedAgent, MeshEngine, shares
 from encamp.engines.kit.ssh import command_on
 from encamp.engines.kit.start_agents import end, ended, host_id, why_not
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable, text_of
@@ -208,7 +208,7 @@ class IPythonEngine(MeshEngine):
         self._ended = threading.Event()
         self._asked: list[_Asked] = []
         """For the helper thread, as everything that talks to ipyparallel."""
-        self._again: list[Agent] = []
+        self._again: list[ExpectedAgent] = []
         self._helper = threading.Thread(target=self._help, name="encamp-ipyparallel", daemon=True)
 
     def begin(self) -> None:
@@ -280,13 +280,13 @@ class IPythonEngine(MeshEngine):
         agents = self.expect((engine, here), f"engine {engine}", slots)
         self._again += agents
 
-    def begin_again(self, agent: Agent) -> None:
+    def begin_again(self, agent: ExpectedAgent) -> None:
         """See `MeshEngine.begin_again`."""
         engine, _ = _engine_of(agent)
         if engine in self._slots_of and not self._stopping:
             self._again += self.expect_again(agent)
 
-    def _start(self, agents: list[Agent]) -> None:
+    def _start(self, agents: list[ExpectedAgent]) -> None:
         for agent in agents:
             engine, here = _engine_of(agent)
             order = self.order([self.listen(host) for host in self._hosts(here)])
@@ -370,7 +370,7 @@ class IPythonEngine(MeshEngine):
 
     # The end
 
-    def end_by_force(self, agents: Iterable[Agent]) -> None:
+    def end_by_force(self, agents: Iterable[ExpectedAgent]) -> None:
         """See `MeshEngine.end_by_force`."""
         self._end_all({_engine_of(agent)[0] for agent in agents}, 0.0)
 
@@ -395,7 +395,7 @@ class IPythonEngine(MeshEngine):
             self._client.purge_local_results(asked)
 
 
-def _engine_of(agent: Agent) -> tuple[int, bool]:
+def _engine_of(agent: ExpectedAgent) -> tuple[int, bool]:
     """The engine of an agent, and whether it is on this host."""
     return cast("tuple[int, bool]", agent.where)
 

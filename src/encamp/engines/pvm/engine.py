@@ -22,7 +22,7 @@ from encamp.engines.kit.mesh.addresses import address_towards, addresses_here, i
 from encamp.engines.kit.mesh.agent import MeshAgent
 from encamp.engines.kit.mesh.certificate import load_early
 from encamp.engines.kit.mesh.control_messages import Address
-from encamp.engines.kit.mesh.engine import Agent, MeshEngine
+from encamp.engines.kit.mesh.engine import ExpectedAgent, MeshEngine
 from encamp.engines.kit.mesh.tls_connection import TLSConnection
 from encamp.engines.kit.start_agents import Spec
 from encamp.engines.pvm import libpvm
@@ -48,7 +48,7 @@ class _Task:
     """The PVM task of an agent, until PVM reports its end, and its last output."""
 
     tid: int
-    agent: Agent
+    agent: ExpectedAgent
     host: HostInfo
     said: bytes = b""
     again: bool = False
@@ -215,7 +215,7 @@ class PVMEngine(MeshEngine):
             return
         hosts = self.machine_hosts()
         known, self._known_hosts = self._known_hosts, {host.tid for host in hosts}
-        new: list[tuple[Agent, HostInfo]] = []
+        new: list[tuple[ExpectedAgent, HostInfo]] = []
         for host in hosts:
             if host.tid not in known:
                 self._remove_log(host)
@@ -224,7 +224,7 @@ class PVMEngine(MeshEngine):
         for agent, host in new:
             self._spawn(agent, host)
 
-    def begin_again(self, agent: Agent) -> None:
+    def begin_again(self, agent: ExpectedAgent) -> None:
         """See `MeshEngine.begin_again`; when PVM has reported its end, it knows the host's."""
         task = next((task for task in list(self._tasks.values()) if task.agent is agent), None)
         if task is None:
@@ -232,7 +232,7 @@ class PVMEngine(MeshEngine):
         else:
             task.again = True
 
-    def _replace(self, agent: Agent) -> None:
+    def _replace(self, agent: ExpectedAgent) -> None:
         if self._stopping or self._member.failure:
             return
         for host in self.machine_hosts():
@@ -240,7 +240,7 @@ class PVMEngine(MeshEngine):
                 for new in self.expect_again(agent):
                     self._spawn(new, host)
 
-    def _spawn(self, agent: Agent, host: HostInfo) -> None:
+    def _spawn(self, agent: ExpectedAgent, host: HostInfo) -> None:
         """Start an agent, and send its order."""
         program = [*interpreter_flags(), "-P", "-c", START, PACKAGE, self._module, "pvm"]
         with self._member.asking():
@@ -254,7 +254,7 @@ class PVMEngine(MeshEngine):
         if tid < 0:
             self.not_come(agent.number, f"{self._python}: {libpvm.code_text(tid)}")
 
-    def _order(self, agent: Agent, host: HostInfo, *, here: bool) -> Order:
+    def _order(self, agent: ExpectedAgent, host: HostInfo, *, here: bool) -> Order:
         dial, identity = self._dial(host, here=here), self._identity
         spec = Spec(
             agent.number, agent.slots, dial, identity.certificate, identity.key, 0, None, ()
@@ -330,7 +330,7 @@ class PVMEngine(MeshEngine):
 
     # The end
 
-    def end_by_force(self, agents: Iterable[Agent]) -> None:
+    def end_by_force(self, agents: Iterable[ExpectedAgent]) -> None:
         """See `MeshEngine.end_by_force`."""
         left = set(map(id, agents))
         self._kill([task for task in self._running() if id(task.agent) in left])

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from encamp.errors import BadJob, printable
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.plan.graph import Graph
-from encamp.jobs.run_options import Options
+from encamp.jobs.run_options import RunOptions
 from encamp.jobs.steps import Task
 
 NONE_FAILED = "no task failed in its last run"
@@ -18,7 +18,7 @@ NONE_FAILED = "no task failed in its last run"
 class Selection:
     """The tasks that ``options`` select. Raises `BadJob` for a pattern that matches no task."""
 
-    def __init__(self, tasks: Mapping[str, Task], graph: Graph, options: Options) -> None:
+    def __init__(self, tasks: Mapping[str, Task], graph: Graph, options: RunOptions) -> None:
         self._tasks, self._graph, self._failed = tasks, graph, options.failed
         self._named = _named(options.only, tasks) if options.only else tasks.keys()
         self.whole = not (options.only or options.failed)

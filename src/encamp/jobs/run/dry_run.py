@@ -18,11 +18,11 @@ from encamp.jobs.report.build_reports import job_report
 from encamp.jobs.report.compressed_reports import CompressedReports, tell_up_to_date
 from encamp.jobs.report.parameter_columns import parameters_of
 from encamp.jobs.run_clock import Clock
-from encamp.jobs.run_options import Options
+from encamp.jobs.run_options import RunOptions
 from encamp.reports import DRY_RUN, JobReport, TaskReport
 
 
-def dry_run(job: JobDefinition, options: Options, progress: Progress) -> JobReport:
+def dry_run(job: JobDefinition, options: RunOptions, progress: Progress) -> JobReport:
     """Report what would run and why; runs and writes nothing."""
     shared = job.shared or options.shared
     journal = Journal(job.true_folder(shared=shared), shared=shared, is_true=True)
@@ -77,7 +77,7 @@ def _look(orphans: OrphanWatch, name: str, prepared: Prepared) -> None:
         orphans.look(f"task {name}", prepared.inputs.of(name))
 
 
-def _why(name: str, prepared: Prepared, line: bytes | None, options: Options) -> str | None:
+def _why(name: str, prepared: Prepared, line: bytes | None, options: RunOptions) -> str | None:
     inputs = prepared.inputs.of(name)
     key = prepared.key(name, inputs)
     record = seen(line, name) if line else None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from encamp import cores_and_memory
 from encamp.engines.local import warn_if_alone
 from encamp.errors import BadJob
-from encamp.jobs.run_options import Options
+from encamp.jobs.run_options import RunOptions
 from encamp.jobs.worker.slots import slots_here
 from encamp.jobs.worker.supervisor_threads import Supervisors
 from encamp.number_checks import whole
@@ -59,7 +59,7 @@ def _why_unusable(executor: Executor) -> str:
 
 @contextmanager
 def pool(
-    executor: Executor | Cluster | None, options: Options
+    executor: Executor | Cluster | None, options: RunOptions
 ) -> Iterator[tuple[Executor, int | None]]:
     """The user's executor, or one whose workers supervise a slot for each task."""
     if isinstance(executor, Executor):
@@ -80,7 +80,7 @@ def pool(
         reclaim()  # a slot that was stopped while it removed its folder has left the rest
 
 
-def _own_pool(options: Options) -> tuple[Executor, int]:
+def _own_pool(options: RunOptions) -> tuple[Executor, int]:
     """Threads of this program, or a cluster whose agents run calls in threads."""
     if options.engine == "local" and not options.engine_options:
         warn_if_alone()

@@ -20,7 +20,7 @@ from encamp.jobs.run.run_loop import RunLoop
 from encamp.jobs.run_clock import Clock
 from encamp.jobs.run_interrupts import RunInterrupts
 from encamp.jobs.run_lease import LeaseHeartbeat
-from encamp.jobs.run_options import Options
+from encamp.jobs.run_options import RunOptions
 from encamp.reports import JobFailed, JobReport
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.local_storage import local_storage
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def run_job(
-    job: JobDefinition, executor: Executor | Cluster | None, options: Options, *, check: bool
+    job: JobDefinition, executor: Executor | Cluster | None, options: RunOptions, *, check: bool
 ) -> JobReport:
     """Run what is missing or has changed of a job; see `Job.run`."""
     check_executor(executor)

@@ -56,7 +56,7 @@ from encamp.jobs.run.submitted_attempts import SILENCE, Arrival, Submissions
 from encamp.jobs.run.submitted_task import SubmittedTask
 from encamp.jobs.run_interrupts import RunInterrupts, stopped
 from encamp.jobs.run_lease import new_lease
-from encamp.jobs.run_options import Options
+from encamp.jobs.run_options import RunOptions
 from encamp.jobs.worker.log import log_name
 from encamp.jobs.worker.supervise_attempt import Abandoned
 from encamp.jobs.worker.work import Outcome, Work
@@ -97,7 +97,7 @@ class RunLoop:
         journal: Journal,
         executor: Executor,
         workers: int | None,
-        options: Options,
+        options: RunOptions,
         progress: Shielded,
         interrupts: RunInterrupts,
     ) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from encamp.errors import BadJob, EncampError, NotEnough, ServiceEnded
 from encamp.services.letters import Acquire, Granted, LeaseEnded, NewClient, Refused
 from encamp.services.registry.server_record import Request, ServerRecord
-from encamp.services.registry.service_records import Service, ServiceRecords
+from encamp.services.registry.service_records import ServiceRecord, ServiceRecords
 from encamp.services.registry.waiting_warnings import WaitingWarnings
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump
@@ -39,7 +39,7 @@ class ClientLetters:
         if letter.notice and sender == SPAWNER:
             self._warnings.client_waits(service, request)
 
-    def _impossible(self, service: Service, letter: Acquire) -> EncampError | None:
+    def _impossible(self, service: ServiceRecord, letter: Acquire) -> EncampError | None:
         """Why a request will never be met."""
         if letter.server and letter.server not in service.pool.servers:
             known = ", ".join(map(str, service.pool.servers)) or "none"
@@ -53,7 +53,7 @@ class ClientLetters:
             return NotEnough(f"servers of {service.name}", letter.count, most, together=True)
         return None
 
-    def grant(self, service: Service) -> None:
+    def grant(self, service: ServiceRecord) -> None:
         """Grant requests, as far as servers are free."""
         for request, servers in service.pool.grants():
             if request.client != SPAWNER:
@@ -69,11 +69,11 @@ class ClientLetters:
             granted = Granted(request.ticket, leases, relayed, service.methods)
             self._records.tell(request.client, granted)
 
-    def _refuse(self, service: Service, request: Request, error: EncampError) -> None:
+    def _refuse(self, service: ServiceRecord, request: Request, error: EncampError) -> None:
         service.pool.forget(request.client, request.ticket)
         self._records.tell(request.client, Refused(request.ticket), dump(error))
 
-    def refuse_too_many(self, service: Service) -> None:
+    def refuse_too_many(self, service: ServiceRecord) -> None:
         """Refuse requests for more servers than there will be."""
         most = max(len(service.pool.servers), len(self._records.wanted(service)))
         for request in service.pool.requests():
@@ -88,7 +88,7 @@ class ClientLetters:
         if found is not None and found[1].lease == letter.lease:
             self.freed(*found)
 
-    def freed(self, service: Service, server: ServerRecord) -> None:
+    def freed(self, service: ServiceRecord, server: ServerRecord) -> None:
         """End a server's lease."""
         held = self._records.held.get(server.holder)
         if held is not None:
@@ -118,7 +118,7 @@ class ClientLetters:
                 service.pool.forget(client)
                 self._records.pump.call_soon(partial(self.grant, service))
 
-    def refuse_all(self, service: Service, error: EncampError) -> None:
+    def refuse_all(self, service: ServiceRecord, error: EncampError) -> None:
         """Refuse all requests, because no server will be free any more."""
         for request in service.pool.requests():
             self._refuse(service, request, error)

@@ -8,7 +8,7 @@ from encamp.errors import NotEnough
 from encamp.service_statistics import ServerStatistics, ServiceStatistics
 from encamp.services.letters import Ask, Letter, Refused, Reply
 from encamp.services.registry.server_record import ServerRecord
-from encamp.services.registry.service_records import Service, ServiceRecords
+from encamp.services.registry.service_records import ServiceRecord, ServiceRecords
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump, portable_error
 
@@ -18,10 +18,10 @@ class Questions:
 
     def __init__(self, records: ServiceRecords) -> None:
         self._records = records
-        self._waiters: list[tuple[int, int, Service, int]] = []
+        self._waiters: list[tuple[int, int, ServiceRecord, int]] = []
         """Client, ticket, service, and how many servers are to be ready."""
 
-    def answer(self, service: Service, sender: int, letter: Ask, arguments: Any) -> None:
+    def answer(self, service: ServiceRecord, sender: int, letter: Ask, arguments: Any) -> None:
         """Answer a question; ``ready`` is answered when that many servers are."""
         if letter.what == "ready":
             self._waiters.append((sender, letter.ticket, service, *arguments))
@@ -59,7 +59,7 @@ class Questions:
         for client, letter, payload in told:
             self._records.tell(client, letter, payload)
 
-    def statistics(self, service: Service) -> ServiceStatistics:
+    def statistics(self, service: ServiceRecord) -> ServiceStatistics:
         """The statistics of a service."""
         servers = tuple(statistics_of(server) for server in service.pool.servers.values())
         wanted = 0 if service.over() is not None else len(self._records.wanted(service))

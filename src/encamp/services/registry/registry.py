@@ -43,7 +43,7 @@ from encamp.services.registry.questions import Questions
 from encamp.services.registry.saved_states import SavedStates
 from encamp.services.registry.server_endings import ServerEndings
 from encamp.services.registry.server_record import STARTING, ServerRecord
-from encamp.services.registry.service_records import Published, Service, ServiceRecords
+from encamp.services.registry.service_records import PublishedService, ServiceRecord, ServiceRecords
 from encamp.services.registry.starter import Starter
 from encamp.services.registry.waiting_warnings import remedy
 from encamp.services.xterm_windows import Opener
@@ -93,7 +93,7 @@ class Registry:
         }
         controller.services = self
 
-    def publish(self, published: Published) -> Service:
+    def publish(self, published: PublishedService) -> ServiceRecord:
         """Start the servers of a service; see `encamp.services.service.publish`."""
         return self._starter.publish(published)
 
@@ -233,7 +233,7 @@ class Registry:
         self._client_letters.grant(service)
         self._questions.tell_waiters()
 
-    def _show(self, service: Service, server: ServerRecord) -> None:
+    def _show(self, service: ServiceRecord, server: ServerRecord) -> None:
         """Record where a server runs for its console, and open a window if the service has one."""
         number, windows = server.number, service.published.windows
         slot = None if server.task is None else server.task.future.slot

@@ -13,7 +13,7 @@ from encamp.services.registry.consoles import Consoles
 from encamp.services.registry.questions import statistics_of
 from encamp.services.registry.saved_states import SavedStates
 from encamp.services.registry.server_record import STARTING, ServerRecord
-from encamp.services.registry.service_records import Service, ServiceRecords
+from encamp.services.registry.service_records import ServiceRecord, ServiceRecords
 from encamp.services.registry.starter import Starter
 from encamp.wire.pickling import dump, dump_failure, portable_error
 from encamp.wire.protocol import SPAWNER
@@ -37,7 +37,7 @@ class ServerEndings:
         self._saved_states, self._consoles = saved_states, consoles
 
     def server_ended(
-        self, service: Service, server: ServerRecord, task: TaskRecord, good: bool, value: Any
+        self, service: ServiceRecord, server: ServerRecord, task: TaskRecord, good: bool, value: Any
     ) -> None:
         """Handle the end of a server's task: it is replaced, or lost, or has done its work."""
         self._saved_states.settle(server.number)
@@ -62,7 +62,7 @@ class ServerEndings:
             service.withdrawn += 1
         self._records.pump.call_soon(lambda: self._after_end(service, value))
 
-    def _after_end(self, service: Service, value: Any) -> None:
+    def _after_end(self, service: ServiceRecord, value: Any) -> None:
         self._starter.reconcile()
         if not service.pool.servers and service.over() is None:
             error = value if isinstance(value, BaseException) else None
@@ -71,7 +71,7 @@ class ServerEndings:
         self._client_letters.grant(service)
 
     def _revive(
-        self, service: Service, server: ServerRecord, task: TaskRecord, value: TaskLost
+        self, service: ServiceRecord, server: ServerRecord, task: TaskRecord, value: TaskLost
     ) -> None:
         """Start a server again, which repeats all calls since its predecessor's last state."""
         mark = server.began or task.mark
@@ -92,7 +92,7 @@ class ServerEndings:
         self._records.pump.call_soon(start)
 
     def _give_up(
-        self, service: Service, server: ServerRecord, lost: tuple[int, int], value: TaskLost
+        self, service: ServiceRecord, server: ServerRecord, lost: tuple[int, int], value: TaskLost
     ) -> None:
         """Fail a call that two servers have died in, instead of repeating it."""
         for at, (client, call, _) in enumerate(server.log):
@@ -108,7 +108,7 @@ class ServerEndings:
                 return
 
     def _lose(
-        self, service: Service, server: ServerRecord, task: TaskRecord, good: bool, value: Any
+        self, service: ServiceRecord, server: ServerRecord, task: TaskRecord, good: bool, value: Any
     ) -> None:
         """Remove a server that will not be replaced, and inform its clients."""
         about, mark = server.began or task.mark
@@ -138,7 +138,7 @@ class ServerEndings:
                     self._records.post(other.address, MemberLost(group))
 
     def _error_of(
-        self, service: Service, server: ServerRecord, task: TaskRecord, good: bool, value: Any
+        self, service: ServiceRecord, server: ServerRecord, task: TaskRecord, good: bool, value: Any
     ) -> EncampError:
         """The error for the clients of a server that has ended."""
         if good or service.ended or self._records.controller.closing:

@@ -27,7 +27,7 @@ _FORMER = 100
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedService:
     """How a service was published. ``count`` is None for as many as there are slots or hosts."""
 
     name: str
@@ -43,10 +43,10 @@ class Published:
     windows: Windows | None
 
 
-class Service:
+class ServiceRecord:
     """One service, as the registry sees it."""
 
-    def __init__(self, number: int, published: Published, pool: ServerPool) -> None:
+    def __init__(self, number: int, published: PublishedService, pool: ServerPool) -> None:
         self.number, self.published, self.pool = number, published, pool
         self.methods: list[str] = []
         self.ended = False
@@ -106,9 +106,9 @@ class ServiceRecords:
         self._cluster = ref(cluster)
         self.program: Program | None = None
         """The client of the program, which is called without a message."""
-        self.services: dict[int, Service] = {}
-        self.by_server: dict[int, tuple[Service, ServerRecord]] = {}
-        self.by_task: dict[int, tuple[Service, ServerRecord]] = {}
+        self.services: dict[int, ServiceRecord] = {}
+        self.by_server: dict[int, tuple[ServiceRecord, ServerRecord]] = {}
+        self.by_task: dict[int, tuple[ServiceRecord, ServerRecord]] = {}
         self.held: dict[int, set[ServerRecord]] = {}
         """By task, the servers that it has acquired."""
         self.lost: dict[int, ServerGone] = {}
@@ -121,7 +121,7 @@ class ServiceRecords:
         """Whether the cluster object was garbage-collected."""
         return self._cluster() is None
 
-    def wanted(self, service: Service) -> list[str]:
+    def wanted(self, service: ServiceRecord) -> list[str]:
         """The servers that a service should have: the host of each, or "" for any host."""
         published = service.published
         on = published.options._need().on

@@ -17,7 +17,7 @@ from encamp.services.registry.probes import Probes
 from encamp.services.registry.questions import Questions
 from encamp.services.registry.saved_states import SavedState, SavedStates
 from encamp.services.registry.server_record import ServerRecord
-from encamp.services.registry.service_records import Published, Service, ServiceRecords
+from encamp.services.registry.service_records import PublishedService, ServiceRecord, ServiceRecords
 from encamp.services.registry.waiting_warnings import WaitingWarnings
 from encamp.services.server import ServerSettings, serve
 from encamp.wire.pickling import portable_error
@@ -26,7 +26,7 @@ from encamp.wire.pickling import portable_error
 class Starter:
     """Starts as many servers as each service should have, and ends them.
 
-    ``owner`` is the owner of their tasks, see `Options.owner`.
+    ``owner`` is the owner of their tasks, see `CheckedOptions.owner`.
     """
 
     def __init__(
@@ -44,9 +44,11 @@ class Starter:
         self._numbers, self._servers = itertools.count(1), itertools.count(1)
         self._leases, self._orders = itertools.count(1), itertools.count(1)
 
-    def publish(self, published: Published) -> Service:
+    def publish(self, published: PublishedService) -> ServiceRecord:
         """Start the servers of a new service. Raises the errors of `Cluster.spawn`."""
-        service = Service(next(self._numbers), published, ServerPool(self._leases, self._orders))
+        service = ServiceRecord(
+            next(self._numbers), published, ServerPool(self._leases, self._orders)
+        )
         self._records.services[service.number] = service
         try:
             self._fill(service)
@@ -57,7 +59,7 @@ class Starter:
         self._probe(service)
         return service
 
-    def _probe(self, service: Service) -> None:
+    def _probe(self, service: ServiceRecord) -> None:
         """End servers that do not answer for too long, if the service has a limit."""
         limit = service.published.call_limit
         if limit is None:
@@ -78,7 +80,7 @@ class Starter:
             server.overdue = True
             self._records.controller.kill_and_cancel.stop_at_once(server.task, Cause.OVERDUE)
 
-    def _fill(self, service: Service) -> None:
+    def _fill(self, service: ServiceRecord) -> None:
         """Start missing servers; cancel surplus ones that wait for a slot."""
         if service.over() is not None or self._records.winding_up:
             return
@@ -108,7 +110,7 @@ class Starter:
         if missing:
             self._warnings.servers_wait(service)
 
-    def start(self, service: Service, server: ServerRecord, saved: SavedState | None) -> None:
+    def start(self, service: ServiceRecord, server: ServerRecord, saved: SavedState | None) -> None:
         """Start a server, with the saved state of its predecessor if there is any."""
         if self._records.dropped:
             return
@@ -143,7 +145,7 @@ class Starter:
                     self.fail(service, words_of(exc), exc)
                 self._client_letters.refuse_too_many(service)
 
-    def terminate(self, service: Service, *, cancel: bool = False) -> None:
+    def terminate(self, service: ServiceRecord, *, cancel: bool = False) -> None:
         """End a service: its servers end after their calls, or at once (``cancel``)."""
         if not service.ended:
             service.ended = True
@@ -160,13 +162,13 @@ class Starter:
             else:
                 self._records.order(server, END)
 
-    def fail(self, service: Service, why: str, cause: BaseException | None) -> None:
+    def fail(self, service: ServiceRecord, why: str, cause: BaseException | None) -> None:
         """Record that a service can have no servers any more, and refuse all requests."""
         service.failure = ServiceFailed(service.name, why)
         if cause is not None:
             service.failure.__cause__ = portable_error(cause)
         self._refuse_all(service, service.failure)
 
-    def _refuse_all(self, service: Service, error: EncampError) -> None:
+    def _refuse_all(self, service: ServiceRecord, error: EncampError) -> None:
         self._client_letters.refuse_all(service, error)
         self._questions.tell_waiters()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from encamp.services.registry.server_record import Request
-from encamp.services.registry.service_records import Service, ServiceRecords
+from encamp.services.registry.service_records import ServiceRecord, ServiceRecords
 from encamp.units import counted, joined
 
 WARN_AFTER = 1.0
@@ -19,7 +19,7 @@ class WaitingWarnings:
     def __init__(self, records: ServiceRecords) -> None:
         self._records = records
 
-    def servers_wait(self, service: Service) -> None:
+    def servers_wait(self, service: ServiceRecord) -> None:
         """Log why servers wait for slots, if they still do later."""
         if not service.said:
             service.said = True
@@ -27,7 +27,7 @@ class WaitingWarnings:
                 WARN_AFTER, lambda: self._say_what_servers_wait_for(service)
             )
 
-    def _say_what_servers_wait_for(self, service: Service) -> None:
+    def _say_what_servers_wait_for(self, service: ServiceRecord) -> None:
         waiting = self._without_slot(service)
         if waiting and service.over() is None:
             others = [one for one in self._records.services.values() if one is not service]
@@ -35,16 +35,16 @@ class WaitingWarnings:
             ending = [one.name for one in others if one.placed and one.ended]
             _log.warning("%s", waiting_for_slots(service.name, waiting, there, ending))
 
-    def _without_slot(self, service: Service) -> int:
+    def _without_slot(self, service: ServiceRecord) -> int:
         servers = service.pool.servers.values()
         return sum(server.task is not None and server.task.slot is None for server in servers)
 
-    def client_waits(self, service: Service, request: Request) -> None:
+    def client_waits(self, service: ServiceRecord, request: Request) -> None:
         """Log why the program waits for servers, if it still does later; once for each service."""
         if request.waits and not service.said_held:
             self._records.pump.call_later(WARN_AFTER, lambda: self._say_who(service, request))
 
-    def _say_who(self, service: Service, request: Request) -> None:
+    def _say_who(self, service: ServiceRecord, request: Request) -> None:
         why = service.pool.in_use()
         if not why:  # they are starting
             self.client_waits(service, request)

@@ -35,7 +35,7 @@ from encamp.wire.frames import Buffer, Parts
 
 
 @dataclass
-class Agent:
+class ExpectedAgent:
     """An agent, ``where`` the engine has started it, with this number of ``slots``."""
 
     number: int
@@ -64,7 +64,7 @@ class MeshEngine(MeshEndpoint, Engine):
         self.name = name
         super().__init__(0, new_identity(name))
         self.run = secrets.token_hex(8)
-        self.known: dict[int, Agent] = {}
+        self.known: dict[int, ExpectedAgent] = {}
         """The agents that have joined or are starting."""
         self.whole = True
         """Whether an agent has all slots of its host or worker; else it has one."""
@@ -91,7 +91,7 @@ class MeshEngine(MeshEndpoint, Engine):
         """Start the first agents; set `agents` to the number to wait for. See `Engine.start`."""
 
     @abstractmethod
-    def begin_again(self, agent: Agent) -> None:
+    def begin_again(self, agent: ExpectedAgent) -> None:
         """Start another agent in place of one that has ended alone, if its host is still there.
 
         `expect_again` registers it.
@@ -105,7 +105,7 @@ class MeshEngine(MeshEndpoint, Engine):
         """The slots of all agents, including those that are being started."""
         return sum(agent.slots for agent in self.known.values() if not agent.given_up)
 
-    def end_by_force(self, agents: Iterable[Agent]) -> None:
+    def end_by_force(self, agents: Iterable[ExpectedAgent]) -> None:
         """End agents that did not end by themselves. Blocks for at most some seconds."""
 
     def let_go(self) -> None:
@@ -118,17 +118,17 @@ class MeshEngine(MeshEndpoint, Engine):
             self.run, identity.certificate, identity.key, dial, host_id(), variables_to_send()
         )
 
-    def expect(self, where: Hashable, label: str, slots: Iterable[int]) -> list[Agent]:
+    def expect(self, where: Hashable, label: str, slots: Iterable[int]) -> list[ExpectedAgent]:
         """Register agents that will be started there, one for each number of slots."""
         found = []
         for count in slots:
             self._numbers += 1
-            agent = Agent(self._numbers, where, label, count)
+            agent = ExpectedAgent(self._numbers, where, label, count)
             self.known[agent.number] = agent
             found.append(agent)
         return found
 
-    def expect_again(self, agent: Agent) -> list[Agent]:
+    def expect_again(self, agent: ExpectedAgent) -> list[ExpectedAgent]:
         """Register an agent that will be started in place of one that has ended.
 
         It counts as a restart, unless the other was given up; the list is empty if none is left.
@@ -307,7 +307,7 @@ class MeshEngine(MeshEndpoint, Engine):
         self.close()
         self.let_go()
 
-    def _there(self) -> list[Agent]:
+    def _there(self) -> list[ExpectedAgent]:
         """The agents that have joined, and have yet to end."""
         agents = self.known.values()
         return [agent for agent in agents if agent.link is not None and not agent.given_up]
