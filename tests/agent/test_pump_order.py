@@ -22,11 +22,11 @@ def test_quick_calls_stay_behind_earlier_orders() -> None:
     other = threading.Thread(target=drive)
     other.start()
     assert driving.wait(30)
-    pump.order(lambda: done.append(1))
+    pump.call_now_or_soon(lambda: done.append(1))
     go_on.set()
     other.join(30)
-    pump.order(lambda: done.append(2))
-    pump.order(lambda: done.append(3))
+    pump.call_now_or_soon(lambda: done.append(2))
+    pump.call_now_or_soon(lambda: done.append(3))
     assert done == [1, 2, 3]
     pump.close()
 
@@ -98,7 +98,7 @@ def test_background_thread_continues_after_long_order() -> None:
         time.sleep(0.2)
         pump.call_later(0.0, rung.set)
 
-    pump.order(takes_long)
+    pump.call_now_or_soon(takes_long)
     assert rung.wait(30)
     pump.close()
 
@@ -108,10 +108,10 @@ def test_an_order_of_the_thread_that_drives_stays_behind_those_that_wait() -> No
 
     def handle() -> None:
         pump.call_soon(lambda: done.append(1))
-        pump.order(lambda: done.append(2))
+        pump.call_now_or_soon(lambda: done.append(2))
         done.append(0)
 
-    pump.order(handle)
+    pump.call_now_or_soon(handle)
     assert pump.until(lambda: len(done) == 3, 10)
     assert done == [0, 1, 2]
     pump.close()
@@ -141,8 +141,8 @@ def test_what_an_order_has_to_send_is_sent_at_once_if_no_thread_drives() -> None
         posted.clear()
 
     pump.at_turn_end.append(send)
-    pump.order(lambda: posted.append(7))
+    pump.call_now_or_soon(lambda: posted.append(7))
     assert sent == [7]
-    pump.order(lambda: None)
+    pump.call_now_or_soon(lambda: None)
     assert sent == [7]
     pump.close()

@@ -256,7 +256,7 @@ def test_who_drives_is_not_disturbed(
         thread.join(SOON)
 
     end.come.append(message("x"))
-    pump.order(drive)
+    pump.call_now_or_soon(drive)
     assert found == [None, False]
     assert len(end.come) == 1
 

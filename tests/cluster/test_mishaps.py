@@ -557,7 +557,7 @@ def test_a_slot_that_is_about_to_be_ended_gets_no_more_calls() -> None:
         scheduler.put(call)
     list(scheduler.assign())
     scheduler.close(slot)
-    scheduler.ended(slot, slot.ahead[0])
+    scheduler.ended(slot, slot.tasks[0])
     assert list(scheduler.assign()) == []
     scheduler.open(slot)
     assert list(scheduler.assign()) != []
@@ -782,21 +782,21 @@ def test_order_to_leaving_agent_ends_with_its_reason(answers: bool) -> None:
         agents = cluster._controller.agents
 
         def order() -> dict[int, str]:
-            tickets = agents.order("clear", each=True)
+            tickets = agents.keep_house("clear", each=True)
             agent = agents.here()[0]
             if answers:
-                done = say.OrderDone(next(iter(tickets)), True, "17")
-                agents.order_done(agent, done, [])
+                done = say.HousekeepingDone(next(iter(tickets)), True, "17")
+                agents.housekeeping_done(agent, done, [])
             agents.left(agent.number, "it is gone")
             return tickets
 
         first, second = cluster._pump.call(order)
         answer = (True, "17") if answers else (False, "it is gone")
-        assert agents.orders[first] is not None
-        assert agents.orders[first][1:] == answer
+        assert agents.housekeeping[first] is not None
+        assert agents.housekeeping[first][1:] == answer
         cluster._pump.until(lambda: agents.all_done([first, second]), 30)
-        assert agents.orders[second] is not None
-        assert agents.orders[second][1]
+        assert agents.housekeeping[second] is not None
+        assert agents.housekeeping[second][1]
 
 
 def test_agent_joining_during_close_is_ended(

@@ -269,8 +269,8 @@ def test_a_slot_that_is_closed_when_it_needs_more_calls_gets_none() -> None:
 def _check_counts(bench: Bench) -> None:
     slots = [slot for s in bench.scheduler.hosts.values() for slot in s.slots]
     assert bench.scheduler.slots == len(slots)
-    assert bench.scheduler.idle == sum(not (p.ahead or p.closed) for p in slots)
-    assert bench.scheduler.ahead == sum(max(0, len(slot.ahead) - 1) for slot in slots)
+    assert bench.scheduler.idle == sum(not (p.tasks or p.closed) for p in slots)
+    assert bench.scheduler.ahead == sum(max(0, len(slot.tasks) - 1) for slot in slots)
 
 
 def test_slots_that_go_take_their_counts_along_whatever_they_had() -> None:
@@ -287,7 +287,7 @@ def test_slots_that_go_take_their_counts_along_whatever_they_had() -> None:
     closed_idle = next(slot for slot in slots if slot is not slots[-1])
     bench.scheduler.close(closed_idle)
     for slot in slots:
-        had = list(slot.ahead)
+        had = list(slot.tasks)
         assert bench.scheduler.remove(slot) == had
         assert {task.slot for task in had} <= {None}
         _check_counts(bench)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from encamp.services.letters import CALL, Call, Calls, Saved
+from encamp.services.letters import CALL, Calls, Saved, ServiceCall
 from encamp.services.registry.at_least_once import Replays
 from encamp.services.registry.server_record import ServerRecord
 
@@ -28,7 +28,7 @@ class Registry:
     def keep(self, _server: int, serial: int, _: Any, kept: Callable[[int], None]) -> None:
         kept(serial)
 
-    def relay(self, client: int, calls: list[Call], *buffers: bytes) -> None:
+    def relay(self, client: int, calls: list[ServiceCall], *buffers: bytes) -> None:
         self.replays.relay(client, Calls(1, calls, client), list(buffers))
 
     def succeed(self) -> None:
@@ -38,7 +38,7 @@ class Registry:
         self.replays.replay(self.server)
 
 
-def _call(number: int, buffers: int = 0) -> Call:
+def _call(number: int, buffers: int = 0) -> ServiceCall:
     return number, 9, CALL, "f", b"", buffers
 
 

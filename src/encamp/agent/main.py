@@ -48,11 +48,11 @@ from encamp.wire.protocol import (
     Answer,
     End,
     Hello,
+    Housekeeping,
+    HousekeepingDone,
     Link,
     Location,
     Message,
-    Order,
-    OrderDone,
     Orders,
     Ping,
     Pong,
@@ -198,17 +198,17 @@ class Agent:
                 self._link(envelope.slot, envelope.its_slot)
             self.slots[envelope.slot].give(envelope, parts)
         elif sender == CONTROLLER:
-            self._order(envelope)
+            self._obey(envelope)
 
-    def _order(self, envelope: Any) -> None:
+    def _obey(self, envelope: Any) -> None:
         if isinstance(envelope, Recall):
             self.slots[envelope.slot].recall(envelope)
         elif isinstance(envelope, Stop):
             self.slots[envelope.slot].stop(envelope.life, envelope.ticket)
         elif isinstance(envelope, Ping):
             self.post(CONTROLLER, [encode(Pong(envelope.ticket))])
-        elif isinstance(envelope, Order):
-            self._begin(envelope)
+        elif isinstance(envelope, Housekeeping):
+            self._begin_housekeeping(envelope)
         elif isinstance(envelope, End):
             self.end()
 
@@ -258,18 +258,18 @@ class Agent:
         ahead = sum(slot.busy for slot in self.slots)
         self.pump.rest = REST if ahead > MANY * len(self.slots) else 0.0
 
-    def _begin(self, order: Order) -> None:
-        """Carry out a slow order in a thread."""
+    def _begin_housekeeping(self, asked: Housekeeping) -> None:
+        """Do it in a thread, since it may take long."""
 
         def work() -> None:
             try:
-                value, good = str(_WHAT[order.what](self)), True
+                value, good = str(_WHAT[asked.what](self)), True
             except Exception as exc:  # noqa: BLE001 - it is reported to the waiting caller
                 value, good = str(exc), False
-            done = OrderDone(order.ticket, good, value)
+            done = HousekeepingDone(asked.ticket, good, value)
             self.pump.call_soon(lambda: self.post(CONTROLLER, [encode(done)]))
 
-        threading.Thread(target=work, name=f"encamp-{order.what}", daemon=True).start()
+        threading.Thread(target=work, name=f"encamp-{asked.what}", daemon=True).start()
 
     def end(self) -> None:
         """End all slots, interrupting their calls; blocks until they have ended."""

@@ -26,8 +26,8 @@ from encamp.wire.protocol import (
     SPAWNER,
     End,
     Hello,
-    Order,
-    OrderDone,
+    Housekeeping,
+    HousekeepingDone,
     OutputText,
     Ping,
     SlotEnded,
@@ -60,7 +60,7 @@ class AgentRecord:
         self.gone: set[SlotRecord] = set()
         """Its slots whose processes have ended."""
         self.refreshing = 0
-        """Ticket of the order to replace the processes of its idle slots; 0 if there is none."""
+        """Ticket of the request to replace the processes of its idle slots; 0 if there is none."""
         self.heard = True
 
     @property
@@ -119,7 +119,7 @@ class Agents:
         self._pump, self._outbox, self._messages = pump, outbox, messages
         self.by_number: dict[int, AgentRecord] = {}
         self.hosts: dict[str, Host] = {}
-        self.orders: dict[int, tuple[int, bool, str] | None] = {}
+        self.housekeeping: dict[int, tuple[int, bool, str] | None] = {}
         """By ticket: the agent, whether it has succeeded, and its answer; None until then."""
         self.has_lost = False
         """Whether an agent has left, so that perhaps no host can meet some needs."""
@@ -197,7 +197,7 @@ class Agents:
         """Report the load to an elastic engine, now and regularly."""
         busy: dict[int, int] = {}
         for agent in self.by_number.values():
-            if count := sum(bool(slot.ahead) for slot in agent.slots):
+            if count := sum(bool(slot.tasks) for slot in agent.slots):
                 busy[agent.number] = count
         waiting = self._scheduler.queued + self._scheduler.ahead
         self._engine.needs(busy, waiting)
@@ -230,8 +230,8 @@ class Agents:
             ahead = self._scheduler.remove(slot)
             self._lose(slot, ahead[:1], ahead[1:], None, why)
         for ticket in agent.tickets:
-            if self.orders.get(ticket, ()) is None:
-                self.orders[ticket] = number, False, why
+            if self.housekeeping.get(ticket, ()) is None:
+                self.housekeeping[ticket] = number, False, why
         if agent.facts is not None:
             host = self._scheduler.hosts.get(agent.facts.host)
             if host is None:
@@ -270,7 +270,7 @@ class Agents:
         slot.life += 1
         slot.stopping = False
         slot.ticket = 0
-        ahead = list(slot.ahead)
+        ahead = list(slot.tasks)
         if ahead:
             ahead[0].mark = envelope.mark
         if ahead and envelope.text and envelope.began:
@@ -315,33 +315,35 @@ class Agents:
         for task in begun:
             self._controller.end(task, False, task.why_ended(slot, exit_code, why))
 
-    def order(self, what: str, *, each: bool) -> dict[int, str]:
-        """Send an order to ``each`` agent, or to one per host; returns tickets → host names."""
+    def keep_house(self, what: str, *, each: bool) -> dict[int, str]:
+        """Ask ``each`` agent, or one per host, for `Housekeeping`; returns tickets → host names."""
         tickets: dict[int, str] = {}
         for agent in self.here():
             if each or agent.host not in tickets.values():
                 ticket = next(self._tickets)
                 tickets[ticket] = agent.host
-                self.orders[ticket] = None
+                self.housekeeping[ticket] = None
                 agent.tickets.append(ticket)
                 if what == "refresh":  # calls for a process that ends would be lost
                     agent.refreshing = ticket
                     for slot in agent.slots:
                         self._scheduler.close(slot)
-                self._outbox.post(agent.number, [encode(Order(ticket, what))])
+                self._outbox.post(agent.number, [encode(Housekeeping(ticket, what))])
         return tickets
 
-    def order_done(self, agent: AgentRecord, envelope: OrderDone, parts: Parts) -> None:
-        """Handle the answer of an agent to an order."""
-        if envelope.ticket in self.orders:
-            self.orders[envelope.ticket] = agent.number, envelope.ok, envelope.value
+    def housekeeping_done(
+        self, agent: AgentRecord, envelope: HousekeepingDone, parts: Parts
+    ) -> None:
+        """Handle the answer of an agent to `Housekeeping`."""
+        if envelope.ticket in self.housekeeping:
+            self.housekeeping[envelope.ticket] = agent.number, envelope.ok, envelope.value
         if envelope.ticket == agent.refreshing:
             agent.refreshing = 0
             inline = self._controller.inline
             for slot in agent.slots:
-                if inline or not (slot.stopping or any(task.cause for task in slot.ahead)):
+                if inline or not (slot.stopping or any(task.cause for task in slot.tasks)):
                     self._scheduler.open(slot)
 
     def all_done(self, tickets: Iterable[int]) -> bool:
-        """Whether all orders were carried out, or their agents have left."""
-        return all(self.orders[ticket] is not None for ticket in tickets)
+        """Whether all agents have answered, or have left."""
+        return all(self.housekeeping[ticket] is not None for ticket in tickets)

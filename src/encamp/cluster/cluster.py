@@ -396,7 +396,7 @@ class Cluster:
             payload = dump_as("the message", message)
         messages = self._controller.messages
         if not changeable(payload):
-            self._pump.order(lambda: self._controller.send(number, payload))
+            self._pump.call_now_or_soon(lambda: self._controller.send(number, payload))
             return
 
         def send_large() -> None:
@@ -516,19 +516,21 @@ class Cluster:
         timeout = patience(timeout)
         self._check()
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._order("refresh", deadline, each=True)
-        return {host: int(freed) for host, freed in self._order("clear", deadline, each=False)}
+        self._keep_house("refresh", deadline, each=True)
+        return {host: int(freed) for host, freed in self._keep_house("clear", deadline, each=False)}
 
-    def _order(self, what: str, deadline: float | None, *, each: bool) -> list[tuple[str, str]]:
-        """Send an order to agents; returns the hosts and their answers. Blocks."""
+    def _keep_house(
+        self, what: str, deadline: float | None, *, each: bool
+    ) -> list[tuple[str, str]]:
+        """Ask agents for `Housekeeping`; returns the hosts and their answers. Blocks."""
         controller = self._controller
-        tickets = self._pump.call(lambda: controller.agents.order(what, each=each))
+        tickets = self._pump.call(lambda: controller.agents.keep_house(what, each=each))
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         if not self._pump.until(lambda: controller.agents.all_done(tickets), left):
             raise NotInTime("a host has not cleared its local storage", left or 0.0)
         answers = []
         for ticket, host in tickets.items():
-            done = controller.agents.orders.pop(ticket)
+            done = controller.agents.housekeeping.pop(ticket)
             if done is None or not done[1]:
                 why = "the cluster was closed" if done is None else done[2]
                 raise EngineFailed(self._engine.name, f"{host} was not cleared: {why}")

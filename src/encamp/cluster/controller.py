@@ -69,15 +69,15 @@ from encamp.wire.protocol import (
     Answer,
     Ask,
     Call,
+    CallResult,
     GivenBack,
     Hello,
+    HousekeepingDone,
     Locate,
     Location,
     ManyResults,
     Message,
-    OrderDone,
     OutputText,
-    Result,
     Results,
     Run,
     SlotEnded,
@@ -149,7 +149,7 @@ class Controller:
             Ask: self._ask,
             GivenBack: self.kill_and_cancel.given_back,
             SlotEnded: self.agents.slot_ended,
-            OrderDone: self.agents.order_done,
+            HousekeepingDone: self.agents.housekeeping_done,
         }
         if engine.agent_here is None or engine.patience() is not None:  # the engine has arrivals
             self.pump.attach(engine, self.arrived)
@@ -406,7 +406,7 @@ class Controller:
         kept = self.functions.kept
         alive = kept.numbers.keys() | self.setups.kept.keys()
         gone = slot.known - alive
-        wanted = {task.function.number for task in slot.ahead} if gone else set()
+        wanted = {task.function.number for task in slot.tasks} if gone else set()
         slot.known -= gone - wanted
         if not gone & wanted:
             slot.changes = kept.changes
@@ -424,8 +424,8 @@ class Controller:
 
         This is unknown while the slot is asked to give back calls.
         """
-        if slot.ahead and not slot.ticket:
-            task = slot.ahead[0]
+        if slot.tasks and not slot.ticket:
+            task = slot.tasks[0]
             if task.state is SENT:
                 task.begins()
             if self.messages.early:
@@ -438,7 +438,7 @@ class Controller:
         if len(envelope.results) == 1:
             self._settle_one(slot, envelope.results[0], parts[1:], last=True)
             return
-        results, at = deque[tuple[Result, Parts]](), 1
+        results, at = deque[tuple[CallResult, Parts]](), 1
         for result in envelope.results:
             end = at + result[4]
             results.append((result, parts[at:end]))
@@ -452,7 +452,7 @@ class Controller:
         come = [result for part in parts[1:] for result in decode(part).results]
         self._settle_all((slot, deque(zip(come, repeat(_NO_BUFFERS)))))
 
-    def _settle_all(self, come: tuple[SlotRecord, deque[tuple[Result, Parts]]]) -> None:
+    def _settle_all(self, come: tuple[SlotRecord, deque[tuple[CallResult, Parts]]]) -> None:
         """Take results; a turn inside a callback continues with the rest."""
         slot, results = come
         if len(results) > 1:
@@ -461,7 +461,9 @@ class Controller:
             result, buffers = results.popleft()
             self._settle_one(slot, result, buffers, last=not results)
 
-    def _settle_one(self, slot: SlotRecord, result: Result, buffers: Parts, *, last: bool) -> None:
+    def _settle_one(
+        self, slot: SlotRecord, result: CallResult, buffers: Parts, *, last: bool
+    ) -> None:
         """Handle a result; after the ``last`` of several, another call has started at the slot."""
         number, good, seconds, payload, _ = result
         task = self.tasks.get(number)
@@ -475,7 +477,7 @@ class Controller:
         if seconds >= 0:
             task.function.timing.took(seconds)
         self.scheduler.ended(slot, task)
-        if last and slot.ahead:  # first, because the rest may run callbacks, which may wait
+        if last and slot.tasks:  # first, because the rest may run callbacks, which may wait
             self.begins(slot)
         if good and payload == _NONE and not task.options.staged:
             self.end(task, True, None)

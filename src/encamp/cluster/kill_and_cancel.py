@@ -112,7 +112,7 @@ class KillAndCancel:
 
         Its agent knows whether this is true; perhaps only the network is slow.
         """
-        if task.slot is slot and slot.ahead and slot.ahead[0] is task and slot.ticket:
+        if task.slot is slot and slot.tasks and slot.tasks[0] is task and slot.ticket:
             self._stop(slot, slot.ticket)
 
     def _stop(self, slot: SlotRecord, ticket: int = 0) -> None:
@@ -127,18 +127,18 @@ class KillAndCancel:
             slot.ticket = 0
             slot.stopping = False  # it has answered, so its agent does not end it
         back = set(envelope.tasks)
-        returned = [task for task in slot.ahead if task.id in back]
+        returned = [task for task in slot.tasks if task.id in back]
         for task in reversed(returned):
             self._scheduler.ended(slot, task)
             self._controller.waits_again(task)
         self.put_back(returned, slot)
         self._controller.begins(slot)
-        targets = [] if self._inline else [task for task in slot.ahead if task.cause]
+        targets = [] if self._inline else [task for task in slot.tasks if task.cause]
         if slot.stopping or slot.ticket:
             return  # a late or outdated answer does not open the slot
         if any(task.id == envelope.running for task in targets):
             self._stop(slot)
-        elif targets and slot.ahead[0].cause:  # between two calls when it was asked
+        elif targets and slot.tasks[0].cause:  # between two calls when it was asked
             self.pump.call_later(_AGAIN, lambda: self.recall(slot))
         elif not agent.refreshing:
             self._scheduler.open(slot)
@@ -178,7 +178,7 @@ class KillAndCancel:
             return
         for agent in self._controller.all_agents():
             for slot in agent.slots:
-                if len(slot.ahead) > 1 and not slot.closed and not slot.ticket:
+                if len(slot.tasks) > 1 and not slot.closed and not slot.ticket:
                     self.recall(slot)
 
     def kill(self, task: SpawnedTask) -> None:
@@ -205,13 +205,13 @@ class KillAndCancel:
                 waiting.append(task)
             elif (slot := task.slot) is not None:  # otherwise its outputs are being published
                 slots[slot] = None
-                if not (self._inline and task is slot.ahead[0]):
+                if not (self._inline and task is slot.tasks[0]):
                     task.end_soon(Cause.KILLED)
         for slot in slots:
             self._scheduler.close(slot)
             self.recall(slot)
             if not self._inline:
-                head = slot.ahead[0]
+                head = slot.tasks[0]
                 self.pump.call_later(ANSWERS, partial(self._stop_unasked, head, slot))
         self.cancel(waiting)
         if self._inline and slots:

@@ -142,11 +142,10 @@ class TaskRecord:
 
 
 class SlotRecord:
-    """A slot at the controller. ``ahead`` are the tasks sent there, the running one first."""
+    """A slot at the controller. ``tasks`` are the tasks sent there, the running one first."""
 
     __slots__ = (
         "agent",
-        "ahead",
         "backlog",
         "changes",
         "closed",
@@ -157,12 +156,13 @@ class SlotRecord:
         "runs",
         "settings",
         "stopping",
+        "tasks",
         "ticket",
     )
 
     def __init__(self, agent: int, number: int, host: HostRecord) -> None:
         self.agent, self.number, self.host = agent, number, host
-        self.ahead: deque[TaskRecord] = deque()
+        self.tasks: deque[TaskRecord] = deque()
         self.backlog = 0.0
         """Seconds that its calls will take."""
         self.known: set[int] = set()

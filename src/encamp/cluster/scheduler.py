@@ -55,13 +55,13 @@ class Scheduler:
     def remove(self, slot: SlotRecord) -> list[TaskRecord]:
         """Remove a slot; returns the tasks that were sent there."""
         host = slot.host
-        tasks = list(slot.ahead)
+        tasks = list(slot.tasks)
         if tasks:
             self._release(host, tasks[0])
         for task in tasks:
             task.left()
         self.ahead -= max(0, len(tasks) - 1)
-        slot.ahead.clear()
+        slot.tasks.clear()
         if not tasks and not slot.closed:
             self.idle -= 1
         host.slots.remove(slot)
@@ -176,7 +176,7 @@ class Scheduler:
                 assigned.append(given)
         while queue and self._hungry:
             slot, _ = self._hungry.popitem()
-            if slot.ahead and (given := self._give(slot, queue, PLAIN)):
+            if slot.tasks and (given := self._give(slot, queue, PLAIN)):
                 assigned.append(given)
         if not queue:
             self._hungry.clear()
@@ -223,7 +223,7 @@ class Scheduler:
         """Move tasks from a queue to a slot: as many as it can run in a short time."""
         limit = max(1, len(queue) // (2 * self.slots)) if not need.alone else 1
         tasks: list[TaskRecord] = []
-        backlog, count = slot.backlog, len(slot.ahead)
+        backlog, count = slot.backlog, len(slot.tasks)
         undivided = backlog + UNDIVIDED if count else 0.0
         while queue and count < MOST_CALLS and (len(tasks) < limit or backlog < undivided):
             seconds = queue[0].function.timing.seconds
@@ -241,7 +241,7 @@ class Scheduler:
         if not tasks:
             return None
         host = slot.host
-        if not slot.ahead:
+        if not slot.tasks:
             del host.free[slot]
             self.idle -= 1
             host.used_cores += need.cores
@@ -253,7 +253,7 @@ class Scheduler:
             self.ahead -= 1
             self._sort(host)
         self.ahead += len(tasks)
-        slot.ahead.extend(tasks)
+        slot.tasks.extend(tasks)
         slot.backlog = backlog
         for task in tasks:
             task.sent(slot)
@@ -263,7 +263,7 @@ class Scheduler:
 
     def ended(self, slot: SlotRecord, task: TaskRecord) -> None:
         """Remove a task from its slot when it has ended, or was given back."""
-        ahead = slot.ahead
+        ahead = slot.tasks
         if ahead and ahead[0] is task:
             ahead.popleft()
         else:
@@ -309,7 +309,7 @@ class Scheduler:
         """Send tasks to a slot again."""
         if slot.closed:
             slot.closed = False
-            if not slot.ahead:
+            if not slot.tasks:
                 self._free(slot)
-            elif slot.backlog < HORIZON / 2 and not slot.ahead[0].options.need.alone:
+            elif slot.backlog < HORIZON / 2 and not slot.tasks[0].options.need.alone:
                 self._hungry[slot] = None

@@ -370,7 +370,7 @@ class _Shared:
         if isinstance(error, InitializerFailed):
             self._broken = error
             controller = self.cluster._controller
-            controller.pump.order(lambda: self._fail_waiting(error))
+            controller.pump.call_now_or_soon(lambda: self._fail_waiting(error))
 
     def _fail_waiting(self, error: InitializerFailed) -> None:
         for task in self._find():

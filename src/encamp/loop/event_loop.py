@@ -84,7 +84,7 @@ class EventLoop:
         self.watch(self._wake.fileno(), lambda _: self._wake.rest())
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
-        self.orders: deque[Callable[[], object]] = deque()
+        self.calls_due: deque[Callable[[], object]] = deque()
         """Functions to call in the next turn."""
         self._sleeping = False
         self.nudged = False
@@ -125,7 +125,7 @@ class EventLoop:
 
     def call_soon(self, call: Callable[[], object]) -> None:
         """Call a function in the next turn; from any thread."""
-        self.orders.append(call)
+        self.calls_due.append(call)
         if self._sleeping:
             self.wake()
 
@@ -156,11 +156,11 @@ class EventLoop:
         for rest in self.resting:
             rest()
         limit = 0.0
-        if timeout != 0 and not (self.orders or self.pending or self._due):
+        if timeout != 0 and not (self.calls_due or self.pending or self._due):
             limit = self._patience(timeout)
         if limit > 0:
             self._sleeping = True
-            if self.orders or self.nudged:  # set before another thread could see the flag
+            if self.calls_due or self.nudged:  # set before another thread could see the flag
                 limit = 0.0
         if limit > 0 and poll_first and self.eager:
             poll = self._poll.poll
@@ -203,7 +203,7 @@ class EventLoop:
         True from time to time in any case.
         """
         self.passed += 1
-        if self.orders or self._due or self.passed > PASSED:
+        if self.calls_due or self._due or self.passed > PASSED:
             return True
         for due in self.due:
             if due():
@@ -214,15 +214,15 @@ class EventLoop:
         return time.monotonic() - self.turned_at > TURN_WITHIN
 
     def _rest_of_turn(self) -> None:
-        """All of a turn but the events of descriptors: engines, orders, timers, ``at_turn_end``."""
+        """A turn without descriptors: engines, ``calls_due``, timers, ``at_turn_end``."""
         self.turned_at = time.monotonic()
         self.passed = 0
         if self._ends:
             self._arrivals()
-        left = len(self.orders)  # those that they order themselves are for the next turn
-        while left and self.orders:  # one that waits has others called in the meantime
+        left = len(self.calls_due)  # those that they add themselves are for the next turn
+        while left and self.calls_due:  # one that waits has others called in the meantime
             left -= 1
-            self.orders.popleft()()
+            self.calls_due.popleft()()
         if self._timers:
             now = time.monotonic()
             while self._timers and self._timers[0][0] <= now:
@@ -309,7 +309,7 @@ class EventLoop:
 
     def _only_end(self) -> Endpoint | None:
         """The endpoint that may be polled without a turn; None if there is anything else to do."""
-        busy = self.rest or self.orders or self.pending or self.nudged or self.passed > PASSED
+        busy = self.rest or self.calls_due or self.pending or self.nudged or self.passed > PASSED
         if busy or len(self._ends) != 1:
             return None
         return self._ends[0][0] if time.monotonic() - self.turned_at < TURN_WITHIN else None

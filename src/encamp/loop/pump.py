@@ -28,8 +28,9 @@ _AT_LEAST = 60.0
 class Pump(EventLoop):
     """An event loop that is driven by whichever thread waits.
 
-    `until` waits; `call` and `order` have a function called by the driving thread, and do or do not
-    wait for it; `nudge` starts what was ordered with `call_soon`. They are for any thread.
+    `until` waits. `call` and `call_now_or_soon` have a function called by the driving thread: the
+    first waits for it, the second does not. `nudge` starts what was given to `call_soon`. They are
+    for any thread.
     """
 
     def __init__(self) -> None:
@@ -151,34 +152,34 @@ class Pump(EventLoop):
         done: list[T] = []
         failed: list[BaseException] = []
 
-        def order() -> None:
+        def called() -> None:
             try:
                 done.append(function())
             except BaseException as exc:  # noqa: BLE001 - raised in the thread that called this
                 failed.append(exc)
 
-        self.call_soon(order)
+        self.call_soon(called)
         self.until(lambda: done or failed)
         if failed:
             raise failed[0]
         return done[0] if done else function()
 
-    def order(self, call: Callable[[], None]) -> None:
-        """Have the driving thread call a function, after what was ordered before; does not wait.
+    def call_now_or_soon(self, call: Callable[[], None]) -> None:
+        """Have the driving thread call a function, after those that are due already; does not wait.
 
         It is called at once if this thread drives, or none does.
         """
         behind = False
         with self.signals_deferred:
             me = threading.get_ident()
-            if self._driver == me and not self.orders:
+            if self._driver == me and not self.calls_due:
                 call()
             elif self._driver != me and self.lock.acquire(blocking=False):
                 self._since, self._driver = time.monotonic(), me
                 try:
-                    behind = bool(self.orders)
+                    behind = bool(self.calls_due)
                     if behind:
-                        self.orders.append(call)
+                        self.calls_due.append(call)
                     else:
                         call()
                         self._send_if_due()
@@ -196,7 +197,7 @@ class Pump(EventLoop):
                 call()
 
     def nudge(self, within: float = 0.0) -> None:
-        """Start what was just ordered: by a turn here, or by waking the driving thread.
+        """Start what is due: by a turn here, or by waking the driving thread.
 
         If the background thread drives, it is given ``within`` seconds to let this thread drive:
         while this thread works, the other would wait for the interpreter lock at every step.

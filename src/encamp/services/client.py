@@ -21,17 +21,17 @@ from encamp.services.letters import (
     RELEASE,
     Acquire,
     Answers,
-    Ask,
-    Call,
     Calls,
     Forget,
     Granted,
+    Inquiry,
     LeaseEnded,
     Letter,
     NewClient,
     Refused,
     Reply,
     ServerGone,
+    ServiceCall,
     encode,
 )
 from encamp.services.result import Awaited, Result
@@ -165,7 +165,7 @@ class Client(ABC):
 
     def _send(self) -> None:
         outgoing = self._outgoing
-        calls: list[Call] = []
+        calls: list[ServiceCall] = []
         buffers: Parts = []
         route: Route | None = None
         while outgoing:
@@ -186,7 +186,7 @@ class Client(ABC):
             buffers += one.buffers
         self._send_calls(route, calls, buffers)
 
-    def _send_calls(self, route: Route | None, calls: list[Call], buffers: Parts) -> None:
+    def _send_calls(self, route: Route | None, calls: list[ServiceCall], buffers: Parts) -> None:
         if route is not None and calls:
             client = self.id if route.to == SPAWNER else -1
             letter = Calls(route.server, calls, client)
@@ -262,7 +262,7 @@ class Client(ABC):
         asked = Question(self)
         asked.ticket, asked.service = next(self._tickets), service
         self._asked[asked.ticket] = asked
-        self.tell(Ask(service, asked.ticket, what), dump(arguments))
+        self.tell(Inquiry(service, asked.ticket, what), dump(arguments))
         return asked
 
     # Letters that arrive

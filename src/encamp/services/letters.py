@@ -1,6 +1,6 @@
 """The letters of services: what registry, servers and clients send each other on their port.
 
-    client  ── Acquire, Forget, LeaseEnded, NewClient, Ask ──────►  registry (controller)
+    client  ── Acquire, Forget, LeaseEnded, NewClient, Inquiry ──►  registry (controller)
     client  ── WaitStarted, WaitEnded ───────────────────────────►  registry
     client  ◄── Granted, Refused, Reply, ServerGone, Deadlock ────  registry
     client  ── Calls ──►  server  ── Answers ──►  client
@@ -26,10 +26,10 @@ CALL, READ, WRITE, APPLY, RELEASE, GROUP, END = range(7)
 """Kinds of calls: call a method, read an attribute, set one, make a `ParameterCall`, end the lease,
 send the server the members of its group, end the server."""
 
-Call = tuple[int, int, int, str, bytes, int]
+ServiceCall = tuple[int, int, int, str, bytes, int]
 """The call's number at the client, lease, kind, name of the method or attribute, pickle of the
 arguments, and how many large buffers these have."""
-Answer = tuple[int, bool, bytes, int]
+CallAnswer = tuple[int, bool, bytes, int]
 """The call's number, whether it has a value (or an error), the pickle, and its number of large
 buffers."""
 
@@ -113,7 +113,7 @@ class Deadlock(Letter, tag=8):
     ticket: int
 
 
-class Ask(Letter, tag=9):
+class Inquiry(Letter, tag=9):
     """A question about a service; its arguments follow."""
 
     service: int
@@ -142,7 +142,7 @@ class Calls(Letter, tag=12):
     """Calls in order; their large buffers follow. ``client`` has made them, if they are relayed."""
 
     server: int
-    calls: list[Call]
+    calls: list[ServiceCall]
     client: int = -1
 
 
@@ -150,7 +150,7 @@ class Answers(Letter, tag=13):
     """Answers to calls, the leases that have ended, and the server's statistics."""
 
     server: int
-    answers: list[Answer]
+    answers: list[CallAnswer]
     freed: list[int]
     statistics: CallStatistics
 
@@ -204,7 +204,7 @@ class Alive(Letter, tag=20):
 
 _Any = (
     Acquire | Forget | Granted | Refused | LeaseEnded | NewClient | WaitStarted | WaitEnded
-    | Deadlock | Ask | Reply | ServerGone | Calls | Answers | Ready | Saved
+    | Deadlock | Inquiry | Reply | ServerGone | Calls | Answers | Ready | Saved
     | GroupMessage | MemberLost | Stopping | Probe | Alive
 )  # fmt: skip
 _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_Any)

@@ -24,14 +24,14 @@ from encamp.services.letters import (
     RELEASE,
     WRITE,
     Alive,
-    Answer,
     Answers,
-    Call,
+    CallAnswer,
     Calls,
     GroupMessage,
     Probe,
     Ready,
     Saved,
+    ServiceCall,
     Stopping,
     encode,
 )
@@ -111,7 +111,7 @@ class Server:
         self._connection, self._ledger = client.slot.connection, client.slot.ledger
         self._object: Any = None
         self._methods: frozenset[str] = frozenset()
-        self._queue: deque[tuple[int, Call, Parts]] = deque()
+        self._queue: deque[tuple[int, ServiceCall, Parts]] = deque()
         self._ended = 0
         """All leases up to this number have ended: each lease of a server has a larger number."""
         self._over = False
@@ -120,7 +120,7 @@ class Server:
         self._checkpoint = Checkpoint(settings.checkpoint_every)
         # Answers that are held back, all for one client
         self._client = SPAWNER
-        self._answers: list[Answer] = []
+        self._answers: list[CallAnswer] = []
         self._buffers: Parts = []
         self._freed: list[int] = []
         self._sent = self._looked = 0.0
@@ -194,7 +194,7 @@ class Server:
             self._queue.append((client, call, buffers[at : at + count] if count else buffers[:0]))
             at += count
 
-    def _one(self, client: int, call: Call, buffers: Parts) -> None:
+    def _one(self, client: int, call: ServiceCall, buffers: Parts) -> None:
         number, lease, op, name, payload, _ = call
         self._serial += 1
         if client != self._client:
@@ -276,7 +276,7 @@ class Server:
         elif self._flusher is None or not self._wanted.is_set():
             self._have_flushed()
 
-    def _refuse(self, client: int, call: Call, error: BaseException) -> None:
+    def _refuse(self, client: int, call: ServiceCall, error: BaseException) -> None:
         if client != self._client:
             self._flush()
             self._client = client

@@ -22,10 +22,10 @@ from encamp.services.letters import (
     RELEASE,
     Acquire,
     Answers,
-    Ask,
     Calls,
     Forget,
     Granted,
+    Inquiry,
     LeaseEnded,
     Letter,
     Refused,
@@ -149,7 +149,7 @@ class Relay:
             Acquire: self._acquire,
             Forget: self._forget,
             LeaseEnded: self._free,
-            Ask: self._ask,
+            Inquiry: self._ask,
             Calls: partial(self._calls, SPAWNER),
         }
 
@@ -225,7 +225,7 @@ class Relay:
         if route is not None:
             self._client.release(route, letter.lease, None, shared=False)
 
-    def _ask(self, letter: Ask, parts: Parts) -> None:
+    def _ask(self, letter: Inquiry, parts: Parts) -> None:
         asked = self._client.ask(letter.service, letter.what, *load(parts))
 
         def outcome(one: Awaited) -> tuple[Letter, Parts]:

@@ -302,7 +302,7 @@ class ProgramShortcut:
             if not alone:
                 break
             try:
-                return not (pump.orders or pump.pending) and prepared(payload)
+                return not (pump.calls_due or pump.pending) and prepared(payload)
             finally:
                 self._release()
                 if self._pump.waiters:
@@ -328,7 +328,7 @@ class ProgramShortcut:
         """Whether a message may be received outside a turn of the pump."""
         pump = self._pump
         pump.passed += 1
-        if self._queue or pump.orders or pump.pending or pump.nudged or pump.passed > PASSED:
+        if self._queue or pump.calls_due or pump.pending or pump.nudged or pump.passed > PASSED:
             return False
         return pump.eager and monotonic() - pump.turned_at < TURN_WITHIN
 

@@ -101,7 +101,7 @@ class EngineShortcut:
             if not alone:
                 break
             try:
-                return not (self._pump.orders or self.waiting) and prepared(payload)
+                return not (self._pump.calls_due or self.waiting) and prepared(payload)
             finally:
                 self._release()
                 if self._pump.waiters:
@@ -128,7 +128,7 @@ class EngineShortcut:
         """
         pump, messages = self._pump, self._messages
         pump.passed += 1
-        if pump.orders or pump.pending or pump.nudged or pump.passed > PASSED or not self._open:
+        if pump.calls_due or pump.pending or pump.nudged or pump.passed > PASSED or not self._open:
             return None
         caught = None
         try:

@@ -382,7 +382,7 @@ class SimulatedEngine(Engine):
 _ANSWERS: dict[type, Callable[..., say.Envelope]] = {
     say.Recall: lambda asked: say.GivenBack(asked.slot, asked.ticket, [], -1),
     say.Ping: lambda asked: say.Pong(asked.ticket),
-    say.Order: lambda asked: say.OrderDone(asked.ticket, True, "0"),
+    say.Housekeeping: lambda asked: say.HousekeepingDone(asked.ticket, True, "0"),
     say.Stop: lambda asked: say.SlotEnded(asked.slot, -9, b""),
 }
 

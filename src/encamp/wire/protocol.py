@@ -3,9 +3,9 @@
 An envelope is the first part of a message; payloads and buffers follow it. Agents read only
 envelopes. Payloads are unpickled only in slots and by the controller.
 
-    controller ── Orders, Recall, Stop, Order, Ping, End ──► agent
+    controller ── Orders, Recall, Stop, Housekeeping, Ping, End ──► agent
     controller ── Run, Message, Location, Answer ──► agent ──► slot
-    controller ◄── Hello, ManyResults, SlotEnded, OrderDone, Pong ── agent
+    controller ◄── Hello, ManyResults, SlotEnded, HousekeepingDone, Pong ── agent
     controller ◄── Results, Started, OutputText, Message, Locate, Ask, GivenBack ── agent ◄── slot
     agent ── Recall, Link ──► slot,   agent ◄── Exiting ── slot
     program ── CheckMemory ──► slot, and slot ──► program, when both share memory
@@ -149,7 +149,7 @@ class Stop(Envelope, tag=5):
     ticket: int = 0
 
 
-Result = tuple[int, bool, float, bytes, int]
+CallResult = tuple[int, bool, float, bytes, int]
 """The result of a call: task, whether it has returned, seconds, payload, and how many buffers."""
 
 
@@ -157,7 +157,7 @@ class Results(Envelope, tag=6):
     """Results of calls; their buffers follow."""
 
     slot: int
-    results: list[Result]
+    results: list[CallResult]
     first: int = 0
     """The number of the first one among all results of the slot's process."""
     count: int = 1
@@ -270,15 +270,15 @@ class Answer(Envelope, tag=15):
     ok: bool
 
 
-class Order(Envelope, tag=16):
-    """An order for the agent itself."""
+class Housekeeping(Envelope, tag=16):
+    """Work for the agent itself: ``clear`` its host's cache, or ``refresh`` its slots."""
 
     ticket: int
     what: str
 
 
-class OrderDone(Envelope, tag=17):
-    """An order was carried out. ``value`` is its value, or the error message if it has failed."""
+class HousekeepingDone(Envelope, tag=17):
+    """The work is done. ``value`` is its value, or the error message if it has failed."""
 
     ticket: int
     ok: bool
@@ -331,8 +331,9 @@ class Bundle(Envelope, tag=22):
 _encoder = msgspec.msgpack.Encoder()
 _Any = (
     Orders | Hello | Run | Recall | GivenBack | Stop | Results | Started | OutputText
-    | SupervisorMessage | Message | Locate | Location | Link | Ask | Answer | Order
-    | OrderDone | SlotEnded | Ping | Pong | End | Bundle | ManyResults | Exiting | CheckMemory
+    | SupervisorMessage | Message | Locate | Location | Link | Ask | Answer | Housekeeping
+    | HousekeepingDone | SlotEnded | Ping | Pong | End | Bundle | ManyResults | Exiting
+    | CheckMemory
 )  # fmt: skip
 _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_Any)
 
@@ -361,7 +362,7 @@ decode_results = msgspec.msgpack.Decoder(Results).decode
 
 
 def encode_results(slot: int, results: Sequence[msgspec.Raw], first: int) -> bytes:
-    """The envelope of results that are encoded already (each a `Result`)."""
+    """The envelope of results that are encoded already (each a `CallResult`)."""
     return _encoder.encode(Results(slot, results, first, len(results)))  # type: ignore[arg-type]
 
 

@@ -34,7 +34,7 @@ class Supervisors(Executor):
         open_standard_streams()
         need_files(slots)
         self._about = f"{counted(slots, 'slot')} on this host"
-        self._orders: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._submitted: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._threads = [
             Thread(target=self._work, name=f"slot-{number}", daemon=True) for number in range(slots)
         ]
@@ -44,12 +44,12 @@ class Supervisors(Executor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """See `concurrent.futures.Executor.submit`."""
         future: Future[T] = Future()
-        self._orders.put((future, partial(fn, *args, **kwargs)))
+        self._submitted.put((future, partial(fn, *args, **kwargs)))
         return future
 
     def _work(self) -> None:
-        while (order := self._orders.get()) is not None:
-            future, call = order
+        while (submitted := self._submitted.get()) is not None:
+            future, call = submitted
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(call())
@@ -60,10 +60,10 @@ class Supervisors(Executor):
         """End the threads; waits some seconds at most for running calls."""
         with suppress(Empty):  # the threads take calls from the queue, too
             while cancel_futures:
-                if (order := self._orders.get_nowait()) is not None:
-                    order[0].cancel()
+                if (submitted := self._submitted.get_nowait()) is not None:
+                    submitted[0].cancel()
         for _ in self._threads:
-            self._orders.put(None)
+            self._submitted.put(None)
         deadline = time.monotonic() + ENDS
         for thread in self._threads if wait else ():
             thread.join(max(0.0, deadline - time.monotonic()))

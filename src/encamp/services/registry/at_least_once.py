@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from encamp.services.letters import Call, Calls, Saved
+from encamp.services.letters import Calls, Saved, ServiceCall
 from encamp.services.registry.saved_states import SavedStates
 from encamp.services.registry.server_record import ServerRecord
 from encamp.services.registry.service_records import ServiceRecords
@@ -13,7 +13,7 @@ from encamp.wire.frames import Parts, own
 
 _TOGETHER = 1000
 """Maximum number of calls in one message."""
-Entry = tuple[int, Call, Parts]
+Entry = tuple[int, ServiceCall, Parts]
 """A call of a server's log, with its client and large buffers."""
 
 

@@ -25,7 +25,7 @@ class ServerPool:
         self.free: dict[ServerRecord, None] = {}
         """In the order in which they became free."""
         self.queue: deque[Request] = deque()
-        self._leases, self._orders = leases, requests
+        self._leases, self._request_numbers = leases, requests
         self._held: dict[str, int] = {}
         """By host, how many servers are acquired."""
 
@@ -50,7 +50,7 @@ class ServerPool:
 
     def ask(self, client: int, ticket: int, count: int, server: int) -> Request:
         """Queue a client's request."""
-        request = Request(next(self._orders), client, ticket, count, server)
+        request = Request(next(self._request_numbers), client, ticket, count, server)
         if server:
             self.servers[server].pinned.append(request)
         else:
@@ -108,7 +108,7 @@ class ServerPool:
         while self.free or self._is_gathered():
             pinned = self._pinned()
             head = self.queue[0] if self.queue else None
-            if pinned is not None and (head is None or pinned[1].order < head.order):
+            if pinned is not None and (head is None or pinned[1].number < head.number):
                 server, request = pinned
                 server.pinned.popleft()
                 yield self._given(request, [server])
@@ -137,7 +137,7 @@ class ServerPool:
 
     def _pinned(self) -> tuple[ServerRecord, Request] | None:
         found = [(server, server.pinned[0]) for server in self.free if server.pinned]
-        return min(found, key=lambda one: one[1].order, default=None)
+        return min(found, key=lambda one: one[1].number, default=None)
 
     def _least_loaded(self) -> ServerRecord:
         held = self._held

@@ -62,7 +62,7 @@ class ProgramClient(Client):
     def tell(self, letter: Letter, payload: Parts) -> None:
         """See `Client.tell`."""
         self._check()
-        self._pump.order(lambda: self._registry(SPAWNER, letter, payload))
+        self._pump.call_now_or_soon(lambda: self._registry(SPAWNER, letter, payload))
 
     def call(self, outgoing: Outgoing) -> None:
         """See `Client.call`; arguments may be changed afterwards."""
@@ -74,7 +74,7 @@ class ProgramClient(Client):
     def _begin(self, route: Route | None) -> None:
         at_once = route is None or not self._pending.get(route.server)
         if at_once or len(self._outgoing) >= _EAGER:
-            self._pump.order(self.flush)
+            self._pump.call_now_or_soon(self.flush)
 
     def _release_after(self, route: Route, lease: int, last: Result) -> None:
         """See `Client._release_after`: in the program, answers arrive even if no thread waits."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from encamp.errors import NotEnough
 from encamp.service_statistics import ServerStatistics, ServiceStatistics
-from encamp.services.letters import Ask, Letter, Refused, Reply
+from encamp.services.letters import Inquiry, Letter, Refused, Reply
 from encamp.services.registry.server_record import ServerRecord
 from encamp.services.registry.service_records import ServiceRecord, ServiceRecords
 from encamp.wire.frames import Parts
@@ -21,7 +21,7 @@ class Questions:
         self._waiters: list[tuple[int, int, ServiceRecord, int]] = []
         """Client, ticket, service, and how many servers are to be ready."""
 
-    def answer(self, service: ServiceRecord, sender: int, letter: Ask, arguments: Any) -> None:
+    def answer(self, service: ServiceRecord, sender: int, letter: Inquiry, arguments: Any) -> None:
         """Answer a question; ``ready`` is answered when that many servers are."""
         if letter.what == "ready":
             self._waiters.append((sender, letter.ticket, service, *arguments))

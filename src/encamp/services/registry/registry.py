@@ -20,10 +20,10 @@ from encamp.services.letters import (
     Acquire,
     Alive,
     Answers,
-    Ask,
     Calls,
     Deadlock,
     Forget,
+    Inquiry,
     LeaseEnded,
     Letter,
     NewClient,
@@ -81,7 +81,7 @@ class Registry:
             Forget: self._forget,
             LeaseEnded: self._client_letters.lease_ended,
             NewClient: self._client_letters.new_client,
-            Ask: self._ask,
+            Inquiry: self._ask,
             Calls: self._replays.relay,
             Ready: self._ready,
             Answers: self._answers,
@@ -196,7 +196,7 @@ class Registry:
             call = (0, server.lease, RELEASE, "", b"", 0)
             self._replays.relay(SPAWNER, Calls(server.number, [call], SPAWNER), [])
         else:
-            self._records.order(server, RELEASE, server.lease)
+            self._records.tell_server(server, RELEASE, server.lease)
 
     # What clients ask
 
@@ -204,7 +204,7 @@ class Registry:
         self._client_letters.forget(sender, letter.ticket)
         self._questions.forget(sender, letter.ticket)
 
-    def _ask(self, sender: int, letter: Ask, parts: Parts) -> None:
+    def _ask(self, sender: int, letter: Inquiry, parts: Parts) -> None:
         service = self._records.services[letter.service]
         arguments = load(parts)
         if letter.what == "terminate":
@@ -223,7 +223,7 @@ class Registry:
         service.pool.moved(server, (task.future.host if task is not None else "") or "")
         self._show(service, server)
         if service.ended:
-            self._records.order(server, END)
+            self._records.tell_server(server, END)
             return
         server.ready = True
         if server.log:

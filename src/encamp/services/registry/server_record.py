@@ -10,7 +10,7 @@ from encamp.services.call_statistics import CallStatistics
 
 if TYPE_CHECKING:
     from encamp.cluster.records import TaskRecord
-    from encamp.services.letters import Call
+    from encamp.services.letters import ServiceCall
     from encamp.wire.frames import Parts
 
 STARTING, FREE, HELD = "starting", "free", "held"
@@ -20,7 +20,7 @@ STARTING, FREE, HELD = "starting", "free", "held"
 class Request:
     """A client's request for ``count`` servers (0: all), or for the one with number ``server``."""
 
-    order: int
+    number: int
     client: int
     ticket: int
     count: int
@@ -49,7 +49,7 @@ class ServerRecord:
     host: str = ""
     fixed: str = ""
     """The only host where it may run; empty for any."""
-    log: deque[tuple[int, Call, Parts]] = field(default_factory=deque)
+    log: deque[tuple[int, ServiceCall, Parts]] = field(default_factory=deque)
     """Calls that its successor would have to repeat, for ``at_least_once``."""
     ready: bool = False
     """Whether its task can be sent calls."""

@@ -146,8 +146,8 @@ class ServiceRecords:
         gone = controller.failure is not None or controller.closing
         return not (gone or self.dropped or controller.closed)
 
-    def order(self, server: ServerRecord, op: int, lease: int = 0) -> None:
-        """Send a server an order, which it handles after the calls sent before."""
+    def tell_server(self, server: ServerRecord, op: int, lease: int = 0) -> None:
+        """Send a server `RELEASE` or `END`, which it handles after the calls sent before."""
         call = (0, lease, op, "", b"", 0)
         self.post(server.address, Calls(server.number, [call]))
 

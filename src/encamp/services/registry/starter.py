@@ -42,12 +42,12 @@ class Starter:
         self._saved_states, self._consoles, self._owner = saved_states, consoles, owner
         self._warnings = WaitingWarnings(records)
         self._numbers, self._servers = itertools.count(1), itertools.count(1)
-        self._leases, self._orders = itertools.count(1), itertools.count(1)
+        self._leases, self._requests = itertools.count(1), itertools.count(1)
 
     def publish(self, published: PublishedService) -> ServiceRecord:
         """Start the servers of a new service. Raises the errors of `Cluster.spawn`."""
         service = ServiceRecord(
-            next(self._numbers), published, ServerPool(self._leases, self._orders)
+            next(self._numbers), published, ServerPool(self._leases, self._requests)
         )
         self._records.services[service.number] = service
         try:
@@ -160,7 +160,7 @@ class Starter:
                 with suppress(UnsupportedByEngine):
                     task.future.kill()
             else:
-                self._records.order(server, END)
+                self._records.tell_server(server, END)
 
     def fail(self, service: ServiceRecord, why: str, cause: BaseException | None) -> None:
         """Record that a service can have no servers any more, and refuse all requests."""
