@@ -218,7 +218,7 @@ def rows(found: list[Found], runs: int) -> Iterator[list[str]]:
     ]
     yield ["Again, nothing changed", *(_again(one.again) for one in found)]
     yield ["After a change of the model", *(_changed(one, runs) for one in found)]
-    yield ["After a run was taken away", *(f"{one.rows} rows; {one.left}" for one in found)]
+    yield ["After one run was removed from the sweep", *(f"{one.rows} rows; {one.left}" for one in found)]
     yield [f"Killed after {runs // 3} runs, run again", *(_after(one, runs) for one in found)]
 
 
