@@ -851,7 +851,7 @@ class TaskError(EncampError):
     """A task failed; other tasks continue.
 
     In a cluster, the task's ``result()`` raises it. In a job, it is recorded in the report
-    (`AttemptReport.error` and ``error_type``), and `JobFailed` is raised at the end.
+    (``error`` and ``error_type`` of its `AttemptReport`), and `JobFailed` is raised at the end.
 
     task
         The task's name.
