@@ -1,7 +1,7 @@
 """``python -m benchmarks.compared``: one sweep by encamp, GNU parallel, joblib and Snakemake.
 
 300 runs of a circuit simulator, from nothing, again, after a change of the model, after a run was
-taken away, and after a kill in the middle. Writes its table into docs/compared.md. The programs
+removed, and after a kill in the middle. Writes its table into docs/compared.md. The programs
 that it compares are in ``benchmarks/sweep``; their lines are what a user writes.
 """
 
@@ -153,7 +153,7 @@ class Place:
             return {int(row["seed"]): float(row["corner_hz"] or 0) for row in csv.DictReader(file)}
 
     def left(self) -> str:
-        """What it keeps of a run that was taken away, besides the table."""
+        """What it keeps of a run that was removed, besides the table."""
         if (self.work / f"runs/{self.runs}/corner.txt").exists():
             return "its files stay"
         return "its value stays in the cache" if (self.work / "cache").exists() else "nothing else"
@@ -218,7 +218,8 @@ def rows(found: list[Found], runs: int) -> Iterator[list[str]]:
     ]
     yield ["Again, nothing changed", *(_again(one.again) for one in found)]
     yield ["After a change of the model", *(_changed(one, runs) for one in found)]
-    yield ["After one run was removed from the sweep", *(f"{one.rows} rows; {one.left}" for one in found)]
+    removed = (f"{one.rows} rows; {one.left}" for one in found)
+    yield ["After one run was removed from the sweep", *removed]
     yield [f"Killed after {runs // 3} runs, run again", *(_after(one, runs) for one in found)]
 
 
