@@ -117,7 +117,7 @@ def no_slots_left() -> Iterator[None]:
 
 def _is_slot(process: psutil.Process) -> bool:
     try:
-        return any("encamp.slot.launch" in word for word in process.cmdline())
+        return any("encamp.slot.slot_command" in word for word in process.cmdline())
     except psutil.Error:
         return False
 

@@ -46,7 +46,7 @@ def ipyparallel() -> Iterator[Any]:
 def _seconds_to_import() -> float:
     """What a Python takes that imports what an agent does."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-P", "-c", "import encamp.agent.main"], check=True)
+    subprocess.run([sys.executable, "-P", "-c", "import encamp.agent.agent"], check=True)
     return time.perf_counter() - began
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from encamp.slot.launch import SLOT, be_slot, let_frozen_start_slots
+from encamp.slot.slot_command import SLOT, be_slot, let_frozen_start_slots
 
 
 def freeze_support() -> None:

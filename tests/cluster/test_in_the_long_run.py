@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from encamp.agent import main as agent_main
+from encamp.agent import agent as agent_main
 from encamp.cluster import agents, start_hosts
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostDeleted

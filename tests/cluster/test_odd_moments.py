@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from encamp.agent import main as agent
+from encamp.agent import agent
 from encamp.agent.process_slot import ProcessSlot
 from encamp.cluster import agents
 from encamp.cluster.cluster import Cluster

@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from encamp.jobs.worker.work import Outcome, Work
+from encamp.jobs.worker.work_and_outcome import Outcome, Work
 
 GOOD = Outcome()
 

@@ -13,7 +13,7 @@ from encamp import slurm
 from encamp.attempt_facts import Span
 from encamp.errors import OutOfTime
 from encamp.jobs.run.allocation_end import STOP_BEFORE, TimeLeft
-from encamp.jobs.worker.work import Outcome
+from encamp.jobs.worker.work_and_outcome import Outcome
 
 
 @pytest.fixture(autouse=True)

@@ -43,7 +43,7 @@ from encamp.jobs.run.attempt_outcomes import AttemptOutcomes
 from encamp.jobs.run.retries import MOST_LOSSES
 from encamp.jobs.run.run_loop import WINDOW
 from encamp.jobs.worker.supervise_attempt import Abandoned
-from encamp.jobs.worker.work import Outcome, Work
+from encamp.jobs.worker.work_and_outcome import Outcome, Work
 from encamp.reports import AttemptReport, TaskReport
 from encamp.storage.outputs.stage import Staged
 from encamp.storage.outputs.temporary_names import Written

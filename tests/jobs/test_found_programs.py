@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from encamp.jobs.worker.commands import _found
+from encamp.jobs.worker.run_command import _found
 
 
 def program(folder: Path, name: str = "tool") -> str:

@@ -13,7 +13,7 @@ from encamp.cli.status import status_command
 from encamp.errors import StepFailed
 from encamp.jobs.report.keep_report import keep_report
 from encamp.jobs.report.read_report import read_report
-from encamp.jobs.worker.work import Outcome
+from encamp.jobs.worker.work_and_outcome import Outcome
 from encamp.reports import JobReport, TaskReport
 from encamp.storage.disk.trusted_files import TrustedFolder
 

@@ -12,7 +12,7 @@ from scripted import Scripted
 
 import encamp
 from encamp.errors import SourceChanged
-from encamp.jobs.worker.work import Outcome
+from encamp.jobs.worker.work_and_outcome import Outcome
 from encamp.reports import JobReport
 
 

@@ -14,7 +14,7 @@ import encamp
 from encamp.errors import BadJob, StepFailed
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.run.submitted_attempts import Submissions
-from encamp.jobs.worker.work import Outcome, Work
+from encamp.jobs.worker.work_and_outcome import Outcome, Work
 from encamp.reports import JobFailed
 
 BAD = Outcome(error=StepFailed("a", "true", 1, "ended with exit status 1"))

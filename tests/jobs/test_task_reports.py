@@ -30,7 +30,7 @@ from encamp.jobs.report import compressed_reports as kept
 from encamp.jobs.report.compressed_reports import CompressedReports
 from encamp.jobs.report.read_report import read_report
 from encamp.jobs.report.write_report import write_report
-from encamp.jobs.worker.work import Outcome
+from encamp.jobs.worker.work_and_outcome import Outcome
 from encamp.reports import AttemptReport, InputFile, JobReport, TaskReport, TaskReports
 from encamp.storage.disk.trusted_files import TrustedFolder
 from encamp.task_values import as_json

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from encamp.agent.main import serve
+from encamp.agent.agent import serve
 from encamp.engines.dask import worker
 from encamp.engines.kit.mesh.agent import MeshAgent
 from encamp.engines.kit.mesh.certificate import Identity

@@ -9,7 +9,7 @@ _LATE = ("asyncio", "ssl", "psutil", "wcmatch", "multiprocessing.connection")
 _PROGRAM = f"""
 import sys
 from encamp.slot import main
-from encamp.slot import launch
+from encamp.slot import slot_command
 from encamp.jobs.worker import run_phases
 from encamp.jobs.run import run_job
 from encamp.executor import executor

@@ -596,14 +596,14 @@ def test_entry_lost_between_fetch_and_link_is_refetched(
 STUCK = """
     import os, sys, time
     from pathlib import Path
-    from encamp.storage.disk import copy
+    from encamp.storage.disk import copy_file
     from encamp.storage.cache.cache import HostCache
     from encamp.storage.inputs.mirror import Mirror, plan
     def stuck(reader, writer, size, start):
         os.write(writer, b"half")
         print("writing", flush=True)
         time.sleep(600)
-    copy._copy_bytes = stuck
+    copy_file._copy_bytes = stuck
     (item,) = plan([Mirror("a", readonly=True)], Path(sys.argv[1]))
     HostCache().get(item)
 """
@@ -653,7 +653,7 @@ def test_the_place_of_a_fetch_that_failed_is_free(
         raise OSError(errno.ENOSPC, "full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("encamp.storage.disk.copy._copy_bytes", full)
+        patch.setattr("encamp.storage.disk.copy_file._copy_bytes", full)
         with pytest.raises(DiskFull):
             fetched(here / "a", folder / "a")
     assert entries() == half_entries() == []

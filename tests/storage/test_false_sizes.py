@@ -12,8 +12,8 @@ from placed_inputs import mirrored
 
 import encamp
 from encamp.errors import InputError, SourceChanged, UnusableInput
-from encamp.storage.disk import copy
-from encamp.storage.disk.copy import copy_file
+from encamp.storage.disk import copy_file as copy_module
+from encamp.storage.disk.copy_file import copy_file
 from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.inputs.send_inputs import Sender
 
@@ -68,7 +68,7 @@ def test_a_file_that_changes_while_it_is_copied_is_said_to_have_changed(
 ) -> None:
     """It grows, or is cut short."""
     (here / "log").write_bytes(bytes(1000))
-    real = copy._copy_bytes
+    real = copy_module._copy_bytes
 
     def copied(*args: int) -> int:
         with (here / "log").open("ab") as log:
@@ -77,7 +77,7 @@ def test_a_file_that_changes_while_it_is_copied_is_said_to_have_changed(
                 log.truncate(10)
         return real(*args)
 
-    monkeypatch.setattr(copy, "_copy_bytes", copied)
+    monkeypatch.setattr(copy_module, "_copy_bytes", copied)
     with pytest.raises(SourceChanged):
         copy_file(here / "log", here / "copy", None)
     assert not (here / "copy").exists()

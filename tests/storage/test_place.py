@@ -15,8 +15,8 @@ from placed_inputs import mirrored, placed
 
 import encamp
 from encamp.errors import DiskFull, SourceChanged, UnusableInput
-from encamp.storage.disk import copy
-from encamp.storage.disk.copy import copy_file
+from encamp.storage.disk import copy_file as copy_module
+from encamp.storage.disk.copy_file import copy_file
 from encamp.storage.inputs.mirror import Mirror, Mode, as_mirrors, plan
 from encamp.storage.local_storage import LOCAL, local_storage
 
@@ -151,7 +151,7 @@ def test_a_file_in_a_tree_that_changed_since_the_plan_is_never_cached(
 def _change_after_first_piece(
     way: str, change: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copy, "_CHUNK", 1 << 20)
+    monkeypatch.setattr(copy_module, "_CHUNK", 1 << 20)
     if way == "pread":
         monkeypatch.setattr(os, "copy_file_range", _not_supported)
     real = getattr(os, way)
@@ -184,7 +184,7 @@ def test_without_the_disks_own_copy_files_arrive_all_the_same(
 def test_interrupted_copy_continues_in_pieces(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = os.urandom(3_000_001)
     (here / "file").write_bytes(content)
-    monkeypatch.setattr(copy, "_CHUNK", 1 << 20)
+    monkeypatch.setattr(copy_module, "_CHUNK", 1 << 20)
     real = os.copy_file_range
     calls = []
 
@@ -226,14 +226,14 @@ def test_a_copy_that_lost_its_end_on_the_disk_is_none(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (here / "a").write_bytes(b"0123456789")
-    real = copy._copy_parts
+    real = copy_module._copy_parts
 
     def lossy(reader: int, writer: int, status: os.stat_result) -> bool:
         copied = real(reader, writer, status)
         os.ftruncate(writer, 9)
         return copied
 
-    monkeypatch.setattr(copy, "_copy_parts", lossy)
+    monkeypatch.setattr(copy_module, "_copy_parts", lossy)
     with pytest.raises(OSError, match="kept fewer bytes"):
         copy_file(here / "a", here / "b", None)
     assert not (here / "b").exists()

@@ -14,7 +14,7 @@ from placed_inputs import mirrored
 import encamp
 from encamp.errors import DiskFull
 from encamp.storage.cache.cache import HostCache
-from encamp.storage.disk.copy import copy_file
+from encamp.storage.disk.copy_file import copy_file
 from encamp.storage.disk.holes import allocated, data_parts
 from encamp.storage.files_by_request import TaskFiles
 from encamp.storage.inputs.mirror import Mirror, plan

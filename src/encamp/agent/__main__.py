@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 
-from encamp.agent.main import serve
+from encamp.agent.agent import serve
 from encamp.engines.find_engine import engine_module
 from encamp.engines.kit.interpreter import default_signals
 from encamp.errors import InputError

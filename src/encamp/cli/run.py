@@ -20,7 +20,7 @@ from encamp.jobs.display.terminal import console_progress
 from encamp.jobs.job_definition import SUFFIX
 from encamp.jobs.run.dry_run import DryRunEnds
 from encamp.jobs.run_options import RunOptions, current
-from encamp.jobs.worker.work import Keep
+from encamp.jobs.worker.work_and_outcome import Keep
 from encamp.storage.real_paths import current_folder
 from encamp.units import TIMES, seconds_in
 

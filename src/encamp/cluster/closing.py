@@ -18,7 +18,7 @@ from encamp.timeouts import ALL_END, KILLED
 from encamp.wire.protocol import End, encode
 
 if TYPE_CHECKING:
-    from encamp.agent.main import Agent
+    from encamp.agent.agent import Agent
     from encamp.cluster.controller import Controller
 
 _OPEN: set[Lifetime] = set()

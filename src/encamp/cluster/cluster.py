@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 from warnings import warn
 
-from encamp.agent.main import Agent, serve
+from encamp.agent.agent import Agent, serve
 from encamp.cluster.closing import Lifetime
 from encamp.cluster.cluster_options import ClusterSettings, kind_of_slots
 from encamp.cluster.controller import Controller

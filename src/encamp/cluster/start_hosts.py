@@ -5,14 +5,14 @@ from __future__ import annotations
 import secrets
 from functools import partial
 
-from encamp.agent.main import Agent
+from encamp.agent.agent import Agent
 from encamp.cluster.closing import Lifetime
 from encamp.cluster.cluster_options import ClusterSettings
 from encamp.cluster.controller import Controller
 from encamp.errors import EngineFailed, NoSuchHost
-from encamp.slot.launch import check_slots
 from encamp.slot.numerical_threads import chosen_here
 from encamp.slot.shared_memory import USABLE, ProgramShortcut
+from encamp.slot.slot_command import check_slots
 from encamp.slot.small_messages import EngineShortcut, Shortcut
 from encamp.storage.import_path import import_path
 from encamp.timeouts import CONTROLLER_SILENT

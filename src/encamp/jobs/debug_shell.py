@@ -24,7 +24,7 @@ from encamp.jobs.plan.selection import no_task_named
 from encamp.jobs.run.dry_run import dry_run
 from encamp.jobs.run_options import Debugged, RunOptions
 from encamp.jobs.steps import Call, Command, line_of, lines_of
-from encamp.jobs.worker.commands import run_command
+from encamp.jobs.worker.run_command import run_command
 from encamp.reports import JobReport
 from encamp.slot.numerical_threads import with_chosen
 from encamp.storage.dead_owners import reclaim

@@ -11,7 +11,7 @@ from typing import Any
 
 from encamp.errors import UnknownOption
 from encamp.jobs.display.progress_interface import Progress
-from encamp.jobs.worker.work import Keep
+from encamp.jobs.worker.work_and_outcome import Keep
 
 
 @dataclass

@@ -218,7 +218,7 @@ class FakeEngine(_FakeEndpoint, Engine):
         return say.encode(msgspec.structs.replace(say.decode(self._orders), slots=slots))
 
     def _run(self, number: int, host: _FakeHost) -> None:
-        from encamp.agent.main import serve
+        from encamp.agent.agent import serve
 
         why = "its agent has ended"
         try:

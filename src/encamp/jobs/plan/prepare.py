@@ -21,7 +21,7 @@ from encamp.jobs.plan.redefined_functions import redefined
 from encamp.jobs.plan.reserved_folder import check_reserved_folder
 from encamp.jobs.plan.unordered_readers import check_readers
 from encamp.jobs.steps import Call, Command
-from encamp.jobs.worker.work import pack
+from encamp.jobs.worker.work_and_outcome import pack
 from encamp.storage.disk.path_to_destination import trust_in
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.outputs.accepted_names import DeclaredNames

@@ -15,7 +15,7 @@ from encamp.jobs.plan.name_changed_inputs import listed
 from encamp.jobs.report.parameter_columns import parameters_of
 from encamp.jobs.run_clock import Clock
 from encamp.jobs.steps import Task
-from encamp.jobs.worker.work import Outcome
+from encamp.jobs.worker.work_and_outcome import Outcome
 from encamp.reports import AttemptReport, JobReport, TaskReport
 from encamp.service_statistics import ServiceStatistics
 from encamp.storage.inputs.mirror import Item

@@ -9,7 +9,7 @@ from encamp.errors import TaskLost, reason
 from encamp.jobs.run.submitted_attempts import Submissions
 from encamp.jobs.run_clock import Clock
 from encamp.jobs.worker.supervise_attempt import Abandoned
-from encamp.jobs.worker.work import Outcome
+from encamp.jobs.worker.work_and_outcome import Outcome
 
 _CANCELLED = "it was cancelled before it started, or its executor was shut down"
 

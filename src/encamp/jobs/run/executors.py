@@ -18,7 +18,7 @@ from encamp.jobs.worker.slots import slots_here
 from encamp.jobs.worker.supervisor_threads import Supervisors
 from encamp.number_checks import whole
 from encamp.service_statistics import ServiceStatistics
-from encamp.slot.launch import check_slots
+from encamp.slot.slot_command import check_slots
 from encamp.storage.dead_owners import reclaim
 from encamp.timeouts import CONNECTS
 

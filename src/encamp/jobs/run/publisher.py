@@ -16,7 +16,7 @@ from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.record import Record
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.plan.reserved_folder import ReservedFolder
-from encamp.jobs.worker.work import Outcome
+from encamp.jobs.worker.work_and_outcome import Outcome
 from encamp.storage.outputs.publish import (
     final_name,
     flush_copies,

@@ -59,7 +59,7 @@ from encamp.jobs.run_lease import new_lease
 from encamp.jobs.run_options import RunOptions
 from encamp.jobs.worker.log import log_name
 from encamp.jobs.worker.supervise_attempt import Abandoned
-from encamp.jobs.worker.work import Outcome, Work
+from encamp.jobs.worker.work_and_outcome import Outcome, Work
 from encamp.reports import JobReport, TaskReport
 from encamp.storage.disk.path_to_destination import trust_in
 from encamp.storage.files_by_request import TaskFiles

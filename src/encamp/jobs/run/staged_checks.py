@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from encamp.errors import BadDestination
 from encamp.jobs.plan.prepare import Prepared
-from encamp.jobs.worker.work import Outcome
+from encamp.jobs.worker.work_and_outcome import Outcome
 from encamp.storage.outputs.accepted_names import NOT_DECLARED
 from encamp.storage.outputs.publish import final_name, staged_by
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from encamp.errors import EngineFailed, shortened
 from encamp.jobs.run.executors import answering, hosts_elsewhere, why_gone
 from encamp.jobs.worker.supervise_attempt import supervise_attempt
-from encamp.jobs.worker.work import Outcome, Work
+from encamp.jobs.worker.work_and_outcome import Outcome, Work
 from encamp.storage.files_by_request import TaskFiles
 from encamp.storage.outputs.patterns import Output, folders_of
 from encamp.storage.outputs.sees_destination import Beacons

@@ -1,7 +1,7 @@
 """Whether an attempt has exceeded its time limit, or its running step that of the step.
 
 This module only checks; the exception makes `encamp.jobs.worker.slots.SupervisedSlot.run` stop the
-slot. In the slot, `encamp.jobs.worker.commands` then ends a command line: SIGTERM, and SIGKILL
+slot. In the slot, `encamp.jobs.worker.run_command` then ends a command line: SIGTERM, and SIGKILL
 after `encamp.timeouts.GRACE`. A Python step is interrupted by `encamp.errors.Stopped`.
 """
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from encamp.jobs.worker.on_failure import stage_aside
-from encamp.jobs.worker.work import Work
+from encamp.jobs.worker.work_and_outcome import Work
 from encamp.slot.output_limit import cut, free_middle_of
 from encamp.storage.outputs.send_outputs import OutputChannel
 from encamp.storage.outputs.stage import Staged

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from encamp.errors import EncampError
-from encamp.jobs.worker.work import Work
+from encamp.jobs.worker.work_and_outcome import Work
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.send_outputs import OutputChannel
 from encamp.storage.outputs.stage import Staged, stage

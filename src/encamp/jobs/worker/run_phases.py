@@ -24,11 +24,11 @@ from encamp.attempt_facts import Span
 from encamp.errors import DiskFull, EncampError, StepFailed, Stopped, reason, words_of
 from encamp.jobs.run_lease import LeaseWatch
 from encamp.jobs.steps import Call, Command
-from encamp.jobs.worker.commands import run_command
 from encamp.jobs.worker.log import TAIL, log_file, size_of, stage_log, tail_of
 from encamp.jobs.worker.on_failure import rescue
+from encamp.jobs.worker.run_command import run_command
 from encamp.jobs.worker.values_file import read_values
-from encamp.jobs.worker.work import Outcome, Work, unpack
+from encamp.jobs.worker.work_and_outcome import Outcome, Work, unpack
 from encamp.slot.isolation import FolderRestored, resource_unseen
 from encamp.slot.process_tree import end_descendants, helpers
 from encamp.slot.redirect_output import complain, flush, output_to

@@ -22,7 +22,7 @@ from encamp.jobs.worker.on_failure import rescue
 from encamp.jobs.worker.resource_usage import ResourceUsage
 from encamp.jobs.worker.run_phases import AttemptNote, StepBegins, run_phases
 from encamp.jobs.worker.slots import Done, SlotLost, slots_here
-from encamp.jobs.worker.work import Outcome, Work
+from encamp.jobs.worker.work_and_outcome import Outcome, Work
 from encamp.jobs.worker.worker_name import worker_name
 from encamp.slot.slot import ask_here
 from encamp.storage.dead_owners import keep_dead, reclaim, reclaim_folder

@@ -33,7 +33,7 @@ from encamp.storage.cache.integrity import is_intact
 from encamp.storage.cache.locks import KeyLock, exclusive, shared
 from encamp.storage.cache.room import Room, cache_limit
 from encamp.storage.cache.tmp_cleaners import keep_off
-from encamp.storage.disk.copy import copy_error, copy_file
+from encamp.storage.disk.copy_file import copy_error, copy_file
 from encamp.storage.disk.holes import allocated
 from encamp.storage.disk.network_delay import until_not_older
 from encamp.storage.disk.removal import remove_tree

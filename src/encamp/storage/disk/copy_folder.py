@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from encamp.errors import UnusableInput
-from encamp.storage.disk.copy import copy_file
+from encamp.storage.disk.copy_file import copy_file
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

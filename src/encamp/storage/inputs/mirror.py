@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from encamp.errors import BadJob, NoMatch, TargetConflict, UnsafeTarget, UnusableInput, printable
-from encamp.storage.disk.copy import check_size
+from encamp.storage.disk.copy_file import check_size
 from encamp.storage.disk.disk_kind import LastingNumbers
 from encamp.storage.disk.holes import allocated
 from encamp.storage.inputs.exclude import path_excluded

@@ -19,7 +19,7 @@ from encamp.errors import (
     UnsafeTarget,
 )
 from encamp.storage.cache.cache import HostCache
-from encamp.storage.disk.copy import copy_error, copy_file
+from encamp.storage.disk.copy_file import copy_error, copy_file
 from encamp.storage.disk.holes import allocated
 from encamp.storage.disk.network_delay import until_not_older
 from encamp.storage.disk.removal import remove_tree

@@ -20,7 +20,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from encamp.errors import ShippingFailed, SourceChanged, UnusableInput
-from encamp.storage.disk.copy import false_size, write_at
+from encamp.storage.disk.copy_file import false_size, write_at
 from encamp.storage.disk.holes import data_parts, is_sparse
 from encamp.storage.inputs.tree import TreeState, state_of_entries, walk, why_unusable
 from encamp.storage.shared_folders import Portable, SharedPath, local

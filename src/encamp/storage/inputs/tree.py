@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from encamp.errors import SourceChanged, UnusableInput
-from encamp.storage.disk.copy import copy_file
+from encamp.storage.disk.copy_file import copy_file
 from encamp.storage.disk.disk_kind import LastingNumbers
 from encamp.storage.disk.holes import allocated
 from encamp.storage.inputs.exclude import entry_excluded

@@ -19,7 +19,7 @@ from typing import Protocol
 import msgspec
 
 from encamp.errors import BadDestination, ShippingFailed, UnsafeTarget, printable
-from encamp.storage.disk.copy import write_at
+from encamp.storage.disk.copy_file import write_at
 from encamp.storage.disk.digest import Digest
 from encamp.storage.disk.disk_full import disk_full
 from encamp.storage.disk.holes import data_parts, is_sparse

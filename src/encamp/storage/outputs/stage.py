@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from encamp.errors import BadDestination, MissingOutput, OutputConflict, UnusableOutput
 from encamp.storage import urls
-from encamp.storage.disk.copy import write_at
+from encamp.storage.disk.copy_file import write_at
 from encamp.storage.disk.digest import Digest
 from encamp.storage.disk.disk_full import disk_full
 from encamp.storage.disk.holes import allocated, data_parts, is_sparse

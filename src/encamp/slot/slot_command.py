@@ -14,7 +14,7 @@ import sys
 orders, *folders = sys.argv[1:]
 del sys.argv[1:]
 sys.path += [folder for folder in folders if folder not in sys.path]
-from encamp.slot.launch import be_slot
+from encamp.slot.slot_command import be_slot
 be_slot(orders)
 """
 SLOT = "--encamp-slot"
