@@ -28,7 +28,7 @@ from encamp.agent.process_slot import ProcessSlot, reclaim_in_background, reclai
 from encamp.agent.slot_interface import AgentSlot
 from encamp.agent.thread_slot import ThreadSlot
 from encamp.engines.engine_interface import CONTROLLER, Arrival, Endpoint, Frame, Left
-from encamp.errors import BadFrame, EncampError
+from encamp.errors import EncampError
 from encamp.loop.event_loop import MANY, REST
 from encamp.loop.pump import Pump
 from encamp.search_paths import only_ours
@@ -43,6 +43,7 @@ from encamp.storage.shared_folders import Portable, SharedPath, local
 from encamp.timeouts import ENDS
 from encamp.version import __version__
 from encamp.wire.frames import Parts
+from encamp.wire.inbox import Handler, Inbox
 from encamp.wire.outbox import Outbox
 from encamp.wire.protocol import (
     Answer,
@@ -61,9 +62,7 @@ from encamp.wire.protocol import (
     Stop,
     decode,
     encode,
-    unbundled,
 )
-from encamp.wire.seal import Seal
 
 _LOOK_AGAIN = 1.0
 """Seconds for reading what has arrived, before the controller counts as silent."""
@@ -97,6 +96,13 @@ class Agent:
         """See `Orders.cluster`."""
         self.slots: list[AgentSlot] = []
         self.outbox = Outbox(endpoint)
+        self.inbox = Inbox[int](
+            self.outbox,
+            int,  # each agent is known by its number
+            heard=self._hear,
+            in_order=pump.before_others,
+        )
+        self.inbox.handlers = {Orders: self._take_orders}
         self._linked: set[tuple[int, int]] = set()
         if not self.beside:
             pump.attach(endpoint, self.arrived)
@@ -105,38 +111,23 @@ class Agent:
     def arrived(self, arrival: Arrival) -> None:
         """Handle what the engine receives."""
         if isinstance(arrival, Frame):
-            try:
-                self._frame(arrival.sender, arrival.parts)
-            except BadFrame:
-                return  # forged: ignore it
+            self.inbox.receive(arrival.sender, arrival.parts)
         elif isinstance(arrival, Left) and arrival.agent == CONTROLLER:
             self.end()
 
-    def _frame(self, sender: int, parts: Parts) -> None:
-        if self.orders is None:
-            self._take_orders(parts)
-            return
-        if self.outbox.seal is not None:
-            parts = self.outbox.seal.open(sender, parts)
+    def _hear(self, sender: int) -> None:
         if sender == CONTROLLER:
             self._heard = time.monotonic()
-        for envelope, inner in unbundled(parts):
-            self._handle(sender, envelope, inner)
 
     def take(self, parts: Parts) -> None:
-        """Handle an envelope of a controller in this process."""
-        if self.orders is None:
-            self._take_orders(parts)
-        else:
-            self._handle(CONTROLLER, decode(parts[0]), parts)
+        """Handle a message of a controller in this process."""
+        self.inbox.handle((CONTROLLER, decode(parts[0]), parts))
 
-    def _take_orders(self, parts: Parts) -> None:
-        orders = decode(parts[0])
-        if not isinstance(orders, Orders):
-            raise BadFrame("the agent has not received its orders yet")
+    def _take_orders(self, sender: int, orders: Orders, parts: Parts) -> None:
         self.orders, self.cluster = orders, orders.cluster
+        self.inbox.handlers = self._handlers()
         if orders.key:
-            self.outbox.seal = Seal(orders.key, self.number)
+            self.inbox.use_key(orders.key, self.number)
         left_out = extend_import_path(orders.sys_path)
         left_out += [folder for folder in self.endpoint.left_out if folder not in left_out]
         count = self.endpoint.slots or orders.slots or cores_and_memory.cores()
@@ -187,30 +178,31 @@ class Agent:
         )
         self.post(CONTROLLER, [encode(hello)])
 
-    def _handle(self, sender: int, envelope: Any, parts: Parts) -> None:
-        if isinstance(envelope, Message):
-            if 0 <= envelope.slot < len(self.slots):
-                self.slots[envelope.slot].give(envelope, parts)
-        elif isinstance(envelope, Run | Answer):
-            self.slots[envelope.slot].give(envelope, parts)
-        elif isinstance(envelope, Location):
-            if envelope.agent == self.number and envelope.its_slot != envelope.slot:
-                self._link(envelope.slot, envelope.its_slot)
-            self.slots[envelope.slot].give(envelope, parts)
-        elif sender == CONTROLLER:
-            self._obey(envelope)
+    def _handlers(self) -> dict[type, Handler[int]]:
+        """The handlers of messages, once the agent has its orders."""
+        return {
+            Message: self._message,
+            Run: self._give,
+            Answer: self._give,
+            Location: self._location,
+            Recall: _from_controller(lambda recall: self.slots[recall.slot].recall(recall)),
+            Stop: _from_controller(lambda it: self.slots[it.slot].stop(it.life, it.ticket)),
+            Ping: _from_controller(lambda it: self.post(CONTROLLER, [encode(Pong(it.ticket))])),
+            Housekeeping: _from_controller(self._begin_housekeeping),
+            End: _from_controller(lambda _: self.end()),
+        }
 
-    def _obey(self, envelope: Any) -> None:
-        if isinstance(envelope, Recall):
-            self.slots[envelope.slot].recall(envelope)
-        elif isinstance(envelope, Stop):
-            self.slots[envelope.slot].stop(envelope.life, envelope.ticket)
-        elif isinstance(envelope, Ping):
-            self.post(CONTROLLER, [encode(Pong(envelope.ticket))])
-        elif isinstance(envelope, Housekeeping):
-            self._begin_housekeeping(envelope)
-        elif isinstance(envelope, End):
-            self.end()
+    def _message(self, sender: int, envelope: Message, parts: Parts) -> None:
+        if 0 <= envelope.slot < len(self.slots):
+            self.slots[envelope.slot].give(envelope, parts)
+
+    def _give(self, sender: int, envelope: Run | Answer | Location, parts: Parts) -> None:
+        self.slots[envelope.slot].give(envelope, parts)
+
+    def _location(self, sender: int, envelope: Location, parts: Parts) -> None:
+        if envelope.agent == self.number and envelope.its_slot != envelope.slot:
+            self._link(envelope.slot, envelope.its_slot)
+        self._give(sender, envelope, parts)
 
     def _link(self, one: int, other: int) -> None:
         """Give two slots a socket to each other, so that their messages bypass this agent.
@@ -240,7 +232,7 @@ class Agent:
                 return isinstance(envelope, Message)
             self.post(CONTROLLER, parts)
         elif envelope.agent == self.number:
-            self._handle(self.number, envelope, parts)
+            self.inbox.handle((self.number, envelope, parts))
         else:
             self.post(envelope.agent, parts)
         return False
@@ -286,6 +278,16 @@ class Agent:
                 reclaim_quietly()
             with suppress(EncampError, OSError):
                 self.outbox.flush()
+
+
+def _from_controller(handle: Callable[[Any], object]) -> Handler[int]:
+    """A handler of envelopes that only the controller may send."""
+
+    def handler(sender: int, envelope: Any, _: Parts) -> None:
+        if sender == CONTROLLER:
+            handle(envelope)
+
+    return handler
 
 
 def _refresh(agent: Agent) -> None:

@@ -34,7 +34,6 @@ from encamp.cluster.task import FORKED, SpawnedTask
 from encamp.cluster.task_output import TaskOutputs
 from encamp.engines.engine_interface import Arrival, Engine, Frame, Joined, Left
 from encamp.errors import (
-    BadFrame,
     CannotTravel,
     ClusterClosed,
     EncampError,
@@ -52,6 +51,7 @@ from encamp.loop.pump import Pump
 from encamp.loop.time_limit_clock import NOTICED
 from encamp.slot.program_settings import SettingsSource
 from encamp.wire.frames import Parts, own
+from encamp.wire.inbox import Inbox
 from encamp.wire.outbox import Outbox
 from encamp.wire.pickling import (
     NotBegun,
@@ -84,7 +84,6 @@ from encamp.wire.protocol import (
     Started,
     decode,
     encode,
-    unbundled,
 )
 
 _NONE = pickle.dumps(None, 5)
@@ -138,7 +137,13 @@ class Controller:
         self._has_slots_here, self._cores = engine.agent_here is not None, cores_and_memory.cores()
         self._shares_memory = self.inline and engine.agent_here is not None
         """Whether tasks run in this process."""
-        self._handlers: dict[type, Callable[[AgentRecord, Any, Parts], None]] = {
+        self.inbox = Inbox[AgentRecord](
+            self.outbox,
+            self.agents.by_number.get,
+            heard=self._heard,
+            in_order=self.pump.before_others,
+        )
+        self.inbox.handlers = {
             Hello: self.agents.hello,
             Results: self._open_results,
             ManyResults: self._open_bundled_results,
@@ -293,27 +298,15 @@ class Controller:
     def arrived(self, arrival: Arrival) -> None:
         """Handle what the engine receives."""
         if isinstance(arrival, Frame):
-            try:
-                self._frame(arrival.sender, arrival.parts)
-            except BadFrame:
-                return  # forged: ignore it
+            self.inbox.receive(arrival.sender, arrival.parts)
         elif isinstance(arrival, Joined):
             self.agents.joined(arrival.agent, arrival.by)
         elif isinstance(arrival, Left):
             self.agents.left(arrival.agent, arrival.why)
 
-    def _frame(self, sender: int, parts: Parts) -> None:
-        if self.outbox.seal is not None:
-            parts = self.outbox.seal.open(sender, parts)
-        agent = self.agents.by_number.get(sender)
-        if agent is None:
-            return
+    @staticmethod
+    def _heard(agent: AgentRecord) -> None:
         agent.heard = True
-        messages = unbundled(parts)
-        if len(messages) == 1:
-            self._handle((agent, *messages[0]))
-        else:
-            self.pump.before_others(self._handle, [(agent, *message) for message in messages])
 
     def from_agent_here(self, number: int) -> Callable[[Any, Parts], None]:
         """A function that an agent in this process calls with its envelopes, without a network.
@@ -321,21 +314,12 @@ class Controller:
         They are handled later, after earlier ones, since the agent may be in the middle of a step.
         """
         self.agents.joined(number, "")
-        agent, pending = self.agents.by_number[number], self.pump.pending
+        handle, pending = self.inbox.handle, self.pump.pending
 
         def hear(envelope: Any, parts: Parts) -> None:
-            pending.append((self._handle, (agent, envelope, parts)))
+            pending.append((handle, (number, envelope, parts)))
 
         return hear
-
-    def _handle(self, message: tuple[AgentRecord, Any, Parts]) -> None:
-        agent, envelope, parts = message
-        handler = self._handlers.get(type(envelope))
-        if handler is not None and agent.number in self.agents.by_number:
-            try:
-                handler(agent, envelope, parts)
-            except BadFrame:
-                return  # forged: ignore it
 
     # Sending calls
 

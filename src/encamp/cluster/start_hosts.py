@@ -17,7 +17,7 @@ from encamp.slot.small_messages import EngineShortcut, Shortcut
 from encamp.storage.import_path import import_path
 from encamp.timeouts import CONTROLLER_SILENT
 from encamp.wire.protocol import ANY, Orders, encode
-from encamp.wire.seal import KEY_BYTES, Seal
+from encamp.wire.seal import KEY_BYTES
 
 
 def pings_hosts(controller: Controller) -> bool:
@@ -34,7 +34,7 @@ def start_agents(
         engine.one_slot_each()
     key = b"" if engine.private else secrets.token_bytes(KEY_BYTES)
     if key:
-        controller.outbox.seal = Seal(key, engine.number)
+        controller.inbox.use_key(key, engine.number)
     orders = encode(_orders(controller, settings, key))
     agent = lifetime.agent = _agent_here(controller)
     engine.start(orders)
