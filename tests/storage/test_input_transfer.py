@@ -22,7 +22,7 @@ from encamp.storage.inputs.send_inputs import (
     CHUNK,
     Chunk,
     Sender,
-    ShippedEntry,
+    SentEntry,
     receive_file,
     receive_tree,
 )
@@ -71,7 +71,7 @@ class Pipe:
         assert isinstance(answer, Chunk)
         return answer
 
-    def entries(self, path: Portable, exclude: tuple[str, ...]) -> list[ShippedEntry]:
+    def entries(self, path: Portable, exclude: tuple[str, ...]) -> list[SentEntry]:
         answer = self._ask("entries", path, exclude)
         assert isinstance(answer, list)
         return answer
@@ -175,13 +175,13 @@ def test_a_tree_to_be_linked_arrives_without_the_right_to_write(
 class Scripted:
     """A channel whose other end says what a test wants it to."""
 
-    listed: list[ShippedEntry] = field(default_factory=list)
+    listed: list[SentEntry] = field(default_factory=list)
     answer: Callable[[Portable, int], Chunk] = lambda path, offset: chunk_of(b"")
 
     def chunk(self, path: Portable, offset: int) -> Chunk:
         return self.answer(path, offset)
 
-    def entries(self, path: Portable, exclude: tuple[str, ...]) -> list[ShippedEntry]:
+    def entries(self, path: Portable, exclude: tuple[str, ...]) -> list[SentEntry]:
         return self.listed
 
 
@@ -191,8 +191,8 @@ def chunk_of(data: bytes, size: int | None = None, mtime_ns: int = 1) -> Chunk:
     )
 
 
-def entry(path: str, kind: str = "file", target: str = "") -> ShippedEntry:
-    return ShippedEntry(path, kind, 0, 1, 0o644, target)  # type: ignore[arg-type]
+def entry(path: str, kind: str = "file", target: str = "") -> SentEntry:
+    return SentEntry(path, kind, 0, 1, 0o644, target)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -273,7 +273,7 @@ def test_more_or_fewer_bytes_than_were_promised_are_refused(data: bytes, to: Pat
     ],
 )
 def test_entries_that_would_leave_the_folder_are_refused(
-    entries: list[ShippedEntry], to: Path
+    entries: list[SentEntry], to: Path
 ) -> None:
     hostile = Scripted(entries, lambda path, offset: chunk_of(b""))
     with pytest.raises(ShippingFailed) as caught:

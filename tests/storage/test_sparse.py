@@ -18,7 +18,7 @@ from encamp.storage.disk.copy_file import copy_file
 from encamp.storage.disk.holes import allocated, data_parts
 from encamp.storage.files_by_request import TaskFiles
 from encamp.storage.inputs.mirror import Mirror, plan
-from encamp.storage.inputs.send_inputs import Chunk, Sender, ShippedEntry, receive_file
+from encamp.storage.inputs.send_inputs import Chunk, Sender, SentEntry, receive_file
 from encamp.storage.local_storage import LOCAL
 from encamp.storage.outputs.patterns import as_outputs, bound
 from encamp.storage.outputs.publish import publish
@@ -105,7 +105,7 @@ class Here:
         self.sent += len(chunk.data)
         return chunk
 
-    def entries(self, path: str, exclude: tuple[str, ...]) -> list[ShippedEntry]:
+    def entries(self, path: str, exclude: tuple[str, ...]) -> list[SentEntry]:
         return self.sender.entries(path, exclude)
 
 

@@ -475,7 +475,7 @@ class RunLoop:
     def _park(self, name: str, outcome: Outcome) -> None:
         """Let a task that found the disk full wait for another's end; this is not a failure."""
         current = self.running.pop(name)
-        current.put_aside(self.ended.ended)
+        current.park(self.ended.ended)
         self.parked[name] = current
         unstage(outcome.rescued)
 

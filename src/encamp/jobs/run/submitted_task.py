@@ -39,7 +39,7 @@ class SubmittedTask:
             self.retries.inputs_had_changed()
         self.inputs, self.shared, self.key = inputs, shared, key
 
-    def put_aside(self, ended: int) -> None:
+    def park(self, ended: int) -> None:
         """Wait for space on a disk, without a failed attempt; ``ended`` tasks have ended so far."""
         self.retries.disk_was_full()
         self.number -= 1

@@ -91,20 +91,20 @@ class StepBegins(msgspec.Struct, frozen=True):
     """Mirrored bytes and files, and fetched bytes of job inputs."""
 
 
-def run_phases(work: Work, ships: bool = False) -> Outcome:
+def run_phases(work: Work, asks: bool = False) -> Outcome:
     """Run one attempt. Errors are in the outcome; only `NotImportable` is raised.
 
-    With ``ships``, this host may ask for files that it cannot see.
+    With ``asks``, it may ask the spawner for files that it cannot see.
     """
-    attempt = _Attempt(work, ships)
+    attempt = _Attempt(work, asks)
     attempt.run()
     return attempt.outcome
 
 
 class _Attempt:
-    def __init__(self, work: Work, ships: bool) -> None:
+    def __init__(self, work: Work, asks: bool) -> None:
         self.work = work
-        self.files = SpawnersFiles(ask) if ships else None
+        self.files = SpawnersFiles(ask) if asks else None
         self.outcome = Outcome(pid=os.getpid())
         self.placed = Placed()
         self._began = time.perf_counter()

@@ -121,11 +121,11 @@ class HostCache:
         return Room(self.root, self._index, self._held, self.drop)
 
     @property
-    def may_ship(self) -> bool:
+    def may_be_sent(self) -> bool:
         """Whether there is a channel."""
         return self._channel is not None
 
-    def ships(self, item: Item) -> bool:
+    def is_sent(self, item: Item) -> bool:
         """Whether an input is sent through the channel, because this host cannot see it."""
         return self._channel is not None and item.url is None and not is_here(item)
 
@@ -264,7 +264,7 @@ class HostCache:
             entry = self._entry(other, "tree")
             if near := is_intact(entry, item):
                 state = copy_tree(entry / "tree", target, (), readonly=readonly, is_copy=True)
-        if not near and self._channel is not None and self.ships(item):
+        if not near and self._channel is not None and self.is_sent(item):
             source = item.source
             state = receive_tree(self._channel, source, target, item.exclude, readonly=readonly)
         elif not near:
@@ -285,7 +285,7 @@ class HostCache:
                 return False
         if item.url is not None:
             download(item.url, target, *expected, mode=mode)
-        elif self._channel is not None and self.ships(item):
+        elif self._channel is not None and self.is_sent(item):
             receive_file(self._channel, item.source, target, expected, mode)
         else:
             until_not_older(local(item.source), item.mtime_ns)

@@ -241,6 +241,11 @@ def globstar_depth(pattern: str, base: Path) -> int | None:
     return len(Path(os.path.abspath(Path(*before))).parts)
 
 
+def plan(mirrors: Iterable[Mirror], base: Path) -> list[Item]:
+    """`Planner.plan` for patterns that start from ``base``."""
+    return Planner(base).plan(mirrors)
+
+
 class Planner:
     """Looks up patterns; examines each tree only once.
 
@@ -471,11 +476,6 @@ def _remote_items(mirror: Mirror, folder: PurePosixPath) -> Iterator[Item]:
         )  # fmt: skip
     if mirror.required and not found:
         raise NoMatch(mirror.pattern, "its place")
-
-
-def plan(mirrors: Iterable[Mirror], base: Path) -> list[Item]:
-    """`Planner.plan` for patterns that start from ``base``."""
-    return Planner(base).plan(mirrors)
 
 
 def renamed(template: str | None, name: str) -> str:

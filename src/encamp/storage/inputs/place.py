@@ -50,7 +50,7 @@ class Placer:
         self._safe = {PurePosixPath()}
         self._mounts = 0
         self._whole = False
-        self._shipped: dict[Item, bool] = {}
+        self._sent: dict[Item, bool] = {}
 
     def bring(self, items: Iterable[Item]) -> None:
         """Fetch inputs into the cache, except those that bypass it; raises as `place` does."""
@@ -104,11 +104,46 @@ class Placer:
 
     def _by_cache(self, item: Item) -> Item:
         """An input that must be sent uses the cache, even if only one task needs it."""
-        if item.cached or not self._cache.may_ship:
+        if item.cached or not self._cache.may_be_sent:
             return item
-        if item not in self._shipped:
-            self._shipped[item] = self._cache.ships(item)
-        return replace(item, cached=self._shipped[item])
+        if item not in self._sent:
+            self._sent[item] = self._cache.is_sent(item)
+        return replace(item, cached=self._sent[item])
+
+    def _mount_view(self, items: list[Item]) -> set[Item]:
+        """Show inputs in one overlay over the whole folder, and return which.
+
+        Big files, and trees if the kernel allows it, are links in its lower layer. The folder
+        must still be empty, since its contents would be hidden.
+        """
+        whole = self._whole
+        items = [item for item in items if whole or item.kind == "file"]
+        if not items:
+            return set()
+        view = self._owned.path / overlay.VIEW
+        top = view / overlay.VIEW_TASK if whole else view
+        top.mkdir(mode=0o700, parents=True)
+        for item in sorted(items, key=lambda item: item.kind == "file"):
+            place = top / item.target
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if item.kind == "file":
+                self._link_in_view(item, place)
+                self.placed.views[place] = item
+            else:
+                tree = self._cache.get(item)
+                overlay.show_tree(place, str(tree.relative_to(self._cache.trees)))
+                self.placed.mounted.append(item)
+        self._mount(view, self.folder, whole=whole)
+        return set(items)
+
+    def _link_in_view(self, item: Item, place: Path) -> None:
+        for _ in range(_TRIES):
+            with suppress(FileNotFoundError):
+                entry = self._cache.get(item)
+                if not _shared(str(entry), str(place), replace(item, mode="auto"), "link"):
+                    copy_file(entry, place, (item.size, item.mtime_ns))
+                return
+        raise SourceChanged(item.name)
 
     def _guarded(self, item: Item, mode: ActualMode) -> None:
         try:
@@ -209,41 +244,6 @@ class Placer:
         elif mode == "link":
             self.placed.linked[place] = (item, status)
         self.placed.files += 1
-
-    def _mount_view(self, items: list[Item]) -> set[Item]:
-        """Show inputs in one overlay over the whole folder, and return which.
-
-        Big files, and trees if the kernel allows it, are links in its lower layer. The folder
-        must still be empty, since its contents would be hidden.
-        """
-        whole = self._whole
-        items = [item for item in items if whole or item.kind == "file"]
-        if not items:
-            return set()
-        view = self._owned.path / overlay.VIEW
-        top = view / overlay.VIEW_TASK if whole else view
-        top.mkdir(mode=0o700, parents=True)
-        for item in sorted(items, key=lambda item: item.kind == "file"):
-            place = top / item.target
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if item.kind == "file":
-                self._link_in_view(item, place)
-                self.placed.views[place] = item
-            else:
-                tree = self._cache.get(item)
-                overlay.show_tree(place, str(tree.relative_to(self._cache.trees)))
-                self.placed.mounted.append(item)
-        self._mount(view, self.folder, whole=whole)
-        return set(items)
-
-    def _link_in_view(self, item: Item, place: Path) -> None:
-        for _ in range(_TRIES):
-            with suppress(FileNotFoundError):
-                entry = self._cache.get(item)
-                if not _shared(str(entry), str(place), replace(item, mode="auto"), "link"):
-                    copy_file(entry, place, (item.size, item.mtime_ns))
-                return
-        raise SourceChanged(item.name)
 
     def _mount(self, lower: Path, target: Path, *, whole: bool = False) -> None:
         scratch = self._owned.path / f"{overlay.SCRATCH}{self._mounts}"

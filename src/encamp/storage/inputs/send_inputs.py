@@ -42,7 +42,7 @@ class Chunk(msgspec.Struct, frozen=True):
     hole: int = 0
 
 
-class ShippedEntry(msgspec.Struct, frozen=True):
+class SentEntry(msgspec.Struct, frozen=True):
     """One entry of a tree; ``target`` is where a symlink points."""
 
     path: str
@@ -59,7 +59,7 @@ class Channel(Protocol):
     def chunk(self, path: Portable, offset: int) -> Chunk:
         """Up to `CHUNK` bytes of a file."""
 
-    def entries(self, path: Portable, exclude: tuple[str, ...]) -> list[ShippedEntry]:
+    def entries(self, path: Portable, exclude: tuple[str, ...]) -> list[SentEntry]:
         """The entries of a tree."""
 
 
@@ -92,12 +92,12 @@ class Sender:
             raise UnusableInput(real, false_size(status.st_size))
         return Chunk(data, digest_of_piece(data), status.st_size, status.st_mtime_ns, hole)
 
-    def entries(self, path: Portable, exclude: tuple[str, ...]) -> list[ShippedEntry]:
+    def entries(self, path: Portable, exclude: tuple[str, ...]) -> list[SentEntry]:
         """The entries of a tree; raises `UnusableInput`."""
         found = list(walk(Path(self._checked(path)), exclude))
         self._allowed.update(e.outside for e in found if e.outside and e.kind != "link")
         return [
-            ShippedEntry(
+            SentEntry(
                 entry.path,
                 entry.kind,
                 entry.status.st_size,
@@ -204,7 +204,7 @@ def _inner(tree: Portable, path: str) -> Portable:
     return f"{tree}/{path}"
 
 
-def _safe(entry: ShippedEntry, path: Portable, folders: set[str]) -> str:
+def _safe(entry: SentEntry, path: Portable, folders: set[str]) -> str:
     """An entry's path, if it is in a folder that was created here, and so in the tree."""
     inner = PurePosixPath(entry.path)
     if inner.name in ("", "..") or "\0" in entry.path or str(inner.parent) not in folders:
