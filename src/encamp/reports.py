@@ -214,7 +214,7 @@ class TaskReports(Sequence[TaskReport]):
         return list, (list(self),)
 
 
-def orphans_told(count: int, destination: str) -> str:
+def orphans_text(count: int, destination: str) -> str:
     """A sentence with the number of orphans, and the command that removes them."""
     files = "1 file" if count == 1 else f"{count} files"
     if count > MOST_COUNTED:
@@ -267,10 +267,10 @@ class JobReport:
         """
         lines = [f"{printable(self.name)}: {self.words()}"]
         lines += [f"  warning: {shown(warning)}" for warning in self.warnings]
-        told, more = self._told()
-        lines += [f"  {task.state}: {printable(task.name)}: {shown(task.why)}" for task in told]
-        lines += [f"  and {more} more {told[0].state}"] if more else []
-        lines += [f"  {text}" for text in self._orphans_told()]
+        listed, more = self._listed()
+        lines += [f"  {task.state}: {printable(task.name)}: {shown(task.why)}" for task in listed]
+        lines += [f"  and {more} more {listed[0].state}"] if more else []
+        lines += [f"  {text}" for text in self._orphans_line()]
         lines += [] if self.is_dry_run else [f"  report: {printable(self.folder)}/report.html"]
         return "\n".join(lines)
 
@@ -282,13 +282,13 @@ class JobReport:
             bar(self.counts()),
             *(line(f"warning: {warning}") for warning in self.warnings),
         ]
-        told, more = self._told()
-        if told:
-            rows = [(task.name, task.state, task.why) for task in told]
+        listed, more = self._listed()
+        if listed:
+            rows = [(task.name, task.state, task.why) for task in listed]
             parts.append(table(("task", "", "why"), rows, more))
         if not self.is_dry_run:  # its values would be those of an earlier run
             parts.append(self._values_as_html())
-        parts += map(line, self._orphans_told())
+        parts += map(line, self._orphans_line())
         parts += [] if self.is_dry_run else [line(f"report: {self.folder}/report.html")]
         return box(*parts)
 
@@ -309,15 +309,15 @@ class JobReport:
         counts += [f"{self.not_selected} not selected"] if self.not_selected else []
         return ", ".join(counts) or "no task"
 
-    def _told(self) -> tuple[list[TaskReport], int]:
+    def _listed(self) -> tuple[list[TaskReport], int]:
         """The tasks that a summary names with the reason, and how many more there are."""
         state: State = "to do" if self.is_dry_run else "failed"
         most = _FORESEEN if self.is_dry_run else _LISTED
-        told = list(islice(self.of_state(state), most))
-        return told, self.count(state) - len(told)
+        listed = list(islice(self.of_state(state), most))
+        return listed, self.count(state) - len(listed)
 
-    def _orphans_told(self) -> list[str]:
-        return [orphans_told(self.orphans, self.destination)] if self.orphans else []
+    def _orphans_line(self) -> list[str]:
+        return [orphans_text(self.orphans, self.destination)] if self.orphans else []
 
     def _values_as_html(self) -> str:
         from encamp.errors import BadValues
@@ -418,8 +418,8 @@ class JobFailed(EncampError):
             paths = [printable(one.path) for one in task.inputs[:_INPUTS]]
             more = len(task.inputs) + task.more_inputs - len(paths)
             paths += [f"and {more} more"] if more else []
-            told = [f"input: {', '.join(paths)}"] if paths else []
-            told += [f"folder: {task.kept}"] if task.kept else []
-            told += brief_log(task.log_tail, _LAST_LINES)
-            lines += [f"  {printable(task.name)} | {line}" for line in told]
+            listed = [f"input: {', '.join(paths)}"] if paths else []
+            listed += [f"folder: {task.kept}"] if task.kept else []
+            listed += brief_log(task.log_tail, _LAST_LINES)
+            lines += [f"  {printable(task.name)} | {line}" for line in listed]
         return "\n".join([*lines, "  in Python: sys.last_value.report, or job.report"])

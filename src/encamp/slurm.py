@@ -73,8 +73,8 @@ def end_time() -> float | None:
     if job is None:
         return None
     try:
-        said = _asked(["squeue", "--noheader", "--jobs", job, "--format=%e"]).strip()
-        return time.mktime(time.strptime(said, "%Y-%m-%dT%H:%M:%S"))
+        output = _asked(["squeue", "--noheader", "--jobs", job, "--format=%e"]).strip()
+        return time.mktime(time.strptime(output, "%Y-%m-%dT%H:%M:%S"))
     except (EngineUnavailable, ValueError):  # squeue is missing here, or there is no end
         end = _number("SLURM_JOB_END_TIME")
         return None if end is None else float(end)
@@ -117,7 +117,7 @@ def _asked(command: list[str]) -> str:
             timeout=_ANSWER_WITHIN, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as exc:
-        said = (getattr(exc, "stderr", None) or str(exc)).strip()
+        output = (getattr(exc, "stderr", None) or str(exc)).strip()
         remedy = "name the hosts yourself, or run where Slurm's commands are installed"
-        raise EngineUnavailable("slurm", f"{command[0]}: {said}", remedy) from exc
+        raise EngineUnavailable("slurm", f"{command[0]}: {output}", remedy) from exc
     return done.stdout

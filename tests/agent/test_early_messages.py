@@ -274,7 +274,7 @@ def test_calls_that_are_on_their_way_are_given_back_too(
     slot: Any = sockets.slot
     slot.number, slot.give_back = 0, lambda: ([len(taken)], -1)
     said = list[Parts]()
-    monkeypatch.setattr(sockets.said, "send", said.append)
+    monkeypatch.setattr(sockets.control_writer, "send", said.append)
     sockets._recall(Recall(0, 7, 1))
     assert [decode(parts[0]) for parts in said] == [GivenBack(0, 7, [1], -1)]
     sockets._recall(Recall(0, 8, 1))

@@ -154,7 +154,7 @@ def test_a_lock_that_others_do_not_see_is_noted(tmp_path: Path) -> None:
     beacons.light({tmp_path: NAMED})
     (tmp_path / "lock").touch()
     try:
-        free = facts(folder=str(tmp_path), told=beacons.told, lock=str(tmp_path / "lock"))
+        free = facts(folder=str(tmp_path), beacon=beacons.description, lock=str(tmp_path / "lock"))
         assert level_of(check(free), "locks") == "note"
     finally:
         beacons.close()

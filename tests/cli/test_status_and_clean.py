@@ -16,7 +16,7 @@ import pytest
 from console_command import ENCAMP, encamp, start, stopped
 
 from encamp.cli.read_job_status import StatusAndText
-from encamp.cli.status import _tell_news as tell_news
+from encamp.cli.status import _print_changes as print_changes
 from encamp.job_status import JobStatus
 from encamp.testing.waiting import until
 
@@ -370,7 +370,7 @@ def test_followed_job_is_printed_only_on_change(
     told: dict[str, object] = {}
     for done, now in ((1, 1.0), (1, 2.0), (2, 3.0), (2, 4.0)):
         status = JobStatus("job", "out/job.job", "running", "here", now, counts={"done": done})
-        tell_news([StatusAndText(status, [f"{done} done"])], told, as_json=as_json)
+        print_changes([StatusAndText(status, [f"{done} done"])], told, as_json=as_json)
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["counts"]["done"] for line in lines if as_json] == [1, 2] * as_json
     assert as_json or lines == ["1 done", "2 done"]

@@ -72,7 +72,7 @@ def test_a_host_that_is_asked_all_the_time_is_not_lost(monkeypatch: pytest.Monke
 
         for _ in range(10):
             cluster._pump.call(asked_and_looked_at)
-            assert cluster._pump.until(lambda: agent.heard, SOON)
+            assert cluster._pump.until(lambda: agent.answered, SOON)
         assert them.here() == [agent]
 
 

@@ -170,15 +170,15 @@ def test_repeated_or_missing_output_is_followed_once_to_end() -> None:
     """Parts overlap if they cross, and what is not kept leaves gaps."""
     followed: list[str] = []
     heard: list[bytes] = []
-    future, options = SimpleNamespace(output=""), SimpleNamespace(heard=heard.append)
+    future, options = SimpleNamespace(output=""), SimpleNamespace(on_output=heard.append)
     task: Any = SimpleNamespace(id=7, options=options, future=future)
     outputs = TaskOutputs(lambda _, text: followed.append(text))
     for start, text in ((0, b"abc"), (2, b"cd"), (0, b"ab"), (6, b"0123456789"), (16, b"")):
-        outputs.said(task, OutputText(0, 7, start, text, False))
+        outputs.output_arrived(task, OutputText(0, 7, start, text, False))
     assert followed == ["abc", "d", "0123456789"]
     assert heard == [b"abc", b"d", b"0123456789"]
     assert future.output == "abcd0123456789"
-    outputs.said(task, OutputText(0, 7, 14, b"89!", True, b"abcd[...]"))
+    outputs.output_arrived(task, OutputText(0, 7, 14, b"89!", True, b"abcd[...]"))
     assert followed[3:] == ["!"]
     assert future.output == "abcd[...]89!"
     outputs.forget(task)
@@ -188,9 +188,9 @@ def test_repeated_or_missing_output_is_followed_once_to_end() -> None:
 def test_end_of_running_output_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("encamp.cluster.task_output._FOLLOWED", 5)
     task: Any = SimpleNamespace(
-        id=7, options=SimpleNamespace(heard=None), future=SimpleNamespace(output="")
+        id=7, options=SimpleNamespace(on_output=None), future=SimpleNamespace(output="")
     )
     outputs = TaskOutputs(lambda *_: None)
     for start, text in ((0, b"abcd"), (4, b"efgh")):
-        outputs.said(task, OutputText(0, 7, start, text, False))
+        outputs.output_arrived(task, OutputText(0, 7, start, text, False))
     assert task.future.output == "defgh"

@@ -251,7 +251,7 @@ def test_unjoined_remote_error_is_printed_with_host(
     system.Spawn(divmod, [1, 0], remote=True)
     good = system.Spawn(abs, [-1], remote=True)
     assert system.Join([good]) == {good: 1}  # the other result comes before
-    system.scheduler.tell_uncollected()
+    system.scheduler.report_uncollected()
     assert " on one failed:\n" in capsys.readouterr().err
 
 

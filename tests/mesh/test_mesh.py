@@ -110,7 +110,7 @@ def test_half_a_record_of_tls_is_waited_for(net: Net) -> None:
     assert link is not None
     stream = link._tls
     stream.tls.write(b"eC\1\0" + (6).to_bytes(8, "little") + b"#whole")
-    record = stream._goes.read()
+    record = stream._outgoing.read()
     stream._raw.send(record[:20])
     (other,) = net.controller._links.values()
     until(lambda: select.select([other], [], [], 0)[0])

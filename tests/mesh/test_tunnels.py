@@ -141,7 +141,7 @@ def test_all_bytes_arrive_in_order_and_few_are_on_their_way() -> None:
         loop = asyncio.get_running_loop()
 
         def say(to: int, said: TunnelData) -> None:
-            loop.call_soon(ends[to].heard, said)
+            loop.call_soon(ends[to].receive, said)
 
         ends += [Tunnel(ours[1], partial(say, 1)), Tunnel(theirs[1], partial(say, 0))]
         carrying = [end.begin() for end in ends]
@@ -182,7 +182,7 @@ def test_few_pieces_are_on_their_way_however_small_they_are() -> None:
             ours[0].send(b"x")
             await asyncio.sleep(0.0005)
         before = len(said)
-        tunnel.heard(1)
+        tunnel.receive(1)
         while len(said) == before:
             await asyncio.sleep(0.001)
         ours[0].close()
@@ -210,8 +210,8 @@ def test_tunnel_close_reaches_other_end() -> None:
         ours, theirs = socket.socketpair(), socket.socketpair()
         ends: list[Tunnel] = []
         ends += [
-            Tunnel(ours[1], lambda said: ends[1].heard(said)),
-            Tunnel(theirs[1], lambda said: ends[0].heard(said)),
+            Tunnel(ours[1], lambda said: ends[1].receive(said)),
+            Tunnel(theirs[1], lambda said: ends[0].receive(said)),
         ]
         carrying = asyncio.gather(*(end.begin() for end in ends))
         ours[0].close()

@@ -28,7 +28,7 @@ class _Kernel:
 
 
 def _greets(engine: tunnels._EngineSide, run: str, *, greets: bool = True) -> None:
-    engine.heard(None, [b"route"], {"content": {"run": run, "greets": greets}, "buffers": []})
+    engine.receive(None, [b"route"], {"content": {"run": run, "greets": greets}, "buffers": []})
 
 
 async def _until(condition: Any) -> None:

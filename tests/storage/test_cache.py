@@ -373,7 +373,7 @@ OPENING = """
     for number in range(150):
         time.sleep(max(0.0, start + number * 0.02 - time.time()))
         with opened(folder / str(number)) as index:
-            index.tell("source", "opened", "")
+            index.record("source", "opened", "")
 """
 
 

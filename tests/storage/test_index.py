@@ -68,7 +68,7 @@ def test_the_oldest_events_are_forgotten(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "EVENTS_KEPT", 5)
     with opened(tmp_path / "index") as index:
         for number in range(12):
-            index.tell(f"/{number % 2}", "fetched", str(number))
+            index.record(f"/{number % 2}", "fetched", str(number))
         whys = {source: [event.why for event in index.events(source)] for source in ("/0", "/1")}
     assert whys == {"/0": ["8", "10"], "/1": ["7", "9", "11"]}
 

@@ -17,7 +17,7 @@ from encamp.storage.disk import unsupported_requests
 
 @pytest.fixture(autouse=True)
 def nobody_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unsupported_requests, "_told", set())
+    monkeypatch.setattr(unsupported_requests, "_logged", set())
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:

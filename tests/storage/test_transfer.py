@@ -197,9 +197,9 @@ def test_a_folder_with_a_beacon_is_reached_and_others_are_not(tmp_path: Path) ->
     near, far = tmp_path / "near", tmp_path / "far"
     far.mkdir()
     beacons.light({near: NAMED})
-    assert reaches(str(near), beacons.told)
-    assert not reaches(str(near), Beacons(TOKEN).told)
-    assert not reaches(str(far), beacons.told)
+    assert reaches(str(near), beacons.description)
+    assert not reaches(str(near), Beacons(TOKEN).description)
+    assert not reaches(str(far), beacons.description)
     beacons.close()
     assert not near.exists()
 
@@ -210,7 +210,7 @@ def test_a_folder_that_cannot_be_written_to_is_not_reached(
     with closing(Beacons(TOKEN)) as beacons:
         beacons.light({tmp_path: NAMED})
         monkeypatch.setattr(os, "access", lambda *_: False)
-        assert not reaches(str(tmp_path), beacons.told)
+        assert not reaches(str(tmp_path), beacons.description)
 
 
 def test_outputs_go_each_by_the_way_that_its_own_folder_needs(
@@ -222,7 +222,9 @@ def test_outputs_go_each_by_the_way_that_its_own_folder_needs(
     wanted, sea = planned(there, Output("a", str(near)), "b")
     with closing(Beacons(TOKEN)) as beacons:
         beacons.light({near: NAMED})
-        staged = stage(folder, wanted, token="t", task="task", channel=sea, beacon=beacons.told)
+        staged = stage(
+            folder, wanted, token="t", task="task", channel=sea, beacon=beacons.description
+        )
     assert [piece.inner for piece in sea.pieces] == ["b"]
     published(staged, there)
     assert (near / "a").read_text() == "a"

@@ -88,7 +88,7 @@ class Agent:
         self.endpoint, self.pump, self.number = endpoint, pump, endpoint.number
         self.host = host or socket.gethostname()
         self.over = False
-        self._heard = 0.0
+        self._last_frame = 0.0
         self.shortcut: EngineShortcut | None = None
         """None if frames are sealed, or the controller's silence matters."""
         self.orders: Orders | None = None
@@ -99,7 +99,7 @@ class Agent:
         self.inbox = Inbox[int](
             self.outbox,
             int,  # each agent is known by its number
-            heard=self._hear,
+            heard=self._note_time,
             in_order=pump.before_others,
         )
         self.inbox.handlers = {Orders: self._take_orders}
@@ -115,9 +115,9 @@ class Agent:
         elif isinstance(arrival, Left) and arrival.agent == CONTROLLER:
             self.end()
 
-    def _hear(self, sender: int) -> None:
+    def _note_time(self, sender: int) -> None:
         if sender == CONTROLLER:
-            self._heard = time.monotonic()
+            self._last_frame = time.monotonic()
 
     def take(self, parts: Parts) -> None:
         """Handle a message of a controller in this process."""
@@ -152,12 +152,12 @@ class Agent:
         for number in range(count):  # if one cannot start, those before it are ended
             self.slots.append(kinds[orders.kind](number))
         if limit := orders.silence_limit:
-            self._heard = time.monotonic()
+            self._last_frame = time.monotonic()
             self.pump.call_later(limit, lambda: self._look_for_controller(limit))
 
     def _look_for_controller(self, limit: float, *, again: bool = False) -> None:
         """End if the controller has been silent for long, after reading once more."""
-        silent = time.monotonic() - self._heard
+        silent = time.monotonic() - self._last_frame
         if silent >= limit and again:
             self.end()
             return

@@ -23,9 +23,9 @@ def _after(command: str, before: tuple[tuple[str, str], ...]) -> dict[str, str]:
     shell = ["/bin/sh", "-c", line]
     done = subprocess.run(shell, capture_output=True, check=False, env=dict(before))
     if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip()[-_LONGEST:]
+        output = done.stderr.decode("utf-8", "replace").strip()[-_LONGEST:]
         raise BadJob(
-            f"init_command {command!r}", f"it exited with status {done.returncode}: {said}"
+            f"init_command {command!r}", f"it exited with status {done.returncode}: {output}"
         )
     pairs = [os.fsdecode(entry).partition("=") for entry in done.stdout.split(b"\0") if entry]
     after = {name: text for name, _, text in pairs if name not in _SHELLS_OWN}

@@ -74,8 +74,8 @@ class InlineSlot(AgentSlot):
         """See `Connection.send_to`."""
         return False
 
-    def tell_waiters(self) -> None:
-        """See `Connection.tell_waiters`. Only one thread may wait, so there is none to wake."""
+    def wake_waiters(self) -> None:
+        """See `Connection.wake_waiters`. Only one thread may wait, so there is none to wake."""
 
     def until(self, found: Callable[[], T | None], timeout: float | None) -> T | None:
         """See `Connection.until`."""

@@ -242,16 +242,16 @@ class ProcessSlot(AgentSlot):
 
     def _new_results(self, process: SlotProcess, parts: Parts) -> Parts:
         """The results without those that were read from the slot's ledger before."""
-        come = count_results(parts[0])
-        old = process.results - come.first
-        process.results += come.count - old
-        self.busy -= come.count - old
+        results = count_results(parts[0])
+        old = process.results - results.first
+        process.results += results.count - old
+        self.busy -= results.count - old
         if self.busy and not self._looks:
             self._look_later()
         if not old:
             return parts
         new = decode(parts[0]).results[old:]
-        return [encode(Results(come.slot, new, come.first + old, len(new))), *parts[1:]]
+        return [encode(Results(results.slot, new, results.first + old, len(new))), *parts[1:]]
 
     def _look_later(self) -> None:
         """Read the slot's ledger if it sends nothing for a while."""
@@ -259,12 +259,12 @@ class ProcessSlot(AgentSlot):
         look = partial(self._look, self._process, self._process.results)
         self.agent.pump.call_later(_LOOK_AFTER, look)
 
-    def _look(self, process: SlotProcess, come: int) -> None:
-        """Read the ledger of a process if no results have arrived since there were ``come``."""
+    def _look(self, process: SlotProcess, results: int) -> None:
+        """Read the ledger of a process if no results have arrived since there were ``results``."""
         self._looks = False
         if self._ending or not self.busy:
             return
-        silent = process is self._process and come == process.results
+        silent = process is self._process and results == process.results
         if not (silent and self._take_held(process)):
             self._look_later()
 
@@ -304,7 +304,7 @@ class ProcessSlot(AgentSlot):
         self._process = lasting
         if self._asked:  # the answer and the end of the fresh process are not read
             self._asked = False
-            self._tell_end(0, b"")
+            self._report_end(0, b"")
 
     def _replace(self, process: SlotProcess) -> None:
         """Start a process in place of one that has ended on its own, and report this."""
@@ -404,13 +404,13 @@ class ProcessSlot(AgentSlot):
             self.agent.pump.call_later(pause, again)
         else:
             self._refused, self._down = 0, False
-            self._tell_end(exit_code, text, began=began)
+            self._report_end(exit_code, text, began=began)
 
     def _give_up(self, exc: Exception) -> None:
         self._ending = self._down = True
-        self._tell_end(None, str(exc).encode(), gone=True)
+        self._report_end(None, str(exc).encode(), gone=True)
 
-    def _tell_end(
+    def _report_end(
         self, exit_code: int | None, text: bytes, *, began: bool = False, gone: bool = False
     ) -> None:
         ended = SlotEnded(self.number, exit_code, text, began, gone, self._mark)
@@ -459,7 +459,7 @@ class ProcessSlot(AgentSlot):
                     self._forget(self._process)
                     self.agent.unlink(self.number)
                     self._process = fresh
-                    self._tell_end(0, b"")
+                    self._report_end(0, b"")
             done.set()
 
         self.agent.pump.call_soon(swap)

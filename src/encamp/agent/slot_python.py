@@ -52,13 +52,13 @@ def _found(
         )
     except (OSError, subprocess.TimeoutExpired) as exc:
         raise BadJob(_named(interpreter), f"it cannot be started: {exc}") from exc
-    said = done.stdout.decode("utf-8", "replace").split()
-    if done.returncode or len(said) != len(_own()):
+    output = done.stdout.decode("utf-8", "replace").split()
+    if done.returncode or len(output) != len(_own()):
         words = done.stderr.decode("utf-8", "replace").strip()[-_LONGEST:]
         why = f"it exited with status {done.returncode} when asked for its version: {words}"
         raise BadJob(_named(interpreter), why)
-    if said != _own():
-        its, ours = (f"{name} {a}.{b} with encamp {c}" for name, a, b, c in (said, _own()))
+    if output != _own():
+        its, ours = (f"{name} {a}.{b} with encamp {c}" for name, a, b, c in (output, _own()))
         raise BadJob(
             _named(interpreter), f"it is {its}, and this host's agent {ours}; use the same version"
         )

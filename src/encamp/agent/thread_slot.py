@@ -32,7 +32,7 @@ class ThreadSlot(AgentSlot):
         self._slot = Slot(number, agent.host, self, agent.number, agent.cluster)
         self._slot.beside = agent.beside
         self._folder = folder
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._over = False
         name = f"slot-{number if label is None else label}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -43,17 +43,17 @@ class ThreadSlot(AgentSlot):
             self._slot.isolation = FolderRestored(self._folder)
         while not self._over:
             if not self._slot.run_next():
-                with self._news:
-                    self._news.wait_for(lambda: self._over or self._slot.calls)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._over or self._slot.calls)
 
     def give(self, envelope: Any, parts: Parts) -> None:
         """See `AgentSlot.give`."""
         self._slot.take(envelope, parts)
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
-        with self._news:
-            self._news.notify_all()
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def send(self, parts: Parts, message: Message | None = None) -> None:
         """See `Connection.send`. The agent sends later, so arrays are copied, which may change."""
@@ -64,21 +64,21 @@ class ThreadSlot(AgentSlot):
         """See `Connection.send_to`."""
         return False
 
-    def tell_waiters(self) -> None:
-        """See `Connection.tell_waiters`."""
-        self._tell()
+    def wake_waiters(self) -> None:
+        """See `Connection.wake_waiters`."""
+        self._notify()
 
     def until(self, found: Callable[[], T | None], timeout: float | None) -> T | None:
         """See `Connection.until`."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._news:
+        with self._changed:
             while (got := found()) is None:
                 if self._over:
                     raise SystemExit  # the cluster was closed before or during the wait
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     return None
-                self._news.wait(left)
+                self._changed.wait(left)
         return got
 
     def recall(self, order: Recall) -> None:
@@ -91,7 +91,7 @@ class ThreadSlot(AgentSlot):
         """See `AgentSlot.begin_end`."""
         self._over = True
         self._slot.drop()
-        self._tell()
+        self._notify()
 
     def end(self, within: float) -> None:
         """Wait ``within`` seconds for the end of the running call; a thread cannot be killed."""

@@ -36,17 +36,17 @@ def why_command(path: str) -> None:
     items = plan([Mirror(path, required=False)], current_folder())
     with HostCache() as cache:
         for item in items:
-            _tell_of(item, cache)
-            _tell_past(item.name, cache)
+            _print_item(item, cache)
+            _print_history(item.name, cache)
         gone = printable(Path(path).absolute())
         if not items and not cache.events(gone):
             raise UnusableInput(path, "it does not exist, and the cache has never held it")
         if not items:
             _say(f"{gone}: does not exist now")
-            _tell_past(gone, cache)
+            _print_history(gone, cache)
 
 
-def _tell_of(item: Item, cache: HostCache) -> None:
+def _print_item(item: Item, cache: HostCache) -> None:
     _say(f"{item.name}: {_now(item)}")
     _say(f"  {_where(item, cache)}")
     _say(f"  {_mode(item, readonly=False)}")
@@ -63,7 +63,7 @@ def _where(item: Item, cache: HostCache) -> str:
     return "is not in the cache in its present state"
 
 
-def _tell_past(name: str, cache: HostCache) -> None:
+def _print_history(name: str, cache: HostCache) -> None:
     for row in cache.rows_of(name):
         _say(f"  {_when(row.fetched)}  entry of {row.state}; last used {_when(row.used)}")
     for event in cache.events(name):

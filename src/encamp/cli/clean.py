@@ -35,7 +35,7 @@ def clean_command(
         _say(f"{verb} {size} bytes of cached inputs")
     elif not removed and not stayed:
         _say(f"nothing to remove in {printable(local_storage_path())}")
-    _tell_of_kept(everything)
+    _print_kept(everything)
     if stayed:
         raise CannotRemove({str(path): str(exc) for path, exc in stayed.items()})
 
@@ -57,7 +57,7 @@ def _clean_elsewhere(hosts: list[str], everything: bool, dry_run: bool, python: 
         raise HostsNotReached(failed)
 
 
-def _tell_of_kept(everything: bool) -> None:
+def _print_kept(everything: bool) -> None:
     parent = kept(local_storage_path())
     folders: list[Path] = sorted(parent.iterdir()) if parent.is_dir() else []
     if folders and not everything:

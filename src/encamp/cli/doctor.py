@@ -86,7 +86,7 @@ def doctor_command(
     with _facts(_there(base / destination if destination else base), table) as facts:
         named = [host_in(line).name for line in options.get("hosts", [])]  # type: ignore[attr-defined]
         logins = _log_in(named) if engine in _BY_SSH and slurm.job_id() is None else []
-        dead = {said.host for said in logins if _silent(said)}
+        dead = {login.host for login in logins if _silent(login)}
         if dead:  # not started, as some engines would wait for them for minutes
             lines = options["hosts"]
             options["hosts"] = [line for line in lines if host_in(line).name not in dead]  # type: ignore[attr-defined]
@@ -97,7 +97,7 @@ def doctor_command(
             else:
                 _look(engine, options, facts, table)
         _note(warned, table)
-        _tell_logins(logins, table)
+        _add_logins(logins, table)
     for host, lines in table.items():
         _print(host, lines)
     return _sum_up(table)
@@ -130,7 +130,7 @@ def _facts(folder: Path, table: Table) -> Iterator[ProgramFacts]:
             return
         undo.callback(lock.unlink, missing_ok=True)
         undo.callback(os.close, fd)
-        facts = replace(facts, told=beacons.told)
+        facts = replace(facts, beacon=beacons.description)
         try:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             facts = replace(facts, lock=portable(lock))
@@ -175,7 +175,7 @@ def _look(engine: str, options: Mapping[str, object], facts: ProgramFacts, table
 
 
 def _look_here(facts: ProgramFacts, table: Table) -> None:
-    here = check(replace(facts, told="", lock=None))
+    here = check(replace(facts, beacon="", lock=None))
     table.setdefault(socket.gethostname(), []).extend(here.lines)
 
 
@@ -265,24 +265,24 @@ def _log_in(names: Sequence[str]) -> list[HostOutput]:
     return log_in(others, f'echo {_SIGN} "$SHELL"', _LOGIN_WITHIN) if others else []
 
 
-def _silent(said: HostOutput) -> bool:
+def _silent(login: HostOutput) -> bool:
     """Whether a host does not answer at all; then the engine is not tried there."""
-    return any(words in said.why for words in _SILENT)
+    return any(words in login.why for words in _SILENT)
 
 
-def _tell_logins(logins: Sequence[HostOutput], table: Table) -> None:
-    for said in logins:
-        host = next((host for host in table if _same(host, said.host)), said.host)
-        table.setdefault(host, []).append(_login(said, here=_works(table.get(host, []))))
+def _add_logins(logins: Sequence[HostOutput], table: Table) -> None:
+    for login in logins:
+        host = next((host for host in table if _same(host, login.host)), login.host)
+        table.setdefault(host, []).append(_login(login, here=_works(table.get(host, []))))
 
 
-def _login(said: HostOutput, *, here: bool) -> CheckResult:
+def _login(login: HostOutput, *, here: bool) -> CheckResult:
     """The result for one login; ``here``: the engine has reached the host anyway."""
-    if said.why:
-        remedy = _remedy(said.why, said.host)
-        return CheckResult("note" if here else "fails", "ssh", said.why, remedy)
-    signs = [line for line in said.lines if line.startswith(_SIGN)]
-    printed = [line for line in said.lines if not line.startswith(_SIGN)]
+    if login.why:
+        remedy = _remedy(login.why, login.host)
+        return CheckResult("note" if here else "fails", "ssh", login.why, remedy)
+    signs = [line for line in login.lines if line.startswith(_SIGN)]
+    printed = [line for line in login.lines if not line.startswith(_SIGN)]
     if printed or not signs:
         text = (
             f"the login prints {printable(printed[0])!r}" if printed else ("it cannot run commands")

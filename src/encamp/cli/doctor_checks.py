@@ -66,7 +66,7 @@ class CheckResult:
 class ProgramFacts:
     """The facts of the program's host that other hosts compare with their own.
 
-    ``folder`` has a beacon, described by ``told``, see `sees_destination`; ``lock`` is a file in it
+    ``beacon`` describes the beacon in ``folder``, see `sees_destination`; ``lock`` is a file in it
     whose lock the program holds, None if the disk has no locks.
     """
 
@@ -74,7 +74,7 @@ class ProgramFacts:
     libraries: dict[str, str]
     folder: Portable
     shown: str
-    told: str = ""
+    beacon: str = ""
     lock: Portable | None = None
     slots: int = 1
 
@@ -228,7 +228,7 @@ def _cheap_ways(storage: Path) -> Iterator[CheckResult]:
 
 def _shared_folders(facts: ProgramFacts) -> Iterator[CheckResult]:
     name = "shared folders"
-    if not facts.told:
+    if not facts.beacon:
         return
     try:
         here = local(facts.folder)
@@ -236,7 +236,7 @@ def _shared_folders(facts: ProgramFacts) -> Iterator[CheckResult]:
         here, why = None, f"{facts.shown} is in a folder that does not exist: {exc.why}"
     else:
         why = f"{printable(here)} is not {facts.shown} of the program's host"
-    if here is not None and reaches(facts.folder, facts.told):
+    if here is not None and reaches(facts.folder, facts.beacon):
         yield CheckResult("ok", name, f"{facts.shown} is seen here as {printable(here)}")
         yield from _locks(facts)
         return

@@ -89,20 +89,20 @@ def ports(cluster: Cluster) -> dict[str, CheckResult]:
         name: cluster.spawn(_test_ports, on=name, name="ports", notify=False) for name in names
     }
     with _open_port() as opened:
-        open_ports = {name: OpenPort(*at) for name, at in _heard(cluster, tasks).items()}
+        open_ports = {name: OpenPort(*at) for name, at in _answers(cluster, tasks).items()}
         open_ports.setdefault(here, opened)
         for name in open_ports.keys() & tasks.keys():
             cluster.send(tasks[name], {n: tuple(d) for n, d in open_ports.items() if n != name})
         closed = {here: _closed({name: d for name, d in open_ports.items() if name != here})}
         closed.update(
-            _heard(cluster, {name: tasks[name] for name in open_ports.keys() & tasks.keys()})
+            _answers(cluster, {name: tasks[name] for name in open_ports.keys() & tasks.keys()})
         )
     for task in tasks.values():
         cluster.send(task, None)
     return {name: _line(closed[name]) for name in closed}
 
 
-def _heard(cluster: Cluster, tasks: Mapping[str, SpawnedTask]) -> dict[str, Any]:
+def _answers(cluster: Cluster, tasks: Mapping[str, SpawnedTask]) -> dict[str, Any]:
     """The next message of each task, if it arrives in time."""
     found: dict[str, Any] = {}
     until = time.monotonic() + _WITHIN

@@ -119,8 +119,10 @@ def _refusal(problem: Problem) -> InputError:
         return BadJob(f"{cause.what} ({option})", cause.why)
     if isinstance(cause, InputError):
         return cause
-    said = [_OPTIONS[part] for part in problem.path if isinstance(part, str) and part in _OPTIONS]
-    return BadJob(said[-1] if said else "encamp map", problem.why)
+    options = [
+        _OPTIONS[part] for part in problem.path if isinstance(part, str) and part in _OPTIONS
+    ]
+    return BadJob(options[-1] if options else "encamp map", problem.why)
 
 
 def _job_table(mapped: Mapped, folder: Path) -> JobTable:

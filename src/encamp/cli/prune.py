@@ -47,7 +47,7 @@ def prune_command(destination: Path, *, dry_run: bool, shared: bool = False) -> 
             why = f"it cannot be written, so nothing is removed: {exc.why}"
             refused.append(BadJob(exc.path, why))
             continue
-        _tell(pruned[-1], destination, "would remove" if dry_run else "removed")
+        _print_pruned(pruned[-1], destination, "would remove" if dry_run else "removed")
     if not refused and not any(
         one.removed or one.folders or one.kept or one.elsewhere or one.stayed for one in pruned
     ):
@@ -60,7 +60,7 @@ def prune_command(destination: Path, *, dry_run: bool, shared: bool = False) -> 
         raise errors[0]
 
 
-def _tell(pruned: Pruned, destination: Path, verb: str) -> None:
+def _print_pruned(pruned: Pruned, destination: Path, verb: str) -> None:
     for path in (*pruned.removed, *pruned.folders):
         _say(f"{verb} {printable(path)}")
     kept = dict.fromkeys(pruned.kept, "it has changed since the job published it")

@@ -19,13 +19,13 @@ from encamp.jobs.report.keep_report import last_check
 from encamp.jobs.report.read_report import Outline, read_outline
 from encamp.jobs.report.status_file import last_status
 from encamp.jobs.run_lease import leases
-from encamp.reports import orphans_told
+from encamp.reports import orphans_text
 from encamp.storage.disk.trusted_files import TrustedFolder
 from encamp.storage.process_identity import ProcessFacts
 from encamp.units import clock_text, counted
 
 _MOST_FAILED = 20
-_MOST_TOLD = 10
+_MOST_LISTED = 10
 """The number of failed tasks that are listed with their reasons, the same as in a run."""
 _MOST_RUNNING = 8
 _STATES: tuple[State, ...] = ("running", "waiting", "done", "up to date", "failed", "blocked")
@@ -126,14 +126,14 @@ def _done(status: JobStatus) -> str:
 def _failures(status: JobStatus) -> list[str]:
     lines = [
         f"  failed: {printable(one.name)}" + (f": {one.why}" if one.why else "")
-        for one in status.failed[:_MOST_TOLD]
+        for one in status.failed[:_MOST_LISTED]
     ]
-    return lines + _untold(max(len(status.failed), status.counts.get("failed", 0)))
+    return lines + _left_out(max(len(status.failed), status.counts.get("failed", 0)))
 
 
-def _untold(failed: int) -> list[str]:
+def _left_out(failed: int) -> list[str]:
     """A line for the failures that are not listed."""
-    return [f"  … and {failed - _MOST_TOLD} more failed"] if failed > _MOST_TOLD else []
+    return [f"  … and {failed - _MOST_LISTED} more failed"] if failed > _MOST_LISTED else []
 
 
 def _who(facts: ProcessFacts | None) -> str:
@@ -216,10 +216,10 @@ def _ended(report: Outline, own: TrustedFolder) -> StatusAndText:
         + ([f"{report.not_selected} not selected"] if report.not_selected else [])
     )
     lines = [f"{name}: {counts}; the last run {how} {moment_text(report.ended)}"]
-    for task in failed[:_MOST_TOLD]:
+    for task in failed[:_MOST_LISTED]:
         log = f" (log: {printable(folder / task.log)})" if task.log else ""
         lines.append(f"  failed: {printable(task.name)}: {task.why}{log}")
-    lines += _untold(len(failed))
+    lines += _left_out(len(failed))
     return StatusAndText(status, [*lines, *page])
 
 
@@ -230,7 +230,7 @@ def _orphans(report: Outline, own: TrustedFolder) -> list[str]:
     journal = Journal(own.path, shared=own.shared)
     journal.read()
     count = count_of(orphans(journal))
-    return [f"  {orphans_told(count, str(own.path.parent))}"] if count else []
+    return [f"  {orphans_text(count, str(own.path.parent))}"] if count else []
 
 
 def moment_text(seconds: float) -> str:

@@ -15,7 +15,7 @@ from encamp.errors import EncampError, InputError
 from encamp.jobs.run.dry_run import DryRunEnds
 from encamp.reports import JobFailed
 
-_HEARD_WITHIN = 0.5
+_ENDS_WITHIN = 0.5
 """Seconds that a thread sleeps before it ends, so that the main thread sees the interrupt first."""
 
 
@@ -66,7 +66,7 @@ class _Errors:
         if isinstance(error, DryRunEnds) and main is not None and self.script_runs:
             self.dry.append(error)
             signal.pthread_kill(main, signal.SIGINT)
-            time.sleep(_HEARD_WITHIN)
+            time.sleep(_ENDS_WITHIN)
             return
         if isinstance(error, EncampError):
             self.failed.append(error)

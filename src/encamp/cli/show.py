@@ -159,9 +159,9 @@ def _pairs(values: Mapping[str, object]) -> str:
     )
 
 
-def _of_attempt(attempt: AttemptReport, said: str) -> Iterator[str]:
+def _of_attempt(attempt: AttemptReport, reported: str) -> Iterator[str]:
     where = f" on {attempt.where.host} ({attempt.where.worker})" if attempt.where else ""
-    error = f" {attempt.error}" if attempt.error and attempt.error != said else ""
+    error = f" {attempt.error}" if attempt.error and attempt.error != reported else ""
     yield f"  attempt {attempt.number}{where}:{error}"
     for span in attempt.phases:
         yield f"    {time_text(span.seconds):>8}  {printable(span.name)}"

@@ -44,7 +44,7 @@ def log_in(hosts: Sequence[str], line: str, within: float = _WITHIN) -> list[Hos
     ssh, log_ins = remote_command(), LogIns()
 
     def on(host: str) -> HostOutput:
-        return log_ins.call(lambda: _on(ssh, line, host, within), lambda said: said.refused)
+        return log_ins.call(lambda: _on(ssh, line, host, within), lambda output: output.refused)
 
     with ThreadPoolExecutor(min(len(hosts), _AT_ONCE)) as pool:
         return list(pool.map(on, hosts))

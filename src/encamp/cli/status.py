@@ -44,13 +44,13 @@ def status_command(
 
 
 def _states(
-    folders: list[TrustedFolder], tell: Callable[[str], None] | None = None
+    folders: list[TrustedFolder], report: Callable[[str], None] | None = None
 ) -> list[StatusAndText]:
-    return list(_each_state(folders, tell or _say))
+    return list(_each_state(folders, report or _say))
 
 
 def _each_state(
-    folders: list[TrustedFolder], tell: Callable[[str], None]
+    folders: list[TrustedFolder], report: Callable[[str], None]
 ) -> Iterator[StatusAndText]:
     for own in folders:
         try:
@@ -58,7 +58,7 @@ def _each_state(
         except (NotOurs, BadJob) as exc:
             if len(folders) == 1:
                 raise
-            tell(str(exc))
+            report(str(exc))
 
 
 def _follow(folders: list[TrustedFolder], *, as_json: bool) -> None:
@@ -66,14 +66,14 @@ def _follow(folders: list[TrustedFolder], *, as_json: bool) -> None:
     console = Console(highlight=False)
     drawn = console.is_terminal and not as_json
     display = _Display()
-    told: dict[str, object] = {}
+    printed: dict[str, object] = {}
     with _shown(console, display) if drawn else nullcontext():
         while True:
             states = _states(folders, lambda _: None)
             display.note(states)
             going_on = any(state.is_run for state in states)
             if not drawn:
-                _tell_news(states, told, as_json=as_json)
+                _print_changes(states, printed, as_json=as_json)
                 sys.stdout.flush()
             if not going_on:
                 return
@@ -89,14 +89,16 @@ def _shown(console: Console, display: _Display) -> Live:
     )
 
 
-def _tell_news(states: list[StatusAndText], told: dict[str, object], *, as_json: bool) -> None:
+def _print_changes(
+    states: list[StatusAndText], printed: dict[str, object], *, as_json: bool
+) -> None:
     """Print the state of jobs that have changed."""
     for state in states:
         status = state.status
-        news = status.state, status.counts
-        if told.get(status.folder) == news or not (as_json or state.is_run):
+        current = status.state, status.counts
+        if printed.get(status.folder) == current or not (as_json or state.is_run):
             continue
-        told[status.folder] = news
+        printed[status.folder] = current
         if as_json:
             _say(facts_json(status).decode())
         else:

@@ -40,9 +40,9 @@ _READABLE = (
     "can forge them; "
     "where that matters, use a network of your own, or the engines dask or ipyparallel"
 )
-_said: set[str] = set()
+_warned: set[str] = set()
 """Warnings that this process has issued."""
-_TELL = 0.5
+_REPORT_AFTER = 0.5
 """Seconds between two reports of the load to an elastic engine."""
 
 
@@ -61,7 +61,7 @@ class AgentRecord:
         """Its slots whose processes have ended."""
         self.refreshing = 0
         """Ticket of the request to replace the processes of its idle slots; 0 if there is none."""
-        self.heard = True
+        self.answered = True
 
     @property
     def host(self) -> str:
@@ -87,7 +87,7 @@ class ControllerForAgents(Protocol):
     def slots_changed(self) -> None:
         """Called when the number of slots has changed."""
 
-    def said(self, agent: AgentRecord, envelope: OutputText, parts: Parts) -> None:
+    def output_arrived(self, agent: AgentRecord, envelope: OutputText, parts: Parts) -> None:
         """Called with the output of a task."""
 
     def waits_again(self, record: TaskRecord) -> None:
@@ -139,9 +139,9 @@ class Agents:
         agent.facts = facts
         readable = self._outbox.seal is not None or self._engine.key_in_clear
         if readable and facts.host != socket.gethostname():
-            self._say_once(_READABLE)
+            self._warn_once(_READABLE)
         if facts.left_out:
-            self._say_once(left_out_words(facts.left_out, facts.host))
+            self._warn_once(left_out_words(facts.left_out, facts.host))
         host = self._scheduler.hosts.get(facts.host)
         if host is None:
             host = HostRecord(facts.host, facts.cores, facts.memory, facts.gpus)
@@ -160,9 +160,9 @@ class Agents:
             self.end_unmet()
 
     @staticmethod
-    def _say_once(words: str) -> None:
-        if words not in _said:
-            _said.add(words)
+    def _warn_once(words: str) -> None:
+        if words not in _warned:
+            _warned.add(words)
             with suppress(UserWarning):  # the work must continue if warnings are errors
                 warnings.warn(words, stacklevel=2)
 
@@ -183,17 +183,17 @@ class Agents:
         return [agent for agent in self.by_number.values() if agent.facts is not None]
 
     def ping(self, agent: AgentRecord) -> None:
-        """Ask an agent whether it is alive; ``heard`` is called with whether it has answered."""
-        if agent.heard:
+        """Ask an agent whether it is alive; ``answered`` is called with whether it has answered."""
+        if agent.answered:
             agent.missed = 0
-        agent.heard = False
+        agent.answered = False
         self._outbox.post(agent.number, [encode(Ping(0))])
 
     def listen(self) -> None:
         """Start to check regularly whether all agents are alive."""
         self._pump.call_later(BEAT, self._beat)
 
-    def tell_needs(self) -> None:
+    def report_needs(self) -> None:
         """Report the load to an elastic engine, now and regularly."""
         busy: dict[int, int] = {}
         for agent in self.by_number.values():
@@ -201,7 +201,7 @@ class Agents:
                 busy[agent.number] = count
         waiting = self._scheduler.queued + self._scheduler.ahead
         self._engine.needs(busy, waiting)
-        self._pump.call_later(_TELL, self.tell_needs)
+        self._pump.call_later(_REPORT_AFTER, self.report_needs)
 
     def _beat(self) -> None:
         """Ping all agents; those that have not answered for long are lost.
@@ -209,7 +209,7 @@ class Agents:
         The pings also show the agents that the controller is alive.
         """
         for agent in list(self.by_number.values()):
-            if not agent.heard:
+            if not agent.answered:
                 agent.missed += 1
             if agent.missed >= MISSED:
                 self.left(agent.number, f"it has not answered for {BEAT * MISSED:g} s")
@@ -274,8 +274,8 @@ class Agents:
         if ahead:
             ahead[0].mark = envelope.mark
         if ahead and envelope.text and envelope.began:
-            said = OutputText(envelope.slot, ahead[0].id, 0, envelope.text, True)
-            self._controller.said(agent, said, [])
+            output = OutputText(envelope.slot, ahead[0].id, 0, envelope.text, True)
+            self._controller.output_arrived(agent, output, [])
         for task in reversed(ahead):
             self._scheduler.ended(slot, task)
         why = last_words(envelope.text) if envelope.exit_code else ""

@@ -58,10 +58,10 @@ class Setups:
             environment = tuple((name, devices) for name in VISIBLE)
         setup = Setup(
             name=options.name,
-            tell_start=options.time_limit is not None,
+            report_start=options.time_limit is not None,
             environment=environment,
             cores=options.need.cores,
-            follow=options.heard is not None,
+            follow=options.on_output is not None,
             initializer=self._number_of(options.initializer),
             staging=self._staging(task) if options.staged else None,
         )
@@ -120,7 +120,7 @@ class Setups:
         if self._beacons is None:
             return ""
         self._beacons.light(folders_of((*options.outputs, *options.on_failure)))
-        return self._beacons.told
+        return self._beacons.description
 
     def check(self, task: TaskRecord, staged: Collection[Staged]) -> None:
         """Raise `BadDestination` for an output that the task cannot have, or has not staged."""

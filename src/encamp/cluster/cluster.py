@@ -180,7 +180,7 @@ class Cluster:
         if pings_hosts(controller):
             controller.agents.listen()
         if engine.elastic:
-            controller.agents.tell_needs()
+            controller.agents.report_needs()
         self._pump.start()
 
     # What there is
@@ -483,14 +483,14 @@ class Cluster:
             timeout = patience(timeout)
         deadline = None if timeout is None else loop.time() + timeout
         while True:
-            come = asyncio.Event()
-            wake = partial(loop.call_soon_threadsafe, come.set)
+            arrived = asyncio.Event()
+            wake = partial(loop.call_soon_threadsafe, arrived.set)
             self._controller.messages.call_when_there(wake)
             try:
                 if (got := self.receive(0, source)) is not None:
                     return got
                 left = None if deadline is None else deadline - loop.time()
-                await asyncio.wait_for(come.wait(), left)
+                await asyncio.wait_for(arrived.wait(), left)
             except TimeoutError:
                 return None
             finally:

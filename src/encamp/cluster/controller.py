@@ -140,7 +140,7 @@ class Controller:
         self.inbox = Inbox[AgentRecord](
             self.outbox,
             self.agents.by_number.get,
-            heard=self._heard,
+            heard=self._note_answer,
             in_order=self.pump.before_others,
         )
         self.inbox.handlers = {
@@ -149,7 +149,7 @@ class Controller:
             ManyResults: self._open_bundled_results,
             Message: self._message,
             Started: self._started,
-            OutputText: self.said,
+            OutputText: self.output_arrived,
             Locate: self._where_is,
             Ask: self._ask,
             GivenBack: self.kill_and_cancel.given_back,
@@ -305,8 +305,8 @@ class Controller:
             self.agents.left(arrival.agent, arrival.why)
 
     @staticmethod
-    def _heard(agent: AgentRecord) -> None:
-        agent.heard = True
+    def _note_answer(agent: AgentRecord) -> None:
+        agent.answered = True
 
     def from_agent_here(self, number: int) -> Callable[[Any, Parts], None]:
         """A function that an agent in this process calls with its envelopes, without a network.
@@ -433,14 +433,14 @@ class Controller:
         self, agent: AgentRecord, envelope: ManyResults, parts: Parts
     ) -> None:
         slot = agent.slots[envelope.slot]
-        come = [result for part in parts[1:] for result in decode(part).results]
-        self._settle_all((slot, deque(zip(come, repeat(_NO_BUFFERS)))))
+        arrivals = [result for part in parts[1:] for result in decode(part).results]
+        self._settle_all((slot, deque(zip(arrivals, repeat(_NO_BUFFERS)))))
 
-    def _settle_all(self, come: tuple[SlotRecord, deque[tuple[CallResult, Parts]]]) -> None:
+    def _settle_all(self, arrivals: tuple[SlotRecord, deque[tuple[CallResult, Parts]]]) -> None:
         """Take results; a turn inside a callback continues with the rest."""
-        slot, results = come
+        slot, results = arrivals
         if len(results) > 1:
-            self.pump.before_others(self._settle_all, [come])
+            self.pump.before_others(self._settle_all, [arrivals])
         while results:
             result, buffers = results.popleft()
             self._settle_one(slot, result, buffers, last=not results)
@@ -553,10 +553,10 @@ class Controller:
         if self.services is not None:
             self.services.ended(task, good, value)
 
-    def said(self, agent: AgentRecord, envelope: OutputText, parts: Parts) -> None:
+    def output_arrived(self, agent: AgentRecord, envelope: OutputText, parts: Parts) -> None:
         """Handle the output of a task."""
         if (task := self.tasks.get(envelope.task)) is not None:
-            self.task_outputs.said(task, envelope)
+            self.task_outputs.output_arrived(task, envelope)
 
     def _started(self, agent: AgentRecord, envelope: Started, parts: Parts) -> None:
         task = self.tasks.get(envelope.task)
@@ -600,8 +600,8 @@ class Controller:
 
         def done(answer: Any, error: BaseException | None) -> None:
             head = encode(Answer(envelope.slot, envelope.ticket, error is None))
-            said = answer if error is None else portable_error(error)
-            self.outbox.post(agent.number, [head, *dump(said)])
+            output_arrived = answer if error is None else portable_error(error)
+            self.outbox.post(agent.number, [head, *dump(output_arrived)])
 
         self.disk_thread.run(lambda: self.setups.answer(task, load(parts[1:])), done)
 

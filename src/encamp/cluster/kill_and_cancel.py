@@ -158,8 +158,8 @@ class KillAndCancel:
         self._scheduler.put_back(goes_on)
         self.pump.before_others(self._ends, over)
 
-    def _ends(self, come: tuple[TaskRecord, SlotRecord]) -> None:
-        task, slot = come
+    def _ends(self, ended: tuple[TaskRecord, SlotRecord]) -> None:
+        task, slot = ended
         if task.cause:
             self._controller.end(task, False, task.why_ended(slot, None, ""))
         else:

@@ -29,7 +29,7 @@ class Messages:
         """Messages for tasks that have not started: ports, senders and payloads."""
         self.waiters: list[Callable[[], object]] = []
         """Functions that are called, once, when a message has arrived."""
-        self._news = False
+        self._arrived = False
         """Whether a message has arrived since they were called."""
         self._taking = threading.Lock()
         self.shortcut: Shortcut | None = None
@@ -41,7 +41,7 @@ class Messages:
     def put(self, sender: int, what: Any) -> None:
         """Queue a message (its pickle's parts) or an event."""
         self.queue.append((sender, what))
-        self._news = True
+        self._arrived = True
 
     def put_end(self, task: int, ok: bool, value: Any) -> None:
         """Queue the two events of a task's end.
@@ -51,7 +51,7 @@ class Messages:
         """
         self.queue.append((task, ok, value))  # a `TaskResult`
         self.queue.append(task)  # a `TaskExit`
-        self._news = True
+        self._arrived = True
 
     def take(self, source: int | None) -> Received | None:
         """The next message of the queue, or of one sender; from any thread."""
@@ -85,12 +85,12 @@ class Messages:
     @property
     def awaited(self) -> bool:
         """Whether a function waits for a message that has arrived."""
-        return bool(self.waiters) and self._news
+        return bool(self.waiters) and self._arrived
 
     def call_waiters(self, *, failed: bool) -> None:
         """Call the waiting functions if a message has arrived, or none will."""
-        if self.waiters and (self._news or failed):
-            self._news = False
+        if self.waiters and (self._arrived or failed):
+            self._arrived = False
             waiters, self.waiters = self.waiters, []
             for wake in waiters:
                 with suppress(RuntimeError):  # its event loop is closed

@@ -51,7 +51,7 @@ class CheckedOptions:
     """The function that answers the questions of the call; None for the cluster."""
     owner: object = None
     """The owner of the call; its spawner uses it to find its own calls."""
-    heard: Callable[[bytes], None] | None = None
+    on_output: Callable[[bytes], None] | None = None
     """A function that gets the output of the call while it runs."""
     at_once: bool = False
     """Whether its arguments are pickled when it is spawned, so that they may be changed then."""
@@ -64,12 +64,14 @@ class CheckedOptions:
     def __post_init__(self) -> None:
         staged = bool(self.items or self.outputs or self.on_failure or self.persistent)
         need = self.need.gpus or self.need.cores > 1
-        said = self.name or self.time_limit or staged or self.initializer or self.heard or need
+        special = (
+            self.name or self.time_limit or staged or self.initializer or self.on_output or need
+        )
         object.__setattr__(self, "staged", staged)
-        object.__setattr__(self, "plain", not said)
+        object.__setattr__(self, "plain", not special)
 
 
-_INTERNAL = "initializer", "answer", "owner", "heard", "at_once", "slot", "alone", "ready"
+_INTERNAL = "initializer", "answer", "owner", "on_output", "at_once", "slot", "alone", "ready"
 """Options that are not for users."""
 
 
@@ -93,7 +95,7 @@ class SpawnOptions:
     initializer: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
     answer: Callable[[Any], Any] | None = None
     owner: object = None
-    heard: Callable[[bytes], None] | None = None
+    on_output: Callable[[bytes], None] | None = None
     at_once: bool = False
     slot: tuple[int, int] | None = None
     alone: bool = False
@@ -137,7 +139,7 @@ class SpawnOptions:
             self.initializer,
             self.answer,
             self.owner,
-            self.heard,
+            self.on_output,
             self.at_once,
         )
         if not options.staged:  # otherwise inputs or the current folder may differ next time

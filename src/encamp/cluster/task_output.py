@@ -18,7 +18,7 @@ class _TaskOutput:
     """The output of one running task that has arrived."""
 
     def __init__(self) -> None:
-        self.told = 0
+        self.arrived = 0
         """Bytes of its output that have arrived."""
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         """A decoder, since characters may arrive in parts."""
@@ -32,13 +32,13 @@ class TaskOutputs:
         self.outputs: dict[int, _TaskOutput] = {}
         """The output of running tasks that has arrived."""
 
-    def said(self, task: TaskRecord, envelope: OutputText) -> None:
+    def output_arrived(self, task: TaskRecord, envelope: OutputText) -> None:
         """Handle the output of a task."""
         output = self.outputs.setdefault(task.id, _TaskOutput())
-        raw = envelope.text[max(0, output.told - envelope.start) :]
-        output.told = max(output.told, envelope.start + len(envelope.text))
-        if raw and task.options.heard is not None:
-            task.options.heard(bytes(raw))
+        raw = envelope.text[max(0, output.arrived - envelope.start) :]
+        output.arrived = max(output.arrived, envelope.start + len(envelope.text))
+        if raw and task.options.on_output is not None:
+            task.options.on_output(bytes(raw))
         new = output.decoder.decode(raw, envelope.last) if self.follow is not None else ""
         future = task.future
         if envelope.last:

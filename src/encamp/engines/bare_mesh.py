@@ -41,10 +41,10 @@ class BareMesh(MeshEngine):
         order = self.order([self.listen(_HERE)])
         numbers = {agent.number: agent.slots for agent in agents}
         for number, why in begin(order, numbers, {}, self._ended).items():
-            self.not_come(number, why)
+            self.could_not_join(number, why)
 
     def _ended(self, number: int, words: str) -> None:
-        self.soon(partial(self.not_come, number, words))
+        self.soon(partial(self.could_not_join, number, words))
 
     def end_by_force(self, agents: Iterable[ExpectedAgent]) -> None:
         """See `MeshEngine.end_by_force`."""

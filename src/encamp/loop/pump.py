@@ -57,7 +57,7 @@ class Pump(EventLoop):
     def _handle_events(self, events: Events, waited: bool) -> None:
         super()._handle_events(events, waited)
         if self.waiters:
-            self.tell_waiters()
+            self.wake_waiters()
 
     # Who drives
 
@@ -100,10 +100,10 @@ class Pump(EventLoop):
             if self._closed or (left is not None and left <= 0):
                 return False
             if self._ends:
-                came = self.spun()
+                arrived = self.spun()
                 if done():  # even if nothing arrived: ``done`` may wait for something to be sent
                     return True
-                if came:
+                if arrived:
                     left = 0.0  # more may have arrived
             self._handle_events(*self._wait(left, poll_first=True))
         return True
@@ -131,11 +131,11 @@ class Pump(EventLoop):
         long = now - self._since > _LONG / 2
         self.lock.release()
         if self.waiters:
-            self.tell_waiters()
+            self.wake_waiters()
         if long:
             self._resume.set()
 
-    def tell_waiters(self) -> None:
+    def wake_waiters(self) -> None:
         """Wake the threads that wait while another one drives."""
         with self.signals_deferred, self._changed:
             self._changed.notify_all()
@@ -263,7 +263,7 @@ class Pump(EventLoop):
             self.left_at = time.monotonic()
             self.lock.release()
         if self.waiters:
-            self.tell_waiters()
+            self.wake_waiters()
 
     def end_with(self, last: Callable[[], None]) -> None:
         """Have the background thread call a function and end; from any thread, without a lock."""

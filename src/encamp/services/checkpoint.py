@@ -38,7 +38,7 @@ class Checkpoint:
         """
         self._saved = calls
         what = f"the state of {type(one).__name__} could not be saved"
-        with _told_of(what, "checkpoint", "restore"):
+        with _explained(what, "checkpoint", "restore"):
             parts = dump(one.checkpoint() if hasattr(one, "checkpoint") else one)
         return [pickle.dumps(leases), *parts]
 
@@ -48,7 +48,7 @@ def restored(made: Any, state: bytes, kind: str) -> tuple[Any, Leases]:
 
     ``kind`` is the name of its class. Raises RuntimeError.
     """
-    with _told_of(f"the last saved state of {kind} could not be restored", "restore"):
+    with _explained(f"the last saved state of {kind} could not be restored", "restore"):
         head, *parts = pickle.loads(state)  # noqa: S301 - see `load`
         saved = load(parts)
         leases: Leases = pickle.loads(head)  # noqa: S301 - made by `Checkpoint.state_of`
@@ -59,7 +59,7 @@ def restored(made: Any, state: bytes, kind: str) -> tuple[Any, Leases]:
 
 
 @contextmanager
-def _told_of(what: str, *methods: str) -> Iterator[None]:
+def _explained(what: str, *methods: str) -> Iterator[None]:
     """Describe an error of a block as one of saving or restoring a server's state."""
     try:
         yield

@@ -370,7 +370,7 @@ class Server:
         box = self.task_client.between.setdefault(group, deque())
         found: list[tuple[int, Parts]] = []
 
-        def come() -> bool:
+        def arrived() -> bool:
             for at, (sender, parts) in enumerate(box):
                 if rank in (None, sender):
                     del box[at]
@@ -379,7 +379,7 @@ class Server:
             return group in self.task_client.broken
 
         self._flush()
-        self.task_client.until(come, timeout)
+        self.task_client.until(arrived, timeout)
         if found:
             return found[0][0], load(found[0][1])
         if group in self.task_client.broken:

@@ -44,7 +44,7 @@ _ATTEND = 0.02
 """Seconds between two checks of results that no thread waits for."""
 _WITHOUT_ANSWER = (RELEASE, GROUP, END)
 
-Come = list[tuple[bytes, list[Any]]]
+Letters = list[tuple[bytes, list[Any]]]
 """Letters that have arrived, with their payloads."""
 
 
@@ -78,8 +78,8 @@ class StepClient(Client):
             self._take_what_comes(_PIECE if left is None else min(left, _PIECE))
 
     def _take_what_comes(self, seconds: float) -> None:
-        come: Come = self._ask_worker("come", seconds)
-        for head, payload in come:
+        letters: Letters = self._ask_worker("come", seconds)
+        for head, payload in letters:
             self.take(decode(head), payload)
         while self._left:
             self._left.popleft()()
@@ -156,7 +156,7 @@ class Relay:
     def answer(self, what: str, *rest: Any) -> Any:
         """See `Relays.answer`."""
         if what == "come":
-            return self._come(*rest)
+            return self._arrived_letters(*rest)
         if what == "tell":
             head, payload = rest
             letter = decode(head)
@@ -177,7 +177,7 @@ class Relay:
 
     # Letters for the step
 
-    def _come(self, seconds: float) -> Come:
+    def _arrived_letters(self, seconds: float) -> Letters:
         if not any(one.done() for one in self._awaited):
             first = next(iter(self._awaited), None)
             if first is None:

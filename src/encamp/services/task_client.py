@@ -28,7 +28,7 @@ from encamp.slot.slot import Slot
 from encamp.wire.frames import Parts
 from encamp.wire.protocol import SERVICES, SPAWNER
 
-TELL_AFTER = 0.05
+REPORT_AFTER = 0.05
 """Seconds after which a waiting task reports what it waits for, so that cycles are found."""
 
 
@@ -73,15 +73,15 @@ class TaskClient(Client):
     def drain(self) -> bool:
         """Handle what has arrived; returns whether there was anything."""
         found = False
-        while self.slot.letters and (come := self._next()) is not None:
+        while self.slot.letters and (handle := self._next()) is not None:
             found = True
-            come()
+            handle()
         while self._left:
             found = True
             with suppress(IndexError):  # another thread may have taken it
                 self._left.popleft()()
         if found:
-            self.slot.connection.tell_waiters()
+            self.slot.connection.wake_waiters()
         return found
 
     def look(self) -> None:
@@ -127,7 +127,7 @@ class TaskClient(Client):
         """See `Client.wait`; raises `CircularCall` where it would never end."""
         if timeout is not None or threading.get_ident() != self._thread:
             self.until(what.done, timeout)
-        elif not self.until(what.done, TELL_AFTER):
+        elif not self.until(what.done, REPORT_AFTER):
             self._wait_long(what)
 
     def _wait_long(self, what: Awaited) -> None:

@@ -22,7 +22,7 @@ class Printed:
     def __init__(self, sockets: SlotSockets, most: int, *, follow: bool) -> None:
         self._sockets, self._most = sockets, most
         self._lock = threading.Lock()
-        self._told = 0
+        self._sent = 0
         self._fd = os.dup(1)
         """The file, even if a call closes or redirects its descriptors."""
         self._always = follow
@@ -38,7 +38,7 @@ class Printed:
             with self._lock:
                 head, text = ends_of(self._fd, self._most, OUTPUT_HINT)
                 os.ftruncate(self._fd, 0)
-                self._told = 0
+                self._sent = 0
             number, start = self._sockets.slot.number, size - len(text)
             self._sockets.send([encode(OutputText(number, task, start, text, True, head))])
 
@@ -54,9 +54,11 @@ class Printed:
         slot = self._sockets.slot
         with self._lock:
             size, task = os.fstat(self._fd).st_size, slot.running
-            if task < 0 or size <= self._told:
+            if task < 0 or size <= self._sent:
                 return
-            start = max(self._told, size - self._most)
+            start = max(self._sent, size - self._most)
             text = os.pread(self._fd, size - start, start)
-            self._told = size
-        self._sockets.said.send([encode(OutputText(slot.number, task, start, text, False))])
+            self._sent = size
+        self._sockets.control_writer.send(
+            [encode(OutputText(slot.number, task, start, text, False))]
+        )

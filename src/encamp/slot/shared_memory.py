@@ -306,7 +306,7 @@ class ProgramShortcut:
             finally:
                 self._release()
                 if self._pump.waiters:
-                    self._pump.tell_waiters()
+                    self._pump.wake_waiters()
         return False
 
     def receive(self, to: int, source: int | None) -> Caught | None:
@@ -321,7 +321,7 @@ class ProgramShortcut:
             finally:
                 self._release()
                 if self._pump.waiters:
-                    self._pump.tell_waiters()
+                    self._pump.wake_waiters()
         return None
 
     def _may_pass(self) -> bool:

@@ -92,7 +92,7 @@ class Setup(msgspec.Struct, frozen=True):
     """A call's options."""
 
     name: str = ""
-    tell_start: bool = False
+    report_start: bool = False
     environment: tuple[tuple[str, str], ...] = ()
     cores: int = 1
     sys_path: tuple[str, ...] = ()
@@ -122,7 +122,7 @@ class Connection(Protocol):
         Returns that, or None on timeout. What arrives is given to `Slot.take`.
         """
 
-    def tell_waiters(self) -> None:
+    def wake_waiters(self) -> None:
         """Wake all threads that wait in `until`."""
 
 
@@ -417,7 +417,7 @@ class Slot:
         self.follow = setup.follow
         own = {**dict(setup.environment), **self._threads(setup.cores)}
         os.environ.update(own)
-        if setup.tell_start:
+        if setup.report_start:
             self.connection.send([encode(Started(self.number, task))])
         number = setup.initializer
         if not number:

@@ -105,7 +105,7 @@ class EngineShortcut:
             finally:
                 self._release()
                 if self._pump.waiters:
-                    self._pump.tell_waiters()
+                    self._pump.wake_waiters()
         return False
 
     def receive(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
@@ -118,7 +118,7 @@ class EngineShortcut:
             finally:
                 self._release()
                 if self._pump.waiters:
-                    self._pump.tell_waiters()
+                    self._pump.wake_waiters()
         return None
 
     def catch(self, to: int, source: int | None) -> tuple[int, Buffer] | None:

@@ -86,12 +86,12 @@ class SlotSockets:
         self._poll.register(self._data, select.POLLIN)
         self._poll.register(self._wake.fileno(), select.POLLIN)
         # By this descriptor a signal that arrives just before a poll ends it at once.
-        self._signals, told = socket.socketpair()
-        for end in (self._signals, told):
+        self._signals, wake_end = socket.socketpair()
+        for end in (self._signals, wake_end):
             end.setblocking(False)
         self._poll.register(self._signals.fileno(), select.POLLIN)
-        signal.set_wakeup_fd(told.detach(), warn_on_full_buffer=False)
-        self.said = Writer(self._control)
+        signal.set_wakeup_fd(wake_end.detach(), warn_on_full_buffer=False)
+        self.control_writer = Writer(self._control)
         self.follow: Callable[[], None] | None = None
         self.look: Callable[[], None] | None = None
         self._watcher = Waker()
@@ -196,9 +196,11 @@ class SlotSockets:
         """Wait a moment for the thread that polls to read something, or to stop polling."""
         with self._changed:
             self._others += 1
-            told = self._changed.wait(_LOOK_AGAIN if timeout is None else min(timeout, _LOOK_AGAIN))
+            changed = self._changed.wait(
+                _LOOK_AGAIN if timeout is None else min(timeout, _LOOK_AGAIN)
+            )
             self._others -= 1
-        if not told and threading.current_thread() is threading.main_thread():
+        if not changed and threading.current_thread() is threading.main_thread():
             self._wake.wake()  # the thread that polls may belong to a task that has ended
         return True
 
@@ -206,15 +208,15 @@ class SlotSockets:
         """Stop polling."""
         self.polling.release()
         if self._others:
-            self._tell_others()
+            self._wake_others()
 
-    def tell_waiters(self) -> None:
-        """See `Connection.tell_waiters`."""
+    def wake_waiters(self) -> None:
+        """See `Connection.wake_waiters`."""
         if self._others:
-            self._tell_others()
+            self._wake_others()
         self._wake.wake()
 
-    def _tell_others(self) -> None:
+    def _wake_others(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
@@ -234,7 +236,7 @@ class SlotSockets:
         if self._dozes:
             self._watcher.wake()
         if self._others:
-            self._tell_others()
+            self._wake_others()
 
     def _read_data(self) -> None:
         with self.reading:
@@ -286,14 +288,16 @@ class SlotSockets:
         poll.register(self._watcher.fileno(), select.POLLIN)
         with suppress(EOFError, OSError):
             while True:
-                poll.register(fd, select.POLLIN | (select.POLLOUT if self.said.waiting else 0))
+                poll.register(
+                    fd, select.POLLIN | (select.POLLOUT if self.control_writer.waiting else 0)
+                )
                 found = poll.poll(self._until_look())
                 self._dozes = False
                 if not found:
                     self._see()
                 elif any(ready == self._watcher.fileno() for ready, _ in found):
                     self._watcher.rest()
-                self.said.flush()
+                self.control_writer.flush()
                 for parts in reader.read():
                     self._recall(decode(parts[0]))
 
@@ -323,4 +327,6 @@ class SlotSockets:
             self._read_data()
         self._wake.wake()
         tasks, running = self.slot.give_back()
-        self.said.send([encode(GivenBack(self.slot.number, order.ticket, tasks, running))])
+        self.control_writer.send(
+            [encode(GivenBack(self.slot.number, order.ticket, tasks, running))]
+        )

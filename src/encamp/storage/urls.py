@@ -113,25 +113,25 @@ def _mtime_ns(info: dict[str, Any]) -> int:
     """The modification time in nanoseconds since the epoch; 0 if it is unknown."""
     for name in _TIMES:
         with suppress(ValueError, TypeError, OverflowError):
-            if (told := info.get(name)) is not None:
-                return max(0, round(_seconds(told) * 1e6) * 1000)
+            if (value := info.get(name)) is not None:
+                return max(0, round(_seconds(value) * 1e6) * 1000)
     return 0
 
 
-def _seconds(told: object) -> float:
+def _seconds(value: object) -> float:
     """Seconds since the epoch, from a number, a time, or a string in HTTP's or ISO's format."""
-    if isinstance(told, int | float):
-        return float(told)
-    if isinstance(told, str):
+    if isinstance(value, int | float):
+        return float(value)
+    if isinstance(value, str):
         from email.utils import parsedate_to_datetime  # so that slots start faster
 
         try:
-            told = parsedate_to_datetime(told)
+            value = parsedate_to_datetime(value)
         except ValueError:
-            told = datetime.fromisoformat(str(told))
-    if not isinstance(told, datetime):
-        raise TypeError(told)
-    return (told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp()
+            value = datetime.fromisoformat(str(value))
+    if not isinstance(value, datetime):
+        raise TypeError(value)
+    return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
 
 
 def _info(system: Any, path: str) -> dict[str, Any] | None:

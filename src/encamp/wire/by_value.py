@@ -37,8 +37,8 @@ def _reduce_code(code: CodeType) -> tuple[Any, ...]:
     is_file = not file.startswith("<") and Path(file).is_file()
     if is_file and not file.startswith("/"):
         file = str(Path(file).absolute())
-    told = (_NOWHERE, code.co_filename)  # the latter by cloudpickle 3.0
-    args = tuple([file if isinstance(arg, str) and arg in told else arg for arg in args])
+    file_names = (_NOWHERE, code.co_filename)  # the latter by cloudpickle 3.0
+    args = tuple([file if isinstance(arg, str) and arg in file_names else arg for arg in args])
     lines = [] if is_file else _lines_of(code)
     return _made_code, (_PYTHON, args, file, code.co_firstlineno, lines)
 

@@ -41,8 +41,8 @@ class Server:
 
     @property
     def _facts(self) -> ServerStatistics | None:
-        told = self.grid.statistics(self.service_id)
-        return next((one for one in told.servers if one.server == self.number), None)
+        known = self.grid.statistics(self.service_id)
+        return next((one for one in known.servers if one.server == self.number), None)
 
     @property
     def host(self) -> str:
@@ -118,8 +118,8 @@ class FreeServers:
 
     def qsize(self) -> int:
         """The number of free servers."""
-        told = self._grid.statistics(self._service_id)
-        return sum(server.state == "free" for server in told.servers)
+        known = self._grid.statistics(self._service_id)
+        return sum(server.state == "free" for server in known.servers)
 
     def empty(self) -> bool:
         """Whether no server is free."""

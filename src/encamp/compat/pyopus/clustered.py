@@ -292,7 +292,7 @@ class ClusteredMachine(VirtualMachine):
         if has_sender(message):
             return spawner.ids.get(number) or self._id(message[1], number), message[2]
         if isinstance(message, HostAdded | HostDeleted):
-            return self._news(spawner, message)
+            return self._event_message(spawner, message)
         sender = spawner.ids.get(number)
         if isinstance(message, TaskResult):
             return () if sender is None else _result(spawner, sender, message)
@@ -300,7 +300,7 @@ class ClusteredMachine(VirtualMachine):
             return () if sender is None else (sender, MsgTaskExit(sender))
         return sender or self._id(None, number), message
 
-    def _news(self, spawner: Spawner, event: HostAdded | HostDeleted) -> tuple[Any, ...]:
+    def _event_message(self, spawner: Spawner, event: HostAdded | HostDeleted) -> tuple[Any, ...]:
         """The dialect's message for a host that has joined or left."""
         name, nobody = event.host.name, self.task_type.bad()
         if isinstance(event, HostAdded):

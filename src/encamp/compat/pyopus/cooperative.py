@@ -123,7 +123,7 @@ class OpusOS:
         wanted = collector is None or buildResultList is True
         results: dict[int, Any] = {}
 
-        def tell(index: int, job: Sequence[Any], host: Any, result: Any) -> None:
+        def collect(index: int, job: Sequence[Any], host: Any, result: Any) -> None:
             if wanted:
                 results[index] = result
             if collector is not None:
@@ -132,7 +132,7 @@ class OpusOS:
 
         with _started(collector):
             independent = collector is None  # without one, ``jobList`` cannot know results
-            _Dispatch(self, tell, remote=remote, independent=independent).run(jobList)
+            _Dispatch(self, collect, remote=remote, independent=independent).run(jobList)
         return [results[index] for index in sorted(results)] if wanted else None
 
     def dispatchSingle(
@@ -148,7 +148,7 @@ class OpusOS:
 
     def finalize(self) -> None:
         """Print the errors of tasks that were not joined, and end the virtual machine."""
-        self.scheduler.tell_uncollected()
+        self.scheduler.report_uncollected()
         if self.scheduler.vm is not None:
             self.scheduler.vm.finalize()
 
@@ -170,9 +170,9 @@ class _Dispatch:
     """A running `OpusOS.dispatch`; ``independent`` if no job depends on another's result."""
 
     def __init__(
-        self, system: OpusOS, tell: Callable[..., None], *, remote: bool, independent: bool
+        self, system: OpusOS, collect: Callable[..., None], *, remote: bool, independent: bool
     ) -> None:
-        self._os, self._tell, self._remote = system, tell, remote
+        self._os, self._collected, self._remote = system, collect, remote
         self._independent = independent
         self._running: dict[int, tuple[int, Sequence[Any]]] = {}
         """Number of a task → index, job."""
@@ -232,13 +232,13 @@ class _Dispatch:
         for child, (index, job) in [(ended[tid], self._running.pop(tid)) for tid in ended]:
             self._say(f"task {child.tid} was joined")
             if child.error is None:
-                self._tell(index, job, child.remoteHostID, child.retval)
+                self._collected(index, job, child.remoteHostID, child.retval)
             elif self._error is None:
                 self._error = child.error
 
     def _drop(self, *, wait: bool) -> None:
         """Cancel jobs that have not started, and wait for the others, whose results are dropped."""
-        self._tell = lambda *_: None
+        self._collected = lambda *_: None
         with suppress(Exception):  # the error that stopped the dispatch matters more
             self._os.scheduler.take_back(self._running)
             while wait and self._running:
@@ -250,4 +250,4 @@ class _Dispatch:
 
 
 cOS = OpusOS()  # noqa: N816 - its name in PyOPUS
-atexit.register(cOS.scheduler.tell_uncollected)
+atexit.register(cOS.scheduler.report_uncollected)

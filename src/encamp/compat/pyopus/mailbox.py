@@ -58,11 +58,11 @@ class Mailbox:
                 return kept
         deadline = None if wait is None else time.monotonic() + wait
         left = wait
-        while (come := self._fetch(left)) is not None:
-            if come and (sender is None or sender == come[0]):
-                return come
-            if come:
-                self._kept.append(come)
+        while (message := self._fetch(left)) is not None:
+            if message and (sender is None or sender == message[0]):
+                return message
+            if message:
+                self._kept.append(message)
             if deadline is not None:
                 left = max(0.0, deadline - time.monotonic())
         return ()
@@ -71,9 +71,9 @@ class Mailbox:
         """The next message that was read already, or ``()``; quicker than checking for new ones."""
         if self._kept:
             return self._kept.popleft()
-        while (come := self._fetch(HERE)) == ():
+        while (message := self._fetch(HERE)) == ():
             pass
-        return come or ()
+        return message or ()
 
     @property
     def empty(self) -> bool:

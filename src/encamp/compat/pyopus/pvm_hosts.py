@@ -122,7 +122,7 @@ class HostTable:
 
         def all_heard() -> bool:
             for number in list(silent):
-                if number not in known or known[number].heard:
+                if number not in known or known[number].answered:
                     del silent[number]
             return not silent
 

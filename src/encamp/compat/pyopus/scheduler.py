@@ -165,7 +165,7 @@ class Task:
     """Returns the answer to its call, or raises an exception."""
     retval: Any = None
     error: BaseException | None = None
-    heard: bool = False
+    answered: bool = False
     """Whether the result of a remote task has arrived."""
 
 
@@ -293,10 +293,10 @@ class Scheduler:
             return
         task = self._remote.get(sender)
         if task is not None and isinstance(message, MsgTaskResult):
-            task.retval, task.error, task.heard = message.returnValue, message.error, True
+            task.retval, task.error, task.answered = message.returnValue, message.error, True
         elif task is not None:
             del self._remote[sender]
-            if not task.heard:
+            if not task.answered:
                 task.error = PyOpusError(f"task {sender} has ended, but no result arrived")
             self._end(task)
         if isinstance(message, MsgTaskExit):
@@ -467,10 +467,10 @@ class Scheduler:
         if self.debug:
             self._say(f"task {task.tid} has ended")
         del self.tasks[task.tid]
-        self._tell_of(task.finishedChildren.values())
+        self._report(task.finishedChildren.values())
         parent = self.tasks.get(task.ptid or 0)
         if parent is None:
-            self._tell_of([task])
+            self._report([task])
             return
         parent.nchildren -= 1
         call = parent.waitingOn
@@ -480,7 +480,7 @@ class Scheduler:
         else:
             parent.finishedChildren[task.tid] = task
 
-    def _tell_of(self, tasks: Iterable[Task]) -> None:
+    def _report(self, tasks: Iterable[Task]) -> None:
         """Print the errors of tasks that will not be joined."""
         for task in tasks:
             if task.error is not None:
@@ -488,10 +488,10 @@ class Scheduler:
                 where = "" if task.remoteHostID is None else f" on {task.remoteHostID.name}"
                 sys.stderr.write(f"task {task.tid} ({task.name}){where} failed:\n{text}")
 
-    def tell_uncollected(self) -> None:
+    def report_uncollected(self) -> None:
         """Print the errors of tasks that the program has not joined; once each."""
         for task in self.tasks.values():
-            self._tell_of(task.finishedChildren.values())
+            self._report(task.finishedChildren.values())
             task.finishedChildren = {n: t for n, t in task.finishedChildren.items() if not t.error}
 
 

@@ -88,7 +88,7 @@ class Spawner:
         for host in cluster.hosts() if cluster is not None else ():
             self.add(host)
         if cluster is not None:
-            atexit.register(self._tell_errors)  # runs before the cluster is closed
+            atexit.register(self._report_errors)  # runs before the cluster is closed
 
     def add(self, host: Host) -> bool:
         """Record a host's slots; False if they are known already."""
@@ -277,15 +277,15 @@ class Spawner:
         if number in self.killed and isinstance(error, TaskKilled | CancelledError):
             return None
         if error is not None and not raised:
-            self._tell_error(number, error)
+            self._report_error(number, error)
         return error
 
-    def _tell_error(self, number: int, error: BaseException) -> None:
+    def _report_error(self, number: int, error: BaseException) -> None:
         text = "".join(traceback.format_exception(error))
         host = self.host_of[self.slot[number]]
         sys.stderr.write(f"task {self.ids[number]} on {host} failed:\n{text}")
 
-    def _tell_errors(self) -> None:
+    def _report_errors(self) -> None:
         """Print the errors of tasks whose results were not received."""
         for number, task in self._tasks.items():
             if task.done() and not task.cancelled() and number not in self._known:
@@ -303,8 +303,8 @@ class Spawner:
             with suppress(EncampError):
                 cluster.send(number, with_sender(0, Finish()))
         wait(tasks.values())
-        self._tell_errors()
-        atexit.unregister(self._tell_errors)
+        self._report_errors()
+        atexit.unregister(self._report_errors)
         if self.own:
             cluster.close()
 

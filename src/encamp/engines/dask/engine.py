@@ -69,9 +69,9 @@ def open_end(
     restarts = whole("restarts", restarts, 0)
     given = {"client": client, "address": address, "cluster": cluster, "jobqueue": jobqueue,
              "hosts": hosts, "hostfile": hostfile}  # fmt: skip
-    said = [name for name, value in given.items() if value is not None]
-    if len(said) > 1:
-        raise BadJob(" and ".join(said), "choose the Dask cluster with one of these")
+    chosen = [name for name, value in given.items() if value is not None]
+    if len(chosen) > 1:
+        raise BadJob(" and ".join(chosen), "choose the Dask cluster with one of these")
     if address is not None and not isinstance(address, str):
         raise BadJob("address", f"must be a scheduler's, like 'tcp://host:8786', not {address!r}")
     if more and jobqueue is None:
@@ -80,7 +80,7 @@ def open_end(
     own = None
     if jobqueue is not None:
         own = cluster = cluster_of_jobs(jobqueue, slots, more)
-    elif not said or said[0] in ("hosts", "hostfile"):
+    elif not chosen or chosen[0] in ("hosts", "hostfile"):
         own = cluster = cluster_here(slots, hosts_of("dask", hosts, hostfile), start_timeout)
     try:
         client = _connect(client or cluster, address, security, start_timeout)
@@ -243,7 +243,7 @@ class DaskEngine(MeshEngine):
     def _none_of(self, address: str, why: str) -> None:
         """The agents beside a worker that have not joined will not."""
         for agent in [a for a in self.known.values() if a.where == address and a.link is None]:
-            self.not_come(agent.number, why)
+            self.could_not_join(agent.number, why)
 
     def freed(self) -> None:
         """See `MeshEngine.freed`: workers that were not needed may be now."""
@@ -284,11 +284,11 @@ class DaskEngine(MeshEngine):
 
     def _run_begin(self, order: Order, group: dict[str, dict[int, int]]) -> None:
         """Start agents through Dask; blocks."""
-        for address, said in self._run(begin_here, order, group, workers=list(group)).items():
-            if isinstance(said, Exception):
-                said = dict.fromkeys(group[address], starting.why_not(said, "Dask's workers"))
-            for number, why in said.items():
-                self.soon(partial(self.not_come, number, why))
+        for address, answer in self._run(begin_here, order, group, workers=list(group)).items():
+            if isinstance(answer, Exception):
+                answer = dict.fromkeys(group[address], starting.why_not(answer, "Dask's workers"))
+            for number, why in answer.items():
+                self.soon(partial(self.could_not_join, number, why))
 
     def _run(self, function: Any, *args: Any, workers: Collection[str]) -> dict[str, Any]:
         """Run a function on workers, but not as a Dask task; returns results or exceptions."""
@@ -335,7 +335,7 @@ class DaskEngine(MeshEngine):
         for found in self._run(starting.ended, self.run, workers=late).values():
             if isinstance(found, dict):
                 for number, words in found.items():
-                    self.soon(partial(self.not_come, number, words))
+                    self.soon(partial(self.could_not_join, number, words))
 
     def needs(self, busy: Mapping[int, int], waiting: int) -> None:
         """See `Engine.needs`."""

@@ -50,8 +50,8 @@ def cluster_of_jobs(which: str, slots: int | None, options: dict[str, Any]) -> A
         cluster.sync(_submitted, cluster)
     except RuntimeError as exc:
         close_cluster(cluster)
-        said = "; ".join(str(exc).partition("stderr:")[2].split("\n")).strip("; ") or str(exc)
-        raise EngineUnavailable("dask", f"{which}: {said}", _REMEDY) from exc
+        message = "; ".join(str(exc).partition("stderr:")[2].split("\n")).strip("; ") or str(exc)
+        raise EngineUnavailable("dask", f"{which}: {message}", _REMEDY) from exc
     return cluster
 
 

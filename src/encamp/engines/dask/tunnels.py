@@ -48,13 +48,13 @@ def open_relay(name: str, dask_scheduler: Any) -> None:
             if number == 0:
                 await comm.write("ready")
                 while True:
-                    to, said = await comm.read()
+                    to, data = await comm.read()
                     if to in ends:
-                        await ends[to].write(said)
+                        await ends[to].write(data)
             else:
                 while True:
-                    said = await comm.read()
-                    await ends[0].write((number, said))
+                    data = await comm.read()
+                    await ends[0].write((number, data))
         except (OSError, KeyError):
             pass
         finally:
@@ -123,7 +123,7 @@ async def _carry(worker: Any, name: str, number: int, near: socket.socket) -> No
     with suppress(OSError), near:
         comm = await _connected(worker.scheduler.address, worker.security, "worker", name, number)
         speaker = _Speaker(comm)
-        tunnel = Tunnel(near, speaker.say)
+        tunnel = Tunnel(near, speaker.send)
         carrying = tunnel.begin()
         listening = asyncio.create_task(_listen(comm, tunnel))
         await asyncio.wait([carrying, listening], return_when=asyncio.FIRST_COMPLETED)
@@ -136,7 +136,7 @@ async def _carry(worker: Any, name: str, number: int, near: socket.socket) -> No
 async def _listen(comm: Any, tunnel: Tunnel) -> None:
     with suppress(OSError):
         while True:
-            tunnel.heard(await comm.read())
+            tunnel.receive(await comm.read())
 
 
 # The program
@@ -145,12 +145,12 @@ async def _listen(comm: Any, tunnel: Tunnel) -> None:
 class Relay:
     """The program's side of all tunnels of a run.
 
-    ``come`` is called with a socket for each agent that uses a tunnel, in Dask's thread.
+    ``accept`` is called with a socket for each agent that uses a tunnel, in Dask's thread.
     """
 
-    def __init__(self, client: Any, run: str, come: Callable[[socket.socket], None]) -> None:
+    def __init__(self, client: Any, run: str, accept: Callable[[socket.socket], None]) -> None:
         self.name = f"encamp-relay-{run}"
-        self._client, self._come = client, come
+        self._client, self._accept = client, accept
         self._tunnels: dict[int, Tunnel] = {}
         self._ready = threading.Event()
         self._serving: Any = None
@@ -190,15 +190,15 @@ class Relay:
             await comm.read()
             self._ready.set()
             while True:
-                number, said = await comm.read()
-                if said and number not in self._tunnels and isinstance(said, bytes):
+                number, data = await comm.read()
+                if data and number not in self._tunnels and isinstance(data, bytes):
                     near, far = socket.socketpair()
-                    tunnel = Tunnel(near, partial(speaker.say_of, number))
+                    tunnel = Tunnel(near, partial(speaker.send_for, number))
                     self._tunnels[number] = tunnel
                     carried.add(tunnel.begin())
-                    self._come(far)
+                    self._accept(far)
                 if number in self._tunnels:
-                    self._tunnels[number].heard(said)
+                    self._tunnels[number].receive(data)
         except OSError:
             pass  # the scheduler has ended
         finally:
@@ -216,11 +216,11 @@ class _Speaker:
         self._words: asyncio.Queue[Any] = asyncio.Queue()
         self._speaks = asyncio.create_task(self._speak())
 
-    def say(self, said: TunnelData) -> None:
-        self._words.put_nowait(said)
+    def send(self, data: TunnelData) -> None:
+        self._words.put_nowait(data)
 
-    def say_of(self, number: int, said: TunnelData) -> None:
-        self._words.put_nowait((number, said))
+    def send_for(self, number: int, data: TunnelData) -> None:
+        self._words.put_nowait((number, data))
 
     async def close(self) -> None:
         """Write what is queued, and close the connection."""

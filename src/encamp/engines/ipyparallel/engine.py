@@ -76,13 +76,13 @@ def open_end(
     restarts = whole("restarts", restarts, 0)
     given = {"client": client, "profile": profile, "connection_file": connection_file,
              "hosts": hosts, "hostfile": hostfile}  # fmt: skip
-    said = [name for name, value in given.items() if value is not None]
-    if len(said) > 1:
-        raise BadJob(" and ".join(said), "choose the cluster with one of these")
+    chosen = [name for name, value in given.items() if value is not None]
+    if len(chosen) > 1:
+        raise BadJob(" and ".join(chosen), "choose the cluster with one of these")
     for name in ("profile", "connection_file"):
         if not isinstance(given[name], str | None):
             raise BadJob(name, f"must be a text, not {given[name]!r}")
-    if not said or said[0] in ("hosts", "hostfile"):
+    if not chosen or chosen[0] in ("hosts", "hostfile"):
         return _own(slots, each, restarts, hosts_of("ipyparallel", hosts, hostfile), start_timeout)
     if client is None:
         client, close = _connected(connection_file, profile, start_timeout), True
@@ -97,8 +97,8 @@ def _connected(file: str | None, profile: str | None, within: float) -> Any:
         return ipyparallel.Client(file, profile=profile, timeout=within)
     except Exception as exc:
         what = f"connection_file {file!r}" if file else f"profile {profile!r}"
-        said = f"it lacks {exc}" if isinstance(exc, KeyError) else text_of(exc)
-        why = f"no cluster was reached by its {what}: {said}"
+        message = f"it lacks {exc}" if isinstance(exc, KeyError) else text_of(exc)
+        why = f"no cluster was reached by its {what}: {message}"
         raise EngineUnavailable("ipyparallel", why, _START_ONE) from exc
 
 
@@ -136,10 +136,10 @@ def _own(
     with contextlib.ExitStack() as stack:
         own = OwnCluster(engines, within)
         stack.callback(own.close)
-        with _told("its cluster did not start"):
+        with _as_engine_error("its cluster did not start"):
             client = ipyparallel.Client(own.connection_file, timeout=within)
         stack.callback(client.close)
-        with _told("not all of its engines have joined"):
+        with _as_engine_error("not all of its engines have joined"):
             count = sum(number for _, number in engines)
             client.wait_for_engines(count, timeout=within, interactive=False)
         close = stack.pop_all().close
@@ -148,7 +148,7 @@ def _own(
 
 
 @contextlib.contextmanager
-def _told(why: str) -> Iterator[None]:
+def _as_engine_error(why: str) -> Iterator[None]:
     """Raise errors of ipyparallel as `EngineFailed`."""
     try:
         yield
@@ -218,7 +218,7 @@ class IPythonEngine(MeshEngine):
         if not ids:
             why = "its cluster has no engines"
             raise EngineUnavailable(self.name, why, "start some: ipcluster engines -n 4")
-        busy = {engine for engine, said in queues.items() if _busy(said)}
+        busy = {engine for engine, status in queues.items() if _busy(status)}
         self._have(ids)
         self._awaited = {
             engine: 1 if self.whole else count
@@ -240,14 +240,14 @@ class IPythonEngine(MeshEngine):
 
         threading.Thread(target=ask, name="encamp-ipyparallel-queues", daemon=True).start()
         try:
-            said = answer.get(timeout=self._within)
+            value = answer.get(timeout=self._within)
         except queue.Empty:
             why = f"its controller has not answered for {self._within:g} s"
             raise EngineUnavailable(self.name, why, _START_ONE) from None
-        if isinstance(said, Exception):
-            why = f"its client cannot be used: {text_of(said)}"
-            raise EngineUnavailable(self.name, why, "give a client that is connected") from said
-        found: dict[int, Any] = said
+        if isinstance(value, Exception):
+            why = f"its client cannot be used: {text_of(value)}"
+            raise EngineUnavailable(self.name, why, "give a client that is connected") from value
+        found: dict[int, Any] = value
         return found
 
     def _have(self, ids: Iterable[int]) -> None:
@@ -308,7 +308,7 @@ class IPythonEngine(MeshEngine):
     ) -> None:
         why = why_not(exc, _WHOSE) if failed is None else failed.get(number)
         if why is not None:
-            self.soon(partial(self.not_come, number, why))
+            self.soon(partial(self.could_not_join, number, why))
         else:
             self._tunnels.greet(engine)
 
@@ -364,9 +364,9 @@ class IPythonEngine(MeshEngine):
         for engine in (late & self._slots_of.keys()) - asked:
             self._ask(engine, self._have_ended, ended, self.run)
 
-    def _have_ended(self, said: dict[int, str] | None, exc: Exception | None) -> None:
-        for number, words in (said or {}).items():
-            self.soon(partial(self.not_come, number, words))
+    def _have_ended(self, endings: dict[int, str] | None, exc: Exception | None) -> None:
+        for number, words in (endings or {}).items():
+            self.soon(partial(self.could_not_join, number, words))
 
     # The end
 
@@ -400,5 +400,5 @@ def _engine_of(agent: ExpectedAgent) -> tuple[int, bool]:
     return cast("tuple[int, bool]", agent.where)
 
 
-def _busy(said: Any) -> bool:
-    return isinstance(said, dict) and bool(said.get("queue") or said.get("tasks"))
+def _busy(status: Any) -> bool:
+    return isinstance(status, dict) and bool(status.get("queue") or status.get("tasks"))

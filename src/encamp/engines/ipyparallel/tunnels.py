@@ -31,14 +31,14 @@ _here: _EngineSide | None = None
 _changing = threading.Lock()
 
 
-def _content(run: str, number: int, said: TunnelData) -> tuple[dict[str, Any], list[bytes]]:
+def _content(run: str, number: int, data: TunnelData) -> tuple[dict[str, Any], list[bytes]]:
     """A control message's content and buffers."""
-    if isinstance(said, int):
-        return {"run": run, "number": number, "taken": said}, []
-    return {"run": run, "number": number}, [said]
+    if isinstance(data, int):
+        return {"run": run, "number": number, "taken": data}, []
+    return {"run": run, "number": number}, [data]
 
 
-def _said(message: Mapping[str, Any]) -> tuple[int, TunnelData]:
+def _data_in(message: Mapping[str, Any]) -> tuple[int, TunnelData]:
     """The number of an agent, and what the other end of its tunnel has sent."""
     content = message["content"]
     if "taken" in content:
@@ -77,7 +77,7 @@ class _EngineSide:
         self._tunnels: dict[tuple[str, int], tuple[Tunnel, asyncio.Task[None]]] = {}
         self.runs: set[str] = set()
         """The runs that have agents here."""
-        kernel.control_handlers[_TYPE] = self.heard
+        kernel.control_handlers[_TYPE] = self.receive
 
     def begun(self, run: str, number: int, near: socket.socket) -> None:
         """Carry the bytes of an agent, which has the other end of ``near``, once it sends some."""
@@ -99,7 +99,7 @@ class _EngineSide:
             self._waiting[run, number] = near
 
     def _carry(self, run: str, number: int, near: socket.socket) -> None:
-        tunnel = Tunnel(near, partial(self._say, run, number))
+        tunnel = Tunnel(near, partial(self._send_data, run, number))
         carrying = tunnel.begin()
         self._tunnels[run, number] = tunnel, carrying
         carrying.add_done_callback(lambda _: self._tunnels.pop((run, number), None))
@@ -114,23 +114,23 @@ class _EngineSide:
         else:
             self._loop.call_later(_AGAIN, self._look, run)
 
-    def _say(self, run: str, number: int, said: TunnelData) -> None:
+    def _send_data(self, run: str, number: int, data: TunnelData) -> None:
         if run in self._programs:
             route, greeting = self._programs[run]
-            content, buffers = _content(run, number, said)
+            content, buffers = _content(run, number, data)
             self._kernel.session.send(
                 self._kernel.control_stream, _TYPE, content, greeting, route, buffers
             )
 
-    def heard(self, _stream: object, route: list[bytes], message: dict[str, Any]) -> None:
+    def receive(self, _stream: object, route: list[bytes], message: dict[str, Any]) -> None:
         """Handle a program's message: its greeting, its end, or data for a tunnel."""
         content = message["content"]
         run = content["run"]
         self._last_message[run] = self._loop.time()
         if "number" in content:
-            number, said = _said(message)
+            number, data = _data_in(message)
             if (run, number) in self._tunnels:
-                self._tunnels[run, number][0].heard(said)
+                self._tunnels[run, number][0].receive(data)
         elif content["greets"]:
             self._programs[run] = route, message
             for of, number in [key for key in self._waiting if key[0] == run]:
@@ -160,17 +160,19 @@ class _EngineSide:
 class Relay:
     """The program's ends of all tunnels of a run.
 
-    ``come`` is called in the client's thread with a socket for each agent that uses a tunnel.
+    ``accept`` is called in the client's thread with a socket for each agent that uses a tunnel.
     """
 
-    def __init__(self, client: Any, run: str, come: Callable[[socket.socket], None]) -> None:
-        self._client, self._run, self._come = client, run, come
+    def __init__(self, client: Any, run: str, accept: Callable[[socket.socket], None]) -> None:
+        self._client, self._run, self._accept = client, run, accept
         self._engines: dict[int, _ProgramSide] = {}
 
     def greet(self, engine: int) -> None:
         """Tell an engine that has started agents how to reach the program."""
         if engine not in self._engines:
-            side = self._engines[engine] = _ProgramSide(self._client, self._run, engine, self._come)
+            side = self._engines[engine] = _ProgramSide(
+                self._client, self._run, engine, self._accept
+            )
             self._client._io_loop.add_callback(side.greet)
 
     def end(self, engine: int) -> Future[None] | None:
@@ -192,9 +194,9 @@ class _ProgramSide:
     """
 
     def __init__(
-        self, client: Any, run: str, engine: int, come: Callable[[socket.socket], None]
+        self, client: Any, run: str, engine: int, accept: Callable[[socket.socket], None]
     ) -> None:
-        self._client, self._run, self._come = client, run, come
+        self._client, self._run, self._accept = client, run, accept
         self._ident: bytes = client._build_targets(engine)[0][0]
         self._greeting = client.session.msg(_TYPE, {"run": run, "greets": True})
         self._tunnels: dict[int, tuple[Tunnel, asyncio.Task[None]]] = {}
@@ -206,16 +208,16 @@ class _ProgramSide:
 
     def set_result(self, message: Mapping[str, Any]) -> None:
         """Handle a message of the engine: data from a tunnel."""
-        number, said = _said(message)
-        if number not in self._tunnels and said and isinstance(said, bytes):
+        number, data = _data_in(message)
+        if number not in self._tunnels and data and isinstance(data, bytes):
             near, far = socket.socketpair()
-            tunnel = Tunnel(near, partial(self._say, number))
+            tunnel = Tunnel(near, partial(self._send_data, number))
             self._tunnels[number] = tunnel, tunnel.begin()
-            self._come(far)
+            self._accept(far)
             if self._again is None:
                 self._greet_again()
         if number in self._tunnels:
-            self._tunnels[number][0].heard(said)
+            self._tunnels[number][0].receive(data)
 
     def _greet_again(self) -> None:
         self._send(self._greeting, [])
@@ -232,8 +234,8 @@ class _ProgramSide:
         await asyncio.gather(*carrying, return_exceptions=True)
         self._send(self._client.session.msg(_TYPE, {"run": self._run, "greets": False}), [])
 
-    def _say(self, number: int, said: TunnelData) -> None:
-        content, buffers = _content(self._run, number, said)
+    def _send_data(self, number: int, data: TunnelData) -> None:
+        content, buffers = _content(self._run, number, data)
         self._send(self._client.session.msg(_TYPE, content), buffers)
 
     def _send(self, message: dict[str, Any], buffers: list[bytes]) -> None:

@@ -52,16 +52,16 @@ class HostLine:
 
 def host_in(line: str) -> HostLine:
     """The host that a line names. Raises `BadJob`."""
-    said = _HOST.fullmatch(line.strip())
-    address = said and (said["six"] or said["bare"])
-    if said is None or (address and not _is_six(address)):
+    match = _HOST.fullmatch(line.strip())
+    address = match and (match["six"] or match["bare"])
+    if match is None or (address and not _is_six(address)):
         raise BadJob(repr(line), f"this is not a host; {_AS}")
-    slots = _SLOTS.search(said["more"])
-    count = said["count"] or (slots[1] if slots else "")
+    slots = _SLOTS.search(match["more"])
+    count = match["count"] or (slots[1] if slots else "")
     if count and not (re.fullmatch("[0-9]{1,9}", count) and 1 <= int(count) <= MOST_SLOTS):
         why = f"slots must be an integer from 1 to {MOST_SLOTS:,}, not {count!r}; {_AS}"
         raise BadJob(repr(line), why)
-    name = (said["user"] or "") + (address or said["name"])
+    name = (match["user"] or "") + (address or match["name"])
     return HostLine(name, int(count or 0))
 
 

@@ -33,9 +33,9 @@ def python_command() -> list[str]:
 
 def python_here() -> str:
     """The path of this process's Python, or that of `multiprocessing.set_executable`."""
-    told = _told()
-    if told:
-        return told
+    given_path = _given_path()
+    if given_path:
+        return given_path
     if getattr(sys, "frozen", False):
         raise NoPython("this program is frozen, so it is not a Python interpreter")
     if sys.executable:
@@ -47,11 +47,11 @@ def python_here() -> str:
     raise NoPython("sys.executable, the path of the interpreter, is empty")
 
 
-def _told() -> str:
+def _given_path() -> str:
     """The path that the program has set, if it has."""
     spawn = sys.modules.get("multiprocessing.spawn")
-    told = None if spawn is None else spawn.get_executable()
-    path = os.fsdecode(told) if told else ""
+    given_path = None if spawn is None else spawn.get_executable()
+    path = os.fsdecode(given_path) if given_path else ""
     return "" if path == sys.executable else path
 
 

@@ -37,9 +37,9 @@ def refused(code: int | None, errors: str) -> bool:
     return code == _FAILED and shut_out(errors)
 
 
-def shut_out(said: str) -> bool:
+def shut_out(output: str) -> bool:
     """Whether output contains such a message of ssh."""
-    return bool(_REFUSED.search(said))
+    return bool(_REFUSED.search(output))
 
 
 class LogIns:

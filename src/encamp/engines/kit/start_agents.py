@@ -109,19 +109,19 @@ def begin(
     order: Order,
     agents: Mapping[int, int],
     unset: Mapping[str, str],
-    told: Callable[[int, str], None] | None = None,
+    on_end: Callable[[int, str], None] | None = None,
     tunnels: Tunnels | None = None,
 ) -> dict[int, str]:
     """Start agents with these numbers and numbers of slots; returns why some could not be started.
 
-    Does not raise, because some systems print the arguments of functions that do. ``told`` is
+    Does not raise, because some systems print the arguments of functions that do. ``on_end`` is
     called in a separate thread when an agent has ended, with its number and last output. With
     ``tunnels`` each agent has the end of one, which it uses if it does not reach the controller.
     """
     failed = {}
     for number, slots in agents.items():
         try:
-            _begin(order, number, slots, unset, told, tunnels)
+            _begin(order, number, slots, unset, on_end, tunnels)
         except Exception as exc:  # noqa: BLE001 - see above
             failed[number] = f"{type(exc).__name__}: {exc}"
     return failed
@@ -132,7 +132,7 @@ def _begin(
     number: int,
     slots: int,
     unset: Mapping[str, str],
-    told: Callable[[int, str], None] | None,
+    on_end: Callable[[int, str], None] | None,
     tunnels: Tunnels | None,
 ) -> None:
     with ExitStack() as failed, ExitStack() as handed_over:
@@ -161,7 +161,7 @@ def _begin(
     with suppress(BrokenPipeError), process.stdin as pipe:
         pipe.write(msgspec.json.encode(spec))
     wait = threading.Thread(
-        target=_wait, args=(order.run, number, told), name="encamp-agent", daemon=True
+        target=_wait, args=(order.run, number, on_end), name="encamp-agent", daemon=True
     )
     _running[order.run, number] = process, log, wait
     wait.start()
@@ -169,7 +169,7 @@ def _begin(
         tunnels.begun(number, near)
 
 
-def _wait(run: str, number: int, told: Callable[[int, str], None] | None) -> None:
+def _wait(run: str, number: int, on_end: Callable[[int, str], None] | None) -> None:
     """Wait for an agent's end, and report it."""
     process, log, _ = _running[run, number]
     code = process.wait()
@@ -177,8 +177,8 @@ def _wait(run: str, number: int, told: Callable[[int, str], None] | None) -> Non
         log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL))
         lines = log.read().decode(errors="replace").strip().splitlines()
     words = lines[-1] if lines else f"it ended with exit status {code}"
-    if told is not None:
-        told(number, words)
+    if on_end is not None:
+        on_end(number, words)
     else:
         _ended.setdefault(run, {})[number] = words
     del _running[run, number]

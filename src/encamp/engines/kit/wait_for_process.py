@@ -39,8 +39,8 @@ class Sentinel:
             self._process = psutil.Process(pid)
         except psutil.NoSuchProcess:
             raise ProcessLookupError(pid) from None
-        fd, told = os.pipe2(os.O_CLOEXEC)
-        watch = threading.Thread(target=_watch, args=(self._process, told), daemon=True)
+        fd, write_end = os.pipe2(os.O_CLOEXEC)
+        watch = threading.Thread(target=_watch, args=(self._process, write_end), daemon=True)
         watch.start()
         return fd
 
@@ -66,7 +66,7 @@ class Sentinel:
             self._fd = -1
 
 
-def _watch(process: psutil.Process, told: int) -> None:
+def _watch(process: psutil.Process, write_end: int) -> None:
     """Wait for a process without taking its exit status, and write a byte then."""
     import psutil
 
@@ -77,6 +77,6 @@ def _watch(process: psutil.Process, told: int) -> None:
             while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
                 time.sleep(_LOOK)
         with suppress(OSError):
-            os.write(told, b"\0")
+            os.write(write_end, b"\0")
     finally:
-        os.close(told)
+        os.close(write_end)

@@ -13,7 +13,7 @@ class Waker:
     """
 
     def __init__(self) -> None:
-        self._fd, self._told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._fd, self._write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def fileno(self) -> int:
         """The descriptor to wait for."""
@@ -22,7 +22,7 @@ class Waker:
     def wake(self) -> None:
         """Make the descriptor readable; from any thread and any handler of a signal."""
         with suppress(BlockingIOError):  # it is full, so it is readable already
-            os.write(self._told, b"\0")
+            os.write(self._write_end, b"\0")
 
     def rest(self) -> None:
         """Undo `wake`: the descriptor is no longer readable."""
@@ -33,5 +33,5 @@ class Waker:
         """Close the descriptor. Idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
-            os.close(self._told)
-            self._fd = self._told = -1
+            os.close(self._write_end)
+            self._fd = self._write_end = -1

@@ -79,7 +79,7 @@ class MPIEndpoint(Endpoint):
         self._rank, self._ranks = comm.rank, comm.size
         self.number = comm.rank and comm.rank + base
         self._gone: set[int] = set()
-        self._news: list[Arrival] = []
+        self._arrivals: list[Arrival] = []
         self._posted: deque[tuple[int, Request]] = deque()
         """Sends that were not tested yet: a test takes as long as sending."""
         self._sending: dict[int, deque[Request]] = {}
@@ -103,9 +103,9 @@ class MPIEndpoint(Endpoint):
         self._dead: set[int] = set()
         self._unnoticed: set[int] = set()
         self._total = array("q", [0])
-        self._said_farewell = False
-        self._told: Request | None = None
-        self._all_told: Request | None = None
+        self._sent_farewell = False
+        self._counted: Request | None = None
+        self._all_leave: Request | None = None
         """Collective steps of leaving; an interrupted `close` continues with them."""
         self._deadline = self._last = 0.0
         self._processes = Processes()
@@ -191,16 +191,16 @@ class MPIEndpoint(Endpoint):
 
     def receive(self) -> Sequence[Arrival]:
         """See `Endpoint.receive`."""
-        arrivals, self._news = self._news, []  # agents join before their frames arrive
+        arrivals, self._arrivals = self._arrivals, []  # agents join before their frames arrive
         if not self._closed:
             self._receive(arrivals)
         if self._sending:
             self._drop_sent()
         if self._coming:
             self._complete(arrivals)
-        if self._news:
-            arrivals += self._news
-            self._news = []
+        if self._arrivals:
+            arrivals += self._arrivals
+            self._arrivals = []
         if arrivals:
             self.busy = True
         return arrivals
@@ -208,14 +208,14 @@ class MPIEndpoint(Endpoint):
     def _receive(self, arrivals: list[Arrival]) -> None:
         look = self._inbox.look
         try:
-            come = look()
-            most = _AT_ONCE if come and not self._missed else 1  # an answer arrives alone
+            arrived = look()
+            most = _AT_ONCE if arrived and not self._missed else 1  # an answer arrives alone
             # Only after the second empty poll: senders call this, too, and soon continue.
-            come = come or (self._missed and look(_LOOKS))
-            self._missed = not come
-            while come:
+            arrived = arrived or (self._missed and look(_LOOKS))
+            self._missed = not arrived
+            while arrived:
                 self._take(arrivals)
-                come = len(arrivals) < most and look()
+                arrived = len(arrivals) < most and look()
         except self._mpi.Exception as exc:
             self._inbox.void()
             self._fault(exc)
@@ -351,7 +351,7 @@ class MPIEndpoint(Endpoint):
         self._gone.add(rank)
         self.short.usable = False
         if self._rank == 0 or rank == 0:
-            self._news.append(Left(rank and rank + self._base, why))
+            self._arrivals.append(Left(rank and rank + self._base, why))
 
     def descriptors(self) -> Sequence[int]:
         """None; MPI has to be polled."""
@@ -359,7 +359,7 @@ class MPIEndpoint(Endpoint):
 
     def patience(self) -> float | None:
         """See `Endpoint.patience`: the longer nothing has arrived, the longer."""
-        if self._news:
+        if self._arrivals:
             return 0
         now = time.monotonic()
         if self.busy:
@@ -374,7 +374,7 @@ class MPIEndpoint(Endpoint):
         self._expect_posted()
         if self._processes:
             self._look_for_dead()
-        if self._news:
+        if self._arrivals:
             return 0
         if self._coming or self.sending:
             return min(idle / 4, UNDER_WAY)
@@ -396,16 +396,16 @@ class MPIEndpoint(Endpoint):
         if self._hasty:
             remove(self.remains)
         self.short.usable = False
-        if not self._said_farewell:
-            self._said_farewell = True
-            self._say_farewell()
+        if not self._sent_farewell:
+            self._sent_farewell = True
+            self._send_farewell()
         with suppress(EngineFailed):
             self.settled = self._settle()
         self._closed = True
         with suppress(self._mpi.Exception):
             self._inbox.close()
 
-    def _say_farewell(self) -> None:
+    def _send_farewell(self) -> None:
         for rank in range(1, self._ranks) if self._rank == 0 else (0,):
             self._expected[rank] = 1
         for rank, expected in enumerate(self._expected):
@@ -423,15 +423,15 @@ class MPIEndpoint(Endpoint):
         if self._hasty or self._dead:
             return self._wait_while(self._waits_in_haste) and not self._hasty
         try:
-            if self._told is None:
-                self._told = self._comm.Ireduce_scatter_block(self._expected, self._total)
-            if not self._wait_for(self._told):
+            if self._counted is None:
+                self._counted = self._comm.Ireduce_scatter_block(self._expected, self._total)
+            if not self._wait_for(self._counted):
                 return False
             if not self._wait_while(lambda: not self._dead and self._incomplete()):
                 return False
-            if self._all_told is None:
-                self._all_told = self._comm.Ibarrier()
-            return self._wait_for(self._all_told)
+            if self._all_leave is None:
+                self._all_leave = self._comm.Ibarrier()
+            return self._wait_for(self._all_leave)
         except self._mpi.Exception:
             return True  # a rank has died; an MPI that survives this ignores remaining messages
 
@@ -458,8 +458,8 @@ class MPIEndpoint(Endpoint):
 
     def _under_way(self) -> list[int]:
         """Counts that change while others receive or send."""
-        sent, came = (sum(map(len, kept.values())) for kept in (self._sending, self._coming))
-        return [self._farewells, sent, came]
+        sent, received = (sum(map(len, kept.values())) for kept in (self._sending, self._coming))
+        return [self._farewells, sent, received]
 
     def _late(self) -> bool:
         """Drop what has arrived, and pause; returns whether to stop waiting.
@@ -468,13 +468,13 @@ class MPIEndpoint(Endpoint):
         """
         self._expect_posted()
         before = self._under_way()
-        came = self.receive() or self._under_way() != before
+        received = self.receive() or self._under_way() != before
         time.sleep(self.patience() or 0)
         if self._rank and 0 not in self._gone:
             return False
         now = time.monotonic()
         self._last = self._last or now + STARTS
-        if came or not self._deadline:
+        if received or not self._deadline:
             self._deadline = min(self._last, now + LEAVES)
         return now > self._deadline or (self._hasty and self._rank > 0)
 

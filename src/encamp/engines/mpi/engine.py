@@ -192,7 +192,7 @@ class MPIEngine(MPIEndpoint, Engine):
         self.check_open()
         for agent in range(1, self._ranks):
             self.send(agent, [orders])
-            self._news.append(Joined(agent))
+            self._arrivals.append(Joined(agent))
 
     def check_open(self) -> None:
         """Raise `EngineFailed` if the ranks have left."""

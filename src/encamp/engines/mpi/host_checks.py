@@ -137,15 +137,15 @@ class HostChecks:
         with asked:
             self._asked.add(asked)
             try:
-                said, errors = asked.communicate(timeout=0 if self._ended else self._within)
+                output, errors = asked.communicate(timeout=0 if self._ended else self._within)
             except subprocess.TimeoutExpired:
                 os.killpg(asked.pid, signal.SIGKILL)
-                said, _ = asked.communicate()
+                output, _ = asked.communicate()
                 silent = f"does not answer within {self._within:g} s"
-                return _Answer("" if _THERE in said else silent)
+                return _Answer("" if _THERE in output else silent)
             finally:
                 self._asked.discard(asked)
-        fault = _meaning(asked.returncode, _THERE in said, errors)
+        fault = _meaning(asked.returncode, _THERE in output, errors)
         return _Answer(fault, refused(asked.returncode, errors))
 
 

@@ -183,7 +183,7 @@ class LaunchedMPI(Engine):
         self._base = 0
         self._refusals, self._intrusions = _REFUSALS, _INTRUSIONS
         self._orders = b""
-        self._news: list[Arrival] = []
+        self._arrivals: list[Arrival] = []
         self._failure: EngineFailed | None = None
         self._lock = threading.RLock()
 
@@ -206,7 +206,7 @@ class LaunchedMPI(Engine):
         try:
             while self._run is not None and not self._run.ready:
                 self._poll.poll(max(0.0, min(look, self._deadline) - time.monotonic()))
-                self._news += self.receive()
+                self._arrivals += self.receive()
                 if checks is None and time.monotonic() > look and self._run is not None:
                     checks = self._run.plan.check_hosts(CONNECTS)
                 if checks is not None:
@@ -248,7 +248,7 @@ class LaunchedMPI(Engine):
     def receive(self) -> Sequence[Arrival]:
         """See `Endpoint.receive`; a job that has died is started again here."""
         with self._lock:
-            arrivals, self._news = self._news, []
+            arrivals, self._arrivals = self._arrivals, []
             if self._run is not None:
                 try:
                     self._advance(self._run, arrivals)
@@ -314,7 +314,7 @@ class LaunchedMPI(Engine):
 
     def patience(self) -> float | None:
         """See `Endpoint.patience`."""
-        if self._news or self._failure is not None:
+        if self._arrivals or self._failure is not None:
             return 0
         run = self._run
         if run is not None and run.silent and run.agents <= run.silent:
@@ -363,14 +363,14 @@ def _signals_deferred() -> Iterator[None]:
 
     So no process that was started is forgotten.
     """
-    came: list[tuple[int, Any]] = []
+    caught_signals: list[tuple[int, Any]] = []
     usual: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
         usual = {number: signal.getsignal(number) for number in _DEFERRED}
 
     def hand_over() -> None:
         with ExitStack() as others:  # which calls all of them, even if one raises
-            for number, frame in reversed(came):
+            for number, frame in reversed(caught_signals):
                 others.callback(usual[number], number, frame)
 
     with ExitStack() as stack:  # which restores all of them, even if a handler raises
@@ -378,7 +378,7 @@ def _signals_deferred() -> Iterator[None]:
         for number, handler in usual.items():
             if callable(handler):
                 stack.callback(signal.signal, number, handler)
-                signal.signal(number, lambda *caught: came.append(caught))
+                signal.signal(number, lambda *caught: caught_signals.append(caught))
         yield
 
 

@@ -37,12 +37,12 @@ _INTRUDER_AT_START = re.compile(r"could not find pg with ID|cannot find proxy wi
 _TAIL = 2000
 
 
-def ended_by_intruder(said: str, *, ready: bool) -> bool:
+def ended_by_intruder(output: str, *, ready: bool) -> bool:
     """Whether a launcher has ended because a stranger has connected to it.
 
-    ``said`` is its output; ``ready`` says whether all processes of the job had connected before.
+    ``output`` is its output; ``ready`` says whether all processes of the job had connected before.
     """
-    return bool(_INTRUDER.search(said) and (ready or _INTRUDER_AT_START.search(said)))
+    return bool(_INTRUDER.search(output) and (ready or _INTRUDER_AT_START.search(output)))
 
 
 class LauncherProcess:

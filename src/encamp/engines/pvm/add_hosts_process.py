@@ -80,8 +80,8 @@ def _in_machine() -> set[str]:
 def _found(given: str) -> int:
     """The tid of a host that is in the machine under a different name; 0 if it is not found."""
     name, *options = given.split()
-    said = [option[3:] for option in options if option.startswith("ip=")]
-    address = _address(said[0] if said else name)
+    given_addresses = [option[3:] for option in options if option.startswith("ip=")]
+    address = _address(given_addresses[0] if given_addresses else name)
     if address is None:
         return 0
     if _is_here(address):

@@ -50,7 +50,7 @@ class _Task:
     tid: int
     agent: ExpectedAgent
     host: HostInfo
-    said: bytes = b""
+    output: bytes = b""
     again: bool = False
     """Whether another agent replaces it after its end."""
     replaced: bool = False
@@ -59,7 +59,7 @@ class _Task:
     @property
     def why(self) -> str:
         """Why it has ended."""
-        last = self.said.decode(errors="replace").strip().splitlines()[-1:]
+        last = self.output.decode(errors="replace").strip().splitlines()[-1:]
         after = ": " if last else ""
         lacks = "ModuleNotFoundError" in "".join(last)
         what = "; install encamp for that Python there, or set python=…" if lacks else ""
@@ -252,7 +252,7 @@ class PVMEngine(MeshEngine):
                 libpvm.notify(libpvm.TASK_EXIT, ENDED, [tid])
                 libpvm.send(tid, ORDER, order)
         if tid < 0:
-            self.not_come(agent.number, f"{self._python}: {libpvm.code_text(tid)}")
+            self.could_not_join(agent.number, f"{self._python}: {libpvm.code_text(tid)}")
 
     def _order(self, agent: ExpectedAgent, host: HostInfo, *, here: bool) -> Order:
         dial, identity = self._dial(host, here=here), self._identity
@@ -289,14 +289,14 @@ class PVMEngine(MeshEngine):
         if tag == ADDED:
             self.soon(self._begin_on_new)
         elif task is not None and tag == PRINTED:
-            task.said = (task.said + text)[-_TAIL:]
+            task.output = (task.output + text)[-_TAIL:]
         elif task is not None and tag == ENDED:
             del self._tasks[values[0]]
             self.soon(lambda: self._ended(task))
 
     def _ended(self, task: _Task) -> None:
         """Handle the end of a task; the connection of an agent that has joined ends on its own."""
-        self.not_come(task.agent.number, task.why)
+        self.could_not_join(task.agent.number, task.why)
         if task.again and not task.replaced:
             self._replace(task.agent)
 

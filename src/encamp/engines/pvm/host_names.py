@@ -18,7 +18,7 @@ _ADDRESS = (
     "for a virtual machine of the program's own, pvm -n10.0.0.5 for one that you start"
 )
 _NOISE = ("", "EOF")
-_SAID = re.compile(r"\] (?:\S+ ){2}std(?:out|err)@([^:\s]+): (.*)")
+_MESSAGE = re.compile(r"\] (?:\S+ ){2}std(?:out|err)@([^:\s]+): (.*)")
 """A line of a daemon's log with a host's address and its answer."""
 _COMMON = (
     ("*run* PVM as a *regular* user", "set PVM_ALLOW_ROOT=1 on {name}, for non-interactive logins"),
@@ -89,12 +89,12 @@ def why_not(codes: Mapping[str, int], log: str, shell: str) -> str:
     """
     if libpvm.LOOPBACK in codes.values():
         return f"hosts could not be added: {libpvm.code_text(libpvm.LOOPBACK)}; {_ADDRESS}"
-    said = [found.groups() for found in map(_SAID.search, log.splitlines()) if found]
-    bad = [_reason(host, code, said, shell) for host, code in codes.items()]
+    messages = [found.groups() for found in map(_MESSAGE.search, log.splitlines()) if found]
+    bad = [_reason(host, code, messages, shell) for host, code in codes.items()]
     return f"hosts could not be added: {'; '.join(bad)}"
 
 
-def _reason(host: str, code: int, said: Iterable[tuple[str, ...]], shell: str) -> str:
+def _reason(host: str, code: int, messages: Iterable[tuple[str, ...]], shell: str) -> str:
     name, *options = host.split()
     if code == libpvm.NO_HOST:
         return (
@@ -102,7 +102,7 @@ def _reason(host: str, code: int, said: Iterable[tuple[str, ...]], shell: str) -
             f'or write it as "{name} ip=10.0.0.2"'
         )
     where = next((option[3:] for option in options if option.startswith("ip=")), name)
-    lines = [line for at, line in said if at == where and line not in _NOISE]
+    lines = [line for at, line in messages if at == where and line not in _NOISE]
     for sign, words in _COMMON:
         if any(sign in line for line in lines):
             return f"{name}: {words.format(name=name, shell=shell)}"

@@ -99,9 +99,9 @@ class Machine:
             text=True,
             start_new_session=True,  # Ctrl-C is for this process, which ends it properly
         ) as adding:
-            said, errors = _said(adding)
+            output, errors = _output_of(adding)
         try:
-            return dict(json.loads(said))
+            return dict(json.loads(output))
         except ValueError:
             last = "".join(errors.strip().splitlines()[-1:])
             raise EngineFailed("pvm", f"hosts could not be added: {last}") from None
@@ -161,10 +161,10 @@ class OwnMachine(Machine):
         word, _, pid = line.partition(" ")
         if word == "ready":
             return int(pid)
-        said = (
+        output = (
             line + _rest(self._keeper.stdout) if ready else ("it has not reported that it is ready")
         )
-        why = f"its daemon does not start: {' '.join(said.split())}"
+        why = f"its daemon does not start: {' '.join(output.split())}"
         raise EngineUnavailable("pvm", why, "see what the command pvmd prints")
 
     def close(self) -> None:
@@ -193,7 +193,7 @@ class OwnMachine(Machine):
             machine_owner.remove(self.process, self._folder)
 
 
-def _said(adding: subprocess.Popen[str]) -> tuple[str, str]:
+def _output_of(adding: subprocess.Popen[str]) -> tuple[str, str]:
     """The output of a process that adds hosts. It also ends if this process is interrupted."""
     try:
         return adding.communicate(timeout=_ADD_WITHIN)

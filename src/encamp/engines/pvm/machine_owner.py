@@ -33,7 +33,7 @@ def main(name: str, folder: str) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     daemon = _start(name)
     try:
-        if not _told(daemon):
+        if not _forward_first_output(daemon):
             return 1
         while daemon.poll() is None and not select.select([0], [], [], _LOOK)[0]:
             pass
@@ -57,7 +57,7 @@ def _start(name: str) -> subprocess.Popen[bytes]:
     )
 
 
-def _told(daemon: subprocess.Popen[bytes]) -> bool:
+def _forward_first_output(daemon: subprocess.Popen[bytes]) -> bool:
     """Forward the daemon's first output: its address, or why it does not start."""
     assert daemon.stdout is not None  # noqa: S101
     line = daemon.stdout.readline().strip()

@@ -9,7 +9,7 @@ from typing import Any
 from encamp.errors import shown
 from encamp.job_status import JobStatus, State
 from encamp.notebook_html import bar, box, heading, line, table
-from encamp.reports import JobReport, TaskReport, orphans_told
+from encamp.reports import JobReport, TaskReport, orphans_text
 from encamp.units import clock_text
 
 _ORDER: tuple[State, ...] = ("running", "waiting", "done", "up to date", "failed", "blocked")
@@ -73,11 +73,11 @@ class InNotebook:
 
     def finished(self, report: JobReport) -> None:
         """Show the result in place of the bar; the report, as the cell's value, has its own bar."""
-        told = [f"warning: {warning}" for warning in report.warnings]
-        told += [orphans_told(report.orphans, report.destination)] if report.orphans else []
+        notes = [f"warning: {warning}" for warning in report.warnings]
+        notes += [orphans_text(report.orphans, report.destination)] if report.orphans else []
         head = heading(report.name, report.words())
         where = line(f"report: {report.folder}/report.html")
-        self._show(box(head, *map(line, told), self._failures(), where), str(report))
+        self._show(box(head, *map(line, notes), self._failures(), where), str(report))
 
     def _failures(self) -> str:
         if not self._failed:

@@ -79,29 +79,29 @@ class Shielded:
 
     def began(self, job: str, tasks: int, workers: int | None) -> None:
         """See `Progress.began`."""
-        self._tell("began", job, tasks, workers)
+        self._call("began", job, tasks, workers)
 
     def submitted(self, task: str, attempt: int) -> None:
         """See `Progress.submitted`."""
-        self._tell("submitted", task, attempt)
+        self._call("submitted", task, attempt)
 
     def retried(self, task: str, attempt: int, error: str) -> None:
         """See `Progress.retried`."""
-        self._tell("retried", task, attempt, error)
+        self._call("retried", task, attempt, error)
 
     def status(self, status: JobStatus) -> None:
         """See `Progress`."""
-        self._tell("status", status)
+        self._call("status", status)
 
     def ended(self, task: TaskReport) -> None:
         """See `Progress.ended`."""
-        self._tell("ended", task)
+        self._call("ended", task)
 
     def finished(self, report: JobReport) -> None:
         """See `Progress.finished`."""
-        self._tell("finished", report)
+        self._call("finished", report)
 
-    def _tell(self, what: str, *facts: Any) -> None:
+    def _call(self, what: str, *facts: Any) -> None:
         if self._progress is None:
             return
         try:

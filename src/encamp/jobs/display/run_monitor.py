@@ -77,7 +77,7 @@ class RunMonitor:
         self._failed: deque[FailedTask] = deque(maxlen=_MOST_FAILED)
         self._since: dict[str, float] = {}
         """When each running task was first seen running."""
-        self._tells = False
+        self._reports_running = False
         """Whether the executor reports which tasks run."""
         self._times = RunTimes()
         self._mirrored = 0
@@ -139,7 +139,7 @@ class RunMonitor:
     ) -> JobStatus:
         now = self._clock.now()
         running = [name for future, name in futures.items() if future.running()]
-        self._tells = self._tells or bool(running)
+        self._reports_running = self._reports_running or bool(running)
         self._since = {name: self._since.get(name, now) for name in running}
         counts = dict(self._counts)
         waiting = self._tasks - self._counts.total() - len(running)
@@ -156,7 +156,7 @@ class RunMonitor:
             started=self._clock.began,
             tasks=self._tasks,
             counts=counts,
-            handed_over=0 if self._tells else len(futures),
+            handed_over=0 if self._reports_running else len(futures),
             running=[
                 RunningTask(name, attempt(name), since)
                 for name, since in islice(oldest, _MOST_RUNNING)

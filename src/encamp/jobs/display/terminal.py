@@ -20,7 +20,7 @@ from encamp.jobs.display.nonblocking_stderr import Screen
 from encamp.jobs.display.progress_interface import Progress
 from encamp.jobs.display.status_view import STYLES, StatusView
 from encamp.jobs.report.results_csv import NAME as TABLE
-from encamp.reports import AttemptReport, JobReport, TaskReport, orphans_told
+from encamp.reports import AttemptReport, JobReport, TaskReport, orphans_text
 from encamp.short_tracebacks import brief_log
 from encamp.units import counted, size_text, time_text
 
@@ -111,7 +111,7 @@ class _Summary(_Failures):
         mirrored = sum(a.bytes_mirrored + a.bytes_shared for a in _attempts_of_this_run(report))
         self._print(f"{printable(report.name)}: {report.words()}, {size_text(mirrored)} mirrored")
         if report.orphans:
-            self._print(orphans_told(report.orphans, report.destination))
+            self._print(orphans_text(report.orphans, report.destination))
         if Path(report.folder, TABLE).exists():
             self._print(f"table: {printable(report.folder)}/{TABLE}")
         self._print(f"report: {printable(report.folder)}/report.html")
@@ -201,7 +201,7 @@ class _Listing(_Failures):
         self._failures(report)
         self._line(f"{printable(report.name)}: {report.words()}")
         if report.orphans:
-            self._line(orphans_told(report.orphans, report.destination))
+            self._line(orphans_text(report.orphans, report.destination))
 
     @staticmethod
     def _line(text: str) -> None:

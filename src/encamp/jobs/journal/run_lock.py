@@ -186,6 +186,6 @@ def _identity(folder: TrustedFolder) -> str | None:
     """Identifies an owner's file and its last touch."""
     with suppress(FileNotFoundError), folder.opened() as files:
         status = files.status(OWNER)
-        told = (status.st_ino, status.st_mtime_ns, files.read(OWNER, MOST_FACTS))
-        return sha256(repr(told).encode()).hexdigest()[:16]
+        state = (status.st_ino, status.st_mtime_ns, files.read(OWNER, MOST_FACTS))
+        return sha256(repr(state).encode()).hexdigest()[:16]
     return None

@@ -81,7 +81,7 @@ def former_folders(journal: Journal) -> dict[str, Orphan]:
 
 def elsewhere(journal: Journal) -> list[str]:
     """Orphans according to the journal that may not be touched, by path; URLs are not opened."""
-    others = (one for one in _told_of(journal) if not journal.may_have_published(one.path))
+    others = (one for one in _recorded(journal) if not journal.may_have_published(one.path))
     found = _not_made(journal, (one for one in others if not one.is_folder))
     return sorted(path for path in found if is_url(path) or os.path.lexists(path))
 
@@ -100,10 +100,10 @@ def _not_made(journal: Journal, candidates: Iterable[Orphan]) -> dict[str, Orpha
 
 def _published_before(journal: Journal) -> Iterator[Orphan]:
     """The former outputs of tasks, as far as the journal is accepted."""
-    return (one for one in _told_of(journal) if journal.may_have_published(one.path))
+    return (one for one in _recorded(journal) if journal.may_have_published(one.path))
 
 
-def _told_of(journal: Journal) -> Iterator[Orphan]:
+def _recorded(journal: Journal) -> Iterator[Orphan]:
     for task, files in journal.earlier.items():
         left = task in journal.left
         if left or task in journal.done:

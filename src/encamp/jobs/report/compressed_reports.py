@@ -248,7 +248,7 @@ _FEW = 10_000
 """Reports of at most this many tasks are a list, which is easiest to use."""
 
 
-def tell_up_to_date(progress: Progress, name: str, reports: CompressedReports) -> None:
+def report_up_to_date(progress: Progress, name: str, reports: CompressedReports) -> None:
     """Report that a task is up to date; encamp's own displays need no report of the task."""
     if getattr(progress, "is_silent", False):
         return

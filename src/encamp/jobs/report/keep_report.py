@@ -47,8 +47,8 @@ def keep_report(report: JobReport, files: TrustedFiles) -> None:
         files.remove(STATUS)
         return
     if earlier != _Earlier(report.warnings, report.orphans):
-        news = replace(report_in(files), warnings=report.warnings, orphans=report.orphans)
-        written(news, files)
+        updated = replace(report_in(files), warnings=report.warnings, orphans=report.orphans)
+        written(updated, files)
     with files.replacing(_NOTE) as file:
         file.write(msgspec.json.encode(Checked(report.ended, len(report.tasks))))
 

@@ -43,7 +43,7 @@ class Outline(msgspec.Struct, frozen=True):
 def read_outline(path: Path, *, shared: bool = False) -> Outline:
     """The outline of a report.json; raises the errors of `read_report`."""
     with (
-        _told_as_bad_job(path),
+        _raises_bad_job(path),
         TrustedFolder(path.parent, shared).opened() as files,
         os.fdopen(files.open(path.name), "rb") as file,
         _mapped(file) as text,
@@ -67,7 +67,7 @@ def read_task(path: Path, task: str, *, shared: bool = False) -> tuple[TaskRepor
     """
     name_of = msgspec.json.Decoder(_Named)
     with (
-        _told_as_bad_job(path),
+        _raises_bad_job(path),
         TrustedFolder(path.parent, shared).opened() as files,
         os.fdopen(files.open(path.name), "rb") as file,
     ):
@@ -90,18 +90,18 @@ def read_report(path: Path, *, shared: bool = False) -> JobReport:
 
     Raises `BadJob` if it is missing or broken, `NotOurs` if another user may have written it.
     """
-    with _told_as_bad_job(path), TrustedFolder(path.parent, shared).opened() as files:
+    with _raises_bad_job(path), TrustedFolder(path.parent, shared).opened() as files:
         return report_in(files, path.name)
 
 
 def report_in(files: TrustedFiles, name: str = NAME) -> JobReport:
     """The same, in a folder that is open."""
-    with _told_as_bad_job(files.path / name):
+    with _raises_bad_job(files.path / name):
         return msgspec.json.decode(files.read(name), type=JobReport)
 
 
 @contextmanager
-def _told_as_bad_job(path: Path) -> Iterator[None]:
+def _raises_bad_job(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:

@@ -15,7 +15,7 @@ from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.plan.selection import Selection
 from encamp.jobs.report.build_reports import job_report
-from encamp.jobs.report.compressed_reports import CompressedReports, tell_up_to_date
+from encamp.jobs.report.compressed_reports import CompressedReports, report_up_to_date
 from encamp.jobs.report.parameter_columns import parameters_of
 from encamp.jobs.run_clock import Clock
 from encamp.jobs.run_options import RunOptions
@@ -49,7 +49,7 @@ def dry_run(job: JobDefinition, options: RunOptions, progress: Progress) -> JobR
                 progress.ended(to_do)
             else:
                 reports.up_to_date(name, line)
-                tell_up_to_date(progress, name, reports)
+                report_up_to_date(progress, name, reports)
             _look(orphans, name, prepared)
             graph.ended(name)
     warnings = [*prepared.warnings, *orphans.warnings]

@@ -142,8 +142,8 @@ def hosts_elsewhere(executor: Executor) -> bool:
 
 def name_of(executor: Executor) -> str:
     """The name of an executor, or of its cluster, for reports."""
-    told = getattr(executor, "cluster", executor)
-    return getattr(told, "_about", None) or type(executor).__name__
+    owner = getattr(executor, "cluster", executor)
+    return getattr(owner, "_about", None) or type(executor).__name__
 
 
 def services_of(executor: Executor) -> list[ServiceStatistics]:

@@ -45,15 +45,15 @@ class Publisher:
         for output in (one for one in outputs if one.kind != "folder"):
             self.finals.setdefault(output.path, name)
 
-    def publish(self, came: list[tuple[str, Outcome]]) -> list[Done]:
+    def publish(self, arrived: list[tuple[str, Outcome]]) -> list[Done]:
         """Make the outputs of good outcomes visible, and the logs of all.
 
         Returns the tasks that are done. The outcomes of the others have an error.
         """
-        taken = self._take_names(came)
-        self._flush([outcome for _, outcome in came], [self._journal.file] if taken else [])
+        taken = self._take_names(arrived)
+        self._flush([outcome for _, outcome in arrived], [self._journal.file] if taken else [])
         done: list[Done] = []
-        for name, outcome in came:
+        for name, outcome in arrived:
             if (published := self._publish(name, outcome)) is not None:
                 done.append((name, outcome, published))
         return self._flushed(done)
@@ -76,14 +76,14 @@ class Publisher:
             return []
         return rescued
 
-    def _take_names(self, came: list[tuple[str, Outcome]]) -> bool:
+    def _take_names(self, arrived: list[tuple[str, Outcome]]) -> bool:
         """Record the final names of good outcomes before any of them becomes visible.
 
         Returns whether there are any that the journal does not know yet.
         """
         records: list[Record] = []
         taking: list[Outcome] = []
-        for name, outcome in came:
+        for name, outcome in arrived:
             if outcome.error is None and outcome.staged:
                 try:
                     records += self._to_take(name, outcome)

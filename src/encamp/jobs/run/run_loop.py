@@ -43,7 +43,7 @@ from encamp.jobs.report.build_reports import (
     controller_here,
     task_report,
 )
-from encamp.jobs.report.compressed_reports import tell_up_to_date
+from encamp.jobs.report.compressed_reports import report_up_to_date
 from encamp.jobs.report.run_report import RunReport
 from encamp.jobs.run.allocation_end import TimeLeft
 from encamp.jobs.run.attempt_outcomes import AttemptOutcomes
@@ -201,7 +201,7 @@ class RunLoop:
                 arrivals = self._arrivals(min(SILENCE, self.monitor.pause))
                 if arrivals:
                     self._handle_arrivals(arrivals)
-                if self.submissions.look(heard=bool(arrivals)):
+                if self.submissions.look(arrived=bool(arrivals)):
                     self.running.clear()
             if not self.max_failures.reached:
                 self._unpark()
@@ -312,7 +312,7 @@ class RunLoop:
         self.ended.up_to_date(name, line)
         self._note_end(name, outputs)
         self.monitor.up_to_date()
-        tell_up_to_date(self.progress, name, self.ended)
+        report_up_to_date(self.progress, name, self.ended)
 
     def _submit(self, name: str) -> None:
         current = self.running.pop(name)  # not submitted until it is recorded
@@ -342,7 +342,7 @@ class RunLoop:
             outputs=outputs,
             on_failure=left,
             logs=self.logs,
-            time_limit=self._said(self.options.time_limit, task.time_limit),
+            time_limit=self._setting(self.options.time_limit, task.time_limit),
             log_limit=self.job.log_limit,
             keep=self.options.keep,
             lease=self.lease,
@@ -353,7 +353,7 @@ class RunLoop:
         )
 
     @staticmethod
-    def _said(by_options: Number | None, by_task: Number) -> Number:
+    def _setting(by_options: Number | None, by_task: Number) -> Number:
         return by_task if by_options is None else by_options
 
     def _arrivals(self, timeout: float) -> list[Arrival]:
@@ -369,7 +369,7 @@ class RunLoop:
 
     def _handle_arrivals(self, arrivals: list[Arrival]) -> None:
         """Publish the outputs of good results, then write to the journal, in this order."""
-        came: list[tuple[str, Outcome]] = []
+        arrived: list[tuple[str, Outcome]] = []
         all_files: list[TaskFiles] = []
         for name, future in arrivals:
             all_files.append(self.submissions.take((name, future)))
@@ -378,9 +378,9 @@ class RunLoop:
             if (outcome := self._outcome(name, future)) is not None:
                 self.outcomes.note(outcome.where)
                 check_staged(self.prepared, name, outcome, self.token, self._log_of(name))
-                came.append((name, outcome))
-        done = self.publisher.publish(came)
-        for name, outcome in came:
+                arrived.append((name, outcome))
+        done = self.publisher.publish(arrived)
+        for name, outcome in arrived:
             if outcome.error is not None:
                 self._failed(name, outcome)
         self._done(done)
@@ -438,7 +438,7 @@ class RunLoop:
             current.retries.host_was_lost()
         if isinstance(outcome.error, SourceChanged):
             self._plan_anew(name, outcome)
-        retries = self._said(self.options.retries, self.job.tasks[name].retries)
+        retries = self._setting(self.options.retries, self.job.tasks[name].retries)
         if not self.max_failures.reached and current.retries.is_tried_again(outcome.error, retries):
             self.progress.retried(name, current.number, current.attempts[-1].error or "")
             unstage(outcome.rescued)

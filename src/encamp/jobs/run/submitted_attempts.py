@@ -38,7 +38,7 @@ class Submissions:
         self.elsewhere = hosts_elsewhere(executor)
         """Whether workers may be on hosts that do not share this one's disks."""
         self._beacons = Beacons(token) if self.elsewhere else None
-        self._heard = time.monotonic()
+        self._last_arrival = time.monotonic()
         """When a result arrived last, or the executor was last known to be there."""
         self._seen_gone = False
 
@@ -52,7 +52,7 @@ class Submissions:
         if self._beacons is None:
             return ""
         self._beacons.light(folders_of(outputs))
-        return self._beacons.told
+        return self._beacons.description
 
     def submit(self, name: str, work: Work) -> bool:
         """Submit an attempt; returns whether it is accepted. Sets `over` if the engine failed."""
@@ -98,16 +98,16 @@ class Submissions:
         del self.futures[future]
         return self._files.pop(name)
 
-    def look(self, *, heard: bool) -> bool:
+    def look(self, *, arrived: bool) -> bool:
         """Check whether the executor has ended; two such checks in a row decide it.
 
         Returns true if this check did; then nothing arrives any more.
         """
         now = time.monotonic()
-        if not heard and now - self._heard < SILENCE:
+        if not arrived and now - self._last_arrival < SILENCE:
             return False
-        self._heard = now
-        why = None if heard else why_gone(self.executor)
+        self._last_arrival = now
+        why = None if arrived else why_gone(self.executor)
         if why is None:
             self._seen_gone = False
         elif not self._seen_gone:

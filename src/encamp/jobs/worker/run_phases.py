@@ -344,8 +344,8 @@ def _forget_peak_memory() -> None:
 
 def _peak_memory() -> int:
     with suppress(OSError):
-        told = Path("/proc/self/status").read_bytes()
-        if found := re.search(rb"^VmHWM:\s*(\d+) kB", told, re.MULTILINE):
+        status = Path("/proc/self/status").read_bytes()
+        if found := re.search(rb"^VmHWM:\s*(\d+) kB", status, re.MULTILINE):
             return int(found[1]) * 1024
     most: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most * 1024

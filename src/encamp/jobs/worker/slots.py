@@ -187,7 +187,7 @@ class SupervisedSlot:
     def _wait(self, tick: float, supervisor: Supervisor) -> Done | Raised:
         next_tick = time.monotonic() + tick
         while True:
-            for parts in self._come(max(0.0, next_tick - time.monotonic()), supervisor):
+            for parts in self._arrivals(max(0.0, next_tick - time.monotonic()), supervisor):
                 envelope = decode(parts[0])
                 if isinstance(envelope, Results):
                     if not envelope.results[0][1]:
@@ -198,7 +198,7 @@ class SupervisedSlot:
                 elif isinstance(envelope, Ask):
                     self._answer(envelope, supervisor, load(parts[1:]))
             if time.monotonic() >= next_tick:
-                if not self.alive and not self._come(0, supervisor):
+                if not self.alive and not self._arrivals(0, supervisor):
                     raise self._lost(supervisor)  # a child process still has its end of the socket
                 self._look(supervisor)
                 supervisor.on_tick()
@@ -221,7 +221,7 @@ class SupervisedSlot:
             if call == self._calls:
                 supervisor.on_note(message)
 
-    def _come(self, timeout: float, supervisor: Supervisor) -> list[Parts]:
+    def _arrivals(self, timeout: float, supervisor: Supervisor) -> list[Parts]:
         """The next message from the slot within the time; those already received are first."""
         if not self._arrived and readable(self._process.data, timeout):
             try:

@@ -95,9 +95,9 @@ class ProgramClient(Client):
     def _answers(self, letter: Answers, parts: Parts) -> None:
         self._take_answers((letter, iter(letter.answers), iter(parts)))
 
-    def _take_answers(self, come: tuple[Answers, Any, Any]) -> None:
+    def _take_answers(self, arrival: tuple[Answers, Any, Any]) -> None:
         """Settle results; a callback that waits for another result continues with the rest."""
-        letter, answers, parts = come
+        letter, answers, parts = arrival
         pending = self._pending.get(letter.server)
         if not pending:
             return
@@ -112,7 +112,7 @@ class ProgramClient(Client):
                 continue
             called_back = result._called_back
             if called_back:
-                self._pump.before_others(self._take_answers, [come])
+                self._pump.before_others(self._take_answers, [arrival])
             result._settle(*value_of(result, good, body))
             if called_back:
                 return

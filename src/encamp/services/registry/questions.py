@@ -25,7 +25,7 @@ class Questions:
         """Answer a question; ``ready`` is answered when that many servers are."""
         if letter.what == "ready":
             self._waiters.append((sender, letter.ticket, service, *arguments))
-            self.tell_waiters()
+            self.answer_waiters()
             return
         answer: Any = None
         if letter.what == "statistics":
@@ -39,10 +39,10 @@ class Questions:
         waiters = self._waiters
         self._waiters = [one for one in waiters if one[:2] != (sender, ticket)]
 
-    def tell_waiters(self) -> None:
+    def answer_waiters(self) -> None:
         """Answer clients that wait for servers, if there are enough, or never will be."""
         left = []
-        told: list[tuple[int, Letter, Parts]] = []
+        replies: list[tuple[int, Letter, Parts]] = []
         for client, ticket, service, number in self._waiters:
             over = service.over()
             live = len(service.pool.live())
@@ -50,13 +50,13 @@ class Questions:
             if over is None and number > most:
                 over = NotEnough(f"servers of {service.name}", number, most, together=True)
             if over is not None:
-                told.append((client, Refused(ticket), dump(portable_error(over))))
+                replies.append((client, Refused(ticket), dump(portable_error(over))))
             elif live >= (number or most):
-                told.append((client, Reply(ticket), dump(live)))
+                replies.append((client, Reply(ticket), dump(live)))
             else:
                 left.append((client, ticket, service, number))
         self._waiters = left
-        for client, letter, payload in told:
+        for client, letter, payload in replies:
             self._records.tell(client, letter, payload)
 
     def statistics(self, service: ServiceRecord) -> ServiceStatistics:

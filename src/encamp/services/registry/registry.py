@@ -63,7 +63,7 @@ class Registry:
         self.token = controller.token
         self.program = records.program = ProgramClient(controller, self.letter)
         program_client(self.token, self.program)
-        self._said_crowded = False
+        self._warned_crowded = False
         self._saved_states = SavedStates(controller.disk_thread)
         self._consoles = Consoles()
         self._windows = Opener(controller.pump, controller.disk_thread)
@@ -146,12 +146,12 @@ class Registry:
 
     def crowded(self) -> None:
         """See `ServicesInterface.crowded`."""
-        if self._said_crowded or self._records.pump.driving or not self.crowding:
+        if self._warned_crowded or self._records.pump.driving or not self.crowding:
             return
         services = [one for one in list(self._records.services.values()) if one.placed]
         names = dict.fromkeys(one.name for one in services if not one.ended)
         if names:  # else they are ending
-            self._said_crowded = True
+            self._warned_crowded = True
             what = remedy(several=len(names) > 1)
             _log.warning(
                 "tasks wait because servers of %s occupy all slots; %s", joined(names), what
@@ -231,7 +231,7 @@ class Registry:
         if server.state == STARTING:
             service.pool.opened(server)
         self._client_letters.grant(service)
-        self._questions.tell_waiters()
+        self._questions.answer_waiters()
 
     def _show(self, service: ServiceRecord, server: ServerRecord) -> None:
         """Record where a server runs for its console, and open a window if the service has one."""

@@ -112,8 +112,8 @@ class ServerEndings:
     ) -> None:
         """Remove a server that will not be replaced, and inform its clients."""
         about, mark = server.began or task.mark
-        untold = isinstance(value, TaskKilled) or getattr(value, "exit_code", 0) is None
-        if server.began is None and untold:
+        unknown = isinstance(value, TaskKilled) or getattr(value, "exit_code", 0) is None
+        if server.began is None and unknown:
             about = _UNKNOWN
         error = self._error_of(service, server, task, good, value)
         letter = ServerGone(server.number, about, mark // 2)

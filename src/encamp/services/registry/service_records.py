@@ -58,9 +58,9 @@ class ServiceRecord:
         """Number of ended servers that are not replaced."""
         self.states: list[tuple[str, SavedState]] = []
         """States of dead servers that successors take over, with the host if it is fixed."""
-        self.said = False
+        self.warned_waiting = False
         """Whether the warning that servers wait for slots was logged or is scheduled."""
-        self.said_held = False
+        self.warned_held = False
         """Whether the reason why the program waits for servers was logged."""
         self.probes: Probes | None = None
         self.former: deque[ServerStatistics] = deque(maxlen=_FORMER)

@@ -126,9 +126,9 @@ class Starter:
         options = published.options
         if server.fixed:
             options = replace(options, on=server.fixed)
-        heard = partial(self._consoles.printed, server.number)
+        on_output = partial(self._consoles.printed, server.number)
         name = options.name or f"{service.name} {server.number}"
-        options = replace(options, owner=self._owner, name=name, heard=heard)
+        options = replace(options, owner=self._owner, name=name, on_output=on_output)
         args = (settings, published.blueprint, state)
         server.task = self._records.controller.spawn(serve, args, {}, options)
         server.given, server.ready, server.overdue = 0, False, False
@@ -171,4 +171,4 @@ class Starter:
 
     def _refuse_all(self, service: ServiceRecord, error: EncampError) -> None:
         self._client_letters.refuse_all(service, error)
-        self._questions.tell_waiters()
+        self._questions.answer_waiters()

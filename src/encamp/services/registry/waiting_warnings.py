@@ -21,13 +21,13 @@ class WaitingWarnings:
 
     def servers_wait(self, service: ServiceRecord) -> None:
         """Log why servers wait for slots, if they still do later."""
-        if not service.said:
-            service.said = True
+        if not service.warned_waiting:
+            service.warned_waiting = True
             self._records.pump.call_later(
-                WARN_AFTER, lambda: self._say_what_servers_wait_for(service)
+                WARN_AFTER, lambda: self._warn_of_waiting_servers(service)
             )
 
-    def _say_what_servers_wait_for(self, service: ServiceRecord) -> None:
+    def _warn_of_waiting_servers(self, service: ServiceRecord) -> None:
         waiting = self._without_slot(service)
         if waiting and service.over() is None:
             others = [one for one in self._records.services.values() if one is not service]
@@ -41,15 +41,17 @@ class WaitingWarnings:
 
     def client_waits(self, service: ServiceRecord, request: Request) -> None:
         """Log why the program waits for servers, if it still does later; once for each service."""
-        if request.waits and not service.said_held:
-            self._records.pump.call_later(WARN_AFTER, lambda: self._say_who(service, request))
+        if request.waits and not service.warned_held:
+            self._records.pump.call_later(
+                WARN_AFTER, lambda: self._warn_of_holders(service, request)
+            )
 
-    def _say_who(self, service: ServiceRecord, request: Request) -> None:
+    def _warn_of_holders(self, service: ServiceRecord, request: Request) -> None:
         why = service.pool.in_use()
         if not why:  # they are starting
             self.client_waits(service, request)
-        elif request.waits and not service.said_held:
-            service.said_held = True
+        elif request.waits and not service.warned_held:
+            service.warned_held = True
             what = {0: "all servers", 1: "a server"}.get(request.count, f"{request.count} servers")
             _log.warning("waiting for %s of %s: %s", what, service.name, why)
 

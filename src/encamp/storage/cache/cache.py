@@ -174,7 +174,7 @@ class HostCache:
         """Record entries before they are fetched, in case of a kill, and keep to the limit."""
         with self._index() as index:
             for item in items:
-                index.tell(item.name, "fetched", why := self._why_fetch(item, index))
+                index.record(item.name, "fetched", why := self._why_fetch(item, index))
                 log.debug("fetching %s: %s", item.name, why)
                 index.add(_row(item))
             over = index.total() - cache_limit(self.root)
@@ -228,7 +228,7 @@ class HostCache:
     def _fetch(self, item: Item, key: str, entry: Path, *, has_room: bool) -> None:
         """Create the entry; the lock of its identity is held."""
         if os.path.lexists(entry):
-            self._tell(item.name, "dropped", "it was damaged: a cleaner may have been there")
+            self._record(item.name, "dropped", "it was damaged: a cleaner may have been there")
         partial = self.root / "partial" / key
         partial.parent.mkdir(mode=0o700, exist_ok=True)
         self._remove(partial)  # what a killed process left
@@ -308,9 +308,9 @@ class HostCache:
             return "it is needed read-only, too" if item.readonly else "it is needed writable, too"
         return _what_changed(rows[0].state, _state(item)) if rows else "first use on this host"
 
-    def _tell(self, source: str, what: str, why: str) -> None:
+    def _record(self, source: str, what: str, why: str) -> None:
         with suppress(OSError), self._index() as index:
-            index.tell(source, what, why)
+            index.record(source, what, why)
 
     def _set_aside(self, entry: Path) -> None:
         """Move a damaged tree away; its users keep it, and `tidy` removes it."""
@@ -328,7 +328,7 @@ class HostCache:
                 with self._index() as index:
                     index.remove(row.key for row in gone)
                     for row in gone:
-                        index.tell(row.source, "evicted", why)
+                        index.record(row.source, "evicted", why)
         return gone
 
     def _dropped(self, row: Row, why: str, locks: ExitStack, *, linked: bool) -> bool:
@@ -427,7 +427,7 @@ class HostCache:
                 self._set_aside(entry)
             else:
                 self._remove(entry)
-        self._tell(item.name, "dropped", why)
+        self._record(item.name, "dropped", why)
 
 
 _READONLY = ".ro"

@@ -113,7 +113,7 @@ class Index:
         query = "SELECT * FROM entry WHERE source = ? ORDER BY fetched DESC"
         return [Row(*row) for row in self._database.execute(query, (source,))]
 
-    def tell(self, source: str, what: str, why: str) -> None:
+    def record(self, source: str, what: str, why: str) -> None:
         """Record an event; the oldest are removed."""
         cursor = self._database.execute(
             "INSERT INTO event (time, source, what, why) VALUES (?, ?, ?, ?)",

@@ -63,7 +63,7 @@ class Room:
             if not self.evict(need - free, what, spare=set()):
                 why = f"{size_text(need)} are needed, {size_text(free)} are free"
                 with suppress(OSError), self._index() as index:
-                    index.tell(what, "refused", why)
+                    index.record(what, "refused", why)
                 raise DiskFull(str(self._root), need, max(0, free))
         try:
             yield

@@ -13,10 +13,10 @@ def kind_and_source(device: int) -> tuple[str, str]:
     """The type of a mounted disk and its source, see proc(5), mountinfo; empty if unknown."""
     wanted = f"{os.major(device)}:{os.minor(device)}".encode()
     try:
-        told = mountinfo.read()
+        mounts = mountinfo.read()
     except OSError:
         return "", ""
-    for line in told.split(b"\n"):
+    for line in mounts.split(b"\n"):
         fields = line.split(b" ")
         if fields[2:3] == [wanted]:
             kind = fields.index(b"-", 6) + 1

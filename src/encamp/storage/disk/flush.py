@@ -19,7 +19,7 @@ _SEVERAL = 4
 """From this many files, their whole disk is flushed, if little else waits to be written."""
 _LITTLE = 64 << 10
 """Kilobytes."""
-_SYNCFS_TELLS_ERRORS = (5, 8)
+_SYNCFS_REPORTS_ERRORS = (5, 8)
 """The first version of Linux whose syncfs(2) reports errors."""
 
 
@@ -78,14 +78,14 @@ def _can_be_whole(device: int) -> bool:
     version = re.match(r"(\d+)\.(\d+)", platform.release())
     if version is None or not hasattr(ctypes.CDLL(None), "syncfs"):
         return False
-    known = tuple(map(int, version.groups())) >= _SYNCFS_TELLS_ERRORS
+    known = tuple(map(int, version.groups())) >= _SYNCFS_REPORTS_ERRORS
     return known and not is_network_device(device)
 
 
 def _kilobytes_waiting() -> int:
     """Kilobytes that wait to be written to all disks."""
     with suppress(OSError):
-        told = Path("/proc/meminfo").read_bytes()
-        if found := re.search(rb"^Dirty: +(\d+) kB", told, re.MULTILINE):
+        meminfo = Path("/proc/meminfo").read_bytes()
+        if found := re.search(rb"^Dirty: +(\d+) kB", meminfo, re.MULTILINE):
             return int(found[1])
     return _LITTLE + 1

@@ -23,10 +23,10 @@ def one_name(path: str | os.PathLike[str]) -> str:
 class _Mounts:
     """The mounted disks and folders, by what they show."""
 
-    def __init__(self, told: bytes) -> None:
+    def __init__(self, mounts: bytes) -> None:
         self._at: dict[str, tuple[str, str]] = {}
         """Where it is mounted → its disk, and the folder of the disk that it shows."""
-        for line in told.split(b"\n")[:-1]:
+        for line in mounts.split(b"\n")[:-1]:
             _, _, device, *fields, _ = line.split(b" ", 5)
             root, place = map(mountinfo.unescaped, fields)
             self._at[place] = device.decode(), root

@@ -11,7 +11,7 @@ from encamp.errors import printable
 
 _UNKNOWN = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY}
 """Errors of a disk that does not support a request."""
-_told: set[tuple[int, str]] = set()
+_logged: set[tuple[int, str]] = set()
 
 
 def flushed(fd: int, path: Path | str) -> None:
@@ -36,6 +36,6 @@ def set_permissions(fd: int, mode: int, path: Path | str) -> None:
 
 def _warn_once(fd: int, path: Path | str, what: str) -> None:
     key = os.fstat(fd).st_dev, what
-    if key not in _told:
-        _told.add(key)
+    if key not in _logged:
+        _logged.add(key)
         warnings.warn(f"the disk of {printable(path)} {what}", stacklevel=4)

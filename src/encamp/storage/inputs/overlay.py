@@ -167,15 +167,15 @@ def _is_opaque(folder: Path) -> bool:
 def mounts_below(folder: Path) -> list[str]:
     """The mounts at or below ``folder``, in the order of mounting."""
     try:
-        told = mountinfo.read()
+        mounts = mountinfo.read()
     except OSError:
         return []
-    if mountinfo.escaped(folder.name) not in told:
+    if mountinfo.escaped(folder.name) not in mounts:
         return []
     inside = os.path.realpath(folder)
-    if mountinfo.escaped(inside) not in told:
+    if mountinfo.escaped(inside) not in mounts:
         return []
-    points = [mountinfo.unescaped(line.split()[4]) for line in told.splitlines()]
+    points = [mountinfo.unescaped(line.split()[4]) for line in mounts.splitlines()]
     return [p for p in points if p == inside or p.startswith(f"{inside}/")]
 
 

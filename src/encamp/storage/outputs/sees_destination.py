@@ -29,14 +29,14 @@ from encamp.storage.shared_folders import Portable, SharedPath, local
 _BETWEEN = ":"
 
 
-class _Said(msgspec.Struct, frozen=True):
+class _Beacon(msgspec.Struct, frozen=True):
     """The contents of a beacon: ``proof`` is a secret that its owner gives to hosts."""
 
     owner: ProcessFacts
     proof: str = ""
 
 
-_DECODER = msgspec.json.Decoder(_Said)
+_DECODER = msgspec.json.Decoder(_Beacon)
 
 
 class Beacons:
@@ -48,7 +48,7 @@ class Beacons:
         self._notes: OwnedFolder | None = None
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """The description for hosts, for `reaches`; it is a secret."""
         return f"{self._token}{_BETWEEN}{self._proof}"
 
@@ -71,7 +71,7 @@ class Beacons:
         with opened(folder, trust, make=True) as at:
             fd = os.open(_name(self._token), flags, 0o600, dir_fd=at)
         with os.fdopen(fd, "wb") as file:
-            file.write(msgspec.json.encode(_Said(this_process(), self._proof)))
+            file.write(msgspec.json.encode(_Beacon(this_process(), self._proof)))
             return os.fstat(file.fileno()).st_uid
 
     def _note(self, beacon: Path) -> None:
@@ -93,12 +93,12 @@ class Beacons:
             self._notes.remove()
 
 
-def reaches(folder: Portable, told: str) -> bool:
-    """Whether this host can write to a folder that has the beacon described by ``told``.
+def reaches(folder: Portable, description: str) -> bool:
+    """Whether this host can write to a folder that has the beacon described by ``description``.
 
     A file of that name without the proof belongs to another user, and so may the folder.
     """
-    token, _, proof = told.partition(_BETWEEN)
+    token, _, proof = description.partition(_BETWEEN)
     if isinstance(folder, SharedPath):
         beacon: Portable = SharedPath(folder.root, f"{folder.rest}/{_name(token)}")
     else:
@@ -106,13 +106,13 @@ def reaches(folder: Portable, told: str) -> bool:
     try:
         if not sees(beacon) or not os.access(local(folder), os.W_OK | os.X_OK):
             return False
-        said = _read(local(beacon))
+        contents = _read(local(beacon))
     except (UnusableInput, OSError):
         return False
     return (
-        said is not None
+        contents is not None
         and bool(proof)
-        and hmac.compare_digest(said.proof.encode(), proof.encode())
+        and hmac.compare_digest(contents.proof.encode(), proof.encode())
     )
 
 
@@ -120,7 +120,7 @@ def _name(token: str) -> str:
     return f"{PART}{token}{BEACON}"
 
 
-def _read(beacon: Path) -> _Said | None:
+def _read(beacon: Path) -> _Beacon | None:
     data = read_regular(beacon, MOST_FACTS)
     with suppress(ValueError, RecursionError):
         return _DECODER.decode(data)
@@ -133,6 +133,6 @@ def _remove_dead(folder: Path, uid: int) -> None:
         token = token_of_beacon(file.name)
         with suppress(OSError):
             if token and file.lstat().st_uid == uid:
-                said = _read(file)
-                if said is not None and said.owner.known_dead:
+                contents = _read(file)
+                if contents is not None and contents.owner.known_dead:
                     discard_leftovers([folder], token, uid)

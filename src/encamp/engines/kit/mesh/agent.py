@@ -95,7 +95,7 @@ class MeshAgent(MeshEndpoint):
         kept = list(self.receive())
         if any(isinstance(arrival, Left) for arrival in kept):
             raise EngineFailed("mesh", "the process that started it has ended")
-        self._come[:0] = kept
+        self._arrived[:0] = kept
 
     def greet(self, link: TLSConnection) -> None:
         """See `MeshEndpoint.greet`.
@@ -116,7 +116,7 @@ class MeshAgent(MeshEndpoint):
         for link in list(self._links.values()):
             link.drop()
             link.finish()
-        self._come.append(Left(CONTROLLER, "the process that started the agent has ended"))
+        self._arrived.append(Left(CONTROLLER, "the process that started the agent has ended"))
 
     def close(self) -> None:
         """See `Endpoint.close`."""

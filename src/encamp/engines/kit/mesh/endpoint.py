@@ -84,7 +84,7 @@ class MeshEndpoint(Endpoint):
         """Connections without a greeting yet, each until its deadline."""
         self._unread: set[TLSConnection] = set()
         self._peers: dict[int, Peer] = {}
-        self._come: list[Arrival] = []
+        self._arrived: list[Arrival] = []
         self._rests_until = 0.0
         self._last = 0.0
         self._worth = _OFTEN
@@ -205,31 +205,35 @@ class MeshEndpoint(Endpoint):
         if not link.greeted:
             self._meet(link, parts)
             return
-        said = control_in(parts)
-        if said is None:
+        message = control_in(parts)
+        if message is None:
             self.arrived(link, parts)
-        elif isinstance(said, Relay) and said.to == self.number and link.number == CONTROLLER:
-            self._come.append(Frame(said.sender, parts[1:]))
+        elif isinstance(message, Relay) and message.to == self.number and link.number == CONTROLLER:
+            self._arrived.append(Frame(message.sender, parts[1:]))
         else:
-            self.told(link, said, parts)
+            self.control_received(link, message, parts)
 
     def arrived(self, link: TLSConnection, parts: Parts) -> None:
         """Handle a frame of another end."""
-        self._come.append(Frame(link.number, parts))  # type: ignore[arg-type]
+        self._arrived.append(Frame(link.number, parts))  # type: ignore[arg-type]
 
     def _meet(self, link: TLSConnection, parts: Parts) -> None:
         """Handle the first frame of a connection."""
-        said = control_in(parts)
+        message = control_in(parts)
         if link.server:
-            if not isinstance(said, Greeting) or said.to != self.number or not self.knows(said):
+            if (
+                not isinstance(message, Greeting)
+                or message.to != self.number
+                or not self.knows(message)
+            ):
                 raise BadFrame("its greeting has a number that is not expected here")
-            link.number = said.number
+            link.number = message.number
             self._met(link)
-            self.joined(link, said)
+            self.joined(link, message)
         else:
-            if not isinstance(said, Welcome):
+            if not isinstance(message, Welcome):
                 raise BadFrame("its first frame is not a welcome")
-            link.number = said.number
+            link.number = message.number
             self._met(link)
             self.welcomed(link)
 
@@ -252,22 +256,22 @@ class MeshEndpoint(Endpoint):
         self._peers.setdefault(number, Peer()).dialling = None
         self.use_link(number, link)
 
-    def told(self, link: TLSConnection, said: Control, parts: Parts) -> None:
+    def control_received(self, link: TLSConnection, message: Control, parts: Parts) -> None:
         """Handle a control message of another end."""
-        peer = self._peers.get(said.number) if isinstance(said, PeerAddresses) else None
-        if isinstance(said, PeerAddresses) and peer is not None and link.number == CONTROLLER:
-            if not said.here:
+        peer = self._peers.get(message.number) if isinstance(message, PeerAddresses) else None
+        if isinstance(message, PeerAddresses) and peer is not None and link.number == CONTROLLER:
+            if not message.here:
                 peer.gone = True
                 peer.waiting.clear()
             elif peer.link is None:
-                peer.addresses = said.listens
-                self.dial_next(said.number)
+                peer.addresses = message.listens
+                self.dial_next(message.number)
 
     def lost(self, number: int, link: TLSConnection, why: Exception) -> None:
         """Handle the end of a connection that was in use."""
         if number == CONTROLLER:
             self._peers.pop(CONTROLLER, None)
-            self._come.append(Left(CONTROLLER, f"its connection has ended: {_reason(why)}"))
+            self._arrived.append(Left(CONTROLLER, f"its connection has ended: {_reason(why)}"))
             return
         peer = self._peers[number]
         peer.gone, peer.link, peer.other = True, None, None
@@ -362,10 +366,10 @@ class MeshEndpoint(Endpoint):
         if self._strangers:
             self._end_silent()
         self._end_rest()
-        come, self._come = self._come, []
-        if come:
+        arrivals, self._arrived = self._arrived, []
+        if arrivals:
             self._note_arrival()
-        return come
+        return arrivals
 
     def _note_arrival(self) -> None:
         """Learn whether polling without a pause is worth while, since waking takes longer.
@@ -387,7 +391,7 @@ class MeshEndpoint(Endpoint):
     def _end_silent(self) -> None:
         now = time.monotonic()
         for link in [link for link in self._strangers if link.deadline <= now]:
-            self._end(link, TimeoutError("it said nothing"))
+            self._end(link, TimeoutError("it sent nothing"))
 
     def descriptors(self) -> Sequence[int]:
         """One descriptor, which stays the same for all connections."""
@@ -395,7 +399,7 @@ class MeshEndpoint(Endpoint):
 
     def patience(self) -> float | None:
         """See `Endpoint.patience`."""
-        if self._come or self._unread:
+        if self._arrived or self._unread:
             return 0
         if self._worth > 0 and time.monotonic() - self._last < _SPIN:
             return 0

@@ -71,7 +71,7 @@ class MeshEngine(MeshEndpoint, Engine):
         self._orders = b""
         self._numbers = 0
         self._restarts = restarts
-        self._news: deque[Callable[[], None]] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
         self._offered: set[socket.socket] = set()
         """Ends of tunnels that were not accepted yet."""
         self._broken: dict[int, float] = {}
@@ -141,10 +141,10 @@ class MeshEngine(MeshEndpoint, Engine):
 
     def soon(self, call: Callable[[], None]) -> None:
         """Call a function in the thread that uses the network; from any thread."""
-        self._news.append(call)
+        self._calls.append(call)
         self.wake()
 
-    def not_come(self, number: int, why: str) -> None:
+    def could_not_join(self, number: int, why: str) -> None:
         """Handle an agent that has ended before it has joined, or could not be started."""
         agent = self.known.get(number)
         if agent is None or agent.link is not None:
@@ -190,7 +190,7 @@ class MeshEngine(MeshEndpoint, Engine):
             self._end(tunnel, ConnectionError("it is not needed"))
         link.send([self._orders])
         super().use_link(number, link)
-        self._come.append(Joined(number, self.tunnel if link.tunnelled else ""))
+        self._arrived.append(Joined(number, self.tunnel if link.tunnelled else ""))
 
     def tunnelled(self, raw: socket.socket) -> None:
         """Accept an agent that connects through a tunnel, by this end of it; from any thread."""
@@ -215,20 +215,20 @@ class MeshEngine(MeshEndpoint, Engine):
         if agent is not None and not agent.given_up:
             super().arrived(link, parts)
 
-    def told(self, link: TLSConnection, said: Control, parts: Parts) -> None:
-        """See `MeshEndpoint.told`."""
-        if isinstance(said, WhereIs):
-            agent = self.known.get(said.number)
+    def control_received(self, link: TLSConnection, message: Control, parts: Parts) -> None:
+        """See `MeshEndpoint.control_received`."""
+        if isinstance(message, WhereIs):
+            agent = self.known.get(message.number)
             listens = [] if agent is None or self.relays else agent.listens
             there = agent is not None and not agent.given_up
-            link.send([control(PeerAddresses(said.number, listens, there))])
+            link.send([control(PeerAddresses(message.number, listens, there))])
             self._watch(link)
-        elif isinstance(said, Relay):
-            to = self.known.get(said.to)
+        elif isinstance(message, Relay):
+            to = self.known.get(message.to)
             if to is not None and to.link is not None and link.number is not None:
-                self.send(said.to, [control(Relay(link.number, said.to)), *parts[1:]])
-        elif isinstance(said, ConnectionLost) and said.number in self.known:
-            self._broken.setdefault(said.number, time.monotonic() + LOST_BY_OTHERS)
+                self.send(message.to, [control(Relay(link.number, message.to)), *parts[1:]])
+        elif isinstance(message, ConnectionLost) and message.number in self.known:
+            self._broken.setdefault(message.number, time.monotonic() + LOST_BY_OTHERS)
 
     def lost(self, number: int, link: TLSConnection, why: Exception) -> None:
         """Handle the leave of an agent; nothing more arrives from it."""
@@ -237,13 +237,13 @@ class MeshEngine(MeshEndpoint, Engine):
             return  # it has another connection
         self._peers.pop(number, None)
         if agent.link is None:
-            self.not_come(number, "its connection has ended")
+            self.could_not_join(number, "its connection has ended")
             return
         del self.known[number]
         self._broken.pop(number, None)
         again = agent.given_up or self._restarts > 0
         none_left = "" if again else ", and no restart is left; restarts= allows more"
-        self._come.append(Left(number, f"the agent on {agent.label} has ended{none_left}"))
+        self._arrived.append(Left(number, f"the agent on {agent.label} has ended{none_left}"))
         if not self._stopping:
             if again:
                 self.begin_again(agent)
@@ -256,8 +256,8 @@ class MeshEngine(MeshEndpoint, Engine):
 
     def receive(self) -> Sequence[Arrival]:
         """See `Endpoint.receive`."""
-        while self._news and not self._closed:
-            self._news.popleft()()
+        while self._calls and not self._closed:
+            self._calls.popleft()()
         if self._broken:
             self._end_broken()
         return super().receive()
@@ -272,7 +272,7 @@ class MeshEngine(MeshEndpoint, Engine):
 
     def patience(self) -> float | None:
         """See `Endpoint.patience`."""
-        if self._news:
+        if self._calls:
             return 0
         patience = super().patience()
         if not self._broken:

@@ -33,8 +33,8 @@ class _Stream:
 
     def __init__(self, raw: socket.socket, context: ssl.SSLContext, *, server: bool) -> None:
         self._raw = raw
-        self._come, self._goes = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self._come, self._goes, server_side=server)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server)
         self._unsent: memoryview = memoryview(b"")
         self._ended = self._dry = False
         """``_dry``: the socket was empty at the last read, so polling reports its next bytes."""
@@ -47,7 +47,7 @@ class _Stream:
     @property
     def unread(self) -> bool:
         """Whether bytes can be read that polling the socket does not report."""
-        return self.tls.pending() > 0 or (self._come.pending > 0 and not self._dry)
+        return self.tls.pending() > 0 or (self._incoming.pending > 0 and not self._dry)
 
     def shake(self) -> bool:
         """Continue the handshake; returns whether it is done. Raises OSError, EOFError."""
@@ -78,7 +78,7 @@ class _Stream:
             return False
         self._dry = False
         if data:
-            self._come.write(data)
+            self._incoming.write(data)
         else:
             self._ended = True
         return True
@@ -103,7 +103,7 @@ class _Stream:
 
         (If the socket has more, polling reports it.)
         """
-        if self._come.pending or self.tls.pending():
+        if self._incoming.pending or self.tls.pending():
             return True
         return not (any_read or self._ended) and self._fetch() and not self._ended
 
@@ -168,7 +168,9 @@ class _Stream:
     def end(self) -> _Plain:
         """The socket without TLS, when the handshake is done on both ends."""
         return _Plain(
-            self._raw, self._come.read(), memoryview(b"".join((self._unsent, self._goes.read())))
+            self._raw,
+            self._incoming.read(),
+            memoryview(b"".join((self._unsent, self._outgoing.read()))),
         )
 
     def push(self) -> None:
@@ -176,8 +178,8 @@ class _Stream:
         with suppress(BlockingIOError):
             if self._unsent:
                 self._unsent = self._unsent[self._raw.send(self._unsent) :]
-            if self._goes.pending and not self._unsent:
-                data = self._goes.read()
+            if self._outgoing.pending and not self._unsent:
+                data = self._outgoing.read()
                 self._unsent = memoryview(data)
                 self._unsent = self._unsent[self._raw.send(data) :]
 

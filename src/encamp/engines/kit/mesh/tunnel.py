@@ -21,26 +21,26 @@ TunnelData = bytes | int
 
 
 class Tunnel:
-    """One end of a tunnel. ``say`` sends something to the other end, in order, without waiting.
+    """One end of a tunnel. ``send`` sends something to the other end, in order, without waiting.
 
     For one event loop. The task of `begin` closes the socket ``near``.
     """
 
-    def __init__(self, near: socket.socket, say: Callable[[TunnelData], object]) -> None:
+    def __init__(self, near: socket.socket, send: Callable[[TunnelData], object]) -> None:
         near.setblocking(False)
-        self._near, self._say = near, say
+        self._near, self._send = near, send
         self._under_way = self._pieces = 0
         self._room = asyncio.Event()
-        self._come: asyncio.Queue[bytes] = asyncio.Queue()
+        self._arrived: asyncio.Queue[bytes] = asyncio.Queue()
 
-    def heard(self, said: TunnelData) -> None:
+    def receive(self, data: TunnelData) -> None:
         """Handle what has arrived from the other end."""
-        if isinstance(said, int):
-            self._under_way -= said
+        if isinstance(data, int):
+            self._under_way -= data
             self._pieces -= 1
             self._room.set()
         else:
-            self._come.put_nowait(said)
+            self._arrived.put_nowait(data)
 
     def begin(self) -> asyncio.Task[None]:
         """Carry bytes until both ends have ended.
@@ -62,26 +62,26 @@ class Tunnel:
                 one.cancel()
             await asyncio.gather(*both, return_exceptions=True)
             with suppress(OSError):
-                self._say(b"")
+                self._send(b"")
 
     async def _out(self) -> None:
         data = await self._read()
         while data:
             self._under_way += len(data)
             self._pieces += 1
-            self._say(data)
+            self._send(data)
             while self._under_way >= _WINDOW or self._pieces >= _MOST:
                 self._room.clear()
                 await self._room.wait()
             data = await self._read()
-        self._say(b"")
+        self._send(b"")
 
     async def _read(self) -> bytes:
         return await asyncio.get_running_loop().sock_recv(self._near, PIECE)
 
     async def _in(self) -> None:
         loop = asyncio.get_running_loop()
-        while data := await self._come.get():
+        while data := await self._arrived.get():
             await loop.sock_sendall(self._near, data)
-            self._say(len(data))
+            self._send(len(data))
         self._near.shutdown(socket.SHUT_WR)
