@@ -12,7 +12,7 @@ from other_processes import open_folder, unprivileged
 
 import encamp
 from encamp.errors import BadDestination, UnusableOutput
-from encamp.storage.files_by_request import TaskFiles
+from encamp.storage.files_by_request import TaskFiles, WritePiece
 from encamp.storage.local_storage import local_storage
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, bound
 from encamp.storage.outputs.publish import intact, publish
@@ -54,7 +54,7 @@ class Sea:
     def write(self, piece: Piece) -> OutputPaths:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(MIRRORED, str(self.roots))
-            sent = self.files.answer(("write", piece, None))
+            sent = self.files.answer(WritePiece(piece))
             assert isinstance(sent, OutputPaths)
             return sent
 

@@ -16,7 +16,7 @@ from encamp.errors import DiskFull
 from encamp.storage.cache.cache import HostCache
 from encamp.storage.disk.copy_file import copy_file
 from encamp.storage.disk.holes import allocated, data_parts
-from encamp.storage.files_by_request import TaskFiles
+from encamp.storage.files_by_request import TaskFiles, WritePiece
 from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.inputs.send_inputs import Chunk, Sender, SentEntry, receive_file
 from encamp.storage.local_storage import LOCAL
@@ -128,7 +128,7 @@ class Sea:
         self.sent += len(piece.data)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(MIRRORED, str(self.roots))
-            sent = self.files.answer(("write", piece, None))
+            sent = self.files.answer(WritePiece(piece))
             assert isinstance(sent, OutputPaths)
             return sent
 

@@ -22,7 +22,7 @@ from encamp.errors import (
 )
 from encamp.storage.dead_owners import reclaim
 from encamp.storage.disk.path_to_destination import NAMED
-from encamp.storage.files_by_request import TaskFiles
+from encamp.storage.files_by_request import SpawnersFiles, TaskFiles, WritePiece
 from encamp.storage.inputs.send_inputs import CHUNK, digest_of_piece
 from encamp.storage.outputs.patterns import Output, as_outputs, bound
 from encamp.storage.outputs.publish import publish
@@ -35,7 +35,7 @@ from encamp.storage.outputs.send_outputs import (
     send_file,
 )
 from encamp.storage.outputs.stage import Staged, stage
-from encamp.storage.shared_folders import MIRRORED
+from encamp.storage.shared_folders import MIRRORED, SharedPath
 
 TOKEN, DEAD, NEW = "0123456789ab", "dead00000000", "beef00000000"
 
@@ -52,7 +52,7 @@ class Sea:
         self.pieces.append(piece)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(MIRRORED, self.roots)
-            sent = self.files.answer(("write", piece, None))
+            sent = self.files.answer(WritePiece(piece))
             assert isinstance(sent, OutputPaths)
             return sent
 
@@ -331,3 +331,22 @@ def test_later_piece_follows_no_symlink_and_file_is_removed(there: Path) -> None
         receiver.write(replace(first, offset=1, size=2))
     assert (there / "a").read_text() == "somebody's"
     assert os.listdir(there) == ["a"]
+
+
+def _piece(folder: str, data: bytes) -> Piece:
+    return Piece(folder, "out/a.txt", TOKEN, 0, data, digest_of_piece(data), 0o644, len(data))
+
+
+def test_errors_of_an_ended_tasks_transfers_name_the_file_and_not_its_contents(
+    tmp_path: Path,
+) -> None:
+    files = TaskFiles((), ())
+    files.stop()
+    asking = SpawnersFiles(files.answer)
+    folder = str(tmp_path)
+    with pytest.raises(UnusableInput, match="ended") as written:
+        asking.write(_piece(folder, b"some secret"))
+    with pytest.raises(UnusableInput, match="ended") as read:
+        asking.chunk(SharedPath(0, "data/in.txt"), 0)
+    assert written.value.path == f"{folder}/out/a.txt"
+    assert read.value.path == "data/in.txt"

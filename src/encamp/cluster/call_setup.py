@@ -12,7 +12,7 @@ from encamp.cluster.spawn_options import CheckedOptions
 from encamp.errors import BadDestination, CannotTravel, UnusableInput, text_of
 from encamp.slot.call_folder import Staging
 from encamp.slot.slot import Setup
-from encamp.storage.files_by_request import TaskFiles
+from encamp.storage.files_by_request import FilesQuestion, IsOver, TaskFiles
 from encamp.storage.outputs.accepted_names import NOT_DECLARED, below
 from encamp.storage.outputs.patterns import folders_of
 from encamp.storage.outputs.publish import final_name, staged_by
@@ -100,19 +100,21 @@ class Setups:
             persistent=f"cluster-{self._token}" if options.persistent else "",
         )
 
-    def answer(self, task: TaskRecord | None, question: Any) -> Any:
+    def answer(self, task: TaskRecord | None, question: FilesQuestion) -> Any:
         """Answer a task: send pieces of its inputs, or receive pieces of its outputs.
 
         May wait for the disk. Raises `UnusableInput`, and the errors of `Receiver.write`.
         """
         if task is None or task.state is ENDED:
-            raise UnusableInput(str(question[0]), "the task that asked for it has ended")
+            if isinstance(question, IsOver):
+                return True
+            raise UnusableInput(question.about, "the task that asked for it has ended")
         options = task.options
         if options.answer is not None:
             return options.answer(question)
         files = self._files.get(task.id)
         if files is None:
-            raise UnusableInput(str(question[1]), "the task that asked for it has no files")
+            raise UnusableInput(question.about, "the task that asked for it has no files")
         return files.answer(question)
 
     def _beacon(self, options: CheckedOptions) -> str:

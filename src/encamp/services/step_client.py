@@ -34,9 +34,17 @@ from encamp.services.letters import (
     encode,
 )
 from encamp.services.result import Awaited, Result
+from encamp.services.step_questions import (
+    OpenClient,
+    Payload,
+    PostCalls,
+    StepQuestion,
+    TakeLetters,
+    TellRegistry,
+)
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import disclosed, dump, dump_failure, enclosed, load
-from encamp.wire.protocol import ABOUT_SERVICES, SPAWNER
+from encamp.wire.protocol import SPAWNER
 
 _PIECE = 0.1
 """Maximum number of seconds that the worker waits before it checks the step again."""
@@ -51,19 +59,19 @@ Letters = list[tuple[bytes, list[Any]]]
 class StepClient(Client):
     """The client of a step; ``ask`` asks its worker. Raises the errors of the worker's client."""
 
-    def __init__(self, token: str, ask: Callable[[object], Any]) -> None:
+    def __init__(self, token: str, ask: Callable[[StepQuestion], Any]) -> None:
         super().__init__(SPAWNER)
-        self._ask_worker = partial(_asked, ask, token)
+        self._token, self._ask_worker = token, ask
         self._attended: set[Awaited] = set()
         self._attendant: threading.Thread | None = None
-        self._ask_worker("open")
+        ask(OpenClient(token))
 
     def tell(self, letter: Letter, payload: Parts) -> None:
         """See `Client.tell`."""
-        self._ask_worker("tell", encode(letter), _beside(payload))
+        self._ask_worker(TellRegistry(self._token, encode(letter), _beside(payload)))
 
     def _post(self, to: int, parts: Parts) -> None:
-        self._ask_worker("post", to, bytes(parts[0]), _beside(parts[1:]))
+        self._ask_worker(PostCalls(self._token, to, bytes(parts[0]), _beside(parts[1:])))
 
     def _begin(self, route: Route | None) -> None:
         self.flush()
@@ -75,10 +83,10 @@ class StepClient(Client):
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return
-            self._take_what_comes(_PIECE if left is None else min(left, _PIECE))
+            self._take_arrived(_PIECE if left is None else min(left, _PIECE))
 
-    def _take_what_comes(self, seconds: float) -> None:
-        letters: Letters = self._ask_worker("come", seconds)
+    def _take_arrived(self, seconds: float) -> None:
+        letters: Letters = self._ask_worker(TakeLetters(self._token, seconds))
         for head, payload in letters:
             self.take(decode(head), payload)
         while self._left:
@@ -98,17 +106,13 @@ class StepClient(Client):
         while self._attended:
             time.sleep(_ATTEND)
             try:
-                self._take_what_comes(0)
+                self._take_arrived(0)
             except (RuntimeError, EOFError, OSError):
                 return  # the step has ended
             self._attended = {what for what in self._attended if not what.done()}
 
 
-def _asked(ask: Callable[[object], Any], token: str, what: str, *rest: Any) -> Any:
-    return ask((ABOUT_SERVICES, token, what, *rest))
-
-
-def _beside(parts: Parts) -> list[pickle.PickleBuffer]:
+def _beside(parts: Parts) -> Payload:
     """Parts that are sent in a question or an answer without being copied, if they are large."""
     return [pickle.PickleBuffer(part) for part in parts]
 
@@ -121,12 +125,12 @@ class Relays:
         self._of: dict[str, Relay] = {}
         """By the cluster's token."""
 
-    def answer(self, token: str, what: str, *rest: Any) -> Any:
+    def answer(self, question: StepQuestion) -> Any:
         """Answer a question of the step; an exception is raised in the step."""
-        relay = self._of.get(token)
+        relay = self._of.get(question.token)
         if relay is None:
-            relay = self._of[token] = Relay(self._client_of(token))
-        return relay.answer(what, *rest)
+            relay = self._of[question.token] = Relay(self._client_of(question.token))
+        return relay.answer(question)
 
     def close(self) -> None:
         """Release the servers of an ended step, and withdraw its requests."""
@@ -153,19 +157,18 @@ class Relay:
             Calls: partial(self._calls, SPAWNER),
         }
 
-    def answer(self, what: str, *rest: Any) -> Any:
+    def answer(self, question: StepQuestion) -> Any:
         """See `Relays.answer`."""
-        if what == "come":
-            return self._arrived_letters(*rest)
-        if what == "tell":
-            head, payload = rest
-            letter = decode(head)
-            handler = self._handlers.get(type(letter))
-            if handler is not None:  # not `NewClient`, which is for the worker's client
-                handler(letter, payload)
-        elif what == "post":
-            to, head, payload = rest
-            self._calls(to, decode(head), payload)
+        match question:
+            case TakeLetters(_, seconds):
+                return self._arrived_letters(seconds)
+            case TellRegistry(_, head, payload):
+                letter = decode(head)
+                handler = self._handlers.get(type(letter))
+                if handler is not None:  # not `NewClient`, which is for the worker's client
+                    handler(letter, payload)
+            case PostCalls(_, to, head, payload):
+                self._calls(to, decode(head), payload)
         return None
 
     def close(self) -> None:

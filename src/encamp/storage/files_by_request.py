@@ -1,8 +1,8 @@
 """A task's files on its spawner's disk, for hosts that do not see it: one side asks for them.
 
     the task's host                                         the spawner's host
-    SpawnersFiles ── ask: "chunk", "entries", "write" ──►  TaskFiles ──► Sender: inputs
-                  ◄── answer ─────────────────────────              ──► Receiver: outputs
+    SpawnersFiles ── ReadChunk, ListEntries, WritePiece ──►  TaskFiles ──► Sender: inputs
+                  ◄── answer ───────────────────────────               ──► Receiver: outputs
 
 How inputs and outputs are divided is in `encamp.storage.inputs.send_inputs` and
 `encamp.storage.outputs.send_outputs`; the layers above carry questions and answers.
@@ -14,12 +14,59 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
+
 from encamp.errors import UnusableInput
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.inputs.send_inputs import Sender
+from encamp.storage.inputs.send_inputs import Chunk, Sender, ShippedEntry
 from encamp.storage.outputs.patterns import Output
-from encamp.storage.outputs.send_outputs import Piece, Receiver
-from encamp.storage.shared_folders import local
+from encamp.storage.outputs.send_outputs import OutputPaths, Piece, Receiver
+from encamp.storage.shared_folders import Portable, below, local, name_of
+
+
+class FilesQuestion(msgspec.Struct, frozen=True):
+    """Base of the questions to `TaskFiles.answer`."""
+
+    @property
+    def about(self) -> str:
+        """The path in errors about it."""
+        return ""
+
+
+class ReadChunk(FilesQuestion, frozen=True):
+    """Requests bytes of an input, see `Sender.chunk`."""
+
+    path: Portable
+    offset: int
+
+    @property
+    def about(self) -> str:
+        return name_of(self.path)
+
+
+class ListEntries(FilesQuestion, frozen=True):
+    """Requests the entries of a tree, see `Sender.entries`."""
+
+    path: Portable
+    exclude: tuple[str, ...]
+
+    @property
+    def about(self) -> str:
+        return name_of(self.path)
+
+
+class WritePiece(FilesQuestion, frozen=True):
+    """Brings a piece of an output, see `Receiver.write`."""
+
+    piece: Piece
+
+    @property
+    def about(self) -> str:
+        return name_of(below(self.piece.folder, self.piece.inner))
+
+
+class IsOver(FilesQuestion, frozen=True):
+    """Asks whether the task is no longer wanted."""
 
 
 class SpawnersFiles:
@@ -28,20 +75,23 @@ class SpawnersFiles:
     ``ask`` is a function like `Slot.ask`: it takes a question to `TaskFiles.answer`.
     """
 
-    def __init__(self, ask: Callable[[object], Any]) -> None:
+    def __init__(self, ask: Callable[[FilesQuestion], Any]) -> None:
         self._ask = ask
 
-    def chunk(self, path: Any, offset: int) -> Any:
+    def chunk(self, path: Portable, offset: int) -> Chunk:
         """`Channel.chunk`."""
-        return self._ask(("chunk", path, offset))
+        chunk: Chunk = self._ask(ReadChunk(path, offset))
+        return chunk
 
-    def entries(self, path: Any, exclude: tuple[str, ...]) -> Any:
+    def entries(self, path: Portable, exclude: tuple[str, ...]) -> list[ShippedEntry]:
         """`Channel.entries`."""
-        return self._ask(("entries", path, exclude))
+        entries: list[ShippedEntry] = self._ask(ListEntries(path, exclude))
+        return entries
 
-    def write(self, piece: Piece) -> Any:
+    def write(self, piece: Piece) -> OutputPaths:
         """`OutputChannel.write`."""
-        return self._ask(("write", piece, None))
+        paths: OutputPaths = self._ask(WritePiece(piece))
+        return paths
 
 
 class TaskFiles:
@@ -57,22 +107,24 @@ class TaskFiles:
         self._receiver: Receiver | None = None
         self._over = False
 
-    def answer(self, question: Any) -> Any:
+    def answer(self, question: FilesQuestion) -> Any:
         """Answer a host that does not see this one's disk; may wait for the disk.
 
-        Questions are ``(what, path or piece, detail)``; see `Sender` and `Receiver` for the errors.
-        "over" asks whether the task is no longer wanted.
+        See `Sender` and `Receiver` for the errors.
         """
-        what, about, detail = question
-        if what == "over":
+        if isinstance(question, IsOver):
             return self._over
         with self._lock:
             if self._over:
-                raise UnusableInput(str(about), "the task that asked for it has ended")
-            if what == "write":
-                return self._taker.write(about)
-            giver = self._giver
-            return giver.chunk(about, detail) if what == "chunk" else giver.entries(about, detail)
+                raise UnusableInput(question.about, "the task that asked for it has ended")
+            match question:
+                case ReadChunk(path, offset):
+                    return self._giver.chunk(path, offset)
+                case ListEntries(path, exclude):
+                    return self._giver.entries(path, exclude)
+                case WritePiece(piece):
+                    return self._taker.write(piece)
+        raise TypeError(f"a task's files cannot answer a {type(question).__name__}")
 
     @property
     def _taker(self) -> Receiver:

@@ -98,6 +98,11 @@ def below(folder: Portable, name: str) -> Portable:
     return os.path.join(folder, name)  # noqa: PTH118
 
 
+def name_of(path: Portable) -> str:
+    """The path in a message, even in a shared root that this host does not have."""
+    return path.rest if isinstance(path, SharedPath) else path
+
+
 def local(path: Portable) -> Path:
     """The path on this host that was sent as ``path``."""
     return to_actual(path) if isinstance(path, SharedPath) else Path(path)

@@ -29,8 +29,6 @@ SPAWNER = 0
 """The task number of the controller's own program."""
 SERVICES = 1
 """`Message.port` of messages between services, their servers and clients."""
-ABOUT_SERVICES = "service"
-"""The first word of a job step's questions about services."""
 NOWHERE = -1
 ANY = "*"
 """The key for all hosts that are not named."""

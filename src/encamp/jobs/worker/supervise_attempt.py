@@ -24,15 +24,15 @@ from encamp.jobs.worker.run_phases import AttemptNote, StepBegins, run_phases
 from encamp.jobs.worker.slots import Done, SlotLost, slots_here
 from encamp.jobs.worker.work_and_outcome import Outcome, Work
 from encamp.jobs.worker.worker_name import worker_name
+from encamp.services.step_questions import StepQuestion
 from encamp.slot.slot import ask_here
 from encamp.storage.dead_owners import keep_dead, reclaim, reclaim_folder
 from encamp.storage.disk.network_delay import sees
-from encamp.storage.files_by_request import SpawnersFiles
+from encamp.storage.files_by_request import IsOver, SpawnersFiles
 from encamp.storage.inputs.modes import needs_own_mounts
 from encamp.storage.inputs.overlay import recover
 from encamp.storage.owned_folder import TASK
 from encamp.wire.pickling import NotImportable
-from encamp.wire.protocol import ABOUT_SERVICES
 
 if TYPE_CHECKING:
     from encamp.services.step_client import Relays
@@ -120,13 +120,13 @@ class _Supervisor:
 
     def answer(self, question: Any) -> Any:
         """Answer a question of the step; an exception is raised there."""
-        if question[0] == ABOUT_SERVICES:
+        if isinstance(question, StepQuestion):
             if self._services is None:
                 from encamp.services.current_client import client_of  # rarely needed
                 from encamp.services.step_client import Relays
 
                 self._services = Relays(client_of)
-            return self._services.answer(*question[1:])
+            return self._services.answer(question)
         if self.ask is None:
             raise RuntimeError("the worker of this step cannot answer questions")
         return self.ask(question)
@@ -173,7 +173,7 @@ class _Supervisor:
     def _is_over(self, now: float) -> bool:
         """Whether the run reports that it has ended, if its lease cannot be seen."""
         self._asked = now
-        return bool(self.ask is not None and self.ask(("over", None, None)))
+        return bool(self.ask is not None and self.ask(IsOver()))
 
     def _phases(self) -> list[Span]:
         """The phases of an attempt that cannot report them; the last one ends now."""

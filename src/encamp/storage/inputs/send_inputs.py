@@ -23,7 +23,7 @@ from encamp.errors import ShippingFailed, SourceChanged, UnusableInput
 from encamp.storage.disk.copy_file import false_size, write_at
 from encamp.storage.disk.holes import data_parts, is_sparse
 from encamp.storage.inputs.tree import TreeState, state_of_entries, walk, why_unusable
-from encamp.storage.shared_folders import Portable, SharedPath, local
+from encamp.storage.shared_folders import Portable, SharedPath, local, name_of
 
 CHUNK = 4 << 20
 """Bytes that are sent at once."""
@@ -144,7 +144,7 @@ def receive_file(
             if not chunk.hole and not chunk.data:
                 break
         if offset != expected[0]:
-            raise SourceChanged(_name(path))
+            raise SourceChanged(name_of(path))
         os.ftruncate(fd, offset)
         os.fchmod(fd, mode & 0o777)
         os.utime(fd, ns=(expected[1], expected[1]))
@@ -160,9 +160,9 @@ def _checked_chunk(
 ) -> Chunk:
     chunk = channel.chunk(path, offset)
     if (chunk.size, chunk.mtime_ns) != expected:
-        raise SourceChanged(_name(path))
+        raise SourceChanged(name_of(path))
     if digest_of_piece(chunk.data) != chunk.digest:
-        raise ShippingFailed(_name(path), f"the bytes from {offset} on were changed in transit")
+        raise ShippingFailed(name_of(path), f"the bytes from {offset} on were changed in transit")
     return chunk
 
 
@@ -193,11 +193,6 @@ def receive_tree(
     )
 
 
-def _name(path: Portable) -> str:
-    """A path in a message, even in a shared root that this host does not have."""
-    return path.rest if isinstance(path, SharedPath) else path
-
-
 def _inner(tree: Portable, path: str) -> Portable:
     if isinstance(tree, SharedPath):
         return SharedPath(tree.root, f"{tree.rest}/{path}")
@@ -208,7 +203,7 @@ def _safe(entry: SentEntry, path: Portable, folders: set[str]) -> str:
     """An entry's path, if it is in a folder that was created here, and so in the tree."""
     inner = PurePosixPath(entry.path)
     if inner.name in ("", "..") or "\0" in entry.path or str(inner.parent) not in folders:
-        raise ShippingFailed(_name(path), f"its entry {entry.path!r} would leave the folder")
+        raise ShippingFailed(name_of(path), f"its entry {entry.path!r} would leave the folder")
     return entry.path
 
 

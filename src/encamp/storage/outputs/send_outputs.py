@@ -27,7 +27,7 @@ from encamp.storage.disk.path_to_destination import Trust, opened
 from encamp.storage.disk.unsupported_requests import flushed, set_permissions
 from encamp.storage.inputs.send_inputs import CHUNK, digest_of_piece
 from encamp.storage.outputs.temporary_names import PART, Written, discard
-from encamp.storage.shared_folders import Portable, SharedPath, below, local, with_name
+from encamp.storage.shared_folders import Portable, below, local, name_of, with_name
 
 
 class RemoteTarget(msgspec.Struct, frozen=True):
@@ -42,8 +42,7 @@ class RemoteTarget(msgspec.Struct, frozen=True):
         return below(self.folder, str(self.inner))
 
     def __str__(self) -> str:
-        folder = self.folder
-        return f"{folder.rest if isinstance(folder, SharedPath) else folder}/{self.inner}"
+        return f"{name_of(self.folder)}/{self.inner}"
 
 
 class Piece(msgspec.Struct, frozen=True):
