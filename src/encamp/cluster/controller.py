@@ -424,9 +424,9 @@ class Controller:
             return
         results, at = deque[tuple[CallResult, Parts]](), 1
         for result in envelope.results:
-            end = at + result[4]
-            results.append((result, parts[at:end]))
-            at = end
+            _, _, _, _, count = result
+            results.append((result, parts[at : at + count]))
+            at += count
         self._settle_all((slot, results))
 
     def _open_bundled_results(

@@ -190,7 +190,7 @@ class Server:
     def _unpack(self, client: int, letter: Calls, buffers: Parts) -> None:
         at = 0
         for call in letter.calls:
-            count = call[5]
+            _, _, _, _, _, count = call
             self._queue.append((client, call, buffers[at : at + count] if count else buffers[:0]))
             at += count
 
@@ -280,8 +280,9 @@ class Server:
         if client != self._client:
             self._flush()
             self._client = client
-        if call[2] not in (RELEASE, END, GROUP):
-            self._answer(call[0], False, dump_failure(error), time.perf_counter())
+        number, _, op, _, _, _ = call
+        if op not in (RELEASE, END, GROUP):
+            self._answer(number, False, dump_failure(error), time.perf_counter())
 
     def _flush(self, now: float = 0.0) -> None:
         """Send held answers, and report ended leases."""
@@ -292,7 +293,8 @@ class Server:
             self._answers, self._buffers, self._freed = [], [], []
             server, client = self.settings.server, self._client
             if answers:
-                self.task_client.answered[client] = answers[-1][0]
+                last, _, _, _ = answers[-1]
+                self.task_client.answered[client] = last
             statistics = self._counter.statistics()
             if client == SPAWNER:
                 letter = Answers(server, answers, freed, statistics)

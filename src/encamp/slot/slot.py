@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar, copy_context
 from itertools import count
 from pathlib import Path
@@ -208,9 +208,9 @@ class Slot:
             self._initialized.pop(number, None)
         calls = []
         for call in decode_calls(parts[1]):
-            end = at + call[3]
-            calls.append((call, parts[at:end] if call[3] else _NOTHING))
-            at = end
+            _, _, _, count, _ = call
+            calls.append((call, parts[at : at + count] if count else _NOTHING))
+            at += count
         with self.lock:
             self.calls.extend(calls)
             self._latest = run.number
@@ -219,7 +219,7 @@ class Slot:
 
     def _forget_gone(self) -> None:
         """Drop messages for calls that run elsewhere: they did not arrive with their `Run`."""
-        here = {call[0] for call, _ in self.calls}
+        here = set(self._waiting_tasks())
         for task, number in list(self._expected.items()):
             if number <= self._latest:
                 del self._expected[task]
@@ -234,10 +234,13 @@ class Slot:
                 return
             if envelope.run > self._latest:
                 self._expected[envelope.to] = envelope.run
-            elif not any(call[0] == envelope.to for call, _ in self.calls):
+            elif envelope.to not in self._waiting_tasks():
                 return
             early = envelope.port, envelope.sender, payload
             self._early.setdefault(envelope.to, []).append(early)
+
+    def _waiting_tasks(self) -> Iterator[int]:
+        return map(_task_of, self.calls)
 
     def give_back(self) -> tuple[list[int], int]:
         """Give back the calls that have not started; returns their tasks, and the running task.
@@ -247,8 +250,8 @@ class Slot:
         """
         with self.lock:
             kept = [self.calls.popleft()] if self.calls and self.running < 0 else []
-            kept += [waiting for waiting in self.calls if waiting[0][0] in self._early]
-            given = [call[0] for call, _ in self.calls if call[0] not in self._early]
+            kept += [waiting for waiting in self.calls if _task_of(waiting) in self._early]
+            given = [task for task in self._waiting_tasks() if task not in self._early]
             self.calls.clear()
             self.calls.extend(kept)
             return given, self.running
@@ -265,11 +268,11 @@ class Slot:
             self.send_results()
             return False
         call, buffers = waiting
+        task = self.running
         if self._settings and self._apply_settings():
             self.leaves = self._not_run = True
-            self._ended(call[0], False, -1.0, _NOT_BEGUN)
+            self._ended(task, False, -1.0, _NOT_BEGUN)
             return True
-        task = call[0]
         begun = time.perf_counter()
         parts, good = self._outcome(call, buffers)
         if parts is _NOT_BEGUN:
@@ -315,7 +318,7 @@ class Slot:
         """Return the waiting calls when this process ends."""
         while (waiting := self._take_next()) is not None:
             self._not_run = True
-            self._ended(waiting[0][0], False, -1.0, _NOT_BEGUN)
+            self._ended(_task_of(waiting), False, -1.0, _NOT_BEGUN)
 
     def _take_next(self) -> tuple[Call, Parts] | None:
         """Make the next call the running one."""
@@ -324,7 +327,8 @@ class Slot:
                 return None
             waiting = self.calls.popleft()
             self.ledger.begin_call()
-            task = self.running = waiting[0][0]
+            (task, _, _, _, _), _ = waiting
+            self.running = task
             if self.inbox or self.letters:  # they arrived for the last call when it had just ended
                 self.inbox.clear()
                 self.letters.clear()
@@ -372,8 +376,8 @@ class Slot:
             return dump_failure(exc), False
 
     def _value(self, call: Call, buffers: Parts) -> Any:
-        _, number, arguments, _, setup = call
-        _current.set((self, call[0]))
+        task, number, arguments, _, setup = call
+        _current.set((self, task))
         try:
             if setup:
                 return self._value_set_up(call, buffers, load([setup]))
@@ -387,14 +391,15 @@ class Slot:
 
     def _value_set_up(self, call: Call, buffers: Parts, setup: Setup) -> Any:
         """The value of a call with options."""
-        self._task = task = CurrentTask(self, call[0], setup.name)
-        made = self._set_up(call[0], setup)
-        function = self._functions[call[1]]
+        number, function_number, arguments, _, _ = call
+        self._task = task = CurrentTask(self, number, setup.name)
+        made = self._set_up(number, setup)
+        function = self._functions[function_number]
         if not callable(function):
-            function = self._load(call[1])
+            function = self._load(function_number)
             if made is not None:
                 made.give(function)
-        args, kwargs = load(disclosed(call[2], buffers))
+        args, kwargs = load(disclosed(arguments, buffers))
         if made is not None:  # a callable object is an argument of a function that calls it
             for arg in args:
                 made.give(arg)
@@ -541,6 +546,11 @@ class Slot:
             raise RuntimeError("a process that a task has forked can neither send nor receive")
         if self.running != task:
             raise RuntimeError(f"task {task} has ended; its threads can send and receive no more")
+
+
+def _task_of(waiting: tuple[Call, Parts]) -> int:
+    (task, _, _, _, _), _ = waiting
+    return task
 
 
 _slots: WeakSet[Slot] = WeakSet()

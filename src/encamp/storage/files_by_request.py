@@ -18,7 +18,7 @@ import msgspec
 
 from encamp.errors import UnusableInput
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.inputs.send_inputs import Chunk, Sender, ShippedEntry
+from encamp.storage.inputs.send_inputs import Chunk, Sender, SentEntry
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.send_outputs import OutputPaths, Piece, Receiver
 from encamp.storage.shared_folders import Portable, below, local, name_of
@@ -83,9 +83,9 @@ class SpawnersFiles:
         chunk: Chunk = self._ask(ReadChunk(path, offset))
         return chunk
 
-    def entries(self, path: Portable, exclude: tuple[str, ...]) -> list[ShippedEntry]:
+    def entries(self, path: Portable, exclude: tuple[str, ...]) -> list[SentEntry]:
         """`Channel.entries`."""
-        entries: list[ShippedEntry] = self._ask(ListEntries(path, exclude))
+        entries: list[SentEntry] = self._ask(ListEntries(path, exclude))
         return entries
 
     def write(self, piece: Piece) -> OutputPaths:

@@ -351,7 +351,9 @@ class SimulatedEngine(Engine):
     def _run(self, to: int, run: say.Run, parts: Parts) -> None:
         self.calls += run.count
         calls = say.decode_calls(parts[1])
-        results = say.Results(run.slot, [(call[0], True, 0.0, _NOTHING, 0) for call in calls])
+        results = say.Results(
+            run.slot, [(task, True, 0.0, _NOTHING, 0) for task, _, _, _, _ in calls]
+        )
         frame = Frame(to, [say.encode(results)])
         if self._holding:
             self._held.append(frame)

@@ -32,8 +32,9 @@ class Replays:
         at = 0
         kept = own(parts)
         for call in letter.calls:
-            server.log.append((letter.client, call, kept[at : at + call[5]]))
-            at += call[5]
+            _, _, _, _, _, count = call
+            server.log.append((letter.client, call, kept[at : at + count]))
+            at += count
         if server.ready:
             self.replay(server)
 

@@ -96,13 +96,14 @@ class ServerEndings:
     ) -> None:
         """Fail a call that two servers have died in, instead of repeating it."""
         for at, (client, call, _) in enumerate(server.log):
-            if (client, call[0]) == lost:
+            number, _, _, name, _, _ = call
+            if (client, number) == lost:
                 del server.log[at]
-                facts = service.name, call[3], server.host, True, value.exit_code, _TWICE
+                facts = service.name, name, server.host, True, value.exit_code, _TWICE
                 error = ServerLost(*facts)
                 payload = bytes(dump_failure(error)[0])
                 letter = Answers(
-                    server.number, [(call[0], False, payload, 0)], [], server.statistics
+                    server.number, [(number, False, payload, 0)], [], server.statistics
                 )
                 self._records.tell(client, letter)
                 return
