@@ -149,7 +149,7 @@ def test_unavailable_mode_is_refused_with_reason(mode: Mode, why: str, here: Pat
     assert (caught.value.mode, caught.value.path) == (mode, str(here / "big"))
     assert caught.value.why == why
     assert why in str(caught.value)
-    assert "the mode 'auto'" in str(caught.value)
+    assert "mode='auto'" in str(caught.value)
 
 
 def test_ordinary_user_outside_slot_cannot_mount() -> None:
