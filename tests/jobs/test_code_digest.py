@@ -508,7 +508,7 @@ def test_complex_values_use_slow_digest() -> None:
 
 def test_a_variable_that_is_named_like_an_attribute_is_not_used() -> None:
     code = "def grid(points):\n    return points.x + points.mean() + offset\n"
-    space: dict[str, Any] = {"__name__": "__main__", "offset": 1}
+    space: dict[str, Any] = {"__name__": "some_script", "offset": 1}
     exec(code, space)
     before = fingerprint(space["grid"])
     space |= {"x": random.Random(1), "mean": 5}

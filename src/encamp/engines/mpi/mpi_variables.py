@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# What a launcher tells its ranks
+# What a launcher gives its ranks
 
 RANKS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 """Variables in which launchers give the number of ranks."""
@@ -17,7 +17,7 @@ FOR_RANKS_ONLY = ("PMI", "PMIX_", "HYDI_", "MPI_LOCAL", "MPIR_", "OMPI_", "OPAL_
 THREAD_LEVEL = "MPI4PY_RC_THREAD_LEVEL"
 """Variable in which users choose MPI's level of thread support."""
 
-# What encamp tells the ranks of a job that it has launched
+# What encamp gives the ranks of a job that it has launched
 
 HOME = "ENCAMP_MPI_HOME"
 """Variable of a job's ranks with the path of the controller's socket."""
