@@ -8,8 +8,9 @@ import os
 import runpy
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,11 @@ from encamp.jobs.display.terminal import console_progress
 from encamp.jobs.job_definition import SUFFIX
 from encamp.jobs.run.dry_run import DryRunEnds
 from encamp.jobs.run_options import RunOptions, current
-from encamp.jobs.worker.work_and_outcome import Keep
 from encamp.storage.real_paths import current_folder
 from encamp.units import TIMES, seconds_in
 
-_OURS = {"self", "cluster", "engine", "slots", "initializer", "initargs", "inline", "follow",
-         "mirror", "outputs", "on_failure", "to", "on", "persistent", "cores", "memory", "gpus",
-         "time_limit", "fresh", "startup_dir"}  # fmt: skip
-"""Options of clusters and executors, which are not passed to the engine."""
+_OF_CLUSTERS = "engine", "inline", "follow", "startup_dir"
+"""Options of `Cluster` that a run does not pass on."""
 _OWN_OPTIONS = {"slots": "-n", "engine": "-e", "hosts": "--hosts", "hostfile": "--hostfile",
                    "to": "--to"}  # fmt: skip
 """Options that have their own option of the command, by its name."""
@@ -49,40 +47,24 @@ def run_command(path: Path, arguments: tuple[str, ...], *, to: str | None, **giv
 def options_of(
     *,
     engine: str,
-    slots: int | None,
     hosts: str | None,
     hostfile: str | None,
     more: tuple[str, ...],
-    force: bool,
     dry_run: bool,
-    keep: Keep,
-    shared: bool,
     quiet: bool,
-    only: tuple[str, ...],
-    failed: bool,
-    retries: int | None,
     time_limit: str | None,
-    max_failures: int | None,
-    for_script: bool,
+    **others: Any,
 ) -> RunOptions:
-    """The job options of the command line. Raises `BadJob`."""
+    """The job options of the command line; ``others`` are fields of them. Raises `BadJob`."""
     current_folder()  # raises if the folder was removed
     engine_module(engine)  # raises for an unknown engine, before anything is read
     return RunOptions(
-        slots,
-        force,
-        dry_run,
-        keep,
-        shared,
-        console_progress(quiet=quiet, dry_run=dry_run),
-        engine,
-        engine_options(hosts, hostfile, more),
-        retries,
-        seconds_of(time_limit),
-        only,
-        failed,
-        max_failures,
-        for_script,
+        engine=engine,
+        engine_options=engine_options(hosts, hostfile, more),
+        dry_run=dry_run,
+        progress=console_progress(quiet=quiet, dry_run=dry_run),
+        time_limit=seconds_of(time_limit),
+        **others,
     )
 
 
@@ -104,7 +86,7 @@ def engine_options(
             raise BadJob(f"--option {given}", "write it as NAME=VALUE")
         if name in _OWN_OPTIONS:
             raise BadJob(f"--option {given}", f"use {_OWN_OPTIONS[name]}")
-        if name in _OURS:
+        if name in _OF_CLUSTERS or name in _of_executors():
             raise BadJob(f"--option {given}", f"it is an option for programs; jobs have no {name}")
         options[name] = int(value) if value.isdecimal() else value
     if hosts is not None:
@@ -112,6 +94,12 @@ def engine_options(
     if hostfile is not None:
         options["hostfile"] = hostfile
     return options
+
+
+def _of_executors() -> Collection[str]:
+    from encamp.executor.executor import Executor  # here, because few runs need it
+
+    return signature(Executor.__init__).parameters
 
 
 def seconds_of(limit: str | None) -> float | None:

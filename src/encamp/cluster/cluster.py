@@ -10,7 +10,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 from warnings import warn
 
 from encamp.agent.agent import Agent, serve
@@ -21,7 +21,7 @@ from encamp.cluster.events import Host
 from encamp.cluster.hosts_table import rows_of, table
 from encamp.cluster.kill_and_cancel import NOT_INLINE
 from encamp.cluster.records import SlotRecord
-from encamp.cluster.spawn_options import SpawnOptions
+from encamp.cluster.spawn_options import SpawnOptions, TaskOptions
 from encamp.cluster.start_hosts import await_hosts, pings_hosts, shortcut_of, start_agents
 from encamp.cluster.task import SpawnedTask
 from encamp.engines.engine_interface import Endpoint, Engine
@@ -39,8 +39,6 @@ from encamp.notebook_html import table as markup_table
 from encamp.number_checks import duration, patience, slot_count
 from encamp.slot.slot import BRIEF, task_number
 from encamp.slot.small_messages import Shortcut
-from encamp.storage.inputs.mirror import MirrorMap
-from encamp.storage.outputs.patterns import OutputMap
 from encamp.units import counted
 from encamp.wire.frames import changeable, own
 from encamp.wire.pickling import dump_as, dump_small, load_small
@@ -60,24 +58,6 @@ _PATIENCE = 0.002
 
 
 _USUAL = SpawnOptions(notify=True)
-
-
-class TaskOptions(TypedDict, total=False):
-    """The options of a task; see `Cluster.spawn`."""
-
-    on: Host | str | Iterable[Host | str] | None
-    mirror: MirrorMap
-    outputs: OutputMap
-    on_failure: OutputMap
-    to: str | Path | None
-    persistent: bool
-    cores: int
-    memory: int | str
-    gpus: int
-    time_limit: float | None
-    fresh: bool
-    name: str
-    notify: bool
 
 
 class Cluster:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
+from encamp.cluster.events import Host
 from encamp.errors import BadJob, UnknownOption
 from encamp.number_checks import limit, whole
 from encamp.storage.disk.path_to_destination import named
@@ -32,8 +33,49 @@ class Need(NamedTuple):
 PLAIN = Need()
 
 
-@dataclass(frozen=True)
-class CheckedOptions:
+class SharedOptions(TypedDict, total=False):
+    """The options that tasks and the servers of services share; see `Cluster.spawn`."""
+
+    on: Host | str | Iterable[Host | str] | None
+    mirror: MirrorMap
+    outputs: OutputMap
+    to: str | Path | None
+    cores: int
+    memory: int | str
+    gpus: int
+
+
+class TaskOptions(SharedOptions, total=False):
+    """The options of a task; see `Cluster.spawn`."""
+
+    on_failure: OutputMap
+    persistent: bool
+    time_limit: float | None
+    fresh: bool
+    name: str
+    notify: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class InternalOptions:
+    """Options of calls that are not for users; they need no checks."""
+
+    initializer: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+    answer: Callable[[Any], Any] | None = None
+    """The function that answers the questions of the call; None for the cluster."""
+    owner: object = None
+    """The owner of the call; its spawner uses it to find its own calls."""
+    on_output: Callable[[bytes], None] | None = None
+    """A function that gets the output of the call while it runs."""
+    at_once: bool = False
+    """Whether its arguments are pickled when it is spawned, so that they may be changed then."""
+
+
+_INTERNAL = tuple(field.name for field in fields(InternalOptions))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedOptions(InternalOptions):
     """The checked options of a call. ``items`` is the plan of its mirror map."""
 
     need: Need = PLAIN
@@ -46,15 +88,6 @@ class CheckedOptions:
     on_failure: tuple[Output, ...] = ()
     to: Path | None = None
     persistent: bool = False
-    initializer: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
-    answer: Callable[[Any], Any] | None = None
-    """The function that answers the questions of the call; None for the cluster."""
-    owner: object = None
-    """The owner of the call; its spawner uses it to find its own calls."""
-    on_output: Callable[[bytes], None] | None = None
-    """A function that gets the output of the call while it runs."""
-    at_once: bool = False
-    """Whether its arguments are pickled when it is spawned, so that they may be changed then."""
 
     staged: bool = field(init=False)
     """Whether calls have their own folder."""
@@ -71,13 +104,9 @@ class CheckedOptions:
         object.__setattr__(self, "plain", not special)
 
 
-_INTERNAL = "initializer", "answer", "owner", "on_output", "at_once", "slot", "alone", "ready"
-"""Options that are not for users."""
-
-
-@dataclass(frozen=True)
-class SpawnOptions:
-    """The options of a call as given; see `Cluster.spawn`."""
+@dataclass(frozen=True, kw_only=True)
+class SpawnOptions(InternalOptions):
+    """The options of a call as given: those of `TaskOptions`, and internal ones."""
 
     on: Any = None
     mirror: MirrorMap = ()
@@ -92,20 +121,17 @@ class SpawnOptions:
     fresh: bool = False
     name: str = ""
     notify: bool = False
-    initializer: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
-    answer: Callable[[Any], Any] | None = None
-    owner: object = None
-    on_output: Callable[[bytes], None] | None = None
-    at_once: bool = False
     slot: tuple[int, int] | None = None
+    """See `Need.slot`."""
     alone: bool = False
+    """See `Need.alone`."""
     ready: CheckedOptions | None = field(default=None, init=False, repr=False, compare=False)
     """The checked options, if they will be the same next time."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> SpawnOptions:
         """Options from keyword arguments. Raises `UnknownOption`."""
-        known = set(cls.__dataclass_fields__) - set(_INTERNAL)
+        known = TaskOptions.__annotations__
         for name in given:
             if name not in known:
                 raise UnknownOption(name, tuple(sorted(known)))
@@ -126,21 +152,17 @@ class SpawnOptions:
             check_outputs(wanted, destination)
             check_outputs(left, destination)
         options = CheckedOptions(
-            self._need(),
-            self.name,
-            limit("time_limit", self.time_limit),
-            self.fresh,
-            self.notify,
-            tuple(plan(as_mirrors(self.mirror), base)) if self.mirror else (),
-            wanted if destination is None else bound(wanted, destination),
-            left if destination is None else bound(left, destination),
-            destination,
-            self.persistent,
-            self.initializer,
-            self.answer,
-            self.owner,
-            self.on_output,
-            self.at_once,
+            need=self._need(),
+            name=self.name,
+            time_limit=limit("time_limit", self.time_limit),
+            fresh=self.fresh,
+            notify=self.notify,
+            items=tuple(plan(as_mirrors(self.mirror), base)) if self.mirror else (),
+            outputs=wanted if destination is None else bound(wanted, destination),
+            on_failure=left if destination is None else bound(left, destination),
+            to=destination,
+            persistent=self.persistent,
+            **{name: getattr(self, name) for name in _INTERNAL},
         )
         if not options.staged:  # otherwise inputs or the current folder may differ next time
             object.__setattr__(self, "ready", options)

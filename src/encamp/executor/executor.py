@@ -21,9 +21,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 from weakref import WeakSet, finalize
 
-from encamp.cluster.cluster import Cluster, TaskOptions
+from encamp.cluster.cluster import Cluster
 from encamp.cluster.records import HostRecord, TaskRecord
-from encamp.cluster.spawn_options import PLAIN, Need, SpawnOptions
+from encamp.cluster.spawn_options import PLAIN, Need, SpawnOptions, TaskOptions
 from encamp.cluster.task import SpawnedTask
 from encamp.errors import CannotTravel, ClusterClosed, InitializerFailed, UnsupportedByEngine
 from encamp.executor.dispatch import Collector, Dispatch, Job, Runner

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Executor
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from encamp.errors import BadJob
@@ -111,22 +110,20 @@ class Job(JobDefinition):
             check_spelling(engine_options, Job.run)
         if keep not in (None, "never", "failed", "always"):
             raise BadJob(f"keep={keep!r}", "is not known; use 'never', 'failed' or 'always'")
-        most = None if max_failures is None else whole("max_failures", max_failures, 1)
-        given: dict[str, Any] = {
-            "workers": slots,
-            "engine": engine,
-            "force": force,
-            "dry_run": dry_run or None,  # a script does not overrule the command
-            "keep": keep,
-            "only": None if only is None else names_given("only", only),
-            "failed": failed,
-            "retries": None if retries is None else checked_retries("job.run", retries),
-            "time_limit": checked_limit("job.run", time_limit),
-            "max_failures": most,
-            "progress": progress,
-            "engine_options": engine_options or None,
-        }
-        options = replace(current.options, **{k: v for k, v in given.items() if v is not None})
+        options = current.options.overridden(
+            slots=slots,
+            engine=engine,
+            force=force,
+            dry_run=dry_run or None,  # a script does not overrule the command
+            keep=keep,
+            only=None if only is None else names_given("only", only),
+            failed=failed,
+            retries=None if retries is None else checked_retries("job.run", retries),
+            time_limit=checked_limit("job.run", time_limit),
+            max_failures=None if max_failures is None else whole("max_failures", max_failures, 1),
+            progress=progress,
+            engine_options=engine_options or None,
+        )
         return run_job(self, executor, options, check=check)
 
     def _repr_html_(self) -> str:

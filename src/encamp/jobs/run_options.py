@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any
 
@@ -28,12 +28,12 @@ class Debugged:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """``workers``, ``engine`` and ``engine_options`` are for the slots that a job starts itself.
+    """``slots``, ``engine`` and ``engine_options`` are for the slots that a job starts itself.
 
-    ``workers`` None: a slot for each core.
+    ``slots`` None: one for each core.
     """
 
-    workers: int | None = None
+    slots: int | None = None
     force: bool = False
     dry_run: bool = False
     keep: Keep = "never"
@@ -55,6 +55,10 @@ class RunOptions:
     """Whether `encamp run` runs a script; then a dry run ends it if a job has something to do."""
     debugged: Debugged | None = None
     """Run nothing, but create the folder of this task for debugging."""
+
+    def overridden(self, **given: Any) -> RunOptions:
+        """These options, with those in place that are given and not None."""
+        return replace(self, **{name: it for name, it in given.items() if it is not None})
 
 
 class _Current:

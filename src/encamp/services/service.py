@@ -7,14 +7,12 @@ import types
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 from encamp.cluster.controller import Controller
-from encamp.cluster.events import Host
 from encamp.cluster.kill_and_cancel import NOT_INLINE
-from encamp.cluster.spawn_options import SpawnOptions, check_flag
+from encamp.cluster.spawn_options import SharedOptions, SpawnOptions, check_flag
 from encamp.errors import (
     BadJob,
     EncampError,
@@ -40,26 +38,12 @@ from encamp.services.registry.service_records import PublishedService
 from encamp.services.result import Result
 from encamp.services.server import Blueprint
 from encamp.services.xterm_windows import Windows
-from encamp.storage.inputs.mirror import MirrorMap
-from encamp.storage.outputs.patterns import OutputMap
 from encamp.units import counted
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump_as
 
 
-class _ServerOptions(TypedDict, total=False):
-    """Options that servers share with tasks; see `Cluster.spawn`."""
-
-    on: Host | str | Iterable[Host | str] | None
-    mirror: MirrorMap
-    outputs: OutputMap
-    to: str | Path | None
-    cores: int
-    memory: int | str
-    gpus: int
-
-
-class ServiceOptions(_ServerOptions, total=False):
+class ServiceOptions(SharedOptions, total=False):
     """The options of a service; see `Cluster.publish`."""
 
     per: Literal["slot", "host"]
@@ -131,7 +115,7 @@ def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> Pub
     known = ServiceOptions.__annotations__
     for unknown in options.keys() - known.keys():
         raise UnknownOption(unknown, tuple(sorted(known)))
-    of_tasks = _ServerOptions.__annotations__
+    of_tasks = SharedOptions.__annotations__
     rest: dict[str, Any] = {key: value for key, value in options.items() if key in of_tasks}
     kwargs = options.get("kwargs")
     kwargs = {} if kwargs is None else named("kwargs", kwargs)

@@ -85,9 +85,7 @@ def _own_pool(options: RunOptions) -> tuple[Executor, int]:
     if options.engine == "local" and not options.engine_options:
         warn_if_alone()
         slots = (
-            cores_and_memory.cores()
-            if options.workers is None
-            else whole("slots", options.workers, 1)
+            cores_and_memory.cores() if options.slots is None else whole("slots", options.slots, 1)
         )
         return Supervisors(slots), slots
     from encamp.executor.executor import Executor as ClusterExecutor
@@ -99,7 +97,7 @@ def _own_pool(options: RunOptions) -> tuple[Executor, int]:
         if name in signature(ClusterExecutor).parameters:
             raise BadJob(name, "is not an option of a run; give it to the job or to its tasks")
     pool = ClusterExecutor(
-        options.engine, slots=options.workers, inline="threads", **options.engine_options
+        options.engine, slots=options.slots, inline="threads", **options.engine_options
     )
     return pool, pool.cluster.slots
 
