@@ -403,7 +403,7 @@ BAD = {
     ),
     "what failed tasks leave outside their folder": (
         '[[task]]\nname = "x"\nsteps = "y"\non_failure = ["a", "../b"]',
-        (4, 20, ("the target '../b' leaves the task's folder by '..'; "
+        (4, 20, ("the target '../b' leaves the task's folder through '..'; "
                 "give a path inside the task's folder, like 'data' or '.'")),
     ),
     "missing steps": (
@@ -582,11 +582,11 @@ BAD = {
     ),
     "no lists": (
         '[[task]]\nname = "x"\nsteps = "y"\nforeach = {}',
-        (4, 11, "the table makes no task; add a list such as corner = ['tt', 'ff']"),
+        (4, 11, "the table produces no task; add a list such as corner = ['tt', 'ff']"),
     ),
     "no patterns": (
         '[[task]]\nsteps = "y"\nforeach = []',
-        (3, 11, 'the list makes no task; add a pattern such as "data/*.txt"'),
+        (3, 11, 'the list produces no task; add a pattern such as "data/*.txt"'),
     ),
     "far too many tasks": (
         ('[[task]]\nname = "x"\nsteps = "y"\nforeach = { a = { from = 1, to = 1000 }, '

@@ -58,7 +58,7 @@ def test_whole_numbers_can_be_padded_with_zeros(text, filled):
 
 UNKNOWN = "no such placeholder here; "
 KNOWN = "the placeholders are {index}, {input}; write {{ and }} for plain braces"
-PADDING = "only zero padding can be added, as {index:03d}; "
+PADDING = "only zero padding can be added, such as {index:03d}; "
 
 
 @pytest.mark.parametrize(

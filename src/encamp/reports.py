@@ -172,7 +172,7 @@ class TaskReport:
         Raises `BadValues` if the value contains anything except numbers and strings.
         """
         if self.not_kept:
-            raise BadValues(self.name, f"its value is of the type {self.not_kept}")
+            raise BadValues(self.name, f"its value has the type {self.not_kept}")
         if self.value is None:
             return {}
         row = {**self.parameters, **row_of(self.value, self.name)}

@@ -58,7 +58,7 @@ def row_of(value: object, task: str) -> dict[str, Scalar]:
     """
     kept = as_json(value)
     if kept is None and value is not None and not isinstance(value, float):
-        raise BadValues(task, f"its value is of the type {type(value).__name__}")
+        raise BadValues(task, f"its value has the type {type(value).__name__}")
     named: Mapping[str, Any] = kept if isinstance(kept, dict) else {"value": kept}
     if len(named) > MOST_COLUMNS:
         raise BadValues(task, f"it has {len(named)} values, more than {MOST_COLUMNS}")

@@ -61,7 +61,11 @@ REFUSED = {
     ),
     "target above the sandbox": (
         'mirror = {"data/a.txt" = "../up"}',
-        ["job.toml:5:26", "'../up' leaves the task's folder by '..'", "inside the task's folder"],
+        [
+            "job.toml:5:26",
+            "'../up' leaves the task's folder through '..'",
+            "inside the task's folder",
+        ],
     ),
     "absolute target": (
         'mirror = {"data/a.txt" = "/tmp"}',
@@ -69,7 +73,7 @@ REFUSED = {
     ),
     "output above the sandbox": (
         'outputs = "../x"',
-        ["job.toml:5:11", "'../x' leaves the task's folder by '..'"],
+        ["job.toml:5:11", "'../x' leaves the task's folder through '..'"],
     ),
     "absolute output": ('outputs = ["/etc/hosts"]', ["job.toml:5:12", "'/etc/hosts' is absolute"]),
     "two inputs with one place": (

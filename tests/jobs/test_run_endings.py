@@ -133,7 +133,7 @@ def test_outputs_are_published_all_or_none(here: Path) -> None:
     job = encamp.Job("job", to="out")
     job.add("task", "touch a b", outputs=["a", "b"])
     report = job.run(check=False)
-    assert "there is a folder of that name" in report["task"].why
+    assert "there is a folder with that name" in report["task"].why
     assert not (here / "out/a").exists()
 
 

@@ -168,7 +168,7 @@ def test_invalid_value_is_reported_and_omitted_from_file(here: Path, again: bool
     report = job.run(slots=1) if again else report
     with pytest.raises(BadValues, match="task list: 'value' is a list; a task's value must be"):
         report.values()
-    with pytest.raises(BadValues, match="task set: its value is of the type object; a task"):
+    with pytest.raises(BadValues, match="task set: its value has the type object; a task"):
         report.values("s*")
     assert [row["value"] for row in report.values("a")] == [8]
     assert [row["task"] for row in in_file()] == ["a"]
@@ -234,7 +234,7 @@ BAD_FILES = {
     "short.csv": ("a,b\n1\n", "values: line 2 has 1 value for 2 columns"),
     "v.txt": ("alone\n", "line 1, 'alone', is not a name with a value"),
     "number.txt": ("# gains\n1.0 2.5\n", "line 2, '1.0 2.5', begins with a number, not with a"),
-    "twice.txt": ("a 1\nb 2\na=3\n", "line 3, 'a=3', has the name 'a' for the second time"),
+    "twice.txt": ("a 1\nb 2\na=3\n", "line 3, 'a=3', repeats the name 'a'"),
     "twice.json": ('{"a": 1, "a": 2}', "the name 'a' occurs twice"),
     "large.txt": ("a " + "x" * 70_000, "'large.txt', is larger than 64 KiB"),
     "null.json": (r'{"a": "x\u0000y"}', "'a' contains a null byte, which is not allowed in val"),
@@ -291,7 +291,7 @@ def test_a_row_has_numbers_of_python() -> None:
         (0.5, float),
         (True, bool),
     ]
-    with pytest.raises(BadValues, match="of the type ndarray"):
+    with pytest.raises(BadValues, match="has the type ndarray"):
         row_of(np.array([1, 2]), "t")
 
 
@@ -449,5 +449,5 @@ def test_a_large_value_is_not_kept_and_the_report_says_so(here: Path) -> None:
     assert report.count("up to date") == 2
     assert len(report["small"].value) == 200_000
     assert report["large"].value is None
-    with pytest.raises(BadValues, match=r"task large: its value is of the type str, and has more"):
+    with pytest.raises(BadValues, match=r"task large: its value has the type str, and has more"):
         report["large"].row()

@@ -213,7 +213,7 @@ def test_a_tree_can_be_renamed(here: Path, folder: Path) -> None:
 @pytest.mark.parametrize("bad", ["{nme}", "{", "{0}", "{name.no}"])
 def test_a_bad_new_name_says_what_may_be_in_it(bad: str, here: Path) -> None:
     write(here, "a")
-    with pytest.raises(BadJob, match="may hold"):
+    with pytest.raises(BadJob, match="can contain only"):
         plan([Mirror("a", rename=bad)], here)
 
 

@@ -241,8 +241,8 @@ ODD = [
     (fifo, "it is a FIFO"),
     (listening, "it is a socket"),
     (dangling, "which does not exist"),
-    (outward_file, "leads to /etc/passwd, outside the task's folder"),
-    (outward_folder, "leads to /etc, outside the task's folder"),
+    (outward_file, "points to /etc/passwd, outside the task's folder"),
+    (outward_folder, "points to /etc, outside the task's folder"),
     (outward_relative, "outside the task's folder"),
 ]
 
@@ -360,7 +360,7 @@ def test_links_and_folders_heed_what_is_there(existing: str, folder: Path, here:
 def test_a_file_in_the_place_of_an_empty_folder_is_not_lost(folder: Path, here: Path) -> None:
     (folder / "empty").mkdir()
     write(here, "to/empty")
-    with pytest.raises(BadDestination, match="a file of that name"):
+    with pytest.raises(BadDestination, match="a file with that name"):
         locally(folder, here / "to", "empty")
     assert (here / "to/empty").read_text() == "content of to/empty"
 

@@ -247,7 +247,7 @@ def test_huge_lengths_are_refused_before_there_is_room_for_them(
 
 def test_a_message_of_no_parts_is_refused(ends: tuple[socket.socket, socket.socket]) -> None:
     ends[0].sendall(b"eC\0\0")
-    with pytest.raises(BadFrame, match="does not begin like a frame"):
+    with pytest.raises(BadFrame, match="does not begin as a frame does"):
         Reader(ends[1]).read()
 
 

@@ -43,7 +43,7 @@ _PROCESSES = 64
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - this is where it is
 _SHARED_EACH = 32 << 20
 _MOUNTS = (
-    "a kernel of 5.11 or newer lets ordinary users mount overlays; "
+    "kernel 5.11 or newer lets ordinary users mount overlays; "
     "in a container, allow user namespaces and mounts"
 )
 _NO_LOCKS_HEEDED = ("tmpreaper", "tmpwatch")

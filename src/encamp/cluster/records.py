@@ -40,7 +40,7 @@ class Cause(Enum):
     """Why a task was ended early."""
 
     KILLED = "killed"
-    TIME = "its time was over"
+    TIME = "its time limit was over"
     OVERDUE = "a server that answered nothing for too long"
 
 

@@ -195,7 +195,7 @@ def checked_log_limit(name: str, limit: int | str | None) -> int:
         return checked_log_limit(LOG_LIMIT, given) if given else _USUAL_LOG_LIMIT
     size = parse_size(limit) if isinstance(limit, str) else limit
     if not isinstance(size, int) or isinstance(size, bool) or size < _LEAST_LOG_LIMIT:
-        why = f"must be a size of {_LEAST_LOG_LIMIT} bytes or more, as '20 MiB', not {limit!r}"
+        why = f"must be a size of {_LEAST_LOG_LIMIT} bytes or more, such as '20 MiB', not {limit!r}"
         raise BadJob(name, f"the limit of logs {why}")
     return size
 

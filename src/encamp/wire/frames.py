@@ -139,7 +139,7 @@ class Reader:
         while start + 4 <= end:
             magic, count = _HEAD.unpack_from(data, start)
             if magic != _MAGIC or not count:
-                raise BadFrame("it does not begin like a frame")
+                raise BadFrame("it does not begin as a frame does")
             body = start + 4 + 8 * count
             if body > end:
                 break

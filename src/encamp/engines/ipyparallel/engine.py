@@ -81,7 +81,7 @@ def open_end(
         raise BadJob(" and ".join(chosen), "choose the cluster with one of these")
     for name in ("profile", "connection_file"):
         if not isinstance(given[name], str | None):
-            raise BadJob(name, f"must be a text, not {given[name]!r}")
+            raise BadJob(name, f"must be a string, not {given[name]!r}")
     if not chosen or chosen[0] in ("hosts", "hostfile"):
         return _own(slots, each, restarts, hosts_of("ipyparallel", hosts, hostfile), start_timeout)
     if client is None:

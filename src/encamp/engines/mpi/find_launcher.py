@@ -49,7 +49,7 @@ def find_launcher(path: str | None = None, mpi: str | None = None) -> Launcher:
         if launcher is not None and mpi in (None, launcher.mpi):
             return launcher
     if path is not None:
-        why = f"{path} is no {wanted} that can be used"
+        why = f"{path} is not a usable {wanted}"
         raise EngineUnavailable("mpi", why, "give launcher the path of one, or leave it out")
     raise EngineUnavailable("mpi", f"there is no {wanted}", REMEDY)
 

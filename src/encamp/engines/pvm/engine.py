@@ -423,7 +423,7 @@ def open_end(
 def _check_texts(**texts: object) -> None:
     for name, value in texts.items():
         if value is not None and not isinstance(value, str):
-            raise BadJob(name, f"must be a text, not {value!r}")
+            raise BadJob(name, f"must be a string, not {value!r}")
 
 
 def join(_: Sequence[str]) -> MeshAgent:

@@ -80,7 +80,7 @@ def parameters_of_file(file: Path, base: Path) -> dict[str, Scalar]:
 def _files(patterns: str | list[str], base: Path, *path: str | int) -> list[Path]:
     """The files of a ``foreach``, without duplicates."""
     if not patterns:
-        raise Problem(path, 'the list makes no task; add a pattern such as "data/*.txt"')
+        raise Problem(path, 'the list produces no task; add a pattern such as "data/*.txt"')
     files: dict[Path, None] = {}
     for where, pattern in items_of(patterns, *path):
         with at(*where):
@@ -109,7 +109,7 @@ def _combinations(
     _check_distinct(values, *path)
     count = math.prod(_count(one) for one in values.values())
     if not values:
-        raise Problem(path, "the table makes no task; add a list such as corner = ['tt', 'ff']")
+        raise Problem(path, "the table produces no task; add a list such as corner = ['tt', 'ff']")
     if count > MOST_TASKS:
         why = f"this makes {count:,} tasks, more than {MOST_TASKS:,}; check the numbers"
         raise Problem(path, why)

@@ -17,7 +17,8 @@ from encamp.storage.outputs.patterns import Existing
 
 Scalar = str | int | float | bool
 TimeLimit = Annotated[
-    int | float | str, Meta(description="Seconds, or like '500 ms', '30 s', '5 min', '2 h'.")
+    int | float | str,
+    Meta(description="Seconds, or a string like '500 ms', '30 s', '5 min', '2 h'."),
 ]
 Retries = Annotated[int, Meta(ge=0, description="Number of retries after a failure.")]
 Env = Annotated[dict[str, str], Meta(description="Added to the environment of commands.")]
@@ -34,13 +35,15 @@ class MirrorTo(_Table, kw_only=True):
     rename: str | None = None
     exclude: list[str] | str = []
     required: bool = True
-    readonly: Annotated[bool, Meta(description="The task does not write to these.")] = False
-    mode: Annotated[Mode, Meta(description="How they get into the task's folder.")] = "auto"
+    readonly: Annotated[
+        bool, Meta(description="Promises that the task does not write to these files.")
+    ] = False
+    mode: Annotated[Mode, Meta(description="How these files get into the task's folder.")] = "auto"
     executable: Annotated[
         bool,
         Meta(
             description=(
-                "Everybody who may read these files may execute them, for files from a URL."
+                "Let everybody who can read these files execute them, for files from a URL."
             )
         ),
     ] = False

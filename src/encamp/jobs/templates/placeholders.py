@@ -44,7 +44,7 @@ def _unknown(placeholder: Placeholder, known: list[str]) -> str:
     word = placeholder.name or re.sub(r"\W.*", "", placeholder.written[1:-1], flags=re.DOTALL)
     close = get_close_matches(word, known, 1)
     guess = f"did you mean {{{close[0]}}}? " if close and close[0] != word else ""
-    padding = "only zero padding can be added, as {index:03d}; " if word in known else ""
+    padding = "only zero padding can be added, such as {index:03d}; " if word in known else ""
     files = (
         "it is only for tasks that foreach makes for files; "
         if placeholder.name in FILE_NAMES

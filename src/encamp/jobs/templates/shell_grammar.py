@@ -49,7 +49,7 @@ _EXPANSION = re.compile(
 )
 """Expansions in braces that run nothing and contain no quotes."""
 _SUM = re.compile(r"[\s\d+*/%()<>=!&|^~?:,$\[\]-]*")
-_NOT_DECIMAL = "its arithmetic has not only decimal numbers"
+_NOT_DECIMAL = "its arithmetic contains more than decimal numbers"
 _COMPARES_NUMBERS = names("-eq -ne -lt -le -gt -ge -v -R")
 _READ_OTHERWISE = re.compile(r"\S\\\n\S|[^\S \t\n]|[\0-\x08\x0e-\x1f\x7f]")
 """A word on two lines, and white space that shells count as a part of a word."""

@@ -69,7 +69,7 @@ def _of_lines(text: str) -> dict[str, str]:
         if _is_number(name):
             raise ValueError(f"{where} begins with a number, not with a name")
         if name in pairs:
-            raise ValueError(f"{where} has the name {name!r} for the second time")
+            raise ValueError(f"{where} repeats the name {name!r}")
         pairs[name] = _measured(value)
     return pairs
 

@@ -97,7 +97,7 @@ def _opened_above(folder: Path, root: Path, names: list[str]) -> int:
             below = os.open(name, _FOLDER, dir_fd=fd)
         except OSError:
             if _is_link(name, fd):
-                why = f"leaves the local storage {root} by a symlink"
+                why = f"leaves the local storage {root} through a symlink"
                 raise UnsafeTarget(str(folder), why) from None
             raise
         finally:

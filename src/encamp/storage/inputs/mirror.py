@@ -487,7 +487,7 @@ def renamed(template: str | None, name: str) -> str:
         new = template.format(name=name, stem=path.stem, suffix=path.suffix)
     except (KeyError, IndexError, ValueError, AttributeError):
         known = "{name}, {stem} and {suffix}"
-        raise BadJob(f"the new name {template!r}", f"may hold {known} only") from None
+        raise BadJob(f"the new name {template!r}", f"can contain only {known}") from None
     if new in ("", ".", "..") or "/" in new:
         raise UnsafeTarget(new, "is not a file name")
     return new
@@ -499,9 +499,9 @@ def safe_target(target: str) -> PurePosixPath:
     if path.is_absolute() or target.startswith("~"):
         raise UnsafeTarget(target, "is absolute")
     if ".." in path.parts:
-        raise UnsafeTarget(target, "leaves the task's folder by '..'")
+        raise UnsafeTarget(target, "leaves the task's folder through '..'")
     if "\0" in target:
-        raise UnsafeTarget(target, "holds a null byte")
+        raise UnsafeTarget(target, "contains a null byte")
     return path
 
 

@@ -26,7 +26,7 @@ from encamp.storage.real_paths import is_below
 class Entry(msgspec.Struct, frozen=True):
     """One entry of a tree, its path relative to the tree; ``target`` is where a symlink points.
 
-    ``outside`` is the real path that a symlink out of the tree leads to; the entry counts as the
+    ``outside`` is the real path that a symlink out of the tree points to; the entry counts as the
     file or folder there, if there is one.
     """
 
@@ -232,7 +232,7 @@ def walk(tree: Path, exclude: tuple[str, ...] = (), *, is_copy: bool = False) ->
 
 
 class _Part(msgspec.Struct, frozen=True):
-    """A tree, or a folder outside it that a symlink in it leads to."""
+    """A tree, or a folder outside it that a symlink in it points to."""
 
     path: str
     real: str
@@ -240,7 +240,7 @@ class _Part(msgspec.Struct, frozen=True):
     """Real paths of the folders that the part and the symlinks which led to it are in."""
 
     def holds(self, path: str, target: str, place: str) -> bool:
-        """Whether a symlink leads to something in this part, wherever that is copied to."""
+        """Whether a symlink points to something in this part, wherever that is copied to."""
         if target.startswith("/"):
             return False
         inner = os.path.relpath(path, self.path or ".")
@@ -252,7 +252,7 @@ class _Part(msgspec.Struct, frozen=True):
         return any(is_below(one, folder) for one in (*self.inside, _real_parent(place)))
 
     def beyond(self, place: str, entry: Entry) -> _Part:
-        """The part that a symlink at ``place`` leads to."""
+        """The part that a symlink at ``place`` points to."""
         inside = (*self.inside, _real_parent(place), entry.outside)
         return _Part(entry.path, entry.outside, inside)
 

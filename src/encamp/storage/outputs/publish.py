@@ -86,7 +86,7 @@ def _check(one: Staged, own: Collection[str]) -> None:
     try:
         _check_way(os.path.dirname(name), one.trust)  # noqa: PTH120
         if _is_folder(name) and not (one.kind == "link" and Path(name).is_symlink()):
-            raise BadDestination(name, "there is a folder of that name")
+            raise BadDestination(name, "there is a folder with that name")
         if one.kind == "link":
             return None
         part = local(one.part)
@@ -144,7 +144,7 @@ def _check_folder(one: Staged, name: str) -> None:
         with opened(Path(name), one.trust.below(1), make=True):
             pass
     except NotADirectoryError as exc:
-        raise BadDestination(name, "there is a file of that name") from exc
+        raise BadDestination(name, "there is a file with that name") from exc
     except OSError as exc:
         raise BadDestination(name, (exc.strerror or str(exc)).lower()) from exc
     return None

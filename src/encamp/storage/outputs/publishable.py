@@ -195,16 +195,16 @@ class Publishable:
     def _target_of(self, link: _Link) -> str:
         """The path in the task's folder of a symlink's target."""
         place = self._folder / link.path
-        real, says = os.path.realpath(place), f"leads to {printable(place.readlink())}"
+        real, points = os.path.realpath(place), f"points to {printable(place.readlink())}"
         if not os.path.lexists(real) or Path(real).is_symlink():
-            raise self._refusal(link.path, f"it is a symlink that {says}, which does not exist")
+            raise self._refusal(link.path, f"it is a symlink that {points}, which does not exist")
         if not Path(real).is_relative_to(self._real):
-            why = f"it is a symlink that {says}, outside the task's folder; have the task copy it"
+            why = f"it is a symlink that {points}, outside the task's folder; have the task copy it"
             raise self._refusal(link.path, why)
         return os.path.relpath(real, self._real)
 
     def _unfolded(self, link: _Link) -> bool:
-        """Add the tree that a matched symlink leads to, if it is not published otherwise."""
+        """Add the tree that a matched symlink points to, if it is not published otherwise."""
         target = self._target_of(link)
         if not link.top or self._target_at_destination(link, target) is not None:
             return False
