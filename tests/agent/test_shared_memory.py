@@ -23,6 +23,7 @@ from encamp.loop.signal_safe_lock import NonReentrantLock
 from encamp.slot import ledger, shared_memory
 from encamp.slot.shared_memory import ROOM, Cells, ProgramShortcut, SlotShortcut
 from encamp.slot.slot import current_task
+from encamp.slot.small_messages import PreparedSends
 from encamp.wire.pickling import dump
 from encamp.wire.protocol import CheckMemory, Message, Received, decode, encode
 
@@ -335,7 +336,7 @@ def test_others_have_their_turn_in_an_exchange_without_a_pause(
 
 def test_a_signal_handler_that_raises_leaves_no_lock_behind() -> None:
     pump = Pump()
-    shortcut = ProgramShortcut(pump, (), (), lambda _: None, lambda *_: None)
+    shortcut = ProgramShortcut(pump, (), PreparedSends({7: bool}), lambda _: None, lambda *_: None)
     raised: list[str] = []
 
     def raise_while_locked(frame: Any, event: str, _: Any) -> None:
@@ -347,7 +348,7 @@ def test_a_signal_handler_that_raises_leaves_no_lock_behind() -> None:
     before = sys.gettrace()
     sys.settrace(raise_while_locked)
     try:
-        sent = shortcut.send(bool, b"payload")
+        sent = shortcut.send(7, "payload")
     except TimeoutError:
         sent = False
     finally:

@@ -14,11 +14,11 @@ import pytest
 from encamp.engines.engine_interface import Arrival, Endpoint, Frame, PreparedSend, ShortMessages
 from encamp.errors import BadFrame
 from encamp.loop.pump import Pump
-from encamp.slot.small_messages import EngineShortcut
+from encamp.slot.small_messages import EngineShortcut, PreparedSends
 from encamp.wire.frames import Parts
 from encamp.wire.outbox import Outbox
-from encamp.wire.pickling import dump, dump_small, load_small
-from encamp.wire.protocol import LABEL, Message, Received, encode, label, unbundled
+from encamp.wire.pickling import dump, dump_small
+from encamp.wire.protocol import LABEL, SPAWNER, Message, Received, encode, label, unbundled
 
 SOON = 20.0
 TASK, SENDER = 7, 3
@@ -81,7 +81,7 @@ class ShortEndpoint(Endpoint, ShortMessages):
     def close(self) -> None: ...
 
 
-def message(value: object, to: int = TASK, sender: int = SENDER) -> bytes:
+def message(value: object, to: int = SPAWNER, sender: int = SENDER) -> bytes:
     data = dump_small(value)
     assert data is not None
     return label(Message(to, sender)) + data
@@ -123,13 +123,20 @@ def queue() -> list[object]:
 
 
 @pytest.fixture
-def shortcut(pump: Pump, end: ShortEndpoint, outbox: Outbox, queue: list[object]) -> EngineShortcut:
-    return EngineShortcut(pump, end, end, outbox, queue)
+def prepared(end: ShortEndpoint) -> PreparedSends:
+    """A send to `TASK`."""
+    return PreparedSends({TASK: end.prepare(2, label(Message(TASK, SENDER, slot=0)))})
+
+
+@pytest.fixture
+def shortcut(
+    pump: Pump, end: ShortEndpoint, outbox: Outbox, queue: list[object], prepared: PreparedSends
+) -> EngineShortcut:
+    return EngineShortcut(pump, end, end, outbox, queue, prepared)
 
 
 def received(shortcut: EngineShortcut, source: int | None = None) -> Received | None:
-    caught = shortcut.receive(TASK, source)
-    return None if caught is None else Received(caught[0], load_small(caught[1]))
+    return shortcut.receive(source, None)
 
 
 def test_a_message_is_received_once(
@@ -164,9 +171,9 @@ def test_a_message_counts_though_no_other_can_come(
 @pytest.mark.parametrize(
     "data",
     [
-        message("x", to=TASK + 1),
+        message("x", to=TASK),
         message("x", sender=SENDER + 1),
-        encode(Message(TASK, SENDER)) + b"x",
+        encode(Message(SPAWNER, SENDER)) + b"x",
     ],
     ids=["task", "sender", "no message"],
 )
@@ -174,14 +181,14 @@ def test_what_is_something_else_stays_for_the_usual_way(
     shortcut: EngineShortcut, pump: Pump, end: ShortEndpoint, handled: list[Parts], data: bytes
 ) -> None:
     end.come.append(data)
-    assert shortcut.receive(TASK, SENDER) is None
+    assert received(shortcut, SENDER) is None
     assert list(end.come) == [data]
     assert pump.until(lambda: handled, SOON)
     assert handled == [[data]]
 
 
 def test_unpickling_error_is_raised_once(shortcut: EngineShortcut, end: ShortEndpoint) -> None:
-    end.come += [label(Message(TASK, SENDER)) + b"no pickle", message("next")]
+    end.come += [label(Message(SPAWNER, SENDER)) + b"no pickle", message("next")]
     with pytest.raises(UnpicklingError):
         received(shortcut)
     assert received(shortcut) == Received(SENDER, "next")
@@ -196,22 +203,25 @@ def test_what_was_not_looked_for_is_a_message_like_any_other() -> None:
         unbundled([label(to)[: LABEL.size - 1]])
 
 
-def test_a_prepared_send_is_for_whom_it_was_made(
-    shortcut: EngineShortcut, end: ShortEndpoint
-) -> None:
-    prepared = shortcut.prepare(Message(TASK, SENDER, agent=2, slot=0))
-    assert shortcut.send(prepared, b"payload")
-    assert end.sent == [(2, label(Message(TASK, SENDER, slot=0)) + b"payload")]
+def test_prepared_send_is_for_its_receiver(pump: Pump, end: ShortEndpoint, outbox: Outbox) -> None:
+    prepared = PreparedSends()
+    shortcut = EngineShortcut(pump, end, end, outbox, (), prepared)
+    to = Message(TASK, SENDER, agent=2, slot=0)
+    for _ in range(2):  # the first message says only that there may be more
+        assert not shortcut.send(TASK, "payload")
+        prepared.sent(to, shortcut.prepare)
+    assert not shortcut.send(TASK + 1, "payload")
+    assert shortcut.send(TASK, "payload")
+    assert end.sent == [(2, message("payload", to=TASK))]
 
 
 def test_a_line_lets_what_was_posted_before_go_first(
     shortcut: EngineShortcut, end: ShortEndpoint, outbox: Outbox
 ) -> None:
-    prepared = shortcut.prepare(Message(TASK, SENDER, agent=2, slot=0))
     outbox.post(2, [b"before"])
-    assert not shortcut.send(prepared, b"behind")
+    assert not shortcut.send(TASK, "behind")
     outbox.flush()
-    assert shortcut.send(prepared, b"behind")
+    assert shortcut.send(TASK, "behind")
 
 
 def test_shortcut_yields_to_pending_callbacks(
@@ -219,10 +229,9 @@ def test_shortcut_yields_to_pending_callbacks(
 ) -> None:
     called: list[int] = []
     end.come.append(message("x"))
-    prepared = shortcut.prepare(Message(TASK, SENDER, agent=2, slot=0))
     pump.call_soon(lambda: called.append(1))
-    assert shortcut.receive(TASK, None) is None
-    assert not shortcut.send(prepared, b"x")
+    assert received(shortcut) is None
+    assert not shortcut.send(TASK, "x")
     assert pump.until(lambda: called, SOON)
 
 
@@ -235,7 +244,7 @@ def test_shortcut_yields_to_event_loop_periodically(
     while not rung:
         assert time.monotonic() < end_of_time
         end.come.append(message("x"))
-        if shortcut.receive(TASK, None) is None:
+        if received(shortcut) is None:
             handled.clear()
             assert pump.until(lambda: handled, SOON)
 
@@ -244,11 +253,10 @@ def test_who_drives_is_not_disturbed(
     shortcut: EngineShortcut, pump: Pump, end: ShortEndpoint
 ) -> None:
     found: list[object] = []
-    prepared = shortcut.prepare(Message(TASK, SENDER, agent=2, slot=0))
 
     def other() -> None:
-        found.append(shortcut.receive(TASK, None))
-        found.append(shortcut.send(prepared, b"x"))
+        found.append(received(shortcut))
+        found.append(shortcut.send(TASK, "x"))
 
     def drive() -> None:
         thread = threading.Thread(target=other)
@@ -264,7 +272,7 @@ def test_who_drives_is_not_disturbed(
 def test_it_is_closed_for_good(shortcut: EngineShortcut, end: ShortEndpoint) -> None:
     end.come.append(message("x"))
     shortcut.close()
-    assert shortcut.receive(TASK, None) is None
+    assert received(shortcut) is None
 
 
 def test_small_values_are_pickled_as_they_are_and_others_left_to_the_usual_way() -> None:

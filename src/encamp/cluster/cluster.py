@@ -37,11 +37,11 @@ from encamp.errors import (
 from encamp.notebook_html import box, heading
 from encamp.notebook_html import table as markup_table
 from encamp.number_checks import duration, patience, slot_count
-from encamp.slot.slot import BRIEF, task_number
+from encamp.slot.slot import task_number
 from encamp.slot.small_messages import Shortcut
 from encamp.units import counted
 from encamp.wire.frames import changeable, own
-from encamp.wire.pickling import dump_as, dump_small, load_small
+from encamp.wire.pickling import dump_as
 from encamp.wire.protocol import Received
 
 if TYPE_CHECKING:
@@ -138,7 +138,6 @@ class Cluster:
         self._controller = Controller(end, kind=self._kind, follow=settings.follow)
         self._pump = self._controller.pump
         self._canceller = self._controller.kill_and_cancel
-        self._prepared = self._controller.messages.prepared
         self._shortcut: Shortcut | None = None
         self._life = Lifetime(self._controller)
         self._agent: Agent | None = None
@@ -355,11 +354,8 @@ class Cluster:
         number: Any = to.id if ours else to  # type: ignore[union-attr]
         if type(number) is not int:
             number = self._number(to)
-        prepared, shortcut = self._prepared.get(number), self._shortcut
-        if prepared is not None and shortcut is not None:
-            data = dump_small(message)
-            if data is not None and shortcut.send(prepared, data):
-                return
+        if self._shortcut is not None and self._shortcut.send(number, message):
+            return
         self._send(self._number(to), message)
 
     def _number(self, task: SpawnedTask | int) -> int:
@@ -399,12 +395,10 @@ class Cluster:
         wanted = None if source is None else self._number(source)
         if timeout is not None:
             timeout = patience(timeout)
-        shortcut = self._shortcut
-        if shortcut is not None and (timeout is None or timeout > BRIEF):
-            caught = shortcut.receive(SPAWNER, wanted)
-            if caught is not None:
-                sender, data = caught
-                return Received(sender, load_small(data))
+        if self._shortcut is not None:
+            found = self._shortcut.receive(wanted, timeout)
+            if found is not None:
+                return found
         return self._receive(timeout, wanted)
 
     @property

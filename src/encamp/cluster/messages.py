@@ -10,8 +10,7 @@ from typing import Any
 
 from encamp.cluster.events import TaskExit, TaskResult
 from encamp.cluster.records import RUNNING, TaskRecord
-from encamp.engines.engine_interface import PreparedSend
-from encamp.slot.small_messages import Shortcut
+from encamp.slot.small_messages import PreparedSends, Shortcut
 from encamp.wire.frames import Parts
 from encamp.wire.outbox import Outbox
 from encamp.wire.pickling import load
@@ -33,8 +32,8 @@ class Messages:
         """Whether a message has arrived since they were called."""
         self._taking = threading.Lock()
         self.shortcut: Shortcut | None = None
-        self.prepared: dict[int, PreparedSend | None] = {}
-        """By running task, prepared sends of the program; None after the first message."""
+        self.prepared = PreparedSends()
+        """The program's prepared sends to running tasks."""
 
     # For the program
 
@@ -113,10 +112,8 @@ class Messages:
         elif (slot := task.slot) is not None:
             envelope, head = addressed(to, sender, slot.agent, slot.number, 0, port)
             self._outbox.send(slot.agent, [head, *payload])
-            if port:
-                return
-            if self.shortcut is not None and sender == SPAWNER and not self.prepared.get(to):
-                self.prepared[to] = self.shortcut.prepare(envelope) if to in self.prepared else None
+            if self.shortcut is not None and sender == SPAWNER and not port:
+                self.prepared.sent(envelope, self.shortcut.prepare)
 
     def begins(self, task: TaskRecord) -> None:
         """Give a task that starts the messages that have waited for it."""

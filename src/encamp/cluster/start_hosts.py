@@ -96,12 +96,12 @@ def await_hosts(controller: Controller, timeout: float, named: set[str]) -> None
 
 def shortcut_of(controller: Controller, agent: Agent | None) -> Shortcut | None:
     """The shortcut for small messages, if there is one; ``agent`` is the one in this process."""
-    engine, pump, messages = controller.engine, controller.pump, controller.messages
-    if controller.outbox.seal is not None:
+    engine, pump, outbox = controller.engine, controller.pump, controller.outbox
+    queue, prepared = controller.messages.queue, controller.messages.prepared
+    if outbox.seal is not None:
         return None
     if engine.short is not None and controller.kind == "inline":
-        return EngineShortcut(pump, engine, engine.short, controller.outbox, messages.queue)
+        return EngineShortcut(pump, engine, engine.short, outbox, queue, prepared)
     if agent is not None and controller.kind == "child" and USABLE:
-        slots, pass_on = agent.slots, agent.pass_on
-        return ProgramShortcut(pump, messages.queue, messages.prepared, slots.__getitem__, pass_on)
+        return ProgramShortcut(pump, queue, prepared, agent.slots.__getitem__, agent.pass_on)
     return None

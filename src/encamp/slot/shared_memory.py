@@ -30,7 +30,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sized
 from functools import partial
-from itertools import repeat
 from time import monotonic
 from typing import Any, Protocol
 
@@ -41,6 +40,7 @@ from encamp.loop.polling import Poller
 from encamp.loop.pump import Pump
 from encamp.loop.signal_safe_lock import NonReentrantLock
 from encamp.slot import ledger
+from encamp.slot.small_messages import Caught, PreparedSends, Shortcut
 from encamp.wire.frames import Parts, Writer
 from encamp.wire.protocol import SPAWNER, CheckMemory, Message, encode
 
@@ -51,8 +51,6 @@ _HEAD = 64
 _POLL_EVERY = 8
 """Polls of the cell for each poll of the sockets, which takes much longer."""
 _LOOK = encode(CheckMemory())
-Caught = tuple[int, bytes]
-"""A task, and the pickle of a message that it sends or receives."""
 
 
 class Cell:
@@ -254,36 +252,31 @@ class LocalSlot(Protocol):
         """Send a message by the socket, unless the process was replaced."""
 
 
-class ProgramShortcut:
-    """A `Shortcut` for the slots of an agent in the program's process.
+class ProgramShortcut(Shortcut):
+    """The program's shortcut to the slots of an agent in its process.
 
     ``hosted`` returns the slot of a number. ``pass_on`` is called with messages that are not for
-    the caller of `receive`. ``queue`` has messages that arrived before, which have to be received
-    first. It polls only while there are ``prepared`` sends: other tasks send only results, which
-    take a turn of the pump anyway.
+    the caller of `receive`. It polls only while there are ``prepared`` sends: other tasks send only
+    results, which take a turn of the pump anyway.
     """
 
     def __init__(
         self,
         pump: Pump,
         queue: Sized,
-        prepared: Sized,
+        prepared: PreparedSends,
         hosted: Callable[[int], Any],
         pass_on: Callable[[Message, Parts], object],
     ) -> None:
-        self._pump, self._queue, self._prepared = pump, queue, prepared
+        super().__init__(pump, queue, pump.pending, prepared)
         self._hosted, self._pass_on = hosted, pass_on
-        self._tries = map(pump.lock.acquire, repeat(False))
-        """See `EngineShortcut`."""
-        self._release = pump.lock.release
-        """Not a method: a signal's handler may run, and raise, before the first step of one."""
         self._cells: dict[Cell, Process] = {}
         """The cells to poll: those of slots that the program has prepared sends for."""
         self._poller = Poller()
         self._looks = 0
 
     def prepare(self, message: Message) -> PreparedSend | None:
-        """See `Shortcut.prepare`."""
+        """See `TaskShortcut.prepare`."""
         slot: LocalSlot = self._hosted(message.slot)
         process = slot.reachable_process()
         if process is None:
@@ -295,45 +288,19 @@ class ProgramShortcut:
         cell, send = process.cells.to_slot, partial(slot.send_to_process, process)
         return cell.prepare(message.to, process.writer, send)
 
-    def send(self, prepared: PreparedSend, payload: bytes) -> bool:
-        """See `Shortcut.send`."""
-        pump = self._pump
-        for alone in self._tries:
-            if not alone:
-                break
-            try:
-                return not (pump.calls_due or pump.pending) and prepared(payload)
-            finally:
-                self._release()
-                if self._pump.waiters:
-                    self._pump.wake_waiters()
-        return False
-
-    def receive(self, to: int, source: int | None) -> Caught | None:
-        """See `Shortcut.receive`."""
-        if not self._prepared or not self._cells:
-            return None
-        for alone in self._tries:
-            if not alone:
-                break
-            try:
-                return self._catch(source) if self._may_pass() else None
-            finally:
-                self._release()
-                if self._pump.waiters:
-                    self._pump.wake_waiters()
-        return None
-
     def _may_pass(self) -> bool:
         """Whether a message may be received outside a turn of the pump."""
         pump = self._pump
         pump.passed += 1
-        if self._queue or pump.calls_due or pump.pending or pump.nudged or pump.passed > PASSED:
+        if pump.calls_due or pump.pending or pump.nudged or pump.passed > PASSED:
             return False
         return pump.eager and monotonic() - pump.turned_at < TURN_WITHIN
 
-    def _catch(self, source: int | None) -> Caught | None:
+    def catch(self, to: int, source: int | None) -> Caught | None:
+        """See `TaskShortcut.catch`; ``to`` is the program."""
         cells = self._cells
+        if not (self._prepared and cells and self._may_pass()):
+            return None
         for cell in cells:
             cell.words[_LOOKS] = 1
         self._poller.look(self._see)

@@ -30,6 +30,7 @@ from encamp.slot.isolation import NotIsolated, ProcessRestored
 from encamp.slot.ledger import Ledger
 from encamp.slot.numerical_threads import of_task
 from encamp.slot.run_function import called
+from encamp.slot.small_messages import BRIEF, PreparedSends
 from encamp.storage.import_path import extend_import_path
 from encamp.wire.frames import Buffer, Parts
 from encamp.wire.pickling import (
@@ -66,17 +67,12 @@ from encamp.wire.protocol import (
 )
 
 if TYPE_CHECKING:
-    from encamp.engines.engine_interface import PreparedSend
     from encamp.slot.call_folder import Staging
     from encamp.slot.initializer_globals import Initialized
     from encamp.slot.small_messages import TaskShortcut
 
 
 _NOTHING: Parts = []
-BRIEF = 0.001
-"""Maximum number of seconds to look for a small message by the shortcut."""
-_PREPARED = 1000
-"""Maximum number of receivers that a task has prepared sends for."""
 _MOST_TASKS = 1 << 63
 FORKED = -2
 """The running task's number in a process that a call has forked."""
@@ -163,8 +159,8 @@ class Slot:
         """By task with messages but no call yet, the number of the `Run` that brings the call."""
         self._latest = 0
         self._routes: dict[int, tuple[int, int, int]] = {}
-        self.prepared: dict[int, PreparedSend | None] = {}
-        """By receiver, the running task's prepared sends; None after only one message."""
+        self.prepared = PreparedSends()
+        """The running task's prepared sends."""
         self._answers: dict[int, tuple[bool, Parts] | None] = {}
         """By ticket, answers to questions; None until the answer arrives."""
         # Not from 1: an answer to a question of this slot's previous process may still arrive.
@@ -357,7 +353,8 @@ class Slot:
             self.inbox.clear()
             self.letters.clear()
             self._routes.clear()
-            self.prepared = {}  # a new object: threads that the task has left have the old one
+            # A new object: threads that the task has left have the old one.
+            self.prepared = PreparedSends()
         return unread
 
     def _outcome(self, call: Call, buffers: Parts) -> tuple[Parts, bool]:
@@ -501,10 +498,8 @@ class Slot:
         if envelope.agent != self.agent or not self.connection.send_to(envelope.slot, parts):
             self.connection.send(parts, envelope)
         shortcut = self.connection.shortcut
-        if shortcut is not None and envelope.agent != self.agent and not self.prepared.get(to):
-            if len(self.prepared) > _PREPARED:
-                self.prepared.clear()
-            self.prepared[to] = shortcut.prepare(envelope) if to in self.prepared else None
+        if shortcut is not None and envelope.agent != self.agent:
+            self.prepared.sent(envelope, shortcut.prepare)
 
     def post(self, sender: int, to: int, port: int, parts: Parts) -> None:
         """Send parts to a port of another task, or of the controller's program."""

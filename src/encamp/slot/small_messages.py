@@ -8,7 +8,8 @@ at any point. All other messages stay in the inbox for a turn of the pump.
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sized
 from itertools import islice, repeat
 from time import monotonic
 from typing import Protocol
@@ -18,32 +19,35 @@ from encamp.loop.event_loop import PASSED, TURN_WITHIN
 from encamp.loop.pump import Pump
 from encamp.wire.frames import MARK, Buffer
 from encamp.wire.outbox import Outbox
-from encamp.wire.protocol import LABEL, Message, label
+from encamp.wire.pickling import dump_small, load_small
+from encamp.wire.protocol import LABEL, SPAWNER, Message, Received, label
 
 _LOOKS = 40
 """Number of looks into the inbox at a time: one takes less time than the code around it."""
 _TRIES = 32
 _TO, _SENDER = 1, 2
 """Positions in `LABEL`, in units of eight bytes."""
+BRIEF = 0.001
+"""Maximum number of seconds to look for a small message."""
+_MOST = 1000
+"""Maximum number of receivers that a sender has prepared sends for."""
+Caught = tuple[int, Buffer]
+"""A task, and the pickle of a message that it sends or receives."""
 
 
-class Shortcut(Protocol):
-    """The program's shortcut to its tasks. For any thread."""
+class PreparedSends(dict[int, PreparedSend | None]):
+    """A sender's prepared sends, by receiver; None after one message.
 
-    def prepare(self, message: Message) -> PreparedSend | None:
-        """A function that sends payloads to the receiver of ``message``; None if there is none now.
+    Preparing takes as long as sending a message, so it is for receivers that get several.
+    """
 
-        This takes as long as sending a message in the usual way.
-        """
-
-    def send(self, prepared: PreparedSend, payload: bytes) -> bool:
-        """Send by a prepared send; False if a thread drives the pump or other messages wait."""
-
-    def receive(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
-        """Sender and pickle of the next message if it is for task ``to``, and from ``source``.
-
-        None if it is not, if none arrives soon, or if a thread drives the pump.
-        """
+    def sent(self, message: Message, prepare: Callable[[Message], PreparedSend | None]) -> None:
+        """Record a message that was sent in the usual way; the second prepares the next ones."""
+        to = message.to
+        if not self.get(to):
+            if len(self) > _MOST:
+                self.clear()
+            self[to] = prepare(message) if to in self else None
 
 
 class TaskShortcut(Protocol):
@@ -54,49 +58,48 @@ class TaskShortcut(Protocol):
         """True while other messages have to be sent first."""
 
     def prepare(self, message: Message) -> PreparedSend | None:
-        """See `Shortcut.prepare`."""
+        """A function that sends payloads to the receiver of ``message``; None if there is none now.
 
-    def catch(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
-        """See `Shortcut.receive`."""
+        This takes as long as sending a message in the usual way.
+        """
+
+    def catch(self, to: int, source: int | None) -> Caught | None:
+        """Sender and pickle of the next message if it is for task ``to``, and from ``source``.
+
+        None if it is not, or if none arrives soon.
+        """
 
 
-class EngineShortcut:
-    """The shortcut of an engine that has `ShortMessages`, for the program or an agent.
+class Shortcut(ABC):
+    """The program's shortcut to its tasks, for any thread.
 
-    `catch` and prepared sends are for the thread that drives the pump, the rest for any thread.
-    ``queue`` has messages that arrived before, which have to be received first.
+    It is used only while no thread drives the pump: this thread takes its lock. ``queue`` has
+    messages that arrived before, which have to be received first; ``waiting`` has those that have
+    to be sent first.
     """
 
-    def __init__(
-        self,
-        pump: Pump,
-        end: Endpoint,
-        messages: ShortMessages,
-        outbox: Outbox,
-        queue: Sized = (),
-    ) -> None:
-        self._pump, self._end, self._messages, self._queue = pump, end, messages, queue
-        self.waiting = outbox.waiting
-        """Messages that have to be sent first; while there are any, the shortcut is not used."""
+    def __init__(self, pump: Pump, queue: Sized, waiting: Sized, prepared: PreparedSends) -> None:
+        self._pump, self._queue, self._prepared = pump, queue, prepared
+        self.waiting = waiting
         self._tries = map(pump.lock.acquire, repeat(False))
         """For a `for` loop: no signal handler runs between taking the lock and the loop's body."""
         self._release = pump.lock.release
-        self._looks, self._inbox, self._start = messages.looks, messages.inbox, messages.start
-        self._from = messages.start + LABEL.size
-        self._label = memoryview(messages.inbox)[self._start : self._from].cast("q")
-        self._size, self._taken = messages.size, messages.taken
-        self._open = True
+        """Not a method: a signal's handler may run, and raise, before the first step of one."""
 
-    def close(self) -> None:
-        """Receive no more messages by the shortcut."""
-        self._open = False
+    @abstractmethod
+    def prepare(self, message: Message) -> PreparedSend | None:
+        """See `TaskShortcut.prepare`."""
 
-    def prepare(self, message: Message) -> PreparedSend:
-        """See `Shortcut.prepare`."""
-        return self._messages.prepare(max(0, message.agent), label(message))
+    @abstractmethod
+    def catch(self, to: int, source: int | None) -> Caught | None:
+        """See `TaskShortcut.catch`."""
 
-    def send(self, prepared: PreparedSend, payload: bytes) -> bool:
-        """See `Shortcut.send`."""
+    def send(self, to: int, message: object) -> bool:
+        """Send an object to a task; False if it has to be sent in the usual way."""
+        prepared = self._prepared.get(to)
+        payload = None if prepared is None else dump_small(message)
+        if prepared is None or payload is None:
+            return False
         for alone in self._tries:
             if not alone:
                 break
@@ -108,24 +111,61 @@ class EngineShortcut:
                     self._pump.wake_waiters()
         return False
 
-    def receive(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
-        """See `Shortcut.receive`. Also returns None if the queue has messages."""
+    def receive(self, source: int | None, timeout: float | None) -> Received | None:
+        """The program's next message if it is from ``source`` (None: from any task).
+
+        None if it is not, if none arrives soon, if other messages have to be received first, or if
+        a thread drives the pump. Never waits longer than ``timeout`` seconds.
+        """
+        if timeout is not None and timeout <= BRIEF:
+            return None
         for alone in self._tries:
             if not alone:
                 break
             try:
-                return None if self._queue else self.catch(to, source)
+                caught = None if self._queue else self.catch(SPAWNER, source)
             finally:
                 self._release()
                 if self._pump.waiters:
                     self._pump.wake_waiters()
+            return None if caught is None else Received(caught[0], load_small(caught[1]))
         return None
 
-    def catch(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
-        """Sender and pickle of the next message if it is for task ``to``, and from ``source``.
 
-        None if it is not, or if none arrives soon. Calls no handlers.
-        """
+class EngineShortcut(Shortcut):
+    """The shortcut of an engine that has `ShortMessages`, for the program or an agent.
+
+    An agent uses only `prepare` and `catch`, in the thread that drives the pump.
+    """
+
+    def __init__(
+        self,
+        pump: Pump,
+        end: Endpoint,
+        messages: ShortMessages,
+        outbox: Outbox,
+        queue: Sized = (),
+        prepared: PreparedSends | None = None,
+    ) -> None:
+        prepared = PreparedSends() if prepared is None else prepared
+        super().__init__(pump, queue, outbox.waiting, prepared)
+        self._end, self._messages = end, messages
+        self._looks, self._inbox, self._start = messages.looks, messages.inbox, messages.start
+        self._from = messages.start + LABEL.size
+        self._label = memoryview(messages.inbox)[self._start : self._from].cast("q")
+        self._size, self._taken = messages.size, messages.taken
+        self._open = True
+
+    def close(self) -> None:
+        """Receive no more messages by the shortcut."""
+        self._open = False
+
+    def prepare(self, message: Message) -> PreparedSend:
+        """See `TaskShortcut.prepare`."""
+        return self._messages.prepare(max(0, message.agent), label(message))
+
+    def catch(self, to: int, source: int | None) -> Caught | None:
+        """See `TaskShortcut.catch`. Calls no handlers."""
         pump, messages = self._pump, self._messages
         pump.passed += 1
         if pump.calls_due or pump.pending or pump.nudged or pump.passed > PASSED or not self._open:
