@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from enum import EnumType
 from typing import Any
 
 import msgspec
@@ -45,6 +46,8 @@ def _value(kind: Any) -> st.SearchStrategy[Any]:
     }
     if kind in plain:
         return plain[kind]
+    if isinstance(kind, EnumType):
+        return st.sampled_from(list(kind))
     args = getattr(kind, "__args__", ())
     if getattr(kind, "__origin__", None) is list:
         return st.lists(_value(args[0]), max_size=4)

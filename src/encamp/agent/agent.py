@@ -59,6 +59,7 @@ from encamp.wire.protocol import (
     Pong,
     Recall,
     Run,
+    SlotKind,
     Stop,
     decode,
     encode,
@@ -133,21 +134,21 @@ class Agent:
         count = self.endpoint.slots or orders.slots or cores_and_memory.cores()
         folder = _folder(orders.folder, far=is_far(orders.sys_path))
         label = max(0, self.number - 1)  # for an agent's only slot, as in an MPI job
-        kinds: dict[str, Callable[[int], AgentSlot]] = {
-            "child": lambda number: ProcessSlot(self, number, folder),
-            "thread": lambda number: ThreadSlot(
+        kinds: dict[SlotKind, Callable[[int], AgentSlot]] = {
+            SlotKind.PROCESS: lambda number: ProcessSlot(self, number, folder),
+            SlotKind.THREAD: lambda number: ThreadSlot(
                 self, number, folder, label if count == 1 else number
             ),
-            "inline": lambda number: InlineSlot(self, number, folder),
+            SlotKind.INLINE: lambda number: InlineSlot(self, number, folder),
         }
         self._hello(count, left_out)
-        if not self.beside or orders.kind == "child":
+        if not self.beside or orders.kind is SlotKind.PROCESS:
             reclaim_in_background()  # leftovers of killed runs on this host
         if self.endpoint.short is not None and not (orders.silence_limit or orders.key):
             self.shortcut = EngineShortcut(
                 self.pump, self.endpoint, self.endpoint.short, self.outbox
             )
-        if orders.kind != "inline":
+        if orders.kind is not SlotKind.INLINE:
             need_files(count)
         for number in range(count):  # if one cannot start, those before it are ended
             self.slots.append(kinds[orders.kind](number))

@@ -42,7 +42,7 @@ from encamp.slot.small_messages import Shortcut
 from encamp.units import counted
 from encamp.wire.frames import changeable, own
 from encamp.wire.pickling import dump_as
-from encamp.wire.protocol import Received
+from encamp.wire.protocol import Received, SlotKind
 
 if TYPE_CHECKING:
     from encamp.service_statistics import ServiceStatistics
@@ -132,7 +132,7 @@ class Cluster:
             raise SystemExit(0)
         self._engine = end
         self._kind = kind_of_slots(inline, end)
-        if settings.named and self._kind != "child":
+        if settings.named and self._kind is not SlotKind.PROCESS:
             what = "give inline tasks an init_command, niceness or interpreter"
             raise UnsupportedByEngine(end.name, what, NOT_INLINE)
         self._controller = Controller(end, kind=self._kind, follow=settings.follow)

@@ -14,7 +14,7 @@ from encamp.engines.engine_interface import Engine
 from encamp.errors import BadJob
 from encamp.storage.real_paths import current_folder
 from encamp.storage.shared_folders import SharedPath, portable
-from encamp.wire.protocol import ANY
+from encamp.wire.protocol import ANY, SlotKind
 
 T = TypeVar("T")
 Follower = Callable[[int, str], None]
@@ -59,11 +59,12 @@ class ClusterSettings:
         return {*self.init_commands, *self.niceness, *self.interpreters}
 
 
-def kind_of_slots(inline: bool | str, engine: Engine) -> str:
+def kind_of_slots(inline: bool | str, engine: Engine) -> SlotKind:
     """The kind of slots. This process's main thread belongs to the program, so it is not a slot."""
     if not inline:
-        return "child"
-    return "thread" if inline == "threads" or engine.agent_here is not None else "inline"
+        return SlotKind.PROCESS
+    threads = inline == "threads" or engine.agent_here is not None
+    return SlotKind.THREAD if threads else SlotKind.INLINE
 
 
 def _folder(startup_dir: str | Path | None) -> str:

@@ -81,6 +81,7 @@ from encamp.wire.protocol import (
     Results,
     Run,
     SlotEnded,
+    SlotKind,
     Started,
     decode,
     encode,
@@ -101,10 +102,10 @@ class Controller:
     """The state of a cluster, behind its public interface (`Cluster`)."""
 
     def __init__(
-        self, engine: Engine, *, kind: str, follow: Callable[[int, str], None] | None
+        self, engine: Engine, *, kind: SlotKind, follow: Callable[[int, str], None] | None
     ) -> None:
         self.engine, self.kind = engine, kind
-        self.inline = kind != "child"
+        self.inline = kind is not SlotKind.PROCESS
         """Whether tasks run in agents themselves."""
         self.token = secrets.token_hex(8)
         """A name that no other cluster has."""
@@ -206,7 +207,7 @@ class Controller:
         for what, wanted in (
             ("a fresh interpreter", options.fresh),
             ("a time limit", options.time_limit is not None),
-            ("separate GPUs", options.need.gpus and self.kind == "thread"),
+            ("separate GPUs", options.need.gpus and self.kind is SlotKind.THREAD),
         ):
             if wanted:
                 what = f"give inline tasks {what}"

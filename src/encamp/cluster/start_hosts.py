@@ -16,13 +16,13 @@ from encamp.slot.slot_command import check_slots
 from encamp.slot.small_messages import EngineShortcut, Shortcut
 from encamp.storage.import_path import import_path
 from encamp.timeouts import CONTROLLER_SILENT
-from encamp.wire.protocol import ANY, Orders, encode
+from encamp.wire.protocol import ANY, Orders, SlotKind, encode
 from encamp.wire.seal import KEY_BYTES
 
 
 def pings_hosts(controller: Controller) -> bool:
     """Whether the controller and the agents watch each other: not if they are one process."""
-    return controller.engine.agent_here is None and controller.kind != "inline"
+    return controller.engine.agent_here is None and controller.kind is not SlotKind.INLINE
 
 
 def start_agents(
@@ -30,7 +30,7 @@ def start_agents(
 ) -> Agent | None:
     """Start the engine's agents; returns the one in this process, if there is one."""
     engine, pump = controller.engine, controller.pump
-    if controller.kind == "inline":
+    if controller.kind is SlotKind.INLINE:
         engine.one_slot_each()
     key = b"" if engine.private else secrets.token_bytes(KEY_BYTES)
     if key:
@@ -66,7 +66,7 @@ def _agent_here(controller: Controller) -> Agent | None:
     end = controller.engine.agent_here
     if end is None:
         return None
-    if controller.kind == "child":
+    if controller.kind is SlotKind.PROCESS:
         check_slots()
     agent = Agent(end, controller.pump, to_controller=controller.from_agent_here(end.number))
     controller.outbox.to_agent_here, controller.slots_here = agent.take, agent.slots
@@ -100,8 +100,8 @@ def shortcut_of(controller: Controller, agent: Agent | None) -> Shortcut | None:
     queue, prepared = controller.messages.queue, controller.messages.prepared
     if outbox.seal is not None:
         return None
-    if engine.short is not None and controller.kind == "inline":
+    if engine.short is not None and controller.kind is SlotKind.INLINE:
         return EngineShortcut(pump, engine, engine.short, outbox, queue, prepared)
-    if agent is not None and controller.kind == "child" and USABLE:
+    if agent is not None and controller.kind is SlotKind.PROCESS and USABLE:
         return ProgramShortcut(pump, queue, prepared, agent.slots.__getitem__, agent.pass_on)
     return None

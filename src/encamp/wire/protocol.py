@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -40,13 +41,22 @@ class Envelope(msgspec.Struct, array_like=True, gc=False):
     """Base of all envelopes."""
 
 
+class SlotKind(StrEnum):
+    """What the slots of a cluster are."""
+
+    PROCESS = "process"
+    THREAD = "thread"
+    """A thread of its agent's process."""
+    INLINE = "inline"
+    """The agent itself."""
+
+
 class Orders(Envelope, tag=0):
     """The settings of an agent and its slots, sent when it starts."""
 
     slots: int = 0
     """0: as many as the host has cores."""
-    kind: str = "child"
-    """``child`` (processes), ``inline`` or ``thread``."""
+    kind: SlotKind = SlotKind.PROCESS
     folder: str = ""
     """The current folder of tasks, a portable path as JSON; empty: the agent's local storage."""
     sys_path: list[str] = []
