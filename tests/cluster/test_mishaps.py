@@ -127,6 +127,20 @@ def test_a_slot_that_is_asked_to_end_gets_no_other_task_before_it_has_ended() ->
         assert after.result(SOON) == 1
 
 
+def test_a_task_that_was_given_back_before_shows_where_it_ran_if_results_arrive_together() -> None:
+    engine = LateAnswers()
+    with Cluster(engine) as cluster:
+        quick, first, second, *rest = cluster.spawn_many(work.pid, [()] * 5)
+        engine.finish(quick)  # two of the others are sent ahead now
+        until(lambda: engine.calls == 3)
+        second.host, second.slot = "another host", 7
+        results = [(task.id, True, 0.0, NONE, 0) for task in (first, second)]
+        engine.put([say.encode(say.Results(0, results))])
+        assert [task.result(SOON) for task in (first, second)] == [None, None]
+        assert (second.host, second.slot) == (first.host, 0)
+        engine.finish(*rest)
+
+
 @pytest.mark.parametrize("runs", ["the victim", "the next task"])
 def test_a_kill_whose_answer_was_long_on_its_way_hits_no_other_task(runs: str) -> None:
     engine = LateAnswers()

@@ -28,7 +28,7 @@ from encamp.jobs.run_lease import leases, new_lease
 from encamp.reports import TaskReport
 from encamp.storage.disk.path_to_destination import NAMED, Trust, named, opened
 from encamp.storage.disk.trusted_files import TrustedFolder
-from encamp.storage.files_by_request import TaskFiles
+from encamp.storage.files_by_request import TaskFiles, WritePiece
 from encamp.storage.inputs.send_inputs import digest_of_piece
 from encamp.storage.local_storage import local_storage
 from encamp.storage.outputs.accepted_names import DeclaredNames
@@ -506,7 +506,7 @@ def test_sent_outputs_do_not_follow_strangers_link(scratch: Path) -> None:
     piece = Piece(output.at, "deep/a", TOKEN, 0, b"x", digest_of_piece(b"x"), 0o600, size=1)
     files = TaskFiles((), [output])
     with pytest.raises(BadDestination, match="is a symlink of the user nobody"):
-        files.answer(("write", piece, None))
+        files.answer(WritePiece(piece))
     with closing(Beacons(TOKEN)) as beacons:
         beacons.light(folders_of([output]))
     assert not list(mine.iterdir())

@@ -265,14 +265,10 @@ class Agents:
     def slot_ended(self, agent: AgentRecord, envelope: SlotEnded, parts: Parts) -> None:
         """Handle a slot's new process: the old one's running call is lost, others run elsewhere."""
         slot = agent.slots[envelope.slot]
-        slot.known.clear()
-        slot.settings = b""
-        slot.life += 1
-        slot.stopping = False
-        slot.ticket = 0
+        slot.restarted()
         ahead = list(slot.tasks)
         if ahead:
-            ahead[0].mark = envelope.mark
+            ahead[0].died(envelope.mark)
         if ahead and envelope.text and envelope.began:
             output = OutputText(envelope.slot, ahead[0].id, 0, envelope.text, True)
             self._controller.output_arrived(agent, output, [])

@@ -346,8 +346,7 @@ class Controller:
         if calls:
             fresh = tasks[0].options.fresh
             new = self._new_functions(sent, () if fresh else slot.known)
-            slot.runs += 1
-            run = Run(slot.number, len(calls), list(new), fresh, slot.life, slot.runs)
+            run = Run(slot.number, len(calls), list(new), fresh, slot.life, slot.calls_sent())
             if not fresh and slot.changes != functions.kept.changes:
                 run.dropped = self._dropped(slot)
             settings = b"" if self._shares_memory else self.program_settings.now()
@@ -359,8 +358,7 @@ class Controller:
             else:
                 self.slots_here[slot.number].give(run, parts)
             if not fresh:
-                slot.known.update(new)
-                slot.settings = settings
+                slot.knows(new, settings)
             self.begins(slot)
 
     def _pickled_now(self, task: TaskRecord) -> tuple[bytes, Parts]:
@@ -392,7 +390,7 @@ class Controller:
         alive = kept.numbers.keys() | self.setups.kept.keys()
         gone = slot.known - alive
         wanted = {task.function.number for task in slot.tasks} if gone else set()
-        slot.known -= gone - wanted
+        slot.forgets(gone - wanted)
         if not gone & wanted:
             slot.changes = kept.changes
         return list(gone - wanted)
@@ -456,9 +454,8 @@ class Controller:
             if last:
                 self.begins(slot)
             return
-        future = task.future
-        if future.host is None:  # its result arrived together with the previous call's
-            future.host, future.slot = slot.host.name, slot.number
+        if task.state is SENT:  # its result arrived together with the previous call's
+            task.begins()
         if seconds >= 0:
             task.function.timing.took(seconds)
         self.scheduler.ended(slot, task)
@@ -515,7 +512,7 @@ class Controller:
         again = functions.again_by_value(task.function, module)
         if again is None:
             return False
-        task.function = again
+        task.by_value(again)
         self.waits_again(task)
         self.scheduler.put_back([task])
         return True

@@ -104,7 +104,7 @@ class KillAndCancel:
 
     def recall(self, slot: SlotRecord) -> None:
         """Ask a slot to give back the calls that it has not started."""
-        slot.ticket = next(self._tickets)
+        slot.recalled(next(self._tickets))
         self._outbox.post(slot.agent, [encode(Recall(slot.number, slot.ticket))])
 
     def _stop_unasked(self, task: TaskRecord, slot: SlotRecord) -> None:
@@ -118,14 +118,12 @@ class KillAndCancel:
     def _stop(self, slot: SlotRecord, ticket: int = 0) -> None:
         """End a slot's process; it gets no tasks until there is a new one."""
         if not slot.stopping:
-            slot.stopping = True
+            slot.stops()
             self._outbox.post(slot.agent, [encode(Stop(slot.number, slot.life, ticket))])
 
     def given_back(self, agent: AgentRecord, envelope: GivenBack, parts: Parts) -> None:
         slot = agent.slots[envelope.slot]
-        if envelope.ticket == slot.ticket:
-            slot.ticket = 0
-            slot.stopping = False  # it has answered, so its agent does not end it
+        slot.answered(envelope.ticket)
         back = set(envelope.tasks)
         returned = [task for task in slot.tasks if task.id in back]
         for task in reversed(returned):
@@ -256,7 +254,7 @@ class KillAndCancel:
             if record.state is WAITING:
                 self._controller.cancelled(record)
             elif record.state is SENT:
-                record.unwanted = True
+                record.cancel_if_given_back()
                 elsewhere.append(record)
         for slot in dict.fromkeys(record.slot for record in elsewhere):
             if slot is not None and not (slot.closed and slot.ticket):
@@ -267,4 +265,4 @@ class KillAndCancel:
     def _cancel_no_more(records: Iterable[TaskRecord]) -> None:
         """Tasks that have started in the meantime, or whose slot does not answer, run on."""
         for record in records:
-            record.unwanted = False
+            record.cancel_if_given_back(False)

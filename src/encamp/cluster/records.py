@@ -127,6 +127,22 @@ class TaskRecord:
         self.state = ENDED
         self.arguments, self.pickled = ((), {}), None
 
+    def by_value(self, function: Function) -> None:
+        """Use a pickle by value of its function from now on."""
+        self.function = function
+
+    def uses(self, devices: Iterable[str]) -> None:
+        """Record its GPUs."""
+        self.devices = tuple(devices)
+
+    def died(self, mark: tuple[int, int]) -> None:
+        """Record how far it was when its process died."""
+        self.mark = mark
+
+    def cancel_if_given_back(self, wanted: bool = True) -> None:
+        """Record whether it is cancelled when its slot gives it back."""
+        self.unwanted = wanted
+
     def end_soon(self, cause: Cause) -> None:
         """Record why it will be ended; the first cause counts."""
         if self.cause is None:
@@ -142,7 +158,10 @@ class TaskRecord:
 
 
 class SlotRecord:
-    """A slot at the controller. ``tasks`` are the tasks sent there, the running one first."""
+    """A slot at the controller. ``tasks`` are the tasks sent there, the running one first.
+
+    Only the scheduler changes ``tasks``, ``backlog`` and ``closed``.
+    """
 
     __slots__ = (
         "agent",
@@ -179,6 +198,44 @@ class SlotRecord:
         """Messages with calls that were sent to it."""
         self.ticket = 0
         """The number of the last request to give back calls, until it is answered; 0: none."""
+
+    # Its process
+
+    def calls_sent(self) -> int:
+        """Count a message with calls; returns how many there were."""
+        self.runs += 1
+        return self.runs
+
+    def knows(self, functions: Iterable[int], settings: bytes) -> None:
+        """Record the functions and settings that were sent to its process."""
+        self.known.update(functions)
+        self.settings = settings
+
+    def forgets(self, functions: set[int]) -> None:
+        """Record functions that its process was asked to drop."""
+        self.known -= functions
+
+    def recalled(self, ticket: int) -> None:
+        """Record a request to give back calls."""
+        self.ticket = ticket
+
+    def answered(self, ticket: int) -> None:
+        """Record the answer to a request, after which the agent does not end the process."""
+        if ticket == self.ticket:
+            self.ticket = 0
+            self.stopping = False
+
+    def stops(self) -> None:
+        """Record that its process was asked to end."""
+        self.stopping = True
+
+    def restarted(self) -> None:
+        """Record that its process has ended, and that another one takes its place."""
+        self.life += 1
+        self.known.clear()
+        self.settings = b""
+        self.ticket = 0
+        self.stopping = False
 
     @property
     def key(self) -> tuple[int, int]:

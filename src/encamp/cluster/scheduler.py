@@ -248,7 +248,7 @@ class Scheduler:
             host.used_memory += need.memory
             host.wide += need.cores > 1
             if need.gpus:
-                tasks[0].devices = tuple(host.gpus[: need.gpus])
+                tasks[0].uses(host.gpus[: need.gpus])
                 del host.gpus[: need.gpus]
             self.ahead -= 1
             self._sort(host)
@@ -284,8 +284,9 @@ class Scheduler:
 
     def _release(self, host: HostRecord, task: TaskRecord) -> None:
         need = task.options.need
-        host.gpus.extend(task.devices)
-        task.devices = ()
+        if task.devices:
+            host.gpus.extend(task.devices)
+            task.uses(())
         host.used_cores = max(0, host.used_cores - need.cores)
         host.used_memory = max(0, host.used_memory - need.memory)
         host.wide -= need.cores > 1
