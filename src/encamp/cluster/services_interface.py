@@ -1,10 +1,18 @@
-"""The interface for services: an object that uses a cluster and follows its tasks and hosts."""
+"""The interfaces between a cluster's controller and its services, which follow tasks and hosts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+from encamp.cluster.disk_thread import DiskThread
+from encamp.cluster.kill_and_cancel import KillAndCancel
+from encamp.cluster.messages import Messages
 from encamp.cluster.records import TaskRecord
+from encamp.cluster.scheduler import Scheduler
+from encamp.cluster.spawn_options import SpawnOptions
+from encamp.errors import EngineFailed
+from encamp.loop.pump import Pump
 from encamp.wire.frames import Parts
 
 if TYPE_CHECKING:
@@ -54,3 +62,58 @@ class ServicesInterface(Protocol):
 
     def close(self) -> None:
         """Called when the cluster is closed."""
+
+
+class ControllerForServices(Protocol):
+    """The part of the controller that services need."""
+
+    services: ServicesInterface | None
+
+    @property
+    def token(self) -> str:
+        """A name that no other cluster has."""
+
+    @property
+    def pump(self) -> Pump:
+        """The pump, whose driving thread calls services."""
+
+    @property
+    def disk_thread(self) -> DiskThread:
+        """The thread that works on the disk."""
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The hosts and their slots."""
+
+    @property
+    def messages(self) -> Messages:
+        """The messages of tasks."""
+
+    @property
+    def kill_and_cancel(self) -> KillAndCancel:
+        """Kills and cancels of tasks."""
+
+    @property
+    def tasks(self) -> Mapping[int, TaskRecord]:
+        """All tasks that have not ended."""
+
+    @property
+    def failure(self) -> EngineFailed | None:
+        """The error if the engine has failed."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the cluster accepts no new tasks."""
+
+    @property
+    def closing(self) -> bool:
+        """Whether the agents were asked to end."""
+
+    def spawn(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: SpawnOptions,
+    ) -> TaskRecord:
+        """Take a call, which starts in a later turn. Raises the errors of `Cluster.spawn`."""

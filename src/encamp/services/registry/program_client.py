@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from encamp.cluster.controller import Controller
+from encamp.cluster.services_interface import ControllerForServices
 from encamp.cluster.task import FORKED
 from encamp.errors import ClusterClosed, ClusterError
 from encamp.services.call_outcomes import value_of
@@ -26,7 +26,7 @@ class ProgramClient(Client):
     """The client of the program, whose process also has the registry."""
 
     def __init__(
-        self, controller: Controller, registry: Callable[[int, Letter, Parts], None]
+        self, controller: ControllerForServices, registry: Callable[[int, Letter, Parts], None]
     ) -> None:
         super().__init__(SPAWNER)
         self._controller, self._registry = controller, registry

@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from encamp.cluster.controller import Controller
 from encamp.cluster.records import TaskRecord
+from encamp.cluster.services_interface import ControllerForServices
 from encamp.errors import BadFrame
 from encamp.service_statistics import ServiceStatistics
 from encamp.services.current_client import program_client
@@ -58,7 +58,7 @@ _log = logging.getLogger("encamp")
 class Registry:
     """The services of a cluster; its `ServicesInterface`."""
 
-    def __init__(self, controller: Controller, cluster: object) -> None:
+    def __init__(self, controller: ControllerForServices, cluster: object) -> None:
         self._records = records = ServiceRecords(controller, cluster)
         self.token = controller.token
         self.program = records.program = ProgramClient(controller, self.letter)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from weakref import ref
 
-from encamp.cluster.controller import Controller
+from encamp.cluster.services_interface import ControllerForServices
 from encamp.cluster.spawn_options import SpawnOptions
 from encamp.errors import EncampError, ServiceEnded, ServiceFailed
 from encamp.service_statistics import ServerStatistics
@@ -101,7 +101,7 @@ class Program(Protocol):
 class ServiceRecords:
     """All services of a cluster, their servers and leases; for the thread that drives the pump."""
 
-    def __init__(self, controller: Controller, cluster: object) -> None:
+    def __init__(self, controller: ControllerForServices, cluster: object) -> None:
         self.controller, self.pump = controller, controller.pump
         self._cluster = ref(cluster)
         self.program: Program | None = None
