@@ -22,7 +22,7 @@ import pytest
 
 from encamp.agent.child_process import SlotProcess
 from encamp.agent.process_slot import ProcessSlot
-from encamp.cluster import disk_thread
+from encamp.attempt_facts import Published
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import TaskExit
 from encamp.cluster.records import Cause, HostRecord, SlotRecord, TaskRecord
@@ -43,6 +43,7 @@ from encamp.errors import (
 )
 from encamp.executor import Executor
 from encamp.slot.slot import CurrentTask, ask_here, current_task
+from encamp.storage.outputs import deliveries
 from encamp.storage.outputs.patterns import Output
 from encamp.testing import work
 from encamp.testing.fake import FakeEngine, SimulatedEngine
@@ -483,14 +484,14 @@ def test_publishing_in_progress_completes_at_kill_all(
     monkeypatch: pytest.MonkeyPatch,
     how: str,
 ) -> None:
-    begun, go_on, publish = threading.Event(), threading.Event(), disk_thread.publish
+    begun, go_on, publish = threading.Event(), threading.Event(), deliveries.publish
 
-    def slowly(staged: Any) -> None:
+    def slowly(staged: Any, **options: Any) -> list[Published]:
         begun.set()
         go_on.wait(SOON)
-        publish(staged)
+        return publish(staged, **options)
 
-    monkeypatch.setattr(disk_thread, "publish", slowly)
+    monkeypatch.setattr(deliveries, "publish", slowly)
     cluster = Cluster("local", slots=1)
     task = cluster.spawn(_write_output, outputs=["out.txt"], to=tmp_path)
     assert begun.wait(SOON)

@@ -37,7 +37,6 @@ from encamp.errors import (
 from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.record import Record
-from encamp.jobs.run import publisher as publisher_module
 from encamp.jobs.run import run_loop as run_module
 from encamp.jobs.run.attempt_outcomes import AttemptOutcomes
 from encamp.jobs.run.retries import MOST_LOSSES
@@ -45,6 +44,7 @@ from encamp.jobs.run.run_loop import WINDOW
 from encamp.jobs.worker.supervise_attempt import Abandoned
 from encamp.jobs.worker.work_and_outcome import Outcome, Work
 from encamp.reports import AttemptReport, TaskReport
+from encamp.storage.outputs import deliveries
 from encamp.storage.outputs.stage import Staged
 from encamp.storage.outputs.temporary_names import Written
 from encamp.testing.waiting import until
@@ -342,7 +342,7 @@ def test_outputs_that_cannot_be_published_fail_their_task_and_go(here: Path) -> 
 def test_a_folder_whose_names_cannot_be_flushed_fails_only_the_tasks_that_wrote_there(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flush = publisher_module.flush_folders
+    flush = deliveries.flush_folders
 
     def flushed(folders: Iterable[Path]) -> None:
         folders = list(folders)
@@ -351,7 +351,7 @@ def test_a_folder_whose_names_cannot_be_flushed_fails_only_the_tasks_that_wrote_
                 raise BadDestination(str(folder), "its new files may be lost in a power cut")
         flush(folders)
 
-    monkeypatch.setattr(publisher_module, "flush_folders", flushed)
+    monkeypatch.setattr(deliveries, "flush_folders", flushed)
     job = encamp.Job("job", to="out")
     for name in ("good", "bad"):
         job.add(name, "true", outputs={"x": name})
@@ -364,13 +364,13 @@ def test_a_folder_whose_names_cannot_be_flushed_fails_only_the_tasks_that_wrote_
 def test_nothing_gets_its_name_unless_the_disk_has_the_journal_s_record_of_it(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flush = publisher_module.flush_copies
+    flush = deliveries.flush_copies
 
     def flushed(copies: Any, others: Iterable[Path]) -> dict[Any, OSError]:
         refused = {str(file): OSError(errno.EIO, "Input/output error") for file in others}
         return {**flush(copies, others), **refused}
 
-    monkeypatch.setattr(publisher_module, "flush_copies", flushed)
+    monkeypatch.setattr(deliveries, "flush_copies", flushed)
     job = encamp.Job("job", to="out")
     job.add("a", "true", outputs={"x": "a"})
     report = run(job, Scripted({"a": [partial(_well, name="a")]}))
@@ -411,10 +411,16 @@ def test_rescued_file_is_journaled_before_and_synced_after_renaming(
 
         return noted
 
-    monkeypatch.setattr(Journal, "flush", noting("journal", Journal.flush))
+    flush = deliveries.flush_copies
+
+    def flushed(copies: Any, others: Iterable[Path]) -> dict[Any, OSError]:
+        order.extend(file.name for file in others)
+        return flush(copies, others)
+
+    monkeypatch.setattr(deliveries, "flush_copies", flushed)
     for name in ("publish", "flush_folders"):
-        function = noting(name, getattr(publisher_module, name))
-        monkeypatch.setattr(publisher_module, name, function)
+        function = noting(name, getattr(deliveries, name))
+        monkeypatch.setattr(deliveries, name, function)
     job = encamp.Job("job", to="out")
     job.add("a", "true", on_failure="left")
 
@@ -422,7 +428,7 @@ def test_rescued_file_is_journaled_before_and_synced_after_renaming(
         return Outcome(error=STEP.error, rescued=[_staged(work, "left")])
 
     assert len(run(job, Scripted({"a": [bad]}))["a"].rescued) == 1
-    assert order[:3] == ["journal", "publish", "flush_folders"]
+    assert order[:3] == ["journal.jsonl", "publish", "flush_folders"]
 
 
 def test_a_lost_attempt_began_when_its_slot_was_free() -> None:
@@ -441,7 +447,7 @@ def test_a_lost_attempt_began_when_its_slot_was_free() -> None:
 def test_a_log_is_flushed_before_it_gets_its_name(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flush, flushed = publisher_module.flush_copies, []
+    flush, flushed = deliveries.flush_copies, []
 
     def noted(copies: Iterable[Staged], others: Iterable[Path]) -> dict[Any, OSError]:
         copies = list(copies)
@@ -454,7 +460,7 @@ def test_a_log_is_flushed_before_it_gets_its_name(
         log = replace(_staged_at(part, logs / "a.1.log"), flushed=False)
         return Outcome(error=STEP.error, log=log)
 
-    monkeypatch.setattr(publisher_module, "flush_copies", noted)
+    monkeypatch.setattr(deliveries, "flush_copies", noted)
     assert run(job_of("a"), Scripted({"a": [outcome]}))["a"].log == "logs/a.1.log"
     assert flushed == ["a.1.log"]
 

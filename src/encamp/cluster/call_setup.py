@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from encamp.agent.gpus import VISIBLE
 from encamp.cluster.records import ENDED, TaskRecord
 from encamp.cluster.sent_functions import Function
 from encamp.cluster.spawn_options import CheckedOptions
-from encamp.errors import BadDestination, CannotTravel, UnusableInput, text_of
-from encamp.slot.call_folder import Staging
+from encamp.errors import CannotTravel, UnusableInput, text_of
 from encamp.slot.slot import Setup
 from encamp.storage.files_by_request import FilesQuestion, IsOver, TaskFiles
-from encamp.storage.outputs.accepted_names import NOT_DECLARED, below
+from encamp.storage.folder_life import FolderPlan
+from encamp.storage.outputs.accepted_names import Accepted, accepted, below
 from encamp.storage.outputs.patterns import folders_of
-from encamp.storage.outputs.publish import final_name, staged_by
 from encamp.storage.outputs.sees_destination import Beacons
 from encamp.storage.outputs.stage import Staged
 from encamp.storage.outputs.temporary_names import new_token
@@ -63,7 +62,7 @@ class Setups:
             cores=options.need.cores,
             follow=options.on_output is not None,
             initializer=self._number_of(options.initializer),
-            staging=self._staging(task) if options.staged else None,
+            folder=self._folder(task) if options.staged else None,
         )
         return bytes(dump(setup)[0])
 
@@ -86,12 +85,12 @@ class Setups:
         if known is not None:
             del self.kept[known.number]
 
-    def _staging(self, task: TaskRecord) -> Staging:
+    def _folder(self, task: TaskRecord) -> FolderPlan:
         options = task.options
         outputs = (*options.outputs, *options.on_failure)
         self._files[task.id] = TaskFiles(options.items, outputs)
-        return Staging(
-            name=task.label,
+        return FolderPlan(
+            task=task.label,
             token=f"{self._token}-{task.id}",
             items=options.items,
             outputs=options.outputs,
@@ -124,17 +123,11 @@ class Setups:
         self._beacons.light(folders_of((*options.outputs, *options.on_failure)))
         return self._beacons.description
 
-    def check(self, task: TaskRecord, staged: Collection[Staged]) -> None:
-        """Raise `BadDestination` for an output that the task cannot have, or has not staged."""
-        if not staged:
-            return
+    def accepted(self, task: TaskRecord, staged: list[Staged]) -> Accepted:
+        """The outputs that the task can have, and has staged."""
         outputs = (*task.options.outputs, *task.options.on_failure)
         urls = [output.to for output in outputs if output.at is None]
-        may_publish = below([*folders_of(outputs), *urls])
-        token = f"{self._token}-{task.id}"
-        for one in staged:
-            if not (may_publish(final := final_name(one.final)) and staged_by(one, token)):
-                raise BadDestination(final, NOT_DECLARED)
+        return accepted(staged, f"{self._token}-{task.id}", below([*folders_of(outputs), *urls]))
 
     def forget(self, task: TaskRecord) -> TaskFiles | None:
         """Remove and return the files of a task that has ended; they must be closed."""

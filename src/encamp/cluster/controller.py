@@ -15,7 +15,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import CancelledError
-from functools import partial
 from itertools import repeat
 from typing import Any, Protocol
 
@@ -49,7 +48,10 @@ from encamp.errors import (
 from encamp.loop.event_loop import MANY, REST, by_signal
 from encamp.loop.pump import Pump
 from encamp.loop.time_limit_clock import NOTICED
+from encamp.slot.call_folder import FolderResult
 from encamp.slot.program_settings import SettingsSource
+from encamp.storage.outputs.deliveries import deliver_one
+from encamp.storage.outputs.stage import unstage
 from encamp.wire.frames import Parts, own
 from encamp.wire.inbox import Inbox
 from encamp.wire.outbox import Outbox
@@ -477,10 +479,30 @@ class Controller:
             self._failed(task, slot, RuntimeError(cause), traceback_of(exc))
             return
         if task.options.staged:
-            check = partial(self.setups.check, task, value.staged)
-            self.disk_thread.publish(task, value, check, self.end)
+            self._publish(task, slot, value)
         else:
             self.end(task, True, value)
+
+    def _publish(self, task: TaskRecord, slot: SlotRecord, result: FolderResult) -> None:
+        """Publish the files of a call that had a folder, in the disk thread; then end the task."""
+
+        def publish() -> None:
+            staged, error = self.setups.accepted(task, result.staged)
+            if error is not None and not result.failure:
+                unstage(staged)
+                raise error
+            deliver_one(staged, lenient=bool(result.failure))
+
+        def done(_: Any, error: BaseException | None) -> None:
+            if result.failure:  # which matters more
+                self._failed(task, slot, *load_failure(result.failure))
+            else:
+                self.end(task, error is None, result.value if error is None else error)
+
+        if result.staged:
+            self.disk_thread.run(publish, done)
+        else:
+            done(None, None)
 
     def _failed(self, task: TaskRecord, slot: SlotRecord, error: BaseException, text: str) -> None:
         kind = type(error)  # `isinstance` would run the error's own code

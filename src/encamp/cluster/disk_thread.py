@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
-from encamp.cluster.records import TaskRecord
 from encamp.loop.pump import Pump
-from encamp.slot.call_folder import FolderResult
-from encamp.storage.outputs.publish import publish
-from encamp.storage.outputs.stage import unstage
 
 Done = Callable[[Any, BaseException | None], None]
-Ended = Callable[[TaskRecord, bool, Any], None]
 
 
 class DiskThread:
@@ -51,31 +45,6 @@ class DiskThread:
     def _go(self) -> None:
         while (run := self._work.get()) is not None:
             run()
-
-    def publish(
-        self, task: TaskRecord, result: FolderResult, check: Callable[[], None], ended: Ended
-    ) -> None:
-        """Give a task's outputs their final names; then ``ended`` is called by the pump.
-
-        ``check`` raises an error for files that are not the task's outputs.
-        """
-        if not result.staged:
-            ended(task, result.error is None, result.error or result.value)
-            return
-
-        def work() -> None:
-            check()
-            try:
-                publish(result.staged)
-            finally:
-                with suppress(OSError):
-                    unstage(result.staged)  # what could not be published
-
-        def done(_: Any, error: BaseException | None) -> None:
-            error = result.error or error
-            ended(task, error is None, result.value if error is None else error)
-
-        self.run(work, done)
 
     def close(self) -> None:
         """Wait for the running work; later work is done at once. Idempotent."""

@@ -67,9 +67,9 @@ from encamp.wire.protocol import (
 )
 
 if TYPE_CHECKING:
-    from encamp.slot.call_folder import Staging
     from encamp.slot.initializer_globals import Initialized
     from encamp.slot.small_messages import TaskShortcut
+    from encamp.storage.folder_life import FolderPlan
 
 
 _NOTHING: Parts = []
@@ -96,7 +96,8 @@ class Setup(msgspec.Struct, frozen=True):
     """Whether its output is sent while it runs."""
     initializer: int = 0
     """The number of an initializer, which a slot runs once, before the first such call; 0: none."""
-    staging: Staging | None = None
+    folder: FolderPlan | None = None
+    """The call's own folder."""
 
 
 class Connection(Protocol):
@@ -400,12 +401,12 @@ class Slot:
         if made is not None:  # a callable object is an argument of a function that calls it
             for arg in args:
                 made.give(arg)
-        if setup.staging is None:
+        if setup.folder is None:
             return called(function, args, kwargs)
         from encamp.slot.call_folder import in_folder  # here, because most calls have no folder
         from encamp.storage.files_by_request import SpawnersFiles
 
-        return in_folder(setup.staging, task, SpawnersFiles(self.ask), function, args, kwargs)
+        return in_folder(setup.folder, task, SpawnersFiles(self.ask), function, args, kwargs)
 
     @property
     def task(self) -> CurrentTask:

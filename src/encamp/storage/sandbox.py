@@ -7,24 +7,20 @@ import inspect
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
 from typing import ParamSpec, TypeVar
 
-from encamp.errors import EncampError
 from encamp.storage.disk.path_to_destination import named
 from encamp.storage.exit_on_signal import signals_exit
+from encamp.storage.folder_life import FolderLife, FolderPlan
 from encamp.storage.inputs.mirror import MirrorMap, as_mirrors, plan
 from encamp.storage.leftovers import reclaim_leftovers
-from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, check_outputs
-from encamp.storage.outputs.publish import publish
-from encamp.storage.outputs.stage import stage, unstage
-from encamp.storage.persistent import give_back, persistent_sandbox
+from encamp.storage.outputs.deliveries import deliver_one
+from encamp.storage.outputs.patterns import OutputMap, as_outputs, check_outputs
 from encamp.storage.real_paths import current_folder
-from encamp.storage.sandbox_folder import Sandbox
 from encamp.storage.urls import folder_name
 
 P = ParamSpec("P")
@@ -86,56 +82,22 @@ def sandbox(
     base = current_folder()
     destination = named(base, to or ".")
     wanted = as_outputs(outputs)
-    rescued = tuple(replace(output, required=False) for output in as_outputs(on_failure))
+    rescued = as_outputs(on_failure)
     for outputs_then in (wanted, rescued):
         check_outputs(outputs_then, destination)
-    items = plan(as_mirrors(mirror), base)
+    items = tuple(plan(as_mirrors(mirror), base))
+    kept_as = name if persistent else ""
+    files = FolderPlan(name, token_hex(8), items, wanted, rescued, destination, persistent=kept_as)
     _reclaim_once()
-    with signals_exit():
-        sandbox = persistent_sandbox(name, items, renew=renew) if persistent else Sandbox(name)
+    with signals_exit(), FolderLife(files, renew=renew, keeps=keep) as life:
         try:
-            if not persistent:
-                sandbox.place(items)
-            with inside(sandbox.folder):
-                yield sandbox.folder
-            sandbox.check_inputs(name)
-            _publish(sandbox, wanted, destination, name)
+            life.place()
+            with inside(life.folder):
+                yield life.folder
+            deliver_one(life.stage())
         except BaseException:
-            with suppress(EncampError, OSError):  # the block's own error matters more
-                _publish(sandbox, rescued, destination, name, failed=True)
+            deliver_one(life.rescue(), lenient=True)
             raise
-        finally:
-            if persistent:
-                give_back(name, sandbox)
-            elif keep:
-                sandbox.keep()
-            else:
-                sandbox.remove()
-
-
-def _publish(
-    sandbox: Sandbox,
-    wanted: tuple[Output, ...],
-    destination: Path,
-    name: str,
-    *,
-    failed: bool = False,
-) -> None:
-    staged = stage(
-        sandbox.folder,
-        wanted,
-        destination,
-        token=token_hex(8),
-        task=name,
-        inputs=sandbox.inputs,
-        unchanged=None if failed else sandbox.unchanged,
-        is_from=sandbox.is_from,
-        announce=sandbox.note_parts,
-    )
-    try:
-        publish(staged)
-    finally:
-        unstage(staged)  # what could not be published
 
 
 def _reclaim_once() -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from encamp.jobs.worker.on_failure import stage_aside
 from encamp.jobs.worker.work_and_outcome import Work
 from encamp.slot.output_limit import cut, free_middle_of
 from encamp.storage.outputs.send_outputs import OutputChannel
-from encamp.storage.outputs.stage import Staged
+from encamp.storage.outputs.stage import Staged, stage
 from encamp.storage.owned_folder import LOG
 
 TAIL = 4096
@@ -53,4 +52,13 @@ def stage_log(
     name = log_name(work.task, work.attempt).replace("{", "{{").replace("}", "}}")
     cut(log_file(folder), work.log_limit, f"raise log_limit = {work.log_limit} bytes to keep more")
     wanted = [replace(work.logs, rename=name)]
-    return stage_aside(folder, wanted, work, channel, "log", flush=flush)[0]
+    (staged,) = stage(
+        folder,
+        wanted,
+        token=f"{work.token}-log",
+        task=work.task,
+        channel=channel,
+        beacon=work.beacon,
+        flush=flush,
+    )
+    return staged

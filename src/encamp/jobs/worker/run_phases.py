@@ -25,7 +25,6 @@ from encamp.errors import DiskFull, EncampError, StepFailed, Stopped, reason, wo
 from encamp.jobs.run_lease import LeaseWatch
 from encamp.jobs.steps import Call, Command
 from encamp.jobs.worker.log import TAIL, log_file, size_of, stage_log, tail_of
-from encamp.jobs.worker.on_failure import rescue
 from encamp.jobs.worker.run_command import run_command
 from encamp.jobs.worker.values_file import read_values
 from encamp.jobs.worker.work_and_outcome import Outcome, Work, unpack
@@ -46,10 +45,9 @@ from encamp.slot.this_process import (
 )
 from encamp.storage.disk.disk_full import free_space
 from encamp.storage.files_by_request import SpawnersFiles
+from encamp.storage.folder_life import FolderLife
 from encamp.storage.inputs.damaged_inputs import Placed
-from encamp.storage.outputs.stage import stage
-from encamp.storage.sandbox_folder import Sandbox
-from encamp.storage.spare_folder import owned_folder, remove_spare
+from encamp.storage.spare_folder import remove_spare
 from encamp.wire.pickling import (
     NotImportable,
     frames_of,
@@ -112,8 +110,6 @@ class _Attempt:
         self._standing = AttemptNote("", os.getpid(), 0.0)
         self.value: object = None
         self._tail = TAIL
-        self._flushes = not work.lease.controller.near
-        """Whether to flush outputs here; on its own host the controller does so for many tasks."""
         self._calls = True
         """Whether steps run in this process."""
 
@@ -146,38 +142,42 @@ class _Attempt:
 
     def _in_folder(self, steps: tuple[Call | Command, ...]) -> None:
         name = f"{self.work.job}.{self.work.task}"
-        sandbox = Sandbox(name, self.files, owned_folder(name))
+        life = FolderLife(self.work.folder, self.files, name=name, spare=True)
+        sandbox = life.sandbox
         at_supervisors_end(sandbox.remove)
         self._stand(str(sandbox.path))
         failed = True
         try:
             with output_to(log_file(sandbox.path)):
-                self._all_phases(steps, sandbox)
+                self._all_phases(steps, life)
             failed = self.outcome.error is not None
         finally:
-            if not isinstance(self.outcome.error, Stopped):  # else its supervisor does it
-                self._leave(sandbox, failed=failed)
+            if isinstance(self.outcome.error, Stopped):
+                life.leave()
+            else:
+                self._end(life, failed=failed)
             at_supervisors_end(remove_spare)
             at_rest(remove_spare)
 
-    def _leave(self, sandbox: Sandbox, *, failed: bool) -> None:
+    def _end(self, life: FolderLife, *, failed: bool) -> None:
         """Stage the log and other wanted files of a folder, and remove it."""
         if failed and not orphaned():
-            self.outcome.rescued = rescue(sandbox.folder, self.work, self.files)
-        self._bring_log(sandbox.path)
+            self.outcome.rescued = life.rescue()
+        self._bring_log(life.sandbox.path)
         keep = self.work.keep
-        if keep == "always" or (failed and keep == "failed"):
-            self.outcome.kept = f"{socket.gethostname()}:{sandbox.keep()}"
-        else:
-            sandbox.put_aside()
+        life.keeps = keep == "always" or (failed and keep == "failed")
+        life.end()
+        if life.kept is not None:
+            self.outcome.kept = f"{socket.gethostname()}:{life.kept}"
 
-    def _all_phases(self, steps: tuple[Call | Command, ...], sandbox: Sandbox) -> None:
+    def _all_phases(self, steps: tuple[Call | Command, ...], life: FolderLife) -> None:
+        sandbox = life.sandbox
         self.placed = sandbox.placed
         try:
             with self._phase("job prephase"):
                 sandbox.bring(self.work.shared)
             with self._phase("task prephase"):
-                sandbox.place((*self.work.shared, *self.work.inputs))
+                life.place()
                 self.outcome.bytes_shared = sandbox.brought
             with undone() if self._calls else FolderRestored("/"):
                 for step in steps:
@@ -187,20 +187,9 @@ class _Attempt:
             if self.work.values is not None:
                 self.value = read_values(sandbox.folder / self.work.values, self.work.task)
             self.outcome.value = _pickled(self.value)
-            sandbox.check_inputs(self.work.task)
             self._check_wanted()
             with self._phase("task postphase"):
-                self.outcome.staged = stage(
-                    sandbox.folder,
-                    self.work.outputs,
-                    token=self.work.token,
-                    task=self.work.task,
-                    inputs=sandbox.inputs,
-                    unchanged=sandbox.unchanged,
-                    channel=self.files,
-                    beacon=self.work.beacon,
-                    flush=self._flushes,
-                )
+                self.outcome.staged = life.stage()
         except StepFailed as exc:
             self._failed(_for_want_of_room(exc, sandbox.folder) or exc)
         except (EncampError, Stopped) as exc:
@@ -255,7 +244,7 @@ class _Attempt:
         if orphaned():
             return
         with suppress(EncampError, OSError):
-            self.outcome.log = stage_log(path, self.work, self.files, flush=self._flushes)
+            self.outcome.log = stage_log(path, self.work, self.files, flush=self.work.folder.flush)
 
     def _stand(self, folder: str, step: StepBegins | None = None) -> None:
         self._standing = AttemptNote(folder, self.outcome.pid, self._cpu_before, step)

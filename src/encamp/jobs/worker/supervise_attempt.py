@@ -18,7 +18,6 @@ from encamp.jobs.run_interrupts import ended_in_order
 from encamp.jobs.run_lease import LeaseWatch
 from encamp.jobs.worker.check_time_limits import TimeLimits
 from encamp.jobs.worker.log import limit_log, log_file, stage_log, tail_of
-from encamp.jobs.worker.on_failure import rescue
 from encamp.jobs.worker.resource_usage import ResourceUsage
 from encamp.jobs.worker.run_phases import AttemptNote, StepBegins, run_phases
 from encamp.jobs.worker.slots import Done, SlotLost, slots_here
@@ -26,12 +25,11 @@ from encamp.jobs.worker.work_and_outcome import Outcome, Work
 from encamp.jobs.worker.worker_name import worker_name
 from encamp.services.step_questions import StepQuestion
 from encamp.slot.slot import ask_here
-from encamp.storage.dead_owners import keep_dead, reclaim, reclaim_folder
+from encamp.storage.dead_owners import reclaim
 from encamp.storage.disk.network_delay import sees
 from encamp.storage.files_by_request import IsOver, SpawnersFiles
+from encamp.storage.folder_life import end_dead, rescue_dead
 from encamp.storage.inputs.modes import needs_own_mounts
-from encamp.storage.inputs.overlay import recover
-from encamp.storage.owned_folder import TASK
 from encamp.wire.pickling import NotImportable
 
 if TYPE_CHECKING:
@@ -197,16 +195,12 @@ class _Supervisor:
             return outcome
         wanted = not isinstance(error, Abandoned)
         if wanted:
-            with suppress(OSError):
-                recover(self._folder)
-            outcome.rescued = rescue(self._folder / TASK, self.work, self.files)
+            outcome.rescued = rescue_dead(self._folder, self.work.folder, self.files)
         log = log_file(self._folder)
         with suppress(OSError, EncampError):
             if wanted and log.stat().st_size:
                 outcome.log_tail = tail_of(log)
                 outcome.log = stage_log(self._folder, self.work, self.files)
-        if self.work.keep != "never" and (kept := keep_dead(self._folder)):
+        if (kept := end_dead(self._folder, keeps=self.work.keep != "never")) is not None:
             outcome.kept = f"{self.where.host}:{kept}"
-        else:
-            reclaim_folder(self._folder)
         return outcome

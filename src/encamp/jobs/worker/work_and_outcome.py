@@ -13,6 +13,7 @@ from encamp.errors import CannotTravel, text_of
 from encamp.jobs.run_clock import Clock
 from encamp.jobs.run_lease import Lease
 from encamp.jobs.steps import Call, Command
+from encamp.storage.folder_life import FolderPlan
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.stage import Staged
@@ -49,6 +50,20 @@ class Work(msgspec.Struct, frozen=True):
     """The file that has the task's values."""
     beacon: str = ""
     """The beacons' description, for hosts that might not see the destinations; else empty."""
+
+    @property
+    def folder(self) -> FolderPlan:
+        """What goes into the attempt's folder and comes out of it."""
+        return FolderPlan(
+            self.task,
+            self.token,
+            (*self.shared, *self.inputs),
+            self.outputs,
+            self.on_failure,
+            beacon=self.beacon,
+            # On its own host the controller flushes outputs, for many tasks at once.
+            flush=not self.lease.controller.near,
+        )
 
 
 class Outcome(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""Finds the files of a task's folder that are unchanged inputs."""
+"""The inputs among the files of a task's folder: their sources, and which are unchanged."""
 
 from __future__ import annotations
 
@@ -17,23 +17,14 @@ from encamp.storage.shared_folders import local
 _CHUNK = 1 << 20
 
 
-class UnchangedInputs:
-    """Compares the contents of ``folder`` with the inputs that were put there.
+class InputSources:
+    """Knows the source of each input in a task's folder."""
 
-    Times are not enough: a task may set them, or touch files that it does not change.
-    """
-
-    def __init__(self, folder: Path, items: Iterable[Item], cache: HostCache) -> None:
-        self._folder, self._cache = folder, cache
+    def __init__(self, items: Iterable[Item]) -> None:
         self._files: dict[str, Item] = {}
         self._trees: dict[str, Item] = {}
         for item in items:
             (self._trees if item.kind == "tree" else self._files)[item.target] = item
-
-    def __call__(self, path: str) -> bool:
-        """Whether a path in the folder is an unchanged input, or in one."""
-        found = self._item_of(path)
-        return found is not None and self._is_still(path, *found)
 
     def _item_of(self, path: str) -> tuple[Item, str] | None:
         """The input at a path, and the rest of the path inside of it."""
@@ -48,14 +39,34 @@ class UnchangedInputs:
         return None
 
     def is_from(self, path: str, final: Path) -> bool:
-        """Whether a path in the folder is an input with the source ``final``, or in one."""
+        """Whether a path in the folder is an input with the source ``final``, or in one.
+
+        This host may see neither of them.
+        """
         with suppress(OSError, UnusableInput):
-            return final.samefile(self._source(path))
+            source = self._source(path)
+            return source == str(final) or final.samefile(source)
         return False
 
     def _source(self, path: str) -> str:
         item, inner = self._item_of(path) or (None, "")
         return f"{local(item.source)}{inner}" if item is not None and item.url is None else ""
+
+
+class UnchangedInputs(InputSources):
+    """Compares the contents of ``folder`` with the inputs that were put there.
+
+    Times are not enough: a task may set them, or touch files that it does not change.
+    """
+
+    def __init__(self, folder: Path, items: Iterable[Item], cache: HostCache) -> None:
+        super().__init__(items)
+        self._folder, self._cache = folder, cache
+
+    def __call__(self, path: str) -> bool:
+        """Whether a path in the folder is an unchanged input, or in one."""
+        found = self._item_of(path)
+        return found is not None and self._is_still(path, *found)
 
     def _is_still(self, path: str, item: Item, inner: str) -> bool:
         """By the entry in the cache, or by the source if it still matches the plan."""

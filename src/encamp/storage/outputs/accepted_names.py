@@ -10,18 +10,50 @@ import os
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
+from encamp.errors import BadDestination
 from encamp.storage.disk.one_name import one_name
 from encamp.storage.inputs.globs import escape, may_meet
 from encamp.storage.inputs.possible_paths import Reach, folders_below, published_by
 from encamp.storage.outputs.patterns import Output
+from encamp.storage.outputs.publish import final_name, staged_by
+from encamp.storage.outputs.stage import Staged, unstage
 from encamp.storage.urls import is_url, url_parts
 
-NOT_DECLARED = "no output of the task can have that name"
+_NOT_DECLARED = "no output of the task can have that name"
+_NOT_STAGED = "its temporary file is not one of the task's"
 _LONGEST = 4096
 """Characters of a path, see limits.h(0p), PATH_MAX."""
 _DEEPEST = 200
 """Patterns are compared up to this depth below a destination."""
+
+
+class Accepted(NamedTuple):
+    """What may be published, and an error if that is not everything."""
+
+    staged: list[Staged]
+    error: BadDestination | None
+
+
+def accepted(claimed: Iterable[Staged], token: str, allow: Callable[[str], bool]) -> Accepted:
+    """Sort out what a worker says that it has staged.
+
+    A worker runs arbitrary code on any host. Files are touched only if they were staged beside
+    their final names by the owner of ``token``, and published only if ``allow`` accepts these
+    names; otherwise the temporary files are removed.
+    """
+    good, error = [], None
+    for one in claimed:
+        final = final_name(one.final)
+        if not staged_by(one, token):
+            error = BadDestination(final, _NOT_STAGED)
+        elif not allow(final):
+            error = BadDestination(final, _NOT_DECLARED)
+            unstage([one])
+        else:
+            good.append(one)
+    return Accepted(good, error)
 
 
 class DeclaredNames:

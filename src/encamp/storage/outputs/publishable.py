@@ -91,7 +91,8 @@ class Publishable:
         before = len(self._made), len(self._links)
         matches = find(output.pattern, self._folder)
         if "/" in output.pattern:
-            self._check_listable(output.pattern)
+            with self._leniency():
+                self._check_listable(output.pattern)
         depth = globstar_depth(output.pattern, self._folder)
         holders = {parent for match in matches for parent in match.parents} if depth else set()
         for match in matches:
@@ -160,7 +161,7 @@ class Publishable:
 
     def _take_tree(self, path: str, inner: PurePosixPath, output: Output) -> None:
         empty = True
-        for below, status in entries_below(self._folder / path):
+        for below, status in entries_below(self._folder / path, lenient=self._lenient):
             empty = False
             made, to = os.path.join(path, below), inner / below  # noqa: PTH118
             if status is None:
@@ -261,7 +262,7 @@ class Publishable:
         return UnusableOutput(self._task, path, why)
 
     def _leniency(self) -> suppress:
-        return suppress(*((UnusableOutput,) if self._lenient else ()))
+        return suppress(*((UnusableOutput, OSError) if self._lenient else ()))
 
 
 def _base(output: Output) -> object:
@@ -269,16 +270,24 @@ def _base(output: Output) -> object:
     return output.to if output.at is None else output.at
 
 
-def entries_below(top: Path) -> Iterator[tuple[str, os.stat_result | None]]:
+def entries_below(
+    top: Path, *, lenient: bool = False
+) -> Iterator[tuple[str, os.stat_result | None]]:
     """The contents of a folder, by relative path, in a fixed order; None for an empty folder.
 
-    Symlinks are not followed. Raises OSError for a folder that cannot be listed.
+    Symlinks are not followed. Raises OSError for a folder that cannot be listed, or leaves out
+    its contents if ``lenient``.
     """
     pending = [""]
     while pending:
         inner = pending.pop()
-        with os.scandir(f"{top}/{inner}") as found:
-            entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+        try:
+            with os.scandir(f"{top}/{inner}") as found:
+                entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+        except OSError:
+            if not lenient:
+                raise
+            continue
         if inner and not entries:
             yield inner, None
         folders = []

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,14 @@ from secrets import token_hex
 import msgspec
 from msgspec.structs import replace
 
-from encamp.errors import BadDestination, MissingOutput, OutputConflict, UnusableOutput
+from encamp.errors import (
+    BadDestination,
+    EncampError,
+    MissingOutput,
+    OutputConflict,
+    UnusableInput,
+    UnusableOutput,
+)
 from encamp.storage import urls
 from encamp.storage.disk.copy_file import write_at
 from encamp.storage.disk.digest import Digest
@@ -98,13 +105,13 @@ def stage(
     ``unchanged`` returns whether a path in the folder is an unchanged input, which patterns do not
     match. ``is_from`` is for inputs that may be changed in place: it returns whether an input was
     mirrored from the final name that it would get. Such an input is not published if it is
-    unchanged, or if ``unchanged`` is None (after a failure). Blocks until the copies are flushed;
-    without ``flush``, another process of this host has to flush them, many at once
-    (`publish.flush_copies`). Raises `MissingOutput`, `UnusableOutput` (if ``lenient``, such files
-    are left out), `OutputConflict`, `BadDestination` or `DiskFull`; then no temporary file is left
-    here.
+    unchanged, or if ``unchanged`` is None (after a failure).
+
+    Blocks until the copies are flushed; without ``flush``, another process of this host has to
+    flush them, many at once (`publish.flush_copies`). Raises `MissingOutput`, `UnusableOutput`,
+    `OutputConflict`, `BadDestination` or `DiskFull`; then no temporary file is left here. If
+    ``lenient``, files with such an error are left out, and missing ones are no error.
     """
-    staged: list[Staged] = []
     token = f"{token}.{token_hex(4)}"  # an executor may run the same attempt twice
     try:
         outputs = tuple(outputs)
@@ -117,7 +124,9 @@ def stage(
         raise BadDestination(str(destination or folder), why) from exc
     try:
         found = Publishable(folder, task, lenient=lenient, unchanged=unchanged)
-        wanted = _wanted(found, folder, outputs, partial(_place, far), task, inputs, is_from)
+        wanted = _wanted(
+            found, folder, outputs, partial(_place, far), task, inputs, is_from, lenient=lenient
+        )
     except OSError as exc:
         if not folder.is_dir():
             if lenient:
@@ -129,16 +138,23 @@ def stage(
     tokens = {final: f"{token}-{number}" for number, final in enumerate(wanted)}
     if announce is not None:
         announce([_part(one, tokens[one]) for one in wanted if isinstance(one, Path)])
+    staged: list[Staged] = []
     try:
         for final, made in wanted.items():
-            try:
+            with suppress(*((EncampError, OSError) if lenient else ())), _readable(task, made):
                 staged.append(_staged(folder, made, final, tokens[final], channel, flush))
-            except _UnreadableError as exc:
-                raise UnusableOutput(task, made.path, str(exc)) from exc.__cause__
     except BaseException:
         unstage(one for one in staged if not far)  # the other side removes its own
         raise
     return staged
+
+
+@contextmanager
+def _readable(task: str, made: OutputFile) -> Iterator[None]:
+    try:
+        yield
+    except _UnreadableError as exc:
+        raise UnusableOutput(task, made.path, str(exc)) from exc.__cause__
 
 
 def _part(final: Path, token: str) -> Path:
@@ -220,12 +236,14 @@ def _wanted(
     task: str,
     inputs: frozenset[str],
     is_from: Callable[[str, Path], bool] | None,
+    *,
+    lenient: bool,
 ) -> dict[Final, OutputFile]:
     """The destination of each file that the patterns match → the file."""
     finals_of = lru_cache(maxsize=None)(place)
     for output in outputs:
         start = len(found.passed)
-        if found.add(output) or not output.required:
+        if found.add(output) or lenient or not output.required:
             continue
         passed = found.passed[start:]
         to_source = partial(_goes_to_source, is_from=is_from)
@@ -238,7 +256,7 @@ def _wanted(
         if found.takes_inputs and _goes_to_source(made, final, is_from):
             continue
         before = wanted.setdefault(final, made)
-        if before.path != made.path and not before.kind == made.kind == "folder":
+        if before.path != made.path and not (lenient or before.kind == made.kind == "folder"):
             raise OutputConflict(str(final), before.path, made.path)
     return wanted
 
@@ -247,7 +265,11 @@ def _goes_to_source(
     made: OutputFile, final: Final, is_from: Callable[[str, Path], bool] | None
 ) -> bool:
     """Whether an input was mirrored from the name that it would get."""
-    return is_from is not None and isinstance(final, Path) and is_from(made.path, final)
+    if is_from is None or isinstance(final, str):
+        return False
+    with suppress(UnusableInput):  # this host has fewer shared roots
+        return is_from(made.path, final if isinstance(final, Path) else local(final.place))
+    return False
 
 
 def _new_files(folder: Path, inputs: frozenset[str]) -> tuple[str, ...]:

@@ -1,0 +1,207 @@
+"""The life of a task's folder, which sandboxes, spawned tasks and attempts of jobs share.
+
+create, place the inputs ──► the task runs ──► stage its outputs ─────────► remove, keep or reuse
+                                           └─► (it failed) rescue its files ─┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol, Self
+
+import msgspec
+
+from encamp.errors import EncampError
+from encamp.storage.dead_owners import keep_dead, reclaim_folder
+from encamp.storage.inputs.mirror import Item
+from encamp.storage.inputs.overlay import recover
+from encamp.storage.inputs.send_inputs import Channel
+from encamp.storage.inputs.unchanged_inputs import InputSources
+from encamp.storage.outputs.patterns import Output
+from encamp.storage.outputs.send_outputs import OutputChannel
+from encamp.storage.outputs.stage import Staged, stage
+from encamp.storage.owned_folder import TASK
+from encamp.storage.persistent import give_back, persistent_sandbox
+from encamp.storage.sandbox_folder import Sandbox
+from encamp.storage.spare_folder import owned_folder
+
+
+class Files(Channel, OutputChannel, Protocol):
+    """The spawner's disk."""
+
+
+class FolderPlan(msgspec.Struct, frozen=True):
+    """What goes into a task's folder, and what comes out of it."""
+
+    task: str
+    """The task's name in messages."""
+    token: str
+    """Names the task's temporary files, unlike any other's."""
+    items: tuple[Item, ...]
+    outputs: tuple[Output, ...]
+    on_failure: tuple[Output, ...]
+    """Files to rescue, if they exist; ``required`` means nothing here."""
+    destination: Path | None = None
+    """The folder for outputs that are not `bound`."""
+    beacon: str = ""
+    """The beacons' description, for hosts that may not see the destinations; else empty."""
+    flush: bool = True
+    """Whether outputs are flushed here, see `stage`; rescued files always are."""
+    persistent: str = ""
+    """The name of a folder that is kept for this process's next task; empty if there is none."""
+
+
+class FolderLife:
+    """One task's folder, from its creation to its end: a context manager, for one thread.
+
+    ``name`` is the folder's name, by default the task's. ``renew`` creates a persistent folder
+    again. A ``spare`` folder is used again by this process's next task; the outputs' temporary
+    files are then left to the caller if this process dies. ``keeps`` may be set until the end: the
+    folder is then moved to the kept ones, as ``kept``. Raises the errors of `Sandbox` and, if the
+    folder is persistent, of `place`.
+    """
+
+    def __init__(
+        self,
+        plan: FolderPlan,
+        channel: Files | None = None,
+        *,
+        name: str = "",
+        renew: bool = False,
+        spare: bool = False,
+        keeps: bool = False,
+    ) -> None:
+        name = name or plan.task
+        self._plan, self._channel, self._spare = plan, channel, spare
+        self.keeps = keeps
+        self.kept: Path | None = None
+        self._over = False
+        self._is_placed = bool(plan.persistent)
+        if plan.persistent:
+            items = list(plan.items)
+            sandbox = persistent_sandbox(plan.persistent, items, renew=renew, channel=channel)
+        else:
+            sandbox = Sandbox(name, channel, owned_folder(name) if spare else None)
+        self.sandbox = sandbox
+        self.folder = sandbox.folder
+        """The task's own folder."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def place(self) -> None:
+        """Put the inputs into the folder, unless a persistent one has them already; blocks.
+
+        Raises the errors of `Placer.place`.
+        """
+        if not self._is_placed:
+            self.sandbox.place(self._plan.items)
+            self._is_placed = True
+
+    def stage(self) -> list[Staged]:
+        """Check the inputs, and stage the outputs of a task that has succeeded; blocks.
+
+        Raises the errors of `Sandbox.check_inputs` and `stage`.
+        """
+        plan, sandbox = self._plan, self.sandbox
+        sandbox.check_inputs(plan.task)
+        if not plan.outputs:
+            return []
+        return stage(
+            self.folder,
+            plan.outputs,
+            plan.destination,
+            token=plan.token,
+            task=plan.task,
+            inputs=sandbox.inputs,
+            unchanged=sandbox.unchanged,
+            is_from=sandbox.is_from,
+            announce=self._announce,
+            channel=_channel(plan, self._channel),
+            beacon=plan.beacon,
+            flush=plan.flush,
+        )
+
+    def rescue(self) -> list[Staged]:
+        """Stage the files of ``on_failure`` of a task that has failed; blocks, and never raises.
+
+        Files that cannot be published are left out, and so are inputs that would replace their own
+        sources. There are none if the task has not begun, because its inputs could not be placed.
+        """
+        if not self._is_placed:
+            return []
+        return _rescued(
+            self.folder, self._plan, self._channel, self.sandbox.is_from, self._announce
+        )
+
+    @property
+    def _announce(self) -> Callable[[list[Path]], None] | None:
+        return None if self._spare else self.sandbox.note_parts
+
+    def leave(self) -> None:
+        """Leave the folder to the supervisor of this process, see `rescue_dead`."""
+        self._over = True
+
+    def end(self) -> None:
+        """Remove the folder, keep it, or set it aside for the next task. Idempotent."""
+        if self._over:
+            return
+        self._over = True
+        if self._plan.persistent:
+            give_back(self._plan.persistent, self.sandbox)
+        elif self.keeps:
+            self.kept = self.sandbox.keep()
+        elif self._spare:
+            self.sandbox.put_aside()
+        else:
+            self.sandbox.remove()
+
+
+def rescue_dead(path: Path, plan: FolderPlan, channel: Files | None) -> list[Staged]:
+    """`FolderLife.rescue` for the folder of a dead process; ``path`` is `Sandbox.path`."""
+    with suppress(OSError):
+        recover(path)
+    return _rescued(path / TASK, plan, channel, InputSources(plan.items).is_from, None)
+
+
+def end_dead(path: Path, *, keeps: bool) -> Path | None:
+    """`FolderLife.end` for the folder of a dead process; returns where it is kept."""
+    if keeps and (kept := keep_dead(path)):
+        return kept
+    reclaim_folder(path)
+    return None
+
+
+def _rescued(
+    folder: Path,
+    plan: FolderPlan,
+    channel: Files | None,
+    is_from: Callable[[str, Path], bool],
+    announce: Callable[[list[Path]], None] | None,
+) -> list[Staged]:
+    if not plan.on_failure:
+        return []
+    with suppress(EncampError, OSError):  # the task's own error matters more
+        return stage(
+            folder,
+            plan.on_failure,
+            plan.destination,
+            token=plan.token,
+            task=plan.task,
+            is_from=is_from,
+            announce=announce,
+            channel=_channel(plan, channel),
+            beacon=plan.beacon,
+            lenient=True,
+        )
+    return []
+
+
+def _channel(plan: FolderPlan, channel: Files | None) -> Files | None:
+    """The way to destinations that this host may not see; None if it sees all."""
+    return channel if plan.beacon else None
