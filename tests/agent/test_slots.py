@@ -312,7 +312,7 @@ def test_a_forked_child_has_no_slots_of_its_parents() -> None:
 
 
 def test_outside_a_slot_telling_does_nothing() -> None:
-    this_process.tell("nobody listens")
+    this_process.send_to_supervisor("nobody listens")
     assert not this_process.orphaned()
 
 

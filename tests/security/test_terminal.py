@@ -13,7 +13,7 @@ import pytest
 import encamp
 from encamp.attempt_facts import Span, Where
 from encamp.cli.command_line import cli
-from encamp.cli.exit_status import _say
+from encamp.cli.exit_status import _print
 from encamp.errors import StepFailed, reason, shown, text_of
 from encamp.jobs.display.terminal import console_progress
 from encamp.jobs.report.read_report import read_report
@@ -79,7 +79,7 @@ def test_errors_show_no_escape_sequences(tmp_path: Path, capfd: pytest.CaptureFi
     assert _is_harmless(reason(raised))
     assert _is_harmless(text_of(StepFailed("a", "b", None, f"raised {reason(raised)}")))
     assert _is_harmless(str(JobFailed(_evil_report(tmp_path))))
-    _say(EVIL)
+    _print(EVIL)
     assert _is_harmless(capfd.readouterr().err)
     assert shown("two\nlines\t\N{SNOWMAN}") == "two\nlines\t\N{SNOWMAN}"
 

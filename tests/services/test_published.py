@@ -410,7 +410,7 @@ def test_a_call_of_a_later_lease_ends_the_leases_before_it() -> None:
         service = cluster.publish(Adder, count=1)
         first = service.acquire(SOON)
         copy = pickle.loads(pickle.dumps(first))
-        first._client.tell(LeaseEnded(first.server, first._lease), [])
+        first._client.send_letter(LeaseEnded(first.server, first._lease), [])
         with service.acquire(SOON) as holder:
             assert holder.add(1).get(SOON) == 2
             with pytest.raises(ProxyReleased):

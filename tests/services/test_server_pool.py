@@ -209,7 +209,7 @@ def test_server_for_ended_task_goes_to_next_request() -> None:
     records: Any = SimpleNamespace(
         controller=SimpleNamespace(tasks={3}),
         held={},
-        tell=lambda client, *_: told.append(client),
+        send_letter=lambda client, *_: told.append(client),
     )
     service: Any = SimpleNamespace(
         pool=pool, published=SimpleNamespace(at_least_once=False), methods=[]

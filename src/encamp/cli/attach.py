@@ -16,7 +16,7 @@ def attach_command(name: str | None, program: int | None) -> None:
     if name is None:
         for console in consoles():
             if program in (None, console.facts.program):
-                _say(_line(console))
+                _print(_line(console))
         return
     console = find(name, program)
     console.follow(_write)
@@ -34,5 +34,5 @@ def _write(text: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(shown(text))  # noqa: T201 - the command's answer

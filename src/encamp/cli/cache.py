@@ -22,13 +22,13 @@ def list_command() -> None:
     with HostCache() as cache:
         rows = cache.rows()
         if rows:
-            _say(f"{'last used':19}  {'size':>10}  {'kind':>12}  source")
+            _print(f"{'last used':19}  {'size':>10}  {'kind':>12}  source")
         for row in rows:
             kind = counted(row.files, "file") if row.kind == "tree" else "file"
-            _say(f"{_when(row.used)}  {size_text(row.size):>10}  {kind:>12}  {row.source}")
+            _print(f"{_when(row.used)}  {size_text(row.size):>10}  {kind:>12}  {row.source}")
         held, limit = sum(row.size for row in rows), cache_limit(cache.root)
         entries = counted(len(rows), "entry", "entries")
-        _say(f"{entries}, {size_text(held)} of at most {size_text(limit)}")
+        _print(f"{entries}, {size_text(held)} of at most {size_text(limit)}")
 
 
 def why_command(path: str) -> None:
@@ -42,15 +42,15 @@ def why_command(path: str) -> None:
         if not items and not cache.events(gone):
             raise UnusableInput(path, "it does not exist, and the cache has never held it")
         if not items:
-            _say(f"{gone}: does not exist now")
+            _print(f"{gone}: does not exist now")
             _print_history(gone, cache)
 
 
 def _print_item(item: Item, cache: HostCache) -> None:
-    _say(f"{item.name}: {_now(item)}")
-    _say(f"  {_where(item, cache)}")
-    _say(f"  {_mode(item, readonly=False)}")
-    _say(f"  {_mode(item, readonly=True)}")
+    _print(f"{item.name}: {_now(item)}")
+    _print(f"  {_where(item, cache)}")
+    _print(f"  {_mode(item, readonly=False)}")
+    _print(f"  {_mode(item, readonly=True)}")
 
 
 def _where(item: Item, cache: HostCache) -> str:
@@ -65,15 +65,15 @@ def _where(item: Item, cache: HostCache) -> str:
 
 def _print_history(name: str, cache: HostCache) -> None:
     for row in cache.rows_of(name):
-        _say(f"  {_when(row.fetched)}  entry of {row.state}; last used {_when(row.used)}")
+        _print(f"  {_when(row.fetched)}  entry of {row.state}; last used {_when(row.used)}")
     for event in cache.events(name):
-        _say(f"  {_when(event.time)}  {event.what}: {event.why}")
+        _print(f"  {_when(event.time)}  {event.what}: {event.why}")
 
 
 def clear_command(*, dry_run: bool) -> None:
     """Remove every entry that is not in use."""
     size = clear_cache(dry_run=dry_run)
-    _say(f"{'would remove' if dry_run else 'removed'} {size_text(size)}")
+    _print(f"{'would remove' if dry_run else 'removed'} {size_text(size)}")
 
 
 def _mode(item: Item, *, readonly: bool) -> str:
@@ -91,5 +91,5 @@ def _when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(shown(text))  # noqa: T201 - the command's answer

@@ -30,11 +30,11 @@ def clean_command(
     if everything:
         removed += clean_kept(dry_run=dry_run, stayed=stayed)
     for folder in removed:
-        _say(f"{verb} {printable(folder)}")
+        _print(f"{verb} {printable(folder)}")
     if everything and (size := clear_cache(dry_run=dry_run)):
-        _say(f"{verb} {size} bytes of cached inputs")
+        _print(f"{verb} {size} bytes of cached inputs")
     elif not removed and not stayed:
-        _say(f"nothing to remove in {printable(local_storage_path())}")
+        _print(f"nothing to remove in {printable(local_storage_path())}")
     _print_kept(everything)
     if stayed:
         raise CannotRemove({str(path): str(exc) for path, exc in stayed.items()})
@@ -52,7 +52,7 @@ def _clean_elsewhere(hosts: list[str], everything: bool, dry_run: bool, python: 
     answers = encamp_on(hosts, ["clean", *options], python)
     for answer in answers:
         for line in answer.lines:
-            _say(f"{answer.host}: {line}")
+            _print(f"{answer.host}: {line}")
     if failed := {answer.host: answer.why for answer in answers if answer.why}:
         raise HostsNotReached(failed)
 
@@ -63,8 +63,8 @@ def _print_kept(everything: bool) -> None:
     if folders and not everything:
         count = counted(len(folders), "folder was", "folders were")
         remedy = "--all removes kept folders, and empties the cache"
-        _say(f"{count} kept in {printable(parent)}; {remedy}")
+        _print(f"{count} kept in {printable(parent)}; {remedy}")
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(shown(text))  # noqa: T201 - the command's answer

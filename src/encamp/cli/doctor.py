@@ -314,12 +314,12 @@ def _remedy(why: str, host: str) -> str:
 
 
 def _print(host: str, lines: Sequence[CheckResult]) -> None:
-    _say(host)
+    _print_line(host)
     wide = max(len(line.what) for line in lines) if lines else 0
     for line in lines:
-        _say(f"  {line.level:<5}  {line.what:<{wide}}  {line.found}")
+        _print_line(f"  {line.level:<5}  {line.what:<{wide}}  {line.found}")
         if line.level != "ok" and line.remedy:
-            _say(f"  {'':<5}  {'':<{wide}}  -> {line.remedy}")
+            _print_line(f"  {'':<5}  {'':<{wide}}  -> {line.remedy}")
 
 
 def _sum_up(table: Table) -> int:
@@ -327,10 +327,10 @@ def _sum_up(table: Table) -> int:
     failures, notes = levels.count("fails"), levels.count("note")
     hosts = counted(len([host for host in table if host != _ALL]), "host")
     wrong = f"{counted(failures, 'thing')} will not work" if failures else "all will work"
-    _say(f"{hosts}: {wrong}, {counted(notes, 'note')}")
+    _print_line(f"{hosts}: {wrong}, {counted(notes, 'note')}")
     return 1 if failures else 0
 
 
-def _say(text: str) -> None:
+def _print_line(text: str) -> None:
     with suppress(BrokenPipeError):
         print(shown(text))  # noqa: T201 - the command's answer

@@ -30,15 +30,15 @@ def exit_status(command: click.Command) -> int:
         exc.show()
         return 2
     except (click.Abort, KeyboardInterrupt):
-        _say(f"stopped; {_GO_ON}")
+        _print(f"stopped; {_GO_ON}")
         return 128 + signal.SIGINT
     except JobFailed:
         return 1  # the failures are listed already
     except OutOfTime as exc:
-        _say(str(exc))
+        _print(str(exc))
         return os.EX_TEMPFAIL
     except EncampError as exc:
-        _say(str(exc))
+        _print(str(exc))
         return 2 if isinstance(exc, InputError) else 1
     except OSError as exc:  # of encamp's own files; a script's errors are shown as Python does
         _report_os_error(exc, "standard output" if exc.errno in _NOT_WRITTEN else "")
@@ -49,7 +49,7 @@ def exit_status(command: click.Command) -> int:
 def _ended(exc: SystemExit) -> int:
     """The exit status after a signal, or of the script."""
     if isinstance(exc, Terminated):
-        _say(f"stopped by {signal_name(exc.number)}; {_GO_ON}")
+        _print(f"stopped by {signal_name(exc.number)}; {_GO_ON}")
     if exc.code is None or isinstance(exc.code, int):
         return exc.code or 0
     Screen(sys.stderr).write(f"{shown(str(exc.code))}\n")
@@ -72,10 +72,10 @@ def _report_os_error(exc: OSError, what: str = "") -> None:
     if not isinstance(exc, BrokenPipeError):
         what = printable(exc.filename) if exc.filename else what
         where = f"{what}: " if what else ""
-        _say(f"{where}{(exc.strerror or str(exc)).lower()}")
+        _print(f"{where}{(exc.strerror or str(exc)).lower()}")
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     """Print a message of the command, unless standard error is closed."""
     screen = Screen(sys.stderr)
     screen.write(f"encamp: {shown(text)}\n")

@@ -38,7 +38,7 @@ def prune_command(destination: Path, *, dry_run: bool, shared: bool = False) -> 
         except NotOurs as exc:
             if len(folders) == 1:
                 raise
-            _say(str(exc))
+            _print(str(exc))
             continue
         except JobBusy as exc:
             refused.append(exc)
@@ -51,22 +51,22 @@ def prune_command(destination: Path, *, dry_run: bool, shared: bool = False) -> 
     if not refused and not any(
         one.removed or one.folders or one.kept or one.elsewhere or one.stayed for one in pruned
     ):
-        _say(f"nothing to remove in {printable(destination)}")
+        _print(f"nothing to remove in {printable(destination)}")
     stayed = {path: why for one in pruned for path, why in one.stayed.items()}
     errors: list[EncampError] = [CannotRemove(stayed), *refused] if stayed else [*refused]
     for other in errors[1:]:
-        _say(str(other))
+        _print(str(other))
     if errors:
         raise errors[0]
 
 
 def _print_pruned(pruned: Pruned, destination: Path, verb: str) -> None:
     for path in (*pruned.removed, *pruned.folders):
-        _say(f"{verb} {printable(path)}")
+        _print(f"{verb} {printable(path)}")
     kept = dict.fromkeys(pruned.kept, "it has changed since the job published it")
     not_below = dict.fromkeys(pruned.elsewhere, f"it is not below {destination}")
     for path, why in {**kept, **not_below}.items():
-        _say(f"kept {printable(path)}: {why}; remove it yourself if it is not needed")
+        _print(f"kept {printable(path)}: {why}; remove it yourself if it is not needed")
 
 
 def _pruned(folder: Path, shared: bool, *, dry_run: bool) -> Pruned:
@@ -88,5 +88,5 @@ def _made_by_others(folder: Path) -> Iterator[str]:
                 yield from (output.path for output in journal.done.outputs(task))
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(shown(text))  # noqa: T201 - the command's answer

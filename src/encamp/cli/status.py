@@ -37,16 +37,16 @@ def status_command(
         _follow(folders, as_json=as_json)
     elif as_json:
         states = facts_json([state.status for state in _states(folders, _warn)])
-        _say(msgspec.json.format(states, indent=2).decode())
+        _print(msgspec.json.format(states, indent=2).decode())
     if not as_json:
         for state in _states(folders):
-            _say(*state.lines)
+            _print(*state.lines)
 
 
 def _states(
     folders: list[TrustedFolder], report: Callable[[str], None] | None = None
 ) -> list[StatusAndText]:
-    return list(_each_state(folders, report or _say))
+    return list(_each_state(folders, report or _print))
 
 
 def _each_state(
@@ -100,9 +100,9 @@ def _print_changes(
             continue
         printed[status.folder] = current
         if as_json:
-            _say(facts_json(status).decode())
+            _print(facts_json(status).decode())
         else:
-            _say(*state.lines)
+            _print(*state.lines)
 
 
 class _Display:
@@ -140,6 +140,6 @@ def _warn(line: str) -> None:
     print(shown(line), file=sys.stderr)  # noqa: T201
 
 
-def _say(*lines: str) -> None:
+def _print(*lines: str) -> None:
     for line in lines:
         print(shown(line))  # noqa: T201 - the command's answer

@@ -57,12 +57,12 @@ def debug(job: JobDefinition, options: RunOptions, wanted: Debugged) -> JobRepor
         raise BadJob(f"task {wanted.task}", why)
     with _folder(job, prepared, wanted) as folder:
         whose = f"{printable(wanted.task)} of the job {printable(job.name)}"
-        _say(f"task {whose}; nothing is published")
-        _say(f"  folder: {printable(folder)}{'' if wanted.keep else ', removed at the end'}")
+        _print(f"task {whose}; nothing is published")
+        _print(f"  folder: {printable(folder)}{'' if wanted.keep else ', removed at the end'}")
         steps = job.tasks[wanted.task].steps
         for step in steps:
             for line in lines_of(step):
-                _say(f"  {shown(line)}")
+                _print(f"  {shown(line)}")
         if wanted.shell or not any(isinstance(step, Call) for step in steps):
             status = _shell(folder, steps)
         else:
@@ -103,7 +103,7 @@ def _folder(job: JobDefinition, prepared: Prepared, wanted: Debugged) -> Iterato
     finally:
         if wanted.keep:
             remedy = "encamp clean --all removes it, and empties the cache"
-            _say(f"  the folder is kept: {printable(sandbox.keep())}; {remedy}")
+            _print(f"  the folder is kept: {printable(sandbox.keep())}; {remedy}")
         else:
             sandbox.remove()
             reclaim()
@@ -115,7 +115,7 @@ def _shell(folder: Path, steps: tuple[Call | Command, ...]) -> int:
     for step in steps:
         chosen |= step.env if isinstance(step, Command) else {}
     shell = os.environ.get("SHELL") or "/bin/sh"
-    _say(f"  starting {printable(shell)}; type exit to leave it")
+    _print(f"  starting {printable(shell)}; type exit to leave it")
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for programs in the shell
     try:
         process = subprocess.Popen(
@@ -136,7 +136,7 @@ def _interruptible() -> None:
 def _run(task: str, folder: Path, steps: tuple[Call | Command, ...]) -> int:
     """Run the steps one after the other: functions in pdb, commands as usual."""
     for number, step in enumerate(steps, 1):
-        _say(f"step {number}: {shown(line_of(step))}")
+        _print(f"step {number}: {shown(line_of(step))}")
         try:
             if isinstance(step, Command):
                 run_command(step, folder, task)
@@ -145,7 +145,7 @@ def _run(task: str, folder: Path, steps: tuple[Call | Command, ...]) -> int:
         except bdb.BdbQuit:
             return 0
         except EncampError as exc:
-            _say(str(exc))
+            _print(str(exc))
             return 1
         except Exception as exc:  # noqa: BLE001 - a step may raise anything
             _after(exc)
@@ -158,7 +158,7 @@ def _call(step: Call) -> Any:
     debugger = pdb.Pdb()
     value = debugger.runcall(step.function, *step.args, **step.kwargs)
     if value is not None:
-        _say(f"returned {value!r}")
+        _print(f"returned {value!r}")
     return value
 
 
@@ -172,6 +172,6 @@ def _after(exc: BaseException) -> None:
         pdb.post_mortem(trace)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()

@@ -117,7 +117,7 @@ class Client(ABC):
         """Make sure that it gets done even if no thread calls `wait`."""
 
     @abstractmethod
-    def tell(self, letter: Letter, payload: Parts) -> None:
+    def send_letter(self, letter: Letter, payload: Parts) -> None:
         """Send a letter to the registry."""
 
     @abstractmethod
@@ -191,7 +191,7 @@ class Client(ABC):
             client = self.id if route.to == SPAWNER else -1
             letter = Calls(route.server, calls, client)
             if route.to == SPAWNER:
-                self.tell(letter, buffers)
+                self.send_letter(letter, buffers)
             else:
                 self._post(route.to, [encode(letter), *buffers])
 
@@ -199,7 +199,7 @@ class Client(ABC):
         """Ask the registry to report the server's loss; False if it is lost already."""
         if route.server not in self._known:
             self._known.add(route.server)
-            self.tell(NewClient(route.server), [])
+            self.send_letter(NewClient(route.server), [])
         return route.server not in self._lost
 
     def _fail_unsent(self, one: Outgoing) -> None:
@@ -222,7 +222,7 @@ class Client(ABC):
         done = not shared and (last is None or last.done())
         with suppress(ClusterError, OSError):
             if done:
-                self.tell(LeaseEnded(route.server, lease), [])
+                self.send_letter(LeaseEnded(route.server, lease), [])
             if shared or grouped:
                 self._release_behind(route, lease)
             elif not done and last is not None:
@@ -249,20 +249,20 @@ class Client(ABC):
         wanted = Acquisition(self)
         wanted.ticket, wanted.service = next(self._tickets), service
         self._asked[wanted.ticket] = wanted
-        self.tell(Acquire(service, wanted.ticket, count, server, notice), [])
+        self.send_letter(Acquire(service, wanted.ticket, count, server, notice), [])
         return wanted
 
     def forget(self, wanted: Question) -> None:
         """Withdraw a question, or a request for servers."""
         if self._asked.pop(wanted.ticket, None) is not None:
-            self.tell(Forget(wanted.ticket), [])
+            self.send_letter(Forget(wanted.ticket), [])
 
     def ask(self, service: int, what: str, *arguments: Any) -> Question:
         """Ask the registry about a service."""
         asked = Question(self)
         asked.ticket, asked.service = next(self._tickets), service
         self._asked[asked.ticket] = asked
-        self.tell(Inquiry(service, asked.ticket, what), dump(arguments))
+        self.send_letter(Inquiry(service, asked.ticket, what), dump(arguments))
         return asked
 
     # Letters that arrive
@@ -294,7 +294,7 @@ class Client(ABC):
         asked = self._asked.pop(letter.ticket, None)
         if asked is None or not asked._settle(letter, None):  # given up just now
             for server, _, lease in letter.leases:
-                self.tell(LeaseEnded(server, lease), [])
+                self.send_letter(LeaseEnded(server, lease), [])
 
     def _refused(self, letter: Refused, parts: Parts) -> None:
         asked = self._asked.pop(letter.ticket, None)

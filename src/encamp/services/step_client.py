@@ -66,8 +66,8 @@ class StepClient(Client):
         self._attendant: threading.Thread | None = None
         ask(OpenClient(token))
 
-    def tell(self, letter: Letter, payload: Parts) -> None:
-        """See `Client.tell`."""
+    def send_letter(self, letter: Letter, payload: Parts) -> None:
+        """See `Client.send_letter`."""
         self._ask_worker(TellRegistry(self._token, encode(letter), _beside(payload)))
 
     def _post(self, to: int, parts: Parts) -> None:
@@ -221,7 +221,7 @@ class Relay:
         self._client.forget(wanted)
         if wanted.done() and wanted.exception() is None:
             for server, _, lease in wanted.result().leases:
-                self._client.tell(LeaseEnded(server, lease), [])
+                self._client.send_letter(LeaseEnded(server, lease), [])
 
     def _free(self, letter: LeaseEnded, parts: Parts) -> None:
         route = self._held.pop(letter.lease, None)

@@ -57,8 +57,8 @@ class TaskClient(Client):
         self._handlers[GroupMessage] = self._group_message
         self._handlers[MemberLost] = lambda letter, _: self.broken.add(letter.group)
 
-    def tell(self, letter: Letter, payload: Parts) -> None:
-        """See `Client.tell`."""
+    def send_letter(self, letter: Letter, payload: Parts) -> None:
+        """See `Client.send_letter`."""
         self._post(SPAWNER, [encode(letter), *payload])
 
     def _post(self, to: int, parts: Parts) -> None:
@@ -137,13 +137,15 @@ class TaskClient(Client):
             self.until(what.done)
             return
         held = list(self.held)
-        self.tell(WaitStarted(ticket, service, server, number, dict(self.answered), held), [])
+        self.send_letter(
+            WaitStarted(ticket, service, server, number, dict(self.answered), held), []
+        )
         try:
             self.until(
                 lambda: what.done() or ticket in self._deadlocks or _wanted(what)[1] != server
             )
         finally:
-            self.tell(WaitEnded(ticket), [])
+            self.send_letter(WaitEnded(ticket), [])
         if ticket in self._deadlocks and not what.done():
             if isinstance(what, Acquisition):
                 self.forget(what)

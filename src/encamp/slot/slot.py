@@ -457,7 +457,7 @@ class Slot:
         self._functions[number] = function
         return function
 
-    def tell(self, message: object) -> None:
+    def send_to_supervisor(self, message: object) -> None:
         """Send a message to the supervisor of the running call."""
         self.connection.send([encode(SupervisorMessage(self.number, self.running)), *dump(message)])
 
@@ -467,7 +467,7 @@ class Slot:
         It replaces the previous note; a note that is too long is sent as a message.
         """
         if not self.ledger.note(pickle.dumps((self.running, message))):
-            self.tell(message)
+            self.send_to_supervisor(message)
 
     def ask(self, question: object) -> Any:
         """The controller's answer to a question; blocks. Raises the error that it answers with."""

@@ -24,16 +24,17 @@ class ThisProcess:
     at_end: Callable[[], None] | None = None
 
 
-def tell(message: object) -> None:
+def send_to_supervisor(message: object) -> None:
     """Send a message to the supervisor from the running function; does nothing outside a slot."""
     if ThisProcess.slot is not None:
-        ThisProcess.slot.tell(message)
+        ThisProcess.slot.send_to_supervisor(message)
 
 
 def note(message: object) -> None:
     """Leave a note for the supervisor, which can also read it after this process has died.
 
-    Cheaper than `tell`, but a note replaces the one before. Does nothing outside a slot.
+    Cheaper than `send_to_supervisor`, but a note replaces the previous one. Does nothing outside a
+    slot.
     """
     if ThisProcess.slot is not None:
         ThisProcess.slot.note(message)

@@ -105,7 +105,7 @@ class _Network:
         elif to in self.inboxes:
             self.inboxes[to].put([frame])
 
-    def tell(self, to: int, arrival: Arrival) -> None:
+    def deliver(self, to: int, arrival: Arrival) -> None:
         """Deliver an arrival at once, unless the receiver has left."""
         with self.lock:
             if to in self.inboxes:
@@ -204,8 +204,8 @@ class FakeEngine(_FakeEndpoint, Engine):
             number = len(self._hosts) + 1
             host = _FakeHost(f"fake-{number}", slots, _FakeEndpoint(self._network, number))
             self._hosts[number] = host
-        self._network.tell(number, Frame(CONTROLLER, [self._orders_of(slots)]))
-        self._network.tell(CONTROLLER, Joined(number))
+        self._network.deliver(number, Frame(CONTROLLER, [self._orders_of(slots)]))
+        self._network.deliver(CONTROLLER, Joined(number))
         host.thread = threading.Thread(
             target=self._run, args=(number, host), name=host.name, daemon=True
         )
@@ -229,7 +229,7 @@ class FakeEngine(_FakeEndpoint, Engine):
             here = number in self._network.inboxes
             host.end.close()
         if here:
-            self._network.tell(CONTROLLER, Left(number, why))
+            self._network.deliver(CONTROLLER, Left(number, why))
 
     def kill_host(self, name: str) -> None:
         """Kill a host: it sends nothing more, and its slots end."""
@@ -237,7 +237,7 @@ class FakeEngine(_FakeEndpoint, Engine):
         inbox = self._network.leave(number)
         if inbox is not None:
             inbox.put([Left(CONTROLLER, "the host was killed")])
-            self._network.tell(CONTROLLER, Left(number, "the host was killed"))
+            self._network.deliver(CONTROLLER, Left(number, "the host was killed"))
 
     def cut(self, name: str) -> None:
         """Hold all frames to and from a host until `restore`. Neither side learns of it."""
@@ -250,7 +250,7 @@ class FakeEngine(_FakeEndpoint, Engine):
 
     def forge(self, sender: str | None, parts: Parts, to: str | None = None) -> None:
         """Deliver a frame with a false ``sender`` (None: the controller)."""
-        self._network.tell(self.number_of(to), Frame(self.number_of(sender), parts))
+        self._network.deliver(self.number_of(to), Frame(self.number_of(sender), parts))
 
     def lose(self, sender: str | None, to: str | None = None, count: int = 1) -> None:
         """Lose the next ``count`` frames from a host to another (None: the controller)."""
@@ -272,7 +272,7 @@ class FakeEngine(_FakeEndpoint, Engine):
     def close(self) -> None:
         """See `Endpoint.close`."""
         for number in self._hosts:
-            self._network.tell(number, Left(CONTROLLER, "the controller is gone"))
+            self._network.deliver(number, Left(CONTROLLER, "the controller is gone"))
         super().close()
 
     def stop(self) -> None:

@@ -162,7 +162,7 @@ class _Asked:
     def __init__(self, engine: int, result: Any, then: Callable[[Any, Exception | None], None]):
         self.engine, self.result, self.then = engine, result, then
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Call the function with the result or the error."""
         try:
             value = self.result.get(0)
@@ -346,7 +346,7 @@ class IPythonEngine(MeshEngine):
         asked, self._asked = self._asked, []
         for one in asked:
             if one.result.ready():
-                one.tell()
+                one.notify()
                 with contextlib.suppress(Exception):
                     self._client.purge_local_results(one.result)
             else:

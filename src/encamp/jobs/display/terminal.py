@@ -77,7 +77,7 @@ class _Failures:
         else:  # the same, sooner: there may be a line for each of very many tasks
             self.console.file.write(f"{shown(text)}\n")
 
-    def _say(self, text: str, style: str = "", indent: int = 0) -> None:
+    def _print_line(self, text: str, style: str = "", indent: int = 0) -> None:
         """Print sentences, which a terminal shows with line breaks between words only."""
         if self.console.is_terminal:
             words = Padding(Text(shown(text)), (0, 0, 0, indent))
@@ -87,11 +87,11 @@ class _Failures:
 
     def _failures(self, report: JobReport) -> None:
         for warning in report.warnings:
-            self._say(f"warning: {warning}", "yellow")
+            self._print_line(f"warning: {warning}", "yellow")
         failed = list(report.of_state("failed"))
         for task in failed[:_LISTED]:
             self._print(f"failed: {printable(task.name)}", "bold red")
-            self._say(task.why, indent=2)
+            self._print_line(task.why, indent=2)
             for line in brief_log(task.log_tail, 5):
                 self._print(f"  | {printable(line)}", "dim")
             if task.kept:
@@ -176,12 +176,14 @@ class _Live(_Summary):
         self._status = status, time.monotonic()
 
     def retried(self, task: str, attempt: int, error: str) -> None:
-        self._say(f"attempt {attempt} of {printable(task)} failed, trying again: {error}", "yellow")
+        self._print_line(
+            f"attempt {attempt} of {printable(task)} failed, trying again: {error}", "yellow"
+        )
 
     def ended(self, task: TaskReport) -> None:
         super().ended(task)
         if task.state in ("failed", "blocked"):
-            self._say(_line(task), STYLES[task.state])
+            self._print_line(_line(task), STYLES[task.state])
 
     def finished(self, report: JobReport) -> None:
         self._live.stop()

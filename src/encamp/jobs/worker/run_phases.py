@@ -39,8 +39,8 @@ from encamp.slot.this_process import (
     leave_process_alone,
     note,
     orphaned,
+    send_to_supervisor,
     spoil,
-    tell,
     undone,
 )
 from encamp.storage.disk.disk_full import free_space
@@ -120,7 +120,9 @@ class _Attempt:
             except (EncampError, Stopped, OSError) as exc:
                 self._failed(exc)
         if isinstance(self.outcome.error, Stopped) and self._standing.folder:
-            tell(self._standing)  # from now on the supervisor is responsible for the folder
+            send_to_supervisor(
+                self._standing
+            )  # from now on the supervisor is responsible for the folder
 
     def _steps(self) -> tuple[Call | Command, ...]:
         try:

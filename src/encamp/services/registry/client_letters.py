@@ -32,7 +32,7 @@ class ClientLetters:
         else:
             error = service.over() or self._impossible(service, letter)
         if error is not None or service is None:
-            self._records.tell(sender, Refused(letter.ticket), dump(error))
+            self._records.send_letter(sender, Refused(letter.ticket), dump(error))
             return
         request = service.pool.ask(sender, letter.ticket, letter.count, letter.server)
         self.grant(service)
@@ -67,11 +67,11 @@ class ClientLetters:
             leases = [(server.number, server.address, server.lease) for server in servers]
             relayed = service.published.at_least_once
             granted = Granted(request.ticket, leases, relayed, service.methods)
-            self._records.tell(request.client, granted)
+            self._records.send_letter(request.client, granted)
 
     def _refuse(self, service: ServiceRecord, request: Request, error: EncampError) -> None:
         service.pool.forget(request.client, request.ticket)
-        self._records.tell(request.client, Refused(request.ticket), dump(error))
+        self._records.send_letter(request.client, Refused(request.ticket), dump(error))
 
     def refuse_too_many(self, service: ServiceRecord) -> None:
         """Refuse requests for more servers than there will be."""
@@ -103,7 +103,9 @@ class ClientLetters:
             found[1].clients.add(sender)
         elif letter.server in self._records.errors:
             lost, error = self._records.lost[letter.server], self._records.errors[letter.server]
-            self._records.pump.call_soon(lambda: self._records.tell(sender, lost, dump(error)))
+            self._records.pump.call_soon(
+                lambda: self._records.send_letter(sender, lost, dump(error))
+            )
 
     def forget(self, sender: int, ticket: int) -> None:
         """Drop the request of a client, which has withdrawn it."""

@@ -59,8 +59,8 @@ class ProgramClient(Client):
     def attend(self, what: Awaited) -> None:
         """See `Client.attend`: the cluster's background thread does it."""
 
-    def tell(self, letter: Letter, payload: Parts) -> None:
-        """See `Client.tell`."""
+    def send_letter(self, letter: Letter, payload: Parts) -> None:
+        """See `Client.send_letter`."""
         self._check()
         self._pump.call_now_or_soon(lambda: self._registry(SPAWNER, letter, payload))
 
@@ -81,7 +81,7 @@ class ProgramClient(Client):
 
         def free(_: object) -> None:
             with suppress(ClusterError, OSError):
-                self.tell(LeaseEnded(route.server, lease), [])
+                self.send_letter(LeaseEnded(route.server, lease), [])
 
         last.add_done_callback(free)
 

@@ -32,7 +32,7 @@ class Questions:
             answer = self.statistics(service)
         elif letter.what == "servers":
             answer = [server.number for server in service.pool.servers.values()]
-        self._records.tell(sender, Reply(letter.ticket), dump(answer))
+        self._records.send_letter(sender, Reply(letter.ticket), dump(answer))
 
     def forget(self, sender: int, ticket: int) -> None:
         """Drop the question of a client, which has withdrawn it."""
@@ -57,7 +57,7 @@ class Questions:
                 left.append((client, ticket, service, number))
         self._waiters = left
         for client, letter, payload in replies:
-            self._records.tell(client, letter, payload)
+            self._records.send_letter(client, letter, payload)
 
     def statistics(self, service: ServiceRecord) -> ServiceStatistics:
         """The statistics of a service."""

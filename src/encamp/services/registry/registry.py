@@ -267,7 +267,7 @@ class Registry:
 
     def _wait_started(self, sender: int, letter: WaitStarted, parts: Parts) -> None:
         if self._deadlocks.wait_started(sender, letter):
-            self._records.tell(sender, Deadlock(letter.ticket))
+            self._records.send_letter(sender, Deadlock(letter.ticket))
 
     def _servers_of(self, service: int) -> list[ServerRecord]:
         return list(self._records.services[service].pool.servers.values())

@@ -105,7 +105,7 @@ class ServerEndings:
                 letter = Answers(
                     server.number, [(number, False, payload, 0)], [], server.statistics
                 )
-                self._records.tell(client, letter)
+                self._records.send_letter(client, letter)
                 return
 
     def _lose(
@@ -130,9 +130,9 @@ class ServerEndings:
         payload = dump(portable_error(error))
         for client in server.clients:
             if client == SPAWNER or client in self._records.controller.tasks:
-                self._records.tell(client, letter, payload)
+                self._records.send_letter(client, letter, payload)
         for request in pinned:
-            self._records.tell(request.client, Refused(request.ticket), payload)
+            self._records.send_letter(request.client, Refused(request.ticket), payload)
         if group:
             for other in service.pool.servers.values():
                 if other.group == group:

@@ -155,7 +155,7 @@ class ServiceRecords:
         """Send to a task."""
         self.controller.messages.send(task, SPAWNER, [encode(letter), *payload], SERVICES)
 
-    def tell(self, client: int, letter: Letter, payload: Parts = []) -> None:  # noqa: B006
+    def send_letter(self, client: int, letter: Letter, payload: Parts = []) -> None:  # noqa: B006
         """Send to a client: a task, or the program."""
         if client == SPAWNER and self.program is not None:
             self.program.take(letter, payload)
