@@ -12,19 +12,19 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from encamp.slot.this_process import note, tell
+from encamp.slot.this_process import note, send_to_supervisor
 
 
 def tell_and_wait() -> int:
     """Tell the process id; the supervisor decides when to go on."""
-    tell(os.getpid())
+    send_to_supervisor(os.getpid())
     return os.getpid()
 
 
 def tell_all(count: int) -> int:
     """Tell the numbers up to ``count``."""
     for number in range(count):
-        tell(number)
+        send_to_supervisor(number)
     return count
 
 
@@ -65,20 +65,20 @@ def die(how: str) -> None:
 
 def spin() -> None:
     """Never end, in Python."""
-    tell(os.getpid())
+    send_to_supervisor(os.getpid())
     while True:
         pass
 
 
 def sleep() -> None:
     """Never end, asleep."""
-    tell(os.getpid())
+    send_to_supervisor(os.getpid())
     time.sleep(600)
 
 
 def deaf() -> None:
     """Never end, whatever is raised."""
-    tell(os.getpid())
+    send_to_supervisor(os.getpid())
     while True:
         with suppress(BaseException):
             time.sleep(600)
@@ -86,7 +86,7 @@ def deaf() -> None:
 
 def blocked_in_c() -> None:
     """Never come back from compiled code to where Python looks at signals."""
-    tell(os.getpid())
+    send_to_supervisor(os.getpid())
     libc = ctypes.PyDLL(None)
     while True:
         libc.sleep(1)
@@ -104,7 +104,7 @@ def background(session: bool, ends: str) -> None:
     )
     assert process.stdout is not None
     process.stdout.readline()
-    tell(process.pid)
+    send_to_supervisor(process.pid)
     if ends == "dies":
         os._exit(1)
     if ends != "returns":
@@ -115,7 +115,7 @@ def zombie() -> None:
     """Have a child that has ended and is not waited for, and never end."""
     process = subprocess.Popen(["true"])
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    tell(os.getpid())
+    send_to_supervisor(os.getpid())
     while True:
         with suppress(BaseException):
             time.sleep(600)
