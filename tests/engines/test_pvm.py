@@ -28,7 +28,7 @@ from encamp.testing.waiting import gone, until
 if shutil.which("pvmd"):
     from encamp.engines.pvm import libpvm
     from encamp.engines.pvm import machine as pvm_machine
-    from encamp.engines.pvm.engine import PVMEngine, open_end
+    from encamp.engines.pvm.engine import PVMEngine, open_endpoint
     from encamp.engines.pvm.machine import OwnMachine
     from encamp.engines.pvm.membership import ENDED, Membership
 
@@ -303,7 +303,7 @@ def test_slots_are_no_pvm_tasks_and_agents_know_the_environment(
 @pytest.fixture
 def member() -> Iterator[Membership]:
     """Of a controller that has no cluster."""
-    engine = open_end(slots=1, machine="own")
+    engine = open_endpoint(slots=1, machine="own")
     yield engine._member
     engine.close()
 
@@ -357,7 +357,7 @@ def test_a_controller_that_finds_no_hosts_keeps_no_machine(monkeypatch: pytest.M
     open_before = None
     for _ in range(2):
         with pytest.raises(EngineFailed, match="none of the hosts"):
-            open_end(slots=1, machine="own")
+            open_endpoint(slots=1, machine="own")
         assert remains() == (set(), set())
         found = len(os.listdir("/proc/self/fd"))
         assert open_before in (None, found)

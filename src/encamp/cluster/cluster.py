@@ -25,7 +25,7 @@ from encamp.cluster.spawn_options import SpawnOptions, TaskOptions
 from encamp.cluster.start_hosts import await_hosts, pings_hosts, shortcut_of, start_agents
 from encamp.cluster.task import SpawnedTask
 from encamp.engines.engine_interface import Endpoint, Engine
-from encamp.engines.find_engine import open_end
+from encamp.engines.find_engine import open_endpoint
 from encamp.engines.kit.closed_streams import open_standard_streams
 from encamp.errors import (
     BadJob,
@@ -126,16 +126,16 @@ class Cluster:
             startup_dir, follow, output_limit, init_command, niceness, interpreter
         )
         open_standard_streams()
-        end = open_end(engine, within, **options)
-        if not isinstance(end, Engine):
-            serve(end)
+        endpoint = open_endpoint(engine, within, **options)
+        if not isinstance(endpoint, Engine):
+            serve(endpoint)
             raise SystemExit(0)
-        self._engine = end
-        self._kind = kind_of_slots(inline, end)
+        self._engine = endpoint
+        self._kind = kind_of_slots(inline, endpoint)
         if settings.named and self._kind is not SlotKind.PROCESS:
             what = "give inline tasks an init_command, niceness or interpreter"
-            raise UnsupportedByEngine(end.name, what, NOT_INLINE)
-        self._controller = Controller(end, kind=self._kind, follow=settings.follow)
+            raise UnsupportedByEngine(endpoint.name, what, NOT_INLINE)
+        self._controller = Controller(endpoint, kind=self._kind, follow=settings.follow)
         self._pump = self._controller.pump
         self._canceller = self._controller.kill_and_cancel
         self._shortcut: Shortcut | None = None

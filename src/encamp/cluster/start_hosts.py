@@ -63,12 +63,14 @@ def _orders(controller: Controller, settings: ClusterSettings, key: bytes) -> Or
 
 def _agent_here(controller: Controller) -> Agent | None:
     """The agent in this process: it and the controller call each other, without the engine."""
-    end = controller.engine.agent_here
-    if end is None:
+    endpoint = controller.engine.agent_here
+    if endpoint is None:
         return None
     if controller.kind is SlotKind.PROCESS:
         check_slots()
-    agent = Agent(end, controller.pump, to_controller=controller.from_agent_here(end.number))
+    agent = Agent(
+        endpoint, controller.pump, to_controller=controller.from_agent_here(endpoint.number)
+    )
     controller.outbox.to_agent_here, controller.slots_here = agent.take, agent.slots
     return agent
 

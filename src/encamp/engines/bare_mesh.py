@@ -55,7 +55,7 @@ class BareMesh(MeshEngine):
         end(self.run, ENDS)
 
 
-def open_end(
+def open_endpoint(
     *, slots: int = 2, agents: int = 2, restarts: int = 3, relays: bool = False
 ) -> BareMesh:
     """The controller's end."""

@@ -1,9 +1,9 @@
 """Engines by name, loaded when they are asked for.
 
 Third parties can provide engines: an entry point in the group ``encamp.engines`` names a module
-with the functions of the modules here: ``open_end(**options)``, which returns this process's end
-of the network, and, for processes that the engine starts, ``join(arguments)``. If another function
-has the options of ``open_end``, it is named ``takes``. See docs/new-engine.md.
+with the functions of the modules here: ``open_endpoint(**options)``, which returns this process's
+endpoint of the network, and, for processes that the engine starts, ``join(arguments)``. If another
+function has the options of ``open_endpoint``, it is named ``takes``. See docs/new-engine.md.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def engine_names() -> list[str]:
     return sorted(found - _FOR_TESTS)
 
 
-def open_end(
+def open_endpoint(
     engine: str | Endpoint | object, start_timeout: float = 60.0, **options: Any
 ) -> Endpoint:
-    """Open this process's end of an engine's network; an open one is returned as it is.
+    """Open this process's endpoint of an engine's network; an open one is returned as it is.
 
     It is the controller's (an `Engine`), or an agent's if the process was started as one, for
     example by ``mpirun``. ``engine`` may also be an address such as ``dask://host:8786``, or a
@@ -64,11 +64,11 @@ def open_end(
     elif "://" in engine:
         engine, _, options["address"] = engine.partition("://")
     module = engine_module(engine)
-    taken = signature(getattr(module, "takes", module.open_end)).parameters
-    if "start_timeout" in (*taken, *signature(module.open_end).parameters):
+    taken = signature(getattr(module, "takes", module.open_endpoint)).parameters
+    if "start_timeout" in (*taken, *signature(module.open_endpoint).parameters):
         options["start_timeout"] = start_timeout
     try:
-        end: Endpoint = module.open_end(**options)
+        endpoint: Endpoint = module.open_endpoint(**options)
     except TypeError as exc:
         if "argument" not in str(exc):
             raise
@@ -79,7 +79,7 @@ def open_end(
         if name and name[1] in _OF_HOSTS and not taken.keys() & set(_OF_HOSTS):
             remedy = "name an engine that has other hosts: 'dask', 'ipyparallel', 'mpi' or 'pvm'"
         raise EngineUnavailable(engine, why, remedy) from exc
-    return end
+    return endpoint
 
 
 def _remedy(name: str, known: list[str]) -> str:
@@ -105,7 +105,7 @@ def _engine_of(given: object) -> str:
 def launched(engine: str) -> bool:
     """Whether other processes were started with this one as its agents, for example by ``mpirun``.
 
-    They join only if all processes open their ends.
+    They join only if all processes open their endpoints.
     """
     return bool(getattr(engine_module(engine), "launched", bool)())
 

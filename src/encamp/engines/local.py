@@ -34,7 +34,7 @@ class LocalEngine(InProcessEndpoint, Engine):
         """See `Engine.stop`; the agent ends with the controller's process."""
 
 
-def open_end(slots: int | None = None) -> LocalEngine:
+def open_endpoint(slots: int | None = None) -> LocalEngine:
     """The controller's end, for ``slots`` slots or as many as this process has cores."""
     warn_if_alone()
     return LocalEngine(slots or 0)

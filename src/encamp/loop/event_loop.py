@@ -76,7 +76,7 @@ class EventLoop:
         self._poller = Poller()
         self.broken: Callable[[Exception], None] | None = None
         """Called with what an engine or a handler raises; None: the waiting thread raises it."""
-        self._ends: list[tuple[Endpoint, Callable[[Arrival], None]]] = []
+        self._endpoints: list[tuple[Endpoint, Callable[[Arrival], None]]] = []
         self.pending: deque[tuple[Callable[[Any], None], Any]] = deque()
         """Handlers and what arrived for them. A turn within a handler continues with these."""
         self.signals_deferred = DeferredSignals(self.wake)
@@ -113,10 +113,10 @@ class EventLoop:
             with suppress(OSError):
                 self._poll.unregister(fd)
 
-    def attach(self, end: Endpoint, handle: Callable[[Arrival], None]) -> None:
+    def attach(self, endpoint: Endpoint, handle: Callable[[Arrival], None]) -> None:
         """Pass what arrives at an engine's endpoint to ``handle``."""
-        self._ends.append((end, handle))
-        for fd in end.descriptors():
+        self._endpoints.append((endpoint, handle))
+        for fd in endpoint.descriptors():
             self.watch(fd, lambda _: None)
 
     def call_later(self, seconds: float, call: Callable[[], None]) -> None:
@@ -208,8 +208,8 @@ class EventLoop:
         for due in self.due:
             if due():
                 return True
-        for end, _ in self._ends:
-            if end.patience() == 0:
+        for endpoint, _ in self._endpoints:
+            if endpoint.patience() == 0:
                 return True
         return time.monotonic() - self.turned_at > TURN_WITHIN
 
@@ -217,7 +217,7 @@ class EventLoop:
         """A turn without descriptors: engines, ``calls_due``, timers, ``at_turn_end``."""
         self.turned_at = time.monotonic()
         self.passed = 0
-        if self._ends:
+        if self._endpoints:
             self._arrivals()
         left = len(self.calls_due)  # those that they add themselves are for the next turn
         while left and self.calls_due:  # one that waits has others called in the meantime
@@ -236,8 +236,8 @@ class EventLoop:
     def _patience(self, timeout: float | None) -> float:
         """Seconds to wait at most, by the engines and timers."""
         limit = _FOREVER if timeout is None else timeout
-        for end, _ in self._ends:
-            patience = end.patience()
+        for endpoint, _ in self._endpoints:
+            patience = endpoint.patience()
             if patience is not None and patience < limit:
                 limit = patience
         if self._timers:
@@ -249,29 +249,31 @@ class EventLoop:
         while again:
             self._handle_pending()
             again = False
-            for end, handle in self._ends:
-                arrivals = self._receive(end)
+            for endpoint, handle in self._endpoints:
+                arrivals = self._receive(endpoint)
                 if arrivals is None:
                     break
                 for arrival in arrivals:
                     self.pending.append((handle, arrival))
                 self._handle_pending()
-                again = again or (bool(arrivals) and len(self._ends) > 1)
+                again = again or (bool(arrivals) and len(self._endpoints) > 1)
 
-    def _receive(self, end: Endpoint) -> Sequence[Arrival] | None:
+    def _receive(self, endpoint: Endpoint) -> Sequence[Arrival] | None:
         """Return what has arrived at an endpoint; None if its engine has failed."""
         try:
-            return end.receive()
+            return endpoint.receive()
         except Exception as exc:  # noqa: BLE001 - an engine may be third-party code
             if not by_signal(exc):  # the engine would fail in each turn
-                self._detach(end)
+                self._detach(endpoint)
             self._break(exc)
             return None
 
-    def _detach(self, end: Endpoint) -> None:
+    def _detach(self, endpoint: Endpoint) -> None:
         """Stop receiving from an endpoint, whose descriptors may stay readable forever."""
-        self._ends = [(other, handle) for other, handle in self._ends if other is not end]
-        for fd in end.descriptors():
+        self._endpoints = [
+            (other, handle) for other, handle in self._endpoints if other is not endpoint
+        ]
+        for fd in endpoint.descriptors():
             self.forget(fd)
 
     def _handle_pending(self) -> None:
@@ -285,14 +287,14 @@ class EventLoop:
 
         Returns whether anything arrived, and also False if the pump has other things to do.
         """
-        end = self._only_end()
-        if end is None:
+        endpoint = self._only_endpoint()
+        if endpoint is None:
             return False
-        handle = self._ends[0][1]
+        handle = self._endpoints[0][1]
         for _ in range(_SPINS):
-            if end.patience() != 0:
+            if endpoint.patience() != 0:
                 return False
-            arrivals = self._receive(end)
+            arrivals = self._receive(endpoint)
             if arrivals is None:
                 return False
             if arrivals:
@@ -307,12 +309,12 @@ class EventLoop:
                 return True
         return False
 
-    def _only_end(self) -> Endpoint | None:
+    def _only_endpoint(self) -> Endpoint | None:
         """The endpoint that may be polled without a turn; None if there is anything else to do."""
         busy = self.rest or self.calls_due or self.pending or self.nudged or self.passed > PASSED
-        if busy or len(self._ends) != 1:
+        if busy or len(self._endpoints) != 1:
             return None
-        return self._ends[0][0] if time.monotonic() - self.turned_at < TURN_WITHIN else None
+        return self._endpoints[0][0] if time.monotonic() - self.turned_at < TURN_WITHIN else None
 
     def close(self) -> None:
         """Release everything."""

@@ -99,7 +99,7 @@ class Pump(EventLoop):
             left = None if deadline is None else deadline - time.monotonic()
             if self._closed or (left is not None and left <= 0):
                 return False
-            if self._ends:
+            if self._endpoints:
                 arrived = self.spun()
                 if done():  # even if nothing arrived: ``done`` may wait for something to be sent
                     return True

@@ -141,7 +141,7 @@ class EngineShortcut(Shortcut):
     def __init__(
         self,
         pump: Pump,
-        end: Endpoint,
+        endpoint: Endpoint,
         messages: ShortMessages,
         outbox: Outbox,
         queue: Sized = (),
@@ -149,7 +149,7 @@ class EngineShortcut(Shortcut):
     ) -> None:
         prepared = PreparedSends() if prepared is None else prepared
         super().__init__(pump, queue, outbox.waiting, prepared)
-        self._end, self._messages = end, messages
+        self._endpoint, self._messages = endpoint, messages
         self._looks, self._inbox, self._start = messages.looks, messages.inbox, messages.start
         self._from = messages.start + LABEL.size
         self._label = memoryview(messages.inbox)[self._start : self._from].cast("q")
@@ -174,7 +174,7 @@ class EngineShortcut(Shortcut):
         try:
             if not messages.usable or not (any(islice(self._looks, _LOOKS)) or self._look_on()):
                 return None
-            self._end.busy = True
+            self._endpoint.busy = True
             label = self._label
             if self._inbox[self._start] != MARK or label[_TO] != to:
                 return None
@@ -191,7 +191,7 @@ class EngineShortcut(Shortcut):
         """Look for a message a few more times, while the engine expects one at once."""
         if monotonic() - self._pump.turned_at < TURN_WITHIN:
             for _ in range(_TRIES):
-                if self._end.patience() != 0:
+                if self._endpoint.patience() != 0:
                     return False
                 if any(islice(self._looks, _LOOKS)):
                     return True

@@ -389,6 +389,6 @@ _ANSWERS: dict[type, Callable[..., say.Envelope]] = {
 }
 
 
-def open_end(hosts: int = 3, slots: int | Sequence[int] | None = None) -> FakeEngine:
+def open_endpoint(hosts: int = 3, slots: int | Sequence[int] | None = None) -> FakeEngine:
     """The controller's endpoint, see `FakeEngine`."""
     return FakeEngine(hosts, slots)

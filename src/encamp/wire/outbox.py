@@ -26,8 +26,8 @@ class Network(Protocol):
 class Outbox:
     """Messages for an engine's network; for the thread that drives the pump."""
 
-    def __init__(self, end: Network) -> None:
-        self._end = end
+    def __init__(self, network: Network) -> None:
+        self._network = network
         self.seal: Seal | None = None
         self.to_agent_here: Callable[[Parts], None] | None = None
         """Called with messages to the only agent, if that is in this process."""
@@ -59,7 +59,7 @@ class Outbox:
             if to in self.waiting:  # `post` may have sent them already
                 self._send(to)
         else:
-            self._end.send(to, self.seal.seal(to, parts) if self.seal is not None else parts)
+            self._network.send(to, self.seal.seal(to, parts) if self.seal is not None else parts)
 
     def flush(self) -> None:
         """Send all that was posted."""
@@ -74,4 +74,4 @@ class Outbox:
         if len(messages) > 1:
             counts = [len(message) for message in messages]
             parts = [encode(Bundle(counts)), *(part for message in messages for part in message)]
-        self._end.send(to, self.seal.seal(to, parts) if self.seal is not None else parts)
+        self._network.send(to, self.seal.seal(to, parts) if self.seal is not None else parts)

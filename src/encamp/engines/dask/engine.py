@@ -39,7 +39,7 @@ _CALM = 2.0
 """Seconds that a lease is kept when it is no longer needed, so that Dask ignores short pauses."""
 
 
-def open_end(
+def open_endpoint(
     client: Any = None,
     *,
     address: str | None = None,
@@ -75,7 +75,7 @@ def open_end(
     if address is not None and not isinstance(address, str):
         raise BadJob("address", f"must be a scheduler's, like 'tcp://host:8786', not {address!r}")
     if more and jobqueue is None:
-        raise TypeError(f"open_end() got an unexpected keyword argument {next(iter(more))!r}")
+        raise TypeError(f"open_endpoint() got an unexpected keyword argument {next(iter(more))!r}")
     security = _security(security)
     own = None
     if jobqueue is not None:
@@ -102,7 +102,7 @@ def takes(
     hostfile: str,
     restarts: int,
 ) -> None:
-    """The names of the options of `open_end`."""
+    """The names of the options of `open_endpoint`."""
 
 
 def _security(given: Any) -> Any:

@@ -50,7 +50,7 @@ _START_ONE = "start one: ipcluster start -n 4"
 _START_IT = "start it, and wait for its engines: start_and_connect_sync()"
 
 
-def open_end(
+def open_endpoint(
     client: Any = None,
     *,
     profile: str | None = None,

@@ -69,7 +69,7 @@ def launched() -> bool:
     return _ranks() > 1
 
 
-def open_end(**options: Any) -> Endpoint:
+def open_endpoint(**options: Any) -> Endpoint:
     """Open this process's endpoint: an agent's if ``mpirun`` started it as a rank other than 0.
 
     Otherwise it is the controller's. Options are those of `LaunchedMPI`; under ``mpirun``, the
@@ -83,7 +83,7 @@ def open_end(**options: Any) -> Endpoint:
 
 
 def open_on_one_host() -> Endpoint:
-    """`open_end` under ``mpirun``; rank 0 has the slots of all ranks, if all are on its host.
+    """`open_endpoint` under ``mpirun``; rank 0 has the slots of all ranks, if all are on its host.
 
     For slots that are processes. Either all ranks must call this, or none.
     """
@@ -107,14 +107,14 @@ def _open_rank(*, one_host: bool) -> Endpoint:
         engine = MPIEngine(mpi, comm, private=private)
         return engine if cores is None else OneHostMPIEngine(engine, cores)
     _forget(FOR_RANKS_ONLY)
-    end = MPIEndpoint(mpi, comm)
+    endpoint = MPIEndpoint(mpi, comm)
     _show_process(comm)
-    atexit.register(_exit_after_controller, end, mpi, comm)
-    return end
+    atexit.register(_exit_after_controller, endpoint, mpi, comm)
+    return endpoint
 
 
 takes = LaunchedMPI
-"""The class with the options of `open_end`."""
+"""The class with the options of `open_endpoint`."""
 
 
 def _check_slots(slots: int | None, ranks: int) -> None:
@@ -141,16 +141,16 @@ def join(arguments: Sequence[str]) -> MPIEndpoint | None:
     remove([*segments_here(of="mpich"), *topology_here()])
     remains = remains_here(os.getppid())
     _forget((*FOR_RANKS_ONLY, *filter(None, names)))
-    end = MPIEndpoint(mpi, comm, base)
-    end.watch(_show_process(comm))
-    end.remains, end.left_out = remains, left_out
-    atexit.register(_finalize, end, mpi)
+    endpoint = MPIEndpoint(mpi, comm, base)
+    endpoint.watch(_show_process(comm))
+    endpoint.remains, endpoint.left_out = remains, left_out
+    atexit.register(_finalize, endpoint, mpi)
     if comm.rank:
-        end.watch({0: os.getppid()})  # the parent process ends with the controller
-        return end
+        endpoint.watch({0: os.getppid()})  # the parent process ends with the controller
+        return endpoint
     if link is None:
         raise EngineFailed("mpi", "its rank 0 was not started on the controller's host")
-    relay(end, link, remains)
+    relay(endpoint, link, remains)
     return None
 
 
@@ -342,17 +342,17 @@ def _poll(done: Callable[[], bool], timeout: float | None = None) -> bool:
     return True
 
 
-def _exit_after_controller(end: MPIEndpoint, mpi: ModuleType, comm: Intracomm) -> None:
+def _exit_after_controller(endpoint: MPIEndpoint, mpi: ModuleType, comm: Intracomm) -> None:
     with suppress(mpi.Exception):
         _poll(comm.Irecv(bytearray(1), 0, _EXIT).Test)
-    _finalize(end, mpi)
+    _finalize(endpoint, mpi)
 
 
-def _finalize(end: MPIEndpoint, mpi: ModuleType) -> None:
+def _finalize(endpoint: MPIEndpoint, mpi: ModuleType) -> None:
     """Finalize MPI, or end the process by a signal if others would block that."""
     sys.stdout.flush()
     sys.stderr.flush()
-    if not end.settled:
+    if not endpoint.settled:
         os.kill(os.getpid(), signal.SIGKILL)  # some MPIs do not notice an exit
     if not mpi.Is_finalized():
         signal.signal(signal.SIGALRM, signal.SIG_DFL)

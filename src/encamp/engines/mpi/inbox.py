@@ -85,8 +85,8 @@ class MPIShortMessages(ShortMessages):
 
     start = HEAD.size
 
-    def __init__(self, end: Rank, mpi: ModuleType, comm: Intracomm, inbox: Inbox) -> None:
-        self._end, self._mpi, self._comm, self._arrived = end, mpi, comm, inbox
+    def __init__(self, endpoint: Rank, mpi: ModuleType, comm: Intracomm, inbox: Inbox) -> None:
+        self._endpoint, self._mpi, self._comm, self._arrived = endpoint, mpi, comm, inbox
         self.looks, self.inbox, self.taken = inbox.looks, inbox.box, inbox.taken
         self.size = memoryview(inbox.box)[HEAD.size - 8 : HEAD.size].cast("q")
         self.error: type[Exception] = mpi.Exception
@@ -97,8 +97,8 @@ class MPIShortMessages(ShortMessages):
 
     def prepare(self, to: int, head: bytes) -> PreparedSend:
         """See `ShortMessages.prepare`."""
-        end, me = self._end, self._comm.rank
-        rank = end.expects(to)
+        endpoint, me = self._endpoint, self._comm.rank
+        rank = endpoint.expects(to)
         if rank is None:
             return _refuse
         self._free()
@@ -118,10 +118,10 @@ class MPIShortMessages(ShortMessages):
                     rest[:size] = data
                     start()
                 else:
-                    end.post(rank, HEAD.pack(MARK, me, len(head) + size) + head + data)
+                    endpoint.post(rank, HEAD.pack(MARK, me, len(head) + size) + head + data)
             except error:
                 return False  # the message is sent the usual way, which reports the error
-            end.busy = True
+            endpoint.busy = True
             return True
 
         # The last reference may be dropped in any thread, so the request is freed later.

@@ -62,9 +62,9 @@ def join_by_order() -> MeshAgent:
     _be_no_task(order)
     left_out = _take(order.variables, here=order.here)
     order.spec.process = daemon
-    end = join_with(order.spec)
-    end.left_out = left_out
-    return end
+    endpoint = join_with(order.spec)
+    endpoint.left_out = left_out
+    return endpoint
 
 
 def _order() -> Order:

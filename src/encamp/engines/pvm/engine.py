@@ -385,7 +385,7 @@ def _agents(slots: int | None, per_agent: int | None) -> list[int]:
     return [each] * whole + [rest] * (rest > 0)
 
 
-def open_end(
+def open_endpoint(
     *,
     slots: int | None = None,
     hosts: Sequence[str] | None = None,

@@ -135,9 +135,11 @@ def join() -> MeshAgent:
 
 def join_with(spec: Spec) -> MeshAgent:
     """The endpoint of an agent with these settings. Raises `EngineFailed`."""
-    end = MeshAgent(spec.number, Identity(spec.certificate, spec.key), spec.slots, spec.process)
-    end.reach(spec.dial, _tunnel(spec.tunnel), spec.hosts)
-    return end
+    endpoint = MeshAgent(
+        spec.number, Identity(spec.certificate, spec.key), spec.slots, spec.process
+    )
+    endpoint.reach(spec.dial, _tunnel(spec.tunnel), spec.hosts)
+    return endpoint
 
 
 def _tunnel(fd: int | None) -> socket.socket | None:
