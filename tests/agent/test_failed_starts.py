@@ -12,24 +12,24 @@ from encamp.agent.failed_starts import TRIES, Starts
 from encamp.errors import SlotsCannotStart
 from encamp.jobs.worker.slots import SlotLost, Slots, SupervisedSlot, _NotTaken
 
-STILLBORN: dict[str, Any] = {"stillborn": "no module", "begun": False, "waited": True}
-IDLE: dict[str, Any] = {"stillborn": None, "begun": False, "waited": False}
-BY_CALL: dict[str, Any] = {"stillborn": None, "begun": False, "waited": True}
-WORKED: dict[str, Any] = {"stillborn": None, "begun": True, "waited": True}
+NOT_STARTED: dict[str, Any] = {"start_failure": "no module", "begun": False, "waited": True}
+IDLE: dict[str, Any] = {"start_failure": None, "begun": False, "waited": False}
+BY_CALL: dict[str, Any] = {"start_failure": None, "begun": False, "waited": True}
+WORKED: dict[str, Any] = {"start_failure": None, "begun": True, "waited": True}
 
 
 @pytest.mark.parametrize(
     ("ends", "hopeless", "by_call"),
     [
-        ([STILLBORN] * (TRIES - 1), False, False),
-        ([STILLBORN] * TRIES, True, False),
-        ([STILLBORN | {"waited": False}] * TRIES, True, False),
-        ([STILLBORN] * (TRIES - 1) + [WORKED] + [STILLBORN] * (TRIES - 1), False, False),
-        ([STILLBORN] * (TRIES - 1) + [IDLE] + [STILLBORN] * (TRIES - 1), False, False),
+        ([NOT_STARTED] * (TRIES - 1), False, False),
+        ([NOT_STARTED] * TRIES, True, False),
+        ([NOT_STARTED | {"waited": False}] * TRIES, True, False),
+        ([NOT_STARTED] * (TRIES - 1) + [WORKED] + [NOT_STARTED] * (TRIES - 1), False, False),
+        ([NOT_STARTED] * (TRIES - 1) + [IDLE] + [NOT_STARTED] * (TRIES - 1), False, False),
         ([BY_CALL] * (TRIES - 1), False, False),
         ([BY_CALL] * TRIES, False, True),
-        ([BY_CALL] * (TRIES - 1) + [STILLBORN], True, False),
-        ([STILLBORN] * (TRIES - 1) + [BY_CALL], False, True),
+        ([BY_CALL] * (TRIES - 1) + [NOT_STARTED], True, False),
+        ([NOT_STARTED] * (TRIES - 1) + [BY_CALL], False, True),
         ([IDLE] * (3 * TRIES), False, False),
         ([*[BY_CALL] * TRIES, WORKED], False, False),
     ],
@@ -51,11 +51,11 @@ def test_three_failed_starts_in_a_row_are_enough(
 class _Slot(SupervisedSlot):
     """One whose process ends before it takes the call."""
 
-    def __init__(self, stillborn: str | None, *, is_new: bool = True) -> None:
-        self._said, self._new = stillborn, is_new
+    def __init__(self, start_failure: str | None, *, is_new: bool = True) -> None:
+        self._said, self._new = start_failure, is_new
 
     @property
-    def stillborn(self) -> str | None:
+    def start_failure(self) -> str | None:
         return self._said
 
     @property
@@ -67,12 +67,12 @@ class _Slot(SupervisedSlot):
 
 
 @pytest.mark.parametrize(
-    ("stillborn", "error"), [("no module", SlotsCannotStart), (None, SlotLost)]
+    ("start_failure", "error"), [("no module", SlotsCannotStart), (None, SlotLost)]
 )
 def test_a_call_is_given_to_so_many_new_slots_and_to_any_that_were_used(
-    monkeypatch: pytest.MonkeyPatch, stillborn: str | None, error: type[Exception]
+    monkeypatch: pytest.MonkeyPatch, start_failure: str | None, error: type[Exception]
 ) -> None:
-    given = iter([_Slot(None, is_new=False)] * 5 + [_Slot(stillborn)] * TRIES)
+    given = iter([_Slot(None, is_new=False)] * 5 + [_Slot(start_failure)] * TRIES)
     monkeypatch.setattr(Slots, "borrow", lambda *_, **__: nullcontext(next(given)))
     with pytest.raises(error):
         Slots().run(print, supervisor=SimpleNamespace(), tick=1.0)

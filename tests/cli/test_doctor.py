@@ -151,7 +151,7 @@ def test_a_lock_that_others_do_not_see_is_noted(tmp_path: Path) -> None:
     from encamp.storage.outputs.temporary_names import new_token
 
     beacons = Beacons(new_token())
-    beacons.light({tmp_path: NAMED})
+    beacons.put({tmp_path: NAMED})
     (tmp_path / "lock").touch()
     try:
         free = facts(folder=str(tmp_path), beacon=beacons.description, lock=str(tmp_path / "lock"))

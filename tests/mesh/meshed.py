@@ -89,6 +89,6 @@ class Net:
 
     def close(self) -> None:
         for agent in self.agents.values():
-            agent._let_go()
+            agent._release_network()
             agent._starter.close()
-        self.controller._let_go()
+        self.controller._release_network()

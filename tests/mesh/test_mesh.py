@@ -178,9 +178,9 @@ def test_the_controller_alone_passes_frames_on(net: Net) -> None:
 
 def test_an_agent_that_was_given_up_is_not_there_for_others(net: Net) -> None:
     first, second = net.join(), net.join()
-    assert net.controller.slots_there == 2
+    assert net.controller.total_slots == 2
     net.controller.give_up(second.number)
-    assert net.controller.slots_there == 1
+    assert net.controller.total_slots == 1
     first.send(second.number, [b"hello"])
     net.until(lambda: first._peers[second.number].gone)
     assert net.frames(second.number) == net.frames(second.number)[:1]
@@ -195,7 +195,7 @@ def test_end_of_abandoned_agent_uses_no_restart(net: Net) -> None:
             net.controller.give_up(agent.number)
         numbers.append(agent.number)
         gone = net.agents.pop(agent.number)
-        gone._let_go()
+        gone._release_network()
         gone._starter.close()
         net.until(lambda: not net.controller.known)
     assert net.controller.again == numbers[:2]
@@ -225,7 +225,7 @@ def test_agent_end_is_reported_after_its_last_frames(net: Net) -> None:
 
 def test_agents_learn_of_controller_end(net: Net) -> None:
     agent = net.join()
-    net.controller._let_go()
+    net.controller._release_network()
     until(lambda: any(isinstance(arrival, Left) for arrival in agent.receive()))
 
 
@@ -440,7 +440,7 @@ def test_the_key_is_shown_nowhere() -> None:
     identity = new_identity("mesh")
     controller = Controller()
     order = controller.order([("127.0.0.1", 1)])
-    controller._let_go()
+    controller._release_network()
     for shown in (repr(identity), str(identity), repr(order), str(order)):
         assert "PRIVATE" not in shown
 
@@ -491,7 +491,7 @@ def test_polling_continues_only_while_answers_arrive_quickly(
 def test_patience_is_over_when_something_has_to_be_looked_at(net: Net) -> None:
     agent = net.join()
     net.until(lambda: net.controller.patience() is None)  # it polls for a moment after arrivals
-    net.controller.soon(lambda: None)
+    net.controller.call_soon(lambda: None)
     assert net.controller.patience() == 0
     net.until(lambda: net.controller.patience() is None)
     net.until(lambda: agent.patience() is None)

@@ -106,7 +106,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     run = Run(request.param)
     yield run
-    run.engine._let_go()
+    run.engine._release_network()
 
 
 three_slots = pytest.mark.parametrize("run", [3], indirect=True)

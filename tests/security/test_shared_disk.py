@@ -336,7 +336,7 @@ def test_a_faked_beacon_draws_nothing_to_a_strangers_folder(scratch: Path) -> No
     near, far = scratch / "near", scratch / "far"
     near.mkdir()
     beacons = Beacons(TOKEN)
-    beacons.light({near: NAMED})
+    beacons.put({near: NAMED})
     name = f".encamp-{TOKEN}-beacon"
     with pytest.raises(Exception, match="returned non-zero exit status"):
         stranger('cat "$1"', near / name)
@@ -508,7 +508,7 @@ def test_sent_outputs_do_not_follow_strangers_link(scratch: Path) -> None:
     with pytest.raises(BadDestination, match="is a symlink of the user nobody"):
         files.answer(WritePiece(piece))
     with closing(Beacons(TOKEN)) as beacons:
-        beacons.light(folders_of([output]))
+        beacons.put(folders_of([output]))
     assert not list(mine.iterdir())
 
 

@@ -196,7 +196,7 @@ def test_a_folder_with_a_beacon_is_reached_and_others_are_not(tmp_path: Path) ->
     beacons = Beacons(TOKEN)
     near, far = tmp_path / "near", tmp_path / "far"
     far.mkdir()
-    beacons.light({near: NAMED})
+    beacons.put({near: NAMED})
     assert reaches(str(near), beacons.description)
     assert not reaches(str(near), Beacons(TOKEN).description)
     assert not reaches(str(far), beacons.description)
@@ -208,7 +208,7 @@ def test_a_folder_that_cannot_be_written_to_is_not_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(Beacons(TOKEN)) as beacons:
-        beacons.light({tmp_path: NAMED})
+        beacons.put({tmp_path: NAMED})
         monkeypatch.setattr(os, "access", lambda *_: False)
         assert not reaches(str(tmp_path), beacons.description)
 
@@ -221,7 +221,7 @@ def test_outputs_go_each_by_the_way_that_its_own_folder_needs(
     near = tmp_path / "near"
     wanted, sea = planned(there, Output("a", str(near)), "b")
     with closing(Beacons(TOKEN)) as beacons:
-        beacons.light({near: NAMED})
+        beacons.put({near: NAMED})
         staged = stage(
             folder, wanted, token="t", task="task", channel=sea, beacon=beacons.description
         )
@@ -239,7 +239,7 @@ def left_by_the_dead(tmp_path: Path) -> Path:
         "import os, signal; from pathlib import Path; "
         "from encamp.storage.outputs.sees_destination import Beacons; "
         "from encamp.storage.disk.path_to_destination import NAMED; "
-        f"Beacons('{DEAD}').light({{Path({str(there)!r}): NAMED}}); "
+        f"Beacons('{DEAD}').put({{Path({str(there)!r}): NAMED}}); "
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
@@ -261,7 +261,7 @@ def files_in(folder: Path) -> set[str]:
 
 def test_pieces_of_killed_owner_are_removed_by_next_owner(left_by_the_dead: Path) -> None:
     with closing(Beacons(NEW)) as beacons:
-        beacons.light({left_by_the_dead: NAMED})
+        beacons.put({left_by_the_dead: NAMED})
         assert files_in(left_by_the_dead) == {
             ".encamp-alive-1.x-0",
             "result",
@@ -279,7 +279,7 @@ def test_a_beacon_that_cannot_be_read_may_be_of_somebody_who_is_just_writing_it(
     beacon.write_bytes(text)
     part.write_text("part")
     with closing(Beacons(NEW)) as beacons:
-        beacons.light({there: NAMED})
+        beacons.put({there: NAMED})
     assert beacon.exists()
     assert part.exists()
 

@@ -61,7 +61,7 @@ class SlotProcess:
         self._mark = token_hex(8)
         self._unknown = False
         """Whether its exit status is unknown."""
-        self.stillborn: str | None = None
+        self.start_failure: str | None = None
         """The process's output, if it has ended before it was ready for calls."""
         open_standard_streams()
         need_files(1)
@@ -251,7 +251,7 @@ class SlotProcess:
         self.writer.close()
         if self.exit_fd >= 0:
             if not self.was_ready:
-                self.stillborn = last_words(self.printed())
+                self.start_failure = last_words(self.printed())
             self._sentinel.close()
             os.close(self.ledger)
             self._output.close()

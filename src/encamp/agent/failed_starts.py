@@ -22,11 +22,11 @@ class Starts:
         self._failed = 0
         self._words: str | None = None
 
-    def note(self, stillborn: str | None, *, begun: bool, waited: bool) -> None:
-        """Count an ended process; ``stillborn`` is its output if it was never ready for calls."""
-        failed = stillborn is not None or (waited and not begun)
+    def note(self, start_failure: str | None, *, begun: bool, waited: bool) -> None:
+        """Count an ended process; ``start_failure`` is its output if it was never ready."""
+        failed = start_failure is not None or (waited and not begun)
         self._failed = self._failed + 1 if failed else 0
-        self._words = stillborn
+        self._words = start_failure
 
     @property
     def by_call(self) -> bool:

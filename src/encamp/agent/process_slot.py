@@ -371,7 +371,7 @@ class ProcessSlot(AgentSlot):
         text, began = process.printed(), process.in_a_call
         self._mark = process.mark
         begun, exit_code = process.has_begun, process.ended()
-        self._starts.note(process.stillborn, begun=begun, waited=self.busy > 0)
+        self._starts.note(process.start_failure, begun=begun, waited=self.busy > 0)
         began = began or self._starts.by_call  # if True, the first waiting call fails
         self.agent.unlink(self.number)
         if exit_code or began:

@@ -119,7 +119,7 @@ def _facts(folder: Path, table: Table) -> Iterator[ProgramFacts]:
     facts = ProgramFacts(python_here(), libraries_here(), portable(folder), printable(folder))
     with ExitStack() as undo:
         undo.callback(beacons.close)
-        beacons.light({Path(os.path.realpath(folder)): NAMED})
+        beacons.put({Path(os.path.realpath(folder)): NAMED})
         try:
             fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as exc:

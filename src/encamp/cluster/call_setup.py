@@ -120,7 +120,7 @@ class Setups:
         """The description that hosts use to recognize destinations; empty if all are this host."""
         if self._beacons is None:
             return ""
-        self._beacons.light(folders_of((*options.outputs, *options.on_failure)))
+        self._beacons.put(folders_of((*options.outputs, *options.on_failure)))
         return self._beacons.description
 
     def accepted(self, task: TaskRecord, staged: list[Staged]) -> Accepted:

@@ -44,14 +44,14 @@ class BareMesh(MeshEngine):
             self.could_not_join(number, why)
 
     def _ended(self, number: int, words: str) -> None:
-        self.soon(partial(self.could_not_join, number, words))
+        self.call_soon(partial(self.could_not_join, number, words))
 
     def end_by_force(self, agents: Iterable[ExpectedAgent]) -> None:
         """See `MeshEngine.end_by_force`."""
         end(self.run)
 
-    def let_go(self) -> None:
-        """See `MeshEngine.let_go`."""
+    def release(self) -> None:
+        """See `MeshEngine.release`."""
         end(self.run, ENDS)
 
 

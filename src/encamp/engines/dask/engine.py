@@ -195,7 +195,7 @@ class DaskEngine(MeshEngine):
         if message.get("action") == "add-worker":
             self._asked.put(self._look_for_workers)
         elif message.get("action") == "remove-worker":
-            self.soon(partial(self._worker_gone, message["worker"]))
+            self.call_soon(partial(self._worker_gone, message["worker"]))
         elif message.get("action") == "encamp-tunnel" and message.get("run") == self.run:
             self._beside(partial(self._carry, message["worker"]))
 
@@ -205,14 +205,14 @@ class DaskEngine(MeshEngine):
             with self._one_by_one:
                 ready = not self._stopping and self._tunnels.open()
         except EngineFailed as exc:
-            self.soon(partial(self._none_of, worker, exc.why))
+            self.call_soon(partial(self._none_of, worker, exc.why))
             return
         if ready:
             self._run(carry_here, self.run, self._tunnels.name, workers=[worker])
 
     def _look_for_workers(self) -> None:
         threads = dict(self._client.nthreads())
-        self.soon(partial(self._note_workers, threads))
+        self.call_soon(partial(self._note_workers, threads))
 
     @property
     def _left(self) -> int | None:
@@ -220,7 +220,7 @@ class DaskEngine(MeshEngine):
 
         There may be too many: a host that was given up gets agents again when it is back.
         """
-        return None if self._slots is None else max(0, self._slots - self.slots_there)
+        return None if self._slots is None else max(0, self._slots - self.total_slots)
 
     def _note_workers(self, threads: Mapping[str, int]) -> None:
         """Start agents on workers without any, as far as slots are wanted."""
@@ -245,8 +245,8 @@ class DaskEngine(MeshEngine):
         for agent in [a for a in self.known.values() if a.where == address and a.link is None]:
             self.could_not_join(agent.number, why)
 
-    def freed(self) -> None:
-        """See `MeshEngine.freed`: workers that were not needed may be now."""
+    def slots_lost(self) -> None:
+        """See `MeshEngine.slots_lost`: workers that were not needed may be now."""
         if self._slots is not None:
             self._asked.put(self._look_for_workers)
 
@@ -288,7 +288,7 @@ class DaskEngine(MeshEngine):
             if isinstance(answer, Exception):
                 answer = dict.fromkeys(group[address], starting.why_not(answer, "Dask's workers"))
             for number, why in answer.items():
-                self.soon(partial(self.could_not_join, number, why))
+                self.call_soon(partial(self.could_not_join, number, why))
 
     def _run(self, function: Any, *args: Any, workers: Collection[str]) -> dict[str, Any]:
         """Run a function on workers, but not as a Dask task; returns results or exceptions."""
@@ -335,7 +335,7 @@ class DaskEngine(MeshEngine):
         for found in self._run(starting.ended, self.run, workers=late).values():
             if isinstance(found, dict):
                 for number, words in found.items():
-                    self.soon(partial(self.could_not_join, number, words))
+                    self.call_soon(partial(self.could_not_join, number, words))
 
     def needs(self, busy: Mapping[int, int], waiting: int) -> None:
         """See `Engine.needs`."""
@@ -366,7 +366,7 @@ class DaskEngine(MeshEngine):
     def _fail_without_scheduler(self) -> None:
         """Fail if the client has lost the scheduler, so that no worker will join any more."""
         if self._client.status == "closed" and not self.known:
-            self.soon(self._fail)
+            self.call_soon(self._fail)
 
     def _fail(self) -> None:
         raise EngineFailed(self.name, "its scheduler has ended")
@@ -379,8 +379,8 @@ class DaskEngine(MeshEngine):
             partial(self._run, end_here, self.run, 0.0, workers={str(a.where) for a in agents})
         )
 
-    def let_go(self) -> None:
-        """See `MeshEngine.let_go`."""
+    def release(self) -> None:
+        """See `MeshEngine.release`."""
         self._asked.put(None)
         if self._helper.is_alive():
             self._helper.join(ENDS)

@@ -272,7 +272,7 @@ class IPythonEngine(MeshEngine):
             self._not_started(engine, _OTHER_PYTHON.format(python, ours))
             return
         here = host == host_id()
-        self.soon(partial(self._expect, engine, [count] if self.whole else [1] * count, here))
+        self.call_soon(partial(self._expect, engine, [count] if self.whole else [1] * count, here))
 
     def _expect(self, engine: int, slots: list[int], here: bool) -> None:
         if self._stopping:
@@ -308,7 +308,7 @@ class IPythonEngine(MeshEngine):
     ) -> None:
         why = why_not(exc, _WHOSE) if failed is None else failed.get(number)
         if why is not None:
-            self.soon(partial(self.could_not_join, number, why))
+            self.call_soon(partial(self.could_not_join, number, why))
         else:
             self._tunnels.greet(engine)
 
@@ -316,7 +316,7 @@ class IPythonEngine(MeshEngine):
         """Give up an engine that died or cannot run encamp's tasks: its agents will not join."""
         self._slots_of.pop(engine, None)
         self._unusable.add(engine)
-        self.soon(partial(self._do_without, engine, why))
+        self.call_soon(partial(self._do_without, engine, why))
 
     def _do_without(self, engine: int, why: str) -> None:
         """Wait for the agents of an engine no longer. Raises `EngineFailed` if there are none."""
@@ -366,7 +366,7 @@ class IPythonEngine(MeshEngine):
 
     def _have_ended(self, endings: dict[int, str] | None, exc: Exception | None) -> None:
         for number, words in (endings or {}).items():
-            self.soon(partial(self.could_not_join, number, words))
+            self.call_soon(partial(self.could_not_join, number, words))
 
     # The end
 
@@ -374,8 +374,8 @@ class IPythonEngine(MeshEngine):
         """See `MeshEngine.end_by_force`."""
         self._end_all({_engine_of(agent)[0] for agent in agents}, 0.0)
 
-    def let_go(self) -> None:
-        """See `MeshEngine.let_go`; agents that busy engines have not started are never started."""
+    def release(self) -> None:
+        """See `MeshEngine.release`; agents that busy engines have not started are never started."""
         self._ended.set()
         if self._helper.is_alive():
             self._helper.join(ENDS)

@@ -65,7 +65,8 @@ _AT_ONCE = 256
 """Maximum number of frames that one call of `MPIEndpoint.receive` returns."""
 _PART = 2
 """Tag of the messages after the first one of a frame."""
-_FAREWELL, _HASTE = -1, -2
+_LEAVES, _LEAVES_ABRUPTLY = -1, -2
+"""The last message of a rank: it leaves, and waits for the others or does not."""
 
 _encode_into = msgspec.msgpack.Encoder().encode_into
 _decode = msgspec.msgpack.Decoder(list[bytes | int]).decode
@@ -90,8 +91,8 @@ class MPIEndpoint(Endpoint):
         """Ranks to which long parts are being sent."""
         self._coming: dict[int, deque[tuple[Parts, deque[Request]]]] = {}
         self._expected = array("q", [0]) * self._ranks
-        """1 for each rank that may have been sent something, so that it waits for a farewell."""
-        self._farewells = 0
+        """1 for each rank that may have been sent something, which waits for a last message."""
+        self._have_left = 0
         self.busy, self._since = True, 0.0
         self._missed = False
         self._closed = False
@@ -99,11 +100,11 @@ class MPIEndpoint(Endpoint):
         """Whether all ranks have left together, so that the MPI can be ended."""
         self.remains: Sequence[str] = ()
         """Files to remove if the job ends by force."""
-        self._hasty = False
+        self._abrupt = False
         self._dead: set[int] = set()
         self._unnoticed: set[int] = set()
         self._total = array("q", [0])
-        self._sent_farewell = False
+        self._announced = False
         self._counted: Request | None = None
         self._all_leave: Request | None = None
         """Collective steps of leaving; an interrupted `close` continues with them."""
@@ -244,7 +245,7 @@ class MPIEndpoint(Endpoint):
         self.short.usable = False
         requests: deque[Request] = deque()
         if type(parts[0]) is int:
-            self._hasty = self._hasty or parts[0] == _HASTE
+            self._abrupt = self._abrupt or parts[0] == _LEAVES_ABRUPTLY
             parts = self._expect(rank, parts, requests) if parts[0] >= 0 else []
         self._coming.setdefault(rank, deque()).append((parts, requests))
 
@@ -274,7 +275,7 @@ class MPIEndpoint(Endpoint):
                 if parts:
                     arrivals.append(Frame(rank and rank + self._base, parts))
                 else:
-                    self._farewells += 1
+                    self._have_left += 1
                     self._lose(rank, "it has left the MPI job")
             if not frames:
                 self._coming.pop(rank, None)
@@ -392,36 +393,36 @@ class MPIEndpoint(Endpoint):
         if self._unnoticed:
             with suppress(self._mpi.Exception):
                 self._note_failures()
-        self._hasty = self._hasty or not self._unnoticed <= self._dead
-        if self._hasty:
+        self._abrupt = self._abrupt or not self._unnoticed <= self._dead
+        if self._abrupt:
             remove(self.remains)
         self.short.usable = False
-        if not self._sent_farewell:
-            self._sent_farewell = True
-            self._send_farewell()
+        if not self._announced:
+            self._announced = True
+            self._announce_leave()
         with suppress(EngineFailed):
             self.settled = self._settle()
         self._closed = True
         with suppress(self._mpi.Exception):
             self._inbox.close()
 
-    def _send_farewell(self) -> None:
+    def _announce_leave(self) -> None:
         for rank in range(1, self._ranks) if self._rank == 0 else (0,):
             self._expected[rank] = 1
         for rank, expected in enumerate(self._expected):
             if expected and rank not in self._dead | self._unnoticed:
-                what = [_HASTE if self._hasty else _FAREWELL]
+                what = [_LEAVES_ABRUPTLY if self._abrupt else _LEAVES]
                 self._post(rank, self._head_and(what), FRAME)
 
     def _settle(self) -> bool:
         """Receive and drop messages in transit to this rank; returns whether all ranks have left.
 
         All ranks inform each other to which ranks they may have sent something. Each waits for the
-        farewells of its senders; nothing follows a farewell. A rank that has them all continues to
+        last messages of its senders. A rank that has them all continues to
         poll, because MPICH completes no message to a rank that only waits for the end of MPI.
         """
-        if self._hasty or self._dead:
-            return self._wait_while(self._waits_in_haste) and not self._hasty
+        if self._abrupt or self._dead:
+            return self._wait_while(self._must_wait) and not self._abrupt
         try:
             if self._counted is None:
                 self._counted = self._comm.Ireduce_scatter_block(self._expected, self._total)
@@ -439,14 +440,14 @@ class MPIEndpoint(Endpoint):
         """Wait until all ranks have reached a collective step."""
         return self._wait_while(lambda: not (together.Test() or self._dead))
 
-    def _waits_in_haste(self) -> bool:
+    def _must_wait(self) -> bool:
         """Whether messages are in transit, or other ranks remain, which would end with rank 0."""
-        others = range(1, self._ranks) if self._hasty and not self._rank else ()
+        others = range(1, self._ranks) if self._abrupt and not self._rank else ()
         self._expect_posted()
         return self.sending or not self._gone.union(self._unnoticed).issuperset(others)
 
     def _incomplete(self) -> bool:
-        return self._farewells < self._total[0] or bool(
+        return self._have_left < self._total[0] or bool(
             self._posted or self._sending or self._coming
         )
 
@@ -459,7 +460,7 @@ class MPIEndpoint(Endpoint):
     def _under_way(self) -> list[int]:
         """Counts that change while others receive or send."""
         sent, received = (sum(map(len, kept.values())) for kept in (self._sending, self._coming))
-        return [self._farewells, sent, received]
+        return [self._have_left, sent, received]
 
     def _late(self) -> bool:
         """Drop what has arrived, and pause; returns whether to stop waiting.
@@ -476,7 +477,7 @@ class MPIEndpoint(Endpoint):
         self._last = self._last or now + STARTS
         if received or not self._deadline:
             self._deadline = min(self._last, now + LEAVES)
-        return now > self._deadline or (self._hasty and self._rank > 0)
+        return now > self._deadline or (self._abrupt and self._rank > 0)
 
 
 def _is_small(parts: Sequence[Buffer]) -> bool:

@@ -185,7 +185,7 @@ class MPIEngine(MPIEndpoint, Engine):
         self.private = private
         self.agents = self._ranks - 1
         self.watch(_show_process(comm))
-        atexit.register(self._let_go)
+        atexit.register(self._release_agents)
 
     def start(self, orders: bytes) -> None:
         """See `Engine.start`; the agents are there already."""
@@ -204,7 +204,7 @@ class MPIEngine(MPIEndpoint, Engine):
         """See `Engine.stop`. Agents that do not end are ended when the script does, by force."""
         self.close()
 
-    def _let_go(self) -> None:
+    def _release_agents(self) -> None:
         """At the script's end: let the agents exit, and end those that hang."""
         self.close()
         if not self.settled:

@@ -19,10 +19,10 @@ _GONE_WITHIN = 1.0
 _ENDS_WITHIN = 10.0
 """Seconds that a daemon that is ending may block a new one."""
 _LOOK = 0.05
-_STRUCK_WITHIN = 2.0
+_LOGS_REMOVED_WITHIN = 2.0
 _ENDED = 1
 """The tag of messages about the end of a task."""
-_STRIKE_LOG = (
+_REMOVE_LOG = (
     "for fd in /proc/$PPID/fd/*; do log=$(readlink $fd); "
     'case $log in */pvml.*) rm -f "$log";; esac; done'
 )
@@ -57,7 +57,7 @@ def main(given: str) -> None:
 
 def remove_log(host: libpvm.HostInfo) -> int:
     """Start a task that removes the open log file of a host's daemon; returns its id."""
-    return libpvm.spawn("/bin/sh", ["-c", _STRIKE_LOG], libpvm.TASK_HOST, host.name)[0]
+    return libpvm.spawn("/bin/sh", ["-c", _REMOVE_LOG], libpvm.TASK_HOST, host.name)[0]
 
 
 def _remove_logs(tids: Collection[int]) -> None:
@@ -67,7 +67,7 @@ def _remove_logs(tids: Collection[int]) -> None:
     tasks = [task for task in map(remove_log, hosts) if task > 0]
     if tasks:
         libpvm.notify(libpvm.TASK_EXIT, _ENDED, tasks)
-    deadline, ended = time.monotonic() + _STRUCK_WITHIN, 0
+    deadline, ended = time.monotonic() + _LOGS_REMOVED_WITHIN, 0
     while ended < len(tasks) and time.monotonic() < deadline:
         ended += libpvm.nrecv(libpvm.ANY, _ENDED) > 0
         time.sleep(_LOOK / 5)

@@ -181,7 +181,7 @@ class PVMEngine(MeshEngine):
                 self._only |= names | self._called(there)
             self._begin_on_new()
 
-        self.soon(added)
+        self.call_soon(added)
 
     def _left(self) -> list[_Task]:
         """The tasks of agents that have left, but whose ends PVM does not report.
@@ -287,12 +287,12 @@ class PVMEngine(MeshEngine):
         """See `Member.reported`."""
         task = self._tasks.get(values[0])
         if tag == ADDED:
-            self.soon(self._begin_on_new)
+            self.call_soon(self._begin_on_new)
         elif task is not None and tag == PRINTED:
             task.output = (task.output + text)[-_TAIL:]
         elif task is not None and tag == ENDED:
             del self._tasks[values[0]]
-            self.soon(lambda: self._ended(task))
+            self.call_soon(lambda: self._ended(task))
 
     def _ended(self, task: _Task) -> None:
         """Handle the end of a task; the connection of an agent that has joined ends on its own."""

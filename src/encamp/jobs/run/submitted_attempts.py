@@ -51,7 +51,7 @@ class Submissions:
         """The description that workers use to find out whether they see the outputs' folders."""
         if self._beacons is None:
             return ""
-        self._beacons.light(folders_of(outputs))
+        self._beacons.put(folders_of(outputs))
         return self._beacons.description
 
     def submit(self, name: str, work: Work) -> bool:

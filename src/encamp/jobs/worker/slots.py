@@ -130,9 +130,9 @@ class SupervisedSlot:
         return self._calls <= 1
 
     @property
-    def stillborn(self) -> str | None:
-        """See `SlotProcess.stillborn`."""
-        return self._process.stillborn
+    def start_failure(self) -> str | None:
+        """See `SlotProcess.start_failure`."""
+        return self._process.start_failure
 
     def ask_to_stop(self) -> None:
         """`SlotProcess.ask_to_stop`."""
@@ -324,7 +324,7 @@ class Slots:
                 try:
                     return slot.run(function, args, supervisor, tick=tick, sys_path=sys_path)
                 except _NotTaken:
-                    starts.note(slot.stillborn, begun=not slot.is_new, waited=True)
+                    starts.note(slot.start_failure, begun=not slot.is_new, waited=True)
                     starts.check()
                     if starts.by_call:
                         raise SlotLost(None) from None

@@ -44,7 +44,7 @@ class Beacons:
 
     def __init__(self, token: str) -> None:
         self._token, self._proof = token, token_hex(16)
-        self._lit: dict[Path, bool] = {}
+        self._folders: dict[Path, bool] = {}
         self._notes: OwnedFolder | None = None
 
     @property
@@ -52,16 +52,16 @@ class Beacons:
         """The description for hosts, for `reaches`; it is a secret."""
         return f"{self._token}{_BETWEEN}{self._proof}"
 
-    def light(self, folders: Mapping[Path, Trust]) -> None:
+    def put(self, folders: Mapping[Path, Trust]) -> None:
         """Put beacons into folders, which are created if missing.
 
         Each folder has its trust with it. If that fails, hosts send their outputs, and their
         error says why.
         """
         for folder in folders:
-            if folder not in self._lit:
+            if folder not in self._folders:
                 with suppress(OSError, BadDestination):
-                    self._lit[folder] = not folder.is_dir()
+                    self._folders[folder] = not folder.is_dir()
                     self._note(folder / _name(self._token))
                     _remove_dead(folder, self._make(folder, folders[folder]))
 
@@ -82,7 +82,7 @@ class Beacons:
 
     def close(self) -> None:
         """Remove them, and folders that are empty then. Idempotent."""
-        for folder, made in self._lit.items():
+        for folder, made in self._folders.items():
             with suppress(OSError, BadDestination), opened(folder) as at:
                 with suppress(FileNotFoundError):
                     os.unlink(_name(self._token), dir_fd=at)

@@ -414,7 +414,7 @@ class MeshEndpoint(Endpoint):
             return
         if self._process == os.getpid():
             self._settle()
-        self._let_go()
+        self._release_network()
 
     def _settle(self) -> None:
         """Send what still waits, then read until the others have closed, for some seconds at most.
@@ -436,7 +436,7 @@ class MeshEndpoint(Endpoint):
             self._poll.poll(min(left, 0.1))
             self.receive()
 
-    def _let_go(self) -> None:
+    def _release_network(self) -> None:
         self._closed = True
         for listener in self._listeners.values():
             listener.close()
@@ -466,7 +466,7 @@ def _forked() -> None:
     """In a forked process: close the parent's connections."""
     for mesh in list(_ALL):
         if not mesh._closed:
-            mesh._let_go()
+            mesh._release_network()
 
 
 os.register_at_fork(after_in_child=_forked)

@@ -97,18 +97,18 @@ class MeshEngine(MeshEndpoint, Engine):
         `expect_again` registers it.
         """
 
-    def freed(self) -> None:
+    def slots_lost(self) -> None:
         """Called when slots were lost, so that others may replace them."""
 
     @property
-    def slots_there(self) -> int:
+    def total_slots(self) -> int:
         """The slots of all agents, including those that are being started."""
         return sum(agent.slots for agent in self.known.values() if not agent.given_up)
 
     def end_by_force(self, agents: Iterable[ExpectedAgent]) -> None:
         """End agents that did not end by themselves. Blocks for at most some seconds."""
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Release the system on which the agents ran; called last."""
 
     def order(self, dial: list[Address]) -> Order:
@@ -139,7 +139,7 @@ class MeshEngine(MeshEndpoint, Engine):
             self._restarts -= 1
         return self.expect(agent.where, agent.label, [agent.slots])
 
-    def soon(self, call: Callable[[], None]) -> None:
+    def call_soon(self, call: Callable[[], None]) -> None:
         """Call a function in the thread that uses the network; from any thread."""
         self._calls.append(call)
         self.wake()
@@ -151,7 +151,7 @@ class MeshEngine(MeshEndpoint, Engine):
             return
         del self.known[number]
         self.agents = max(0, self.agents - 1)
-        self.freed()
+        self.slots_lost()
         if not (self.known or self._had_some):
             raise EngineFailed(self.name, f"no agent could be started: {agent.label}: {why}")
 
@@ -195,7 +195,7 @@ class MeshEngine(MeshEndpoint, Engine):
     def tunnelled(self, raw: socket.socket) -> None:
         """Accept an agent that connects through a tunnel, by this end of it; from any thread."""
         self._offered.add(raw)
-        self.soon(partial(self._take_tunnel, raw))
+        self.call_soon(partial(self._take_tunnel, raw))
         if self._closed:
             raw.close()
 
@@ -204,8 +204,8 @@ class MeshEngine(MeshEndpoint, Engine):
         raw.setblocking(False)
         self._add(TLSConnection(raw, self._identity, self._as_server, server=True))
 
-    def _let_go(self) -> None:
-        super()._let_go()
+    def _release_network(self) -> None:
+        super()._release_network()
         for raw in list(self._offered):
             raw.close()
 
@@ -247,7 +247,7 @@ class MeshEngine(MeshEndpoint, Engine):
         if not self._stopping:
             if again:
                 self.begin_again(agent)
-            self.freed()
+            self.slots_lost()
 
     def send(self, to: int, parts: Sequence[Buffer]) -> None:
         """See `Endpoint.send`; frames to an unknown agent are dropped."""
@@ -290,7 +290,7 @@ class MeshEngine(MeshEndpoint, Engine):
         """See `Engine.give_up`."""
         if (lost := self.known.get(agent)) is not None:
             lost.given_up = True
-            self.freed()
+            self.slots_lost()
 
     # Closing
 
@@ -305,7 +305,7 @@ class MeshEngine(MeshEndpoint, Engine):
             self.end_by_force(left)
             self._wait_until(lambda: not self._there(), time.monotonic() + 2.0)
         self.close()
-        self.let_go()
+        self.release()
 
     def _there(self) -> list[ExpectedAgent]:
         """The agents that have joined, and have yet to end."""
