@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from encamp import Cluster
+from encamp.cluster import messages
 from encamp.cluster.messages import Messages
 from encamp.cluster.records import HostRecord, SlotRecord, TaskRecord
 from encamp.cluster.sent_functions import Function
@@ -143,3 +145,19 @@ def test_waiter_is_called_once_on_arrival(post: Post) -> None:
     assert called == ["kept", "kept"]
     post.mail.call_waiters(failed=True)
     assert called == ["kept", "kept"]
+
+
+@pytest.mark.parametrize("received", [False, True])
+def test_results_that_nothing_receives_are_warned_of_once(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder, received: bool
+) -> None:
+    monkeypatch.setattr(messages, "MUCH", 500_000)
+    with Cluster(slots=1) as cluster:
+        for size in (10, 300_000, 300_000, 300_000, 300_000):
+            assert cluster.spawn(bytes, size).result(30) == bytes(size)
+            assert cluster.spawn(bytes, 600_000, notify=False).result(30) == bytes(600_000)
+            while received and cluster.receive(0) is not None:
+                pass
+    warned = [str(one.message) for one in recwarn if "notify=False" in str(one.message)]
+    assert len(warned) == (0 if received else 1)
+    assert all("keeps results of 586 KiB" in text for text in warned)

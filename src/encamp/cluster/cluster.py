@@ -258,7 +258,8 @@ class Cluster:
         fresh
             Run the task in a new interpreter.
         notify
-            Whether the task's result and end are put on the queue that `receive` reads.
+            Whether the task's result and end are put on the queue that `receive` reads. The queue
+            keeps the result in memory until then.
 
         Raises an `InputError`, such as `CannotTravel`, `NoSuchHost` or `NotEnough`, the errors of
         `Mirror` and `Output`, and `ClusterClosed`.

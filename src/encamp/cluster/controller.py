@@ -466,6 +466,8 @@ class Controller:
         if good and payload == _NONE and not task.options.staged:
             self.end(task, True, None)
         else:
+            if buffers and task.options.notify:  # a large result
+                self.messages.keeps(sum(memoryview(part).nbytes for part in buffers))
             self._unpickle_result(task, slot, good, disclosed(payload, buffers))
 
     def _unpickle_result(self, task: TaskRecord, slot: SlotRecord, good: bool, body: Parts) -> None:

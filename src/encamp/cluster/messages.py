@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -11,10 +12,18 @@ from typing import Any
 from encamp.cluster.events import TaskExit, TaskResult
 from encamp.cluster.records import RUNNING, TaskRecord
 from encamp.slot.small_messages import PreparedSends, Shortcut
+from encamp.units import size_text
 from encamp.wire.frames import Parts
 from encamp.wire.outbox import Outbox
 from encamp.wire.pickling import load
 from encamp.wire.protocol import NOWHERE, SPAWNER, Received, addressed
+
+MUCH = 1 << 30
+"""Bytes of large results in the queue, none of which was received, before a warning."""
+_FULL = (
+    "the queue of a cluster keeps results of {}, because nothing receives them; spawn the tasks "
+    "with notify=False, or call `Cluster.receive`"
+)
 
 
 class Messages:
@@ -31,6 +40,8 @@ class Messages:
         self._arrived = False
         """Whether a message has arrived since they were called."""
         self._taking = threading.Lock()
+        self._kept, self._warned = 0, False
+        """Bytes of large results that were queued since the program last received something."""
         self.shortcut: Shortcut | None = None
         self.prepared = PreparedSends()
         """The program's prepared sends to running tasks."""
@@ -52,11 +63,20 @@ class Messages:
         self.queue.append(task)  # a `TaskExit`
         self._arrived = True
 
+    def keeps(self, size: int) -> None:
+        """Count the bytes of a large result whose event is put on the queue; may warn, once."""
+        self._kept += size
+        if self._kept > MUCH and not self._warned:
+            self._warned = True
+            with suppress(UserWarning):  # the work must continue if warnings are errors
+                warnings.warn(_FULL.format(size_text(self._kept)), stacklevel=2)
+
     def take(self, source: int | None) -> Received | None:
         """The next message of the queue, or of one sender; from any thread."""
         queue = self.queue
         if not queue:
             return None
+        self._kept = 0  # the program receives
         with self._taking:
             for position in range(len(queue) if source is not None else min(1, len(queue))):
                 found = queue[position]
