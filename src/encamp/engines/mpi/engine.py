@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encamp.engines.engine_interface import Endpoint, Engine, Joined
+from encamp.engines.kit.variables_not_inherited import OF_MPI_RANKS
 from encamp.engines.mpi.endpoint import IDLE, MPIEndpoint
 from encamp.engines.mpi.find_launcher import REMEDY
 from encamp.engines.mpi.host_checks import interface_towards
@@ -32,7 +33,6 @@ from encamp.engines.mpi.libraries import take_left_out
 from encamp.engines.mpi.mpi_variables import (
     CONTROLLER,
     DEFAULTS,
-    FOR_RANKS_ONLY,
     IFACES,
     NETMOD,
     PMIX_RANK,
@@ -106,7 +106,7 @@ def _open_rank(*, one_host: bool) -> Endpoint:
     if comm.rank == 0:
         engine = MPIEngine(mpi, comm, private=private)
         return engine if cores is None else OneHostMPIEngine(engine, cores)
-    _forget(FOR_RANKS_ONLY)
+    _forget(OF_MPI_RANKS)
     endpoint = MPIEndpoint(mpi, comm)
     _show_process(comm)
     atexit.register(_exit_after_controller, endpoint, mpi, comm)
@@ -140,7 +140,7 @@ def join(arguments: Sequence[str]) -> MPIEndpoint | None:
     # All ranks have opened these; they would stay if this process were killed
     remove([*segments_here(of="mpich"), *topology_here()])
     remains = remains_here(os.getppid())
-    _forget((*FOR_RANKS_ONLY, *filter(None, names)))
+    _forget((*OF_MPI_RANKS, *filter(None, names)))
     endpoint = MPIEndpoint(mpi, comm, base)
     endpoint.watch(_show_process(comm))
     endpoint.remains, endpoint.left_out = remains, left_out

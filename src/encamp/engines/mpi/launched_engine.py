@@ -39,7 +39,7 @@ from encamp.engines.mpi.launch_plan import LaunchPlan
 from encamp.engines.mpi.launcher_process import ended_by_intruder
 from encamp.engines.mpi.leftovers import clear
 from encamp.engines.mpi.mpi_job import END, FRAME, GIVE_UP, HEAD, KEY, LEFT, READY, MPIJob
-from encamp.engines.mpi.mpi_variables import HOME, KEY_FILE
+from encamp.engines.mpi.mpi_variables import HOME, HYDRA_RANK, KEY_FILE, RANK
 from encamp.errors import BadFrame, BadJob, EngineFailed, EngineUnavailable
 from encamp.number_checks import duration, whole
 from encamp.timeouts import CONNECTS, ENDS, GRACE
@@ -84,14 +84,14 @@ def _end_with(link: socket.socket) -> None:
     The controller sends nothing until MPI has started. Hydra ends when this process does; Open MPI
     may continue without it.
     """
-    ends = os.getpid() if "PMI_RANK" in os.environ else -os.getpgid(os.getppid())
+    ends = os.getpid() if HYDRA_RANK in os.environ else -os.getpgid(os.getppid())
     fcntl.fcntl(link, fcntl.F_SETOWN, ends)
     fcntl.fcntl(link, fcntl.F_SETSIG, signal.SIGTERM)
     fcntl.fcntl(link, fcntl.F_SETFL, fcntl.fcntl(link, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _rank() -> str | None:
-    return os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK"))
+    return next((os.environ[name] for name in RANK if name in os.environ), None)
 
 
 def relay(endpoint: MPIEndpoint, link: socket.socket, remains: Sequence[str]) -> None:

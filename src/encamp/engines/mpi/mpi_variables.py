@@ -6,14 +6,16 @@ import re
 
 # What a launcher gives its ranks
 
+HYDRA_RANK = "PMI_RANK"
+"""Hydra's variable with the number of the rank."""
+RANK = (HYDRA_RANK, "OMPI_COMM_WORLD_RANK")
+"""Variables in which launchers give the number of the rank."""
 RANKS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 """Variables in which launchers give the number of ranks."""
 PMIX_RANK, RANKS_OF_SLURM = "PMIX_RANK", ("SLURM_STEP_NUM_TASKS",)
 """The same for Slurm's ``srun --mpi=pmix``: whether this is a rank, and the number of ranks."""
 RANKS_HERE = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")
 """Variables in which some launchers give the number of ranks on this host."""
-FOR_RANKS_ONLY = ("PMI", "PMIX_", "HYDI_", "MPI_LOCAL", "MPIR_", "OMPI_", "OPAL_", "PRTE_")
-"""Prefixes of variables that would make other programs believe that they are ranks."""
 THREAD_LEVEL = "MPI4PY_RC_THREAD_LEVEL"
 """Variable in which users choose MPI's level of thread support."""
 
