@@ -160,4 +160,4 @@ def test_results_that_nothing_receives_are_warned_of_once(
                 pass
     warned = [str(one.message) for one in recwarn if "notify=False" in str(one.message)]
     assert len(warned) == (0 if received else 1)
-    assert all("keeps results of 586 KiB" in text for text in warned)
+    assert all("keeps results of 586.0 KiB" in text for text in warned)
