@@ -29,7 +29,7 @@ import encamp.storage.sandbox
 from encamp.errors import EncampError, SourceChanged
 from encamp.storage.inputs.mirror import Item, Mirror, plan
 from encamp.storage.inputs.tree import tree_state
-from encamp.storage.leftovers import reclaim_leftovers
+from encamp.storage.local_leftovers import reclaim_leftovers
 from encamp.storage.sandbox_folder import Sandbox
 from encamp.storage.spare_folder import owned_folder, remove_spare
 

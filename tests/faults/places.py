@@ -16,7 +16,7 @@ from sealed import files_below, is_whole, sealed
 
 from encamp.storage.cache.cache import HostCache
 from encamp.storage.inputs import overlay
-from encamp.storage.leftovers import reclaim_leftovers
+from encamp.storage.local_leftovers import reclaim_leftovers
 from encamp.storage.local_storage import LOCAL, local_storage_path
 from encamp.storage.outputs.temporary_names import PART
 

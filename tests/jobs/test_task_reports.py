@@ -24,7 +24,7 @@ from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.journal_file import JournalFile
 from encamp.jobs.journal.record import Record, decoded
-from encamp.jobs.journal.records_in_file import RecordsInFile
+from encamp.jobs.journal.records_by_task import RecordsByTask
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.report import compressed_reports as kept
 from encamp.jobs.report.compressed_reports import CompressedReports
@@ -47,7 +47,7 @@ def _task(number: int, state: Any = "done", **facts: Any) -> TaskReport:
     return TaskReport(f"t{number}", state, attempts, outputs, "why", log_tail="x\n", **facts)
 
 
-def _written(folder: Path, tasks: Iterable[TaskReport]) -> RecordsInFile:
+def _written(folder: Path, tasks: Iterable[TaskReport]) -> RecordsByTask:
     """The records of these tasks in a journal, as done."""
     journal = Journal(folder)
     with journal.writing():
@@ -131,7 +131,7 @@ class _Compared(str):
 
 def test_page_of_new_run_is_not_quadratic_in_tasks() -> None:
     names = [_Compared(f"t{number}") for number in range(300)]
-    reports = CompressedReports(names, RecordsInFile(JournalFile(TrustedFolder(Path()))))
+    reports = CompressedReports(names, RecordsByTask(JournalFile(TrustedFolder(Path()))))
     _Compared.count = 0
     assert {report.state for report in reports.for_disk()} == {"waiting"}
     assert _Compared.count < 10 * len(names)

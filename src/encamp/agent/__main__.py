@@ -7,7 +7,7 @@ import sys
 
 from encamp.agent.agent import serve
 from encamp.engines.find_engine import engine_module
-from encamp.engines.kit.interpreter import default_signals
+from encamp.engines.kit.own_interpreter import default_signals
 from encamp.errors import InputError
 
 

@@ -37,7 +37,7 @@ from encamp.slot.slot import in_a_call
 from encamp.slot.small_messages import EngineShortcut
 from encamp.storage.cache.cache import clear_cache
 from encamp.storage.import_path import extend_import_path, is_far
-from encamp.storage.leftovers import reclaim_leftovers
+from encamp.storage.local_leftovers import reclaim_leftovers
 from encamp.storage.persistent import remove_idle
 from encamp.storage.shared_folders import Portable, SharedPath, local
 from encamp.timeouts import ENDS

@@ -16,7 +16,7 @@ from secrets import token_hex
 import msgspec
 
 from encamp import slurm
-from encamp.agent import slot_python
+from encamp.agent import slot_interpreter
 from encamp.agent.init_command import environment_after
 from encamp.engines.kit.closed_streams import open_standard_streams
 from encamp.engines.kit.variables_not_inherited import not_inherited
@@ -108,7 +108,7 @@ class SlotProcess:
             files=files_of_others(),
         )
         environment = environment_after(self.settings.init_command, slot_environment())
-        interpreter = self.settings.interpreter and slot_python.found(
+        interpreter = self.settings.interpreter and slot_interpreter.found(
             self.settings.interpreter, environment
         )
         # Its output while it starts is always kept, for the error message if it cannot start.

@@ -10,7 +10,7 @@ from encamp.engines.kit.hostfile import host_in
 from encamp.errors import BadJob, CannotRemove, HostsNotReached, printable, shown
 from encamp.storage.cache.cache import clear_cache
 from encamp.storage.kept_folders import clean_kept, kept
-from encamp.storage.leftovers import reclaim_leftovers
+from encamp.storage.local_leftovers import reclaim_leftovers
 from encamp.storage.local_storage import local_storage_path
 from encamp.units import counted
 

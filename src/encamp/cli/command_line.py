@@ -15,7 +15,7 @@ import click
 from encamp.cli.completion import SHELLS, engines, files, folders, script_for
 from encamp.cli.exit_status import exit_status, flushed
 from encamp.engines.kit.closed_streams import name_standard_streams
-from encamp.engines.kit.interpreter import command_signals
+from encamp.engines.kit.own_interpreter import command_signals
 from encamp.version import __version__
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from encamp.engines.kit.interpreter import python_here
+from encamp.engines.kit.own_interpreter import python_here
 from encamp.engines.kit.ssh import SSH, remote_command
 from encamp.engines.kit.ssh_logins import LogIns, refused
 

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from encamp.engines.kit.interpreter import python_command
+from encamp.engines.kit.own_interpreter import python_command
 from encamp.errors import BadJob
 from encamp.timeouts import GREETS
 

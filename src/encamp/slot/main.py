@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from encamp.engines.kit.interpreter import default_signals
+from encamp.engines.kit.own_interpreter import default_signals
 from encamp.errors import Stopped
 from encamp.slot.isolation import ProcessRestored
 from encamp.slot.ledger import Ledger

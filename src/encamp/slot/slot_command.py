@@ -6,7 +6,7 @@ import base64
 import gc
 import sys
 
-from encamp.engines.kit.interpreter import interpreter_flags, python_command
+from encamp.engines.kit.own_interpreter import interpreter_flags, python_command
 from encamp.errors import NoPython
 
 _START = """\

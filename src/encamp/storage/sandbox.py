@@ -17,7 +17,7 @@ from encamp.storage.disk.path_to_destination import named
 from encamp.storage.exit_on_signal import signals_exit
 from encamp.storage.folder_life import FolderLife, FolderPlan
 from encamp.storage.inputs.mirror import MirrorMap, as_mirrors, plan
-from encamp.storage.leftovers import reclaim_leftovers
+from encamp.storage.local_leftovers import reclaim_leftovers
 from encamp.storage.outputs.deliveries import deliver_one
 from encamp.storage.outputs.patterns import OutputMap, as_outputs, check_outputs
 from encamp.storage.real_paths import current_folder

@@ -30,7 +30,7 @@ from encamp.compat.pyopus.spawner import Spawner, opened
 from encamp.errors import ClusterClosed, ClusterError, EngineFailed
 from encamp.number_checks import as_number, as_whole
 from encamp.slot.slot import CurrentTask, current_task, slot_here
-from encamp.storage.leftovers import reclaim_leftovers
+from encamp.storage.local_leftovers import reclaim_leftovers
 from encamp.wire.protocol import Received
 
 __all__ = ["ClusteredMachine", "Here", "run_task", "task_here"]

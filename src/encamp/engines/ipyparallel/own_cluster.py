@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from encamp.engines.kit.hostfile import HostLine
-from encamp.engines.kit.interpreter import python_command
+from encamp.engines.kit.own_interpreter import python_command
 from encamp.engines.kit.ssh import READY, RemotePrograms, address_towards_hosts
 from encamp.timeouts import AGENT_ENDS
 

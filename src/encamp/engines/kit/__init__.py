@@ -2,7 +2,7 @@
 
 hostfile             hosts as users write them
 cores                the numbers of cores of hosts
-interpreter          starting an interpreter like this one
+own_interpreter      starting an interpreter like this one
 variables_not_inherited   variables by which MPI and PVM recognize their processes
 ssh                  programs on other hosts, which end with this one
 ssh_logins           many logins at once

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from encamp import cores_and_memory
 from encamp.engines.kit.hostfile import HostLine
-from encamp.engines.kit.interpreter import PACKAGE, START, python_command
+from encamp.engines.kit.own_interpreter import PACKAGE, START, python_command
 from encamp.engines.kit.ssh_logins import LogIns, refused
 from encamp.timeouts import LOGS_IN
 

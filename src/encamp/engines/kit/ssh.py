@@ -20,8 +20,8 @@ from typing import IO
 
 from encamp import slurm
 from encamp.engines.kit.hostfile import HostLine
-from encamp.engines.kit.interpreter import PACKAGE, START, python_command
 from encamp.engines.kit.mesh.addresses import address_towards_login
+from encamp.engines.kit.own_interpreter import PACKAGE, START, python_command
 from encamp.engines.kit.ssh_logins import LogIns, refused
 from encamp.errors import BadJob, EngineUnavailable, printable
 from encamp.timeouts import LOGS_IN

@@ -20,7 +20,7 @@ from typing import IO
 
 import msgspec
 
-from encamp.engines.kit.interpreter import PACKAGE, START, python_command
+from encamp.engines.kit.own_interpreter import PACKAGE, START, python_command
 from encamp.engines.kit.variables_not_inherited import not_inherited
 from encamp.timeouts import KILLED
 from encamp.version import __version__

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import psutil
 
 from encamp.engines.kit.hostfile import HostLine
-from encamp.engines.kit.interpreter import python_command, python_here
 from encamp.engines.kit.mesh.addresses import address_towards
+from encamp.engines.kit.own_interpreter import python_command, python_here
 from encamp.engines.kit.ssh import command_on
 from encamp.engines.kit.ssh_logins import LogIns, refused
 from encamp.engines.mpi.mpi_variables import BATCH_SYSTEMS, REMOTE_SHELL

@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 from encamp.engines.kit.hostfile import HostLine
-from encamp.engines.kit.interpreter import PACKAGE, START, python_command
 from encamp.engines.kit.mesh.addresses import address_towards_login
+from encamp.engines.kit.own_interpreter import PACKAGE, START, python_command
 from encamp.engines.mpi.find_launcher import Launcher, output_of
 from encamp.engines.mpi.host_checks import HostChecks, remote_shell
 from encamp.engines.mpi.libraries import libraries_for_hosts, with_libraries

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from encamp import slurm
-from encamp.engines.kit.interpreter import signals_to_restore
+from encamp.engines.kit.own_interpreter import signals_to_restore
 from encamp.engines.kit.wait_for_process import Sentinel
 from encamp.engines.mpi.launch_plan import LaunchPlan
 from encamp.engines.mpi.leftovers import remove

@@ -17,13 +17,13 @@ import msgspec
 from encamp import slurm
 from encamp.engines.engine_interface import Arrival, Frame
 from encamp.engines.kit.hostfile import hosts_in
-from encamp.engines.kit.interpreter import PACKAGE, START, interpreter_flags, python_here
 from encamp.engines.kit.mesh.addresses import address_towards, addresses_here, is_loopback
 from encamp.engines.kit.mesh.agent import MeshAgent
 from encamp.engines.kit.mesh.certificate import load_early
 from encamp.engines.kit.mesh.control_messages import Address
 from encamp.engines.kit.mesh.engine import ExpectedAgent, MeshEngine
 from encamp.engines.kit.mesh.tls_connection import TLSConnection
+from encamp.engines.kit.own_interpreter import PACKAGE, START, interpreter_flags, python_here
 from encamp.engines.kit.start_agents import Spec
 from encamp.engines.pvm import libpvm
 from encamp.engines.pvm.add_hosts_process import remove_log

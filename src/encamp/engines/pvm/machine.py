@@ -19,7 +19,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import IO
 
-from encamp.engines.kit.interpreter import PACKAGE, python_here
+from encamp.engines.kit.own_interpreter import PACKAGE, python_here
 from encamp.engines.kit.wait_for_process import Sentinel
 from encamp.engines.pvm import machine_owner
 from encamp.engines.pvm.host_names import why_not

@@ -19,7 +19,7 @@ from encamp.attempt_facts import Published
 from encamp.errors import NotOurs, printable
 from encamp.jobs.journal.journal_file import NAME, JournalFile, lines_of, opened
 from encamp.jobs.journal.record import Line, Record, encoded, on_disk, outputs_in, path_of
-from encamp.jobs.journal.records_in_file import RecordsInFile
+from encamp.jobs.journal.records_by_task import RecordsByTask
 from encamp.jobs.journal.run_lock import refusal, run_lock
 from encamp.jobs.run_lease import PREFIX
 from encamp.storage.disk.trusted_files import TrustedFiles, TrustedFolder
@@ -40,7 +40,7 @@ class Journal:
         self.folder = folder
         self.own_folder = TrustedFolder(folder, shared, anybody, is_true)
         self._file = JournalFile(self.own_folder)
-        self.done = RecordsInFile(self._file)
+        self.done = RecordsByTask(self._file)
         self.attempts: dict[str, int] = {}
         """Tries of tasks since they were last done, including those in runs that were killed."""
         self.earlier: dict[str, dict[str, Published | None]] = {}
@@ -48,7 +48,7 @@ class Journal:
         killed before the rest was recorded."""
         self.rescued: dict[str, set[str]] = {}
         """The tries that were rescued from a failure."""
-        self.failed = RecordsInFile(self._file)
+        self.failed = RecordsByTask(self._file)
         """Tasks that failed and were not done since."""
         self.left: set[str] = set()
         """Tasks that the last run's job did not have."""

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from encamp.errors import printable, shortened
 from encamp.jobs.journal.record import Key, Line
-from encamp.jobs.plan.code_digest import fingerprint
+from encamp.jobs.plan.fingerprint import fingerprint
 from encamp.jobs.steps import Call, Command, Task
 from encamp.storage.disk.path_to_destination import NAMED, Trust
 from encamp.storage.inputs.mirror import Item, identity

@@ -12,7 +12,7 @@ from encamp.errors import BadJob, OutputConflict
 from encamp.jobs.job_definition import JobDefinition
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.record import Key, Line
-from encamp.jobs.plan.code_digest import own_module
+from encamp.jobs.plan.fingerprint import own_module
 from encamp.jobs.plan.graph import Graph
 from encamp.jobs.plan.inputs import Inputs, planner_of
 from encamp.jobs.plan.keys import INPUT_CHANGED, JOB_INPUT_CHANGED, JOB_INPUTS, Keys, why_outdated

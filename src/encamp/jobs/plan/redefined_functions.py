@@ -6,7 +6,7 @@ import sys
 import types
 from collections.abc import Iterable
 
-from encamp.jobs.plan.code_digest import fingerprint
+from encamp.jobs.plan.fingerprint import fingerprint
 from encamp.jobs.steps import Call, Task
 
 

@@ -19,7 +19,7 @@ import msgspec
 from encamp.job_status import State
 from encamp.jobs.display.progress_interface import Progress
 from encamp.jobs.journal.record import Record, decoded, encoded, has_odd
-from encamp.jobs.journal.records_in_file import RecordsInFile
+from encamp.jobs.journal.records_by_task import RecordsByTask
 from encamp.jobs.report.json_encoding import facts_json
 from encamp.reports import TaskReport, TaskReports
 from encamp.task_values import Scalar, as_json
@@ -69,7 +69,7 @@ class CompressedReports(TaskReports):
     def __init__(
         self,
         names: Iterable[str],
-        done: RecordsInFile,
+        done: RecordsByTask,
         parameters: Callable[[str], dict[str, Scalar]] = lambda _: {},
     ) -> None:
         self._records, self._parameters = done, parameters

@@ -22,7 +22,7 @@ from encamp.jobs.run_interrupts import RunInterrupts
 from encamp.jobs.run_lease import LeaseHeartbeat
 from encamp.jobs.run_options import RunOptions
 from encamp.reports import JobFailed, JobReport
-from encamp.storage.leftovers import reclaim_leftovers
+from encamp.storage.local_leftovers import reclaim_leftovers
 from encamp.storage.local_storage import local_storage
 from encamp.storage.shared_folders import local
 

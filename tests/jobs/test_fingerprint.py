@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encamp.jobs.plan.code_digest import _Hasher, fingerprint
-from encamp.jobs.plan.value_digest import NotPlainError, digest_of_ordered, ordered
+from encamp.jobs.plan.fingerprint import _Hasher, fingerprint
+from encamp.jobs.plan.plain_value_digest import NotPlainError, digest_of_ordered, ordered
 
 PROJECT = {
     "low.py": """\
@@ -243,7 +243,7 @@ def test_a_changed_docstring_changes_nothing(project: Project) -> None:
 def test_fingerprints_are_the_same_in_every_process(project: Project) -> None:
     code = (
         "import json, sys, top, numpy as np\n"
-        "from encamp.jobs.plan.code_digest import fingerprint\n"
+        "from encamp.jobs.plan.fingerprint import fingerprint\n"
         f"found = [fingerprint(getattr(top, name)) for name in {STEPS!r}]\n"
         "values = [{'a', 'b', 'c'}, {'x': {1, 'y'}, 2: None}, np.arange(4), top.low.Shape()]\n"
         "print(json.dumps(found + [fingerprint(value) for value in values]))\n"

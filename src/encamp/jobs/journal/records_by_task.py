@@ -11,7 +11,7 @@ from encamp.jobs.journal.journal_file import JournalFile, extent, length_of
 from encamp.jobs.journal.record import Record, decoded, outputs_in, seen
 
 
-class RecordsInFile(Mapping[str, Record]):
+class RecordsByTask(Mapping[str, Record]):
     """Records of tasks in a journal's file, by the tasks' names."""
 
     def __init__(self, file: JournalFile) -> None:
@@ -40,9 +40,9 @@ class RecordsInFile(Mapping[str, Record]):
         """Forget all."""
         self._extents = {}
 
-    def kept(self) -> RecordsInFile:
+    def kept(self) -> RecordsByTask:
         """A copy that can be read as long as it exists, see `JournalFile.kept`."""
-        other = RecordsInFile(self._file.kept())
+        other = RecordsByTask(self._file.kept())
         other._extents = self._extents
         return other
 

@@ -1,4 +1,4 @@
-"""Digests that change when code or arguments change.
+"""Fingerprints of tasks: digests that change when their code or their arguments change.
 
 The digest of a function covers its bytecode (so comments and line numbers do not count), its
 defaults and closure, and what it uses from the user's own project: functions, classes, constants,
@@ -26,7 +26,7 @@ from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
 
-from encamp.jobs.plan.value_digest import SINGLE, NotPlainError, digest_of_ordered, ordered
+from encamp.jobs.plan.plain_value_digest import SINGLE, NotPlainError, digest_of_ordered, ordered
 from encamp.wire.global_names import global_names
 
 _INSTALLED = tuple(
