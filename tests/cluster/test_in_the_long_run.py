@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from encamp.agent import agent as agent_main
-from encamp.cluster import agents, start_hosts
+from encamp.cluster import hosts_join_and_leave, start_hosts
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostDeleted
 from encamp.slot.slot import current_task
@@ -41,7 +41,7 @@ class Sluggish(SimulatedEngine):
 def test_a_host_that_answers_late_again_and_again_is_not_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(agents, "BEAT", 0.02)
+    monkeypatch.setattr(hosts_join_and_leave, "BEAT", 0.02)
     engine = Sluggish(every=3)
     with Cluster(engine) as cluster:
         until(lambda: cluster.receive(0.02, source=10**9) or engine.pings >= 30)
@@ -52,7 +52,7 @@ def test_a_host_that_answers_late_again_and_again_is_not_lost(
 def test_a_host_is_lost_when_five_pings_in_a_row_had_no_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(agents, "BEAT", 0.02)
+    monkeypatch.setattr(hosts_join_and_leave, "BEAT", 0.02)
     engine = Sluggish(every=10**9)
     with Cluster(engine) as cluster:
         assert isinstance(cluster.receive(SOON).message, HostDeleted)  # type: ignore[union-attr]
@@ -61,7 +61,7 @@ def test_a_host_is_lost_when_five_pings_in_a_row_had_no_answer(
 
 def test_a_host_that_is_asked_all_the_time_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """As by ``updateCoreCount`` of PyOPUS in a loop: each regular look comes before an answer."""
-    monkeypatch.setattr(agents, "BEAT", 1000.0)
+    monkeypatch.setattr(hosts_join_and_leave, "BEAT", 1000.0)
     with Cluster(SimulatedEngine(1, 1)) as cluster:
         them = cluster._controller.agents
         (agent,) = them.here()
@@ -110,7 +110,7 @@ def test_followed_output_arrives_once_in_order(
 def test_host_joining_soon_after_last_loss_saves_cluster(
     local_storage_base: Path, no_slots_left: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agents, "REPLACED", 0.5)
+    monkeypatch.setattr(hosts_join_and_leave, "REPLACED", 0.5)
     engine = FakeEngine(1, 1)
     with Cluster(engine) as cluster:
         cluster.spawn(int, notify=False).result(SOON)
@@ -128,8 +128,8 @@ def test_agent_ends_only_after_long_silence(
 ) -> None:
     monkeypatch.setattr(start_hosts, "CONTROLLER_SILENT", 1.0)
     monkeypatch.setattr(agent_main, "_LOOK_AGAIN", 0.2)
-    monkeypatch.setattr(agents, "BEAT", 0.1)
-    monkeypatch.setattr(agents, "MISSED", 10**9)
+    monkeypatch.setattr(hosts_join_and_leave, "BEAT", 0.1)
+    monkeypatch.setattr(hosts_join_and_leave, "MISSED", 10**9)
     engine = FakeEngine(1, 1)
     with Cluster(engine) as cluster:
         pid = cluster.spawn(work.pid, notify=False).result(SOON)

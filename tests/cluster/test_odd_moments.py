@@ -18,7 +18,7 @@ import pytest
 
 from encamp.agent import agent
 from encamp.agent.process_slot import ProcessSlot
-from encamp.cluster import agents
+from encamp.cluster import hosts_join_and_leave
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.task import SpawnedTask
 from encamp.errors import EncampError, TaskKilled, TaskLost, UnsupportedByEngine
@@ -335,7 +335,7 @@ class _SlowToPickle:
 def test_a_task_that_is_pickled_while_the_cluster_fails_ends_too(
     local_storage_base: Path, no_slots_left: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agents, "REPLACED", 0.3)
+    monkeypatch.setattr(hosts_join_and_leave, "REPLACED", 0.3)
     engine = FakeEngine(1, 1)
     with suppress(EncampError), Cluster(engine) as cluster:
         cluster.spawn(int).result(SOON)

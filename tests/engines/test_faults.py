@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from encamp.cluster import agents
+from encamp.cluster import hosts_join_and_leave
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostAdded, HostDeleted
 from encamp.errors import TaskLost
@@ -38,8 +38,8 @@ class Evil:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """Three hosts with a slot each; one that is silent for a second is lost."""
-    monkeypatch.setattr(agents, "BEAT", 0.2)
-    monkeypatch.setattr(agents, "MISSED", 5)
+    monkeypatch.setattr(hosts_join_and_leave, "BEAT", 0.2)
+    monkeypatch.setattr(hosts_join_and_leave, "MISSED", 5)
     with Cluster(FakeEngine(hosts=3, slots=1)) as found:
         yield found
 
@@ -163,7 +163,7 @@ def test_waiting_tasks_fail_when_all_hosts_are_lost(
     for task in running:
         say(cluster, task)
     waiting = cluster.spawn_many(work.add, [(1,)] * 20)
-    monkeypatch.setattr(agents, "REPLACED", 0.5)
+    monkeypatch.setattr(hosts_join_and_leave, "REPLACED", 0.5)
     for host in ALL:
         engine_of(cluster).kill_host(host)
     for task in (*running, *waiting):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import encamp
-from encamp.cluster import agents
+from encamp.cluster import hosts_join_and_leave
 from encamp.cluster.cluster import Cluster
 from encamp.errors import EngineFailed
 from encamp.testing.fake import FakeEngine
@@ -33,7 +33,7 @@ def survey(here: Path) -> encamp.Job:
 def test_run_without_hosts_stops_with_one_sentence_and_continues_later(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agents, "REPLACED", 0.3)
+    monkeypatch.setattr(hosts_join_and_leave, "REPLACED", 0.3)
     engine = FakeEngine(hosts=2, slots=1)
 
     def kill_all() -> None:

@@ -100,7 +100,7 @@ def test_hosts_say_their_storages_themselves_and_have_the_rest_from_the_controll
     monkeypatch.setenv("PARALLEL_MORE", "of the controller")
     monkeypatch.setenv("OF_NOBODY_ELSE", "yes")
     monkeypatch.setenv("LD_LIBRARY_PATH", "/usr/lib:/tmp")
-    monkeypatch.setattr("encamp.cluster.agents._warned", set())
+    monkeypatch.setattr("encamp.cluster.hosts_join_and_leave._warned", set())
     hosts = ["lab1", "lab2:1", "lab3"]
     with Cluster("mpi", mpi=mpi, hosts=hosts, rsh_agent=lab.ssh_command) as cluster:
         slots = {"lab1": cores_and_memory.cores(), "lab2": 1, "lab3": cores_and_memory.cores()}

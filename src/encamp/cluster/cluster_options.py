@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from encamp.cluster.print_output import show, show_lines_at_once
+from encamp.cluster.print_output import Follower, follower
 from encamp.cluster.spawn_options import bytes_of
 from encamp.engines.engine_interface import Engine
 from encamp.errors import BadJob
@@ -17,8 +17,6 @@ from encamp.storage.shared_folders import SharedPath, portable
 from encamp.wire.protocol import ANY, SlotKind
 
 T = TypeVar("T")
-Follower = Callable[[int, str], None]
-"""Gets the number of a task, and what it has printed."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class ClusterSettings:
         """The settings for these options of `Cluster`. Raises `BadJob`."""
         return cls(
             _folder(startup_dir),
-            _follower(follow),
+            follower(follow),
             bytes_of("output_limit", output_limit, 1 << 10),
             _by_host("init_command", init_command, ""),
             _by_host("niceness", niceness, 0),
@@ -85,16 +83,3 @@ def _by_host(name: str, given: T | Mapping[str, T], none: T) -> dict[str, T]:
             kind = "a string" if none == "" else "an integer"
             raise BadJob(name, f"must be {kind}, or one for each host's name, not {given!r}")
     return each
-
-
-def _follower(follow: bool | Follower) -> Follower | None:
-    if follow is True:
-        show_lines_at_once()
-        return _print
-    if follow and not callable(follow):
-        raise BadJob("follow", f"must be True, False or a function, not {follow!r}")
-    return follow or None
-
-
-def _print(task: int, text: str) -> None:
-    show("".join(f"[task {task}] {line}\n" for line in text.splitlines()))

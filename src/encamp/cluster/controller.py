@@ -19,9 +19,9 @@ from itertools import repeat
 from typing import Any, Protocol
 
 from encamp import cores_and_memory
-from encamp.cluster.agents import AgentRecord, Agents
 from encamp.cluster.call_setup import Setups
 from encamp.cluster.disk_thread import DiskThread
+from encamp.cluster.hosts_join_and_leave import AgentRecord, Agents
 from encamp.cluster.kill_and_cancel import NOT_INLINE, KillAndCancel
 from encamp.cluster.messages import Messages
 from encamp.cluster.records import SENT, WAITING, Cause, SlotRecord, TaskRecord

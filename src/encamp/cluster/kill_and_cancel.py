@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, Protocol
 
-from encamp.cluster.agents import AgentRecord
+from encamp.cluster.hosts_join_and_leave import AgentRecord
 from encamp.cluster.records import SENT, WAITING, Cause, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
 from encamp.cluster.task import SpawnedTask

@@ -4,9 +4,31 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 
+from encamp.errors import BadJob
 from encamp.storage.disk.write_all import write_all
 from encamp.wire.wait_for_descriptor import writable
+
+Follower = Callable[[int, str], None]
+"""Gets the number of a task, and what it has printed."""
+
+
+def follower(follow: bool | Follower) -> Follower | None:
+    """The function for ``Cluster(follow=)``; True prints each line after its task's number.
+
+    Raises `BadJob`.
+    """
+    if follow is True:
+        show_lines_at_once()
+        return _print
+    if follow and not callable(follow):
+        raise BadJob("follow", f"must be True, False or a function, not {follow!r}")
+    return follow or None
+
+
+def _print(task: int, text: str) -> None:
+    show("".join(f"[task {task}] {line}\n" for line in text.splitlines()))
 
 
 def show_lines_at_once() -> None:

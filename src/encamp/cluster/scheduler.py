@@ -6,7 +6,7 @@ host with the most free slots take the same time however many tasks and hosts th
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 
 from encamp.cluster.records import WAITING, HostRecord, SlotRecord, TaskRecord
@@ -151,6 +151,12 @@ class Scheduler:
     def queued(self) -> int:
         """How many tasks are queued, including cancelled ones that are not yet removed."""
         return len(self.plain) + sum(map(len, self.needy.values()))
+
+    def load(self) -> tuple[dict[int, int], int]:
+        """The number of busy slots per agent that has any, and the number of waiting tasks."""
+        slots = (slot for host in self.hosts.values() for slot in host.slots)
+        busy = Counter(slot.agent for slot in slots if slot.tasks)
+        return dict(busy), self.queued + self.ahead
 
     def unmet(self) -> list[TaskRecord]:
         """Remove and return the tasks whose needs no host can meet any more."""

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import pytest
 
-from encamp.cluster import agents
+from encamp.cluster import hosts_join_and_leave
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostAdded, HostDeleted, TaskExit, TaskResult
 from encamp.cluster.task import SpawnedTask
@@ -56,7 +56,7 @@ class Hosts(LosesHosts):
     @pytest.fixture
     def quick_beats(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A host that sends nothing is given up soon."""
-        monkeypatch.setattr(agents, "BEAT", _QUICK)
+        monkeypatch.setattr(hosts_join_and_leave, "BEAT", _QUICK)
 
     def test_a_host_that_is_added_is_told_of_and_gets_tasks(
         self, cluster_of: ClusterOf, tidy: None

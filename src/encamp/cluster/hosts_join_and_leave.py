@@ -1,4 +1,4 @@
-"""The agents of a cluster: how they join, get orders, are watched, and leave."""
+"""How hosts join a cluster, get orders, are watched, and leave: the controller's view of agents."""
 
 from __future__ import annotations
 
@@ -195,12 +195,7 @@ class Agents:
 
     def report_needs(self) -> None:
         """Report the load to an elastic engine, now and regularly."""
-        busy: dict[int, int] = {}
-        for agent in self.by_number.values():
-            if count := sum(bool(slot.tasks) for slot in agent.slots):
-                busy[agent.number] = count
-        waiting = self._scheduler.queued + self._scheduler.ahead
-        self._engine.needs(busy, waiting)
+        self._engine.needs(*self._scheduler.load())
         self._pump.call_later(_REPORT_AFTER, self.report_needs)
 
     def _beat(self) -> None:
