@@ -22,7 +22,8 @@ from lab import Lab, missing
 
 if shutil.which("pvmd"):
     from encamp.engines.pvm import libpvm
-    from encamp.engines.pvm.host_names import addresses_in, host_names, why_not
+    from encamp.engines.pvm.host_names import addresses_in, host_names
+    from encamp.engines.pvm.why_not_added import why_not_added
 
 LOG = """\
 [t80040000] 11/21 19:24:06 ready Sat Nov 21 19:24:06 2026
@@ -73,19 +74,19 @@ def nothing_left(lab: Lab) -> bool:
     ],
 )
 def test_reasons_are_in_plain_words(said: str, reason: str) -> None:
-    why = why_not({"lab1 ip=10.0.0.1 dx=/some/pvmd": -29}, LOG.format(said=said), "my_ssh")
+    why = why_not_added({"lab1 ip=10.0.0.1 dx=/some/pvmd": -29}, LOG.format(said=said), "my_ssh")
     assert why.startswith(f"hosts could not be added: lab1: {reason}")
     assert "dx=" not in why
     assert "\n" not in why
 
 
 def test_reasons_say_what_to_do() -> None:
-    why = why_not({"lab1": libpvm.NO_HOST, "lab2": -29}, "", "ssh")
+    why = why_not_added({"lab1": libpvm.NO_HOST, "lab2": -29}, "", "ssh")
     assert why.endswith('"lab1 ip=10.0.0.2"; lab2: the PVM daemon cannot be started there')
     loopback = dict.fromkeys(("lab1", "lab2"), libpvm.LOOPBACK)
-    assert why_not(loopback, "", "ssh").count("loopback") == 1
-    assert "--option address=10.0.0.5" in why_not(loopback, "", "ssh")
-    assert why_not(loopback, "", "ssh").endswith("pvm -n10.0.0.5 for one that you start")
+    assert why_not_added(loopback, "", "ssh").count("loopback") == 1
+    assert "--option address=10.0.0.5" in why_not_added(loopback, "", "ssh")
+    assert why_not_added(loopback, "", "ssh").endswith("pvm -n10.0.0.5 for one that you start")
 
 
 def test_hosts_that_are_named_twice_are_taken_once() -> None:

@@ -16,7 +16,7 @@ from encamp.errors import OutputConflict, UnsafeTarget
 from encamp.jobs.steps import Step
 from encamp.reports import JobFailed, TaskReport
 from encamp.storage.outputs.patterns import Output, OutputMap
-from encamp.storage.outputs.publish import intact
+from encamp.storage.outputs.still_intact import intact
 
 LEAVE: OutputMap = {"part.txt": "failed", "none.txt": "failed"}
 

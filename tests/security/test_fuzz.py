@@ -29,9 +29,10 @@ from encamp.jobs.report.read_report import read_report
 from encamp.jobs.run_lease import PREFIX, leases
 from encamp.reports import JobReport, TaskReport
 from encamp.storage.disk.trusted_files import TrustedFolder
-from encamp.storage.outputs.publish import intact, publish, staged_by
+from encamp.storage.outputs.publish import publish, staged_by
 from encamp.storage.outputs.sees_destination import Beacons, _remove_dead, reaches
 from encamp.storage.outputs.stage import Staged
+from encamp.storage.outputs.still_intact import intact
 from encamp.storage.outputs.temporary_names import (
     Written,
     discard_leftovers,

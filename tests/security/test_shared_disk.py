@@ -33,10 +33,11 @@ from encamp.storage.inputs.send_inputs import digest_of_piece
 from encamp.storage.local_storage import local_storage
 from encamp.storage.outputs.accepted_names import DeclaredNames
 from encamp.storage.outputs.patterns import Output, bound, folders_of
-from encamp.storage.outputs.publish import intact, publish
+from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.sees_destination import Beacons, reaches
 from encamp.storage.outputs.send_outputs import Piece
 from encamp.storage.outputs.stage import stage, unstage
+from encamp.storage.outputs.still_intact import intact
 from encamp.storage.outputs.temporary_names import discard_leftovers
 from encamp.storage.shared_folders import local
 

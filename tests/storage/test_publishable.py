@@ -15,9 +15,10 @@ from encamp.errors import BadDestination, UnusableOutput
 from encamp.storage.files_by_request import TaskFiles, WritePiece
 from encamp.storage.local_storage import local_storage
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, bound
-from encamp.storage.outputs.publish import intact, publish
+from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.send_outputs import OutputPaths, Piece
 from encamp.storage.outputs.stage import stage, unstage
+from encamp.storage.outputs.still_intact import intact
 from encamp.storage.outputs.temporary_names import PART
 from encamp.storage.shared_folders import MIRRORED
 

@@ -34,8 +34,9 @@ from encamp.storage import urls
 from encamp.storage.inputs.mirror import Mirror, Mode, plan
 from encamp.storage.local_storage import local_storage
 from encamp.storage.outputs.patterns import Existing, Output
-from encamp.storage.outputs.publish import intact, publish
+from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.stage import stage
+from encamp.storage.outputs.still_intact import intact
 from encamp.storage.sandbox_folder import Sandbox
 from encamp.storage.urls import find_remote
 

@@ -15,7 +15,8 @@ from encamp.jobs.journal.record import Record
 from encamp.jobs.plan.orphans import Orphan, elsewhere, former_folders, orphans
 from encamp.storage import urls
 from encamp.storage.disk.path_to_destination import Trust, opened, trust_in
-from encamp.storage.outputs.publish import flush_folders, intact
+from encamp.storage.outputs.publish import flush_folders
+from encamp.storage.outputs.still_intact import intact
 from encamp.storage.urls import is_url
 
 

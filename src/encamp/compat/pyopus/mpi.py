@@ -19,6 +19,7 @@ from typing import Any
 from encamp.compat.pyopus.base import HostID, TaskID
 from encamp.compat.pyopus.clustered import no_task, task_here
 from encamp.compat.pyopus.job_machine import JobMachine
+from encamp.compat.pyopus.mpi_status import as_text, status
 from encamp.compat.pyopus.spawner import Spawner, open_under_mpirun, spawner_here
 
 __all__ = ["MPI", "MPIHostID", "MPITaskID"]
@@ -112,7 +113,7 @@ class _Facts(ABCMeta):
     @property
     def vmStatus(cls) -> dict[str, Any] | None:
         """A copy of the spawner's hosts and slots; None in tasks."""
-        return None if task_here() is not None else _status(spawner_here())
+        return None if task_here() else status(spawner_here(), MPI.hostsWithFreeSlots())
 
 
 class MPI(JobMachine, metaclass=_Facts):
@@ -180,8 +181,7 @@ class MPI(JobMachine, metaclass=_Facts):
     @staticmethod
     def formatSpawnerConfig() -> str:
         """Hosts with their cores, free slots, and slots with tasks."""
-        spawner = _spawner()
-        return "".join(_host_lines(spawner, name) for name in spawner.hosts)
+        return as_text(_spawner())
 
     @staticmethod
     def finalize() -> None:
@@ -217,38 +217,6 @@ class MPI(JobMachine, metaclass=_Facts):
     @classmethod
     def _spawners_place(cls) -> int:
         return 0
-
-
-def _host_lines(spawner: Spawner, name: str) -> str:
-    host = spawner.hosts[name]
-    free, number = spawner.free_of(host), {**spawner.jobs_in, **spawner.number}
-    taken = [slot for slot in host.slots if slot not in free]
-    lines = [f"{name} ncpu={host.cores} free slots: {[*free]}\n"]
-    lines += [f"\tslot={slot:4d} task={number[slot]:4d}\n" for slot in taken]
-    return "".join(lines)
-
-
-def _status(spawner: Spawner) -> dict[str, Any]:
-    slots = {slot for host in spawner.hosts.values() for slot in host.slots}
-    number = {**spawner.jobs_in, **spawner.number}
-    return {
-        "hosts": {
-            name: {
-                "slots": set(host.slots),
-                "freeSlots": set(spawner.free_of(host)),
-                "ncpu": host.cores,
-            }
-            for name, host in spawner.hosts.items()
-        },
-        "slots": {
-            slot: {"host": spawner.host_of[slot], "taskNumber": number.get(slot, -1)}
-            for slot in sorted(slots)
-        },
-        "usedSlots": slots - spawner.free,
-        "freeSlots": spawner.free,
-        "freeHosts": MPI.hostsWithFreeSlots(),
-        "slot2host": dict(spawner.host_of),
-    }
 
 
 open_under_mpirun()

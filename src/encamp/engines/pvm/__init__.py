@@ -7,5 +7,6 @@ membership         this process as a task of the machine
 machine            starts and ends a virtual machine
 machine_owner      ends it with the program
 add_hosts_process  a process of its own, which adds hosts
-host_names         what users call hosts, and errors in that
+host_names         what users call hosts
+why_not_added      plain reasons why hosts could not be added
 """

@@ -22,7 +22,7 @@ from typing import IO
 from encamp.engines.kit.own_interpreter import PACKAGE, python_here
 from encamp.engines.kit.wait_for_process import Sentinel
 from encamp.engines.pvm import machine_owner
-from encamp.engines.pvm.host_names import why_not
+from encamp.engines.pvm.why_not_added import why_not_added
 from encamp.errors import EngineFailed, EngineUnavailable
 from encamp.timeouts import ENDS, GREETED
 from encamp.wire.wait_for_descriptor import readable
@@ -85,7 +85,7 @@ class Machine:
         codes = self._added(json.dumps({"hosts": named, "dead": list(dead), "own": self.own}))
         if bad := {host: code for host, code in codes.items() if code < 0}:
             shell = {**os.environ, **self.variables}.get("PVM_RSH", "ssh")
-            raise EngineFailed("pvm", why_not(bad, self._log()[before:], shell))
+            raise EngineFailed("pvm", why_not_added(bad, self._log()[before:], shell))
         return set(codes.values())
 
     def _added(self, wanted: str) -> dict[str, int]:

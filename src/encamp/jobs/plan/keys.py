@@ -12,7 +12,7 @@ from encamp.jobs.steps import Call, Command, Task
 from encamp.storage.disk.path_to_destination import NAMED, Trust
 from encamp.storage.inputs.mirror import Item, identity
 from encamp.storage.outputs.patterns import Output
-from encamp.storage.outputs.publish import intact
+from encamp.storage.outputs.still_intact import intact
 from encamp.storage.shared_folders import Portable
 
 JOB_INPUTS = "job inputs"

@@ -15,14 +15,13 @@ from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.report.build_reports import job_report
 from encamp.jobs.report.compressed_reports import CompressedReports
 from encamp.jobs.report.keep_report import keep_report
-from encamp.jobs.report.manifest import write_manifest
+from encamp.jobs.report.manifest import manifest_lines, write_manifest
 from encamp.jobs.report.parameter_columns import parameters_of
 from encamp.jobs.report.results_csv import facts_of, write_table
 from encamp.jobs.report.write_report import write_page
 from encamp.jobs.run_clock import Clock
 from encamp.reports import JobReport, TaskReport
 from encamp.service_statistics import ServiceStatistics
-from encamp.storage.outputs.publish import manifest_lines
 from encamp.task_values import Scalar
 
 

@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from encamp.storage.disk.disk_full import disk_full
 from encamp.storage.disk.disk_kind import keeps_owners
 from encamp.storage.disk.flush import flush_files, flush_folder
 from encamp.storage.disk.network_delay import is_network_device, until_visible
-from encamp.storage.disk.path_to_destination import NAMED, Trust, open_folder, opened
+from encamp.storage.disk.path_to_destination import Trust, open_folder, opened
 from encamp.storage.disk.trusted_files import open_regular
 from encamp.storage.outputs.stage import Staged
 from encamp.storage.outputs.temporary_names import PART, Written
@@ -282,62 +282,7 @@ def flush_folders(folders: Iterable[Path]) -> None:
             raise BadDestination(str(folder), why) from exc
 
 
-def intact(published: Published, trust: Trust = NAMED) -> bool:
-    """Whether a published file is still there as it was: same size and time, or same bytes.
-
-    It is not if another user's link is on the way there; see `trusted`.
-    """
-    try:
-        if is_url(published.path) and published.kind == "folder":
-            return True
-        if is_url(published.path):
-            return urls.size_of(published.path) == published.size
-        above, _, name = published.path.rpartition("/")
-        folder = open_folder(above or "/", trust)
-        try:
-            return _is_intact(published, name, folder)
-        finally:
-            os.close(folder)
-    except (OSError, ValueError, EncampError):  # a name with a null byte does not exist
-        return False
-
-
-def _is_intact(published: Published, name: str, folder: int) -> bool:
-    if published.kind == "link":
-        return os.readlink(name, dir_fd=folder) == published.target
-    found = os.stat(name, dir_fd=folder)
-    if published.kind == "folder":
-        return stat.S_ISDIR(found.st_mode)
-    if found.st_size != published.size or not stat.S_ISREG(found.st_mode):
-        return False
-    return found.st_mtime_ns == published.mtime_ns or digest_of(name, folder) == published.digest
-
-
 def digest_of(path: Path | str, folder: int | None = None) -> str:
     """blake2b-128 of a file, in hexadecimal; it may be relative to the descriptor of a folder."""
     with open_regular(path, folder=folder) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def manifest_lines(published: Iterable[Published], top: str) -> Iterator[bytes]:
-    """Files with their digests as ``b2sum --check`` reads them, paths relative to ``top``.
-
-    See b2sum(1); a name with a newline or a backslash has its line marked and them escaped.
-    """
-    for one in published:
-        if one.digest and not is_url(one.path):
-            yield _manifest_line(_below(one.path, top), one.digest)
-
-
-def _below(path: str, top: str) -> str:
-    """``path`` relative to ``top``; in most cases it begins with it."""
-    inner = path[len(top) + 1 :]
-    plain = path.startswith(f"{top}/") and "//" not in path and "/." not in inner
-    return inner if plain and inner[:1] != "." else os.path.relpath(path, top)
-
-
-def _manifest_line(path: str, digest: str) -> bytes:
-    name = os.fsencode(path)
-    escaped = name.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
-    mark = b"" if escaped == name else b"\\"
-    return mark + b"BLAKE2b-128 (" + escaped + b") = " + digest.encode() + b"\n"
