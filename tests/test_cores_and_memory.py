@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from encamp import cores_and_memory, slurm
-from encamp.cores_and_memory import cores, memory, processes_left
+from encamp.control_groups import processes_left
+from encamp.cores_and_memory import cores, memory
 
 GIB = 1 << 30
 SLICE = "/system.slice/job.scope"

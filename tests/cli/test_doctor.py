@@ -20,7 +20,7 @@ from encamp.cli.doctor_checks import (
     python_here,
 )
 from encamp.cli.ssh_commands import HostOutput
-from encamp.cores_and_memory import processes_left
+from encamp.control_groups import processes_left
 from encamp.storage.local_storage import LOCAL
 
 

@@ -20,11 +20,12 @@ from encamp import task_values
 from encamp.errors import BadJob, BadValues, DiskFull, NotInstalled
 from encamp.jobs.display.terminal import console_progress
 from encamp.jobs.file.jobfile import load_job
+from encamp.jobs.numbers_in_files import scalar_in
 from encamp.jobs.report.read_report import read_report
 from encamp.jobs.report.results_csv import write_table
 from encamp.jobs.worker.values_file import read_values
 from encamp.storage.disk.trusted_files import TrustedFolder
-from encamp.task_values import LONGEST_TEXT, MOST_COLUMNS, as_json, row_of, scalar_in
+from encamp.task_values import LONGEST_TEXT, MOST_COLUMNS, as_json, row_of
 
 
 def gain(corner: str, run: int, scale: float = 1.0, models: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from encamp import cores_and_memory
+from encamp import control_groups, cores_and_memory
 from encamp.errors import EncampError, UnusableInput, printable, reason, shortened
 from encamp.storage.cache.tmp_cleaners import locked
 from encamp.storage.disk.disk_full import free_space
@@ -298,7 +298,7 @@ def _processes(facts: ProgramFacts) -> Iterator[CheckResult]:
 
 
 def _processes_left() -> int | None:
-    limits = [] if (left := cores_and_memory.processes_left()) is None else [left]
+    limits = [] if (left := control_groups.processes_left()) is None else [left]
     soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
     if soft != resource.RLIM_INFINITY and os.geteuid() != 0:
         limits.append(max(0, soft - _threads_of_user()))

@@ -13,11 +13,12 @@ from pathlib import Path
 from encamp.errors import BadJob, NoMatch, printable
 from encamp.jobs.file.positions import Problem, at, items_of
 from encamp.jobs.file.schema import Numbers, TaskTable, described
+from encamp.jobs.numbers_in_files import scalar_in
 from encamp.jobs.parameter_files import Rows, lines_in, read_text, rows_in
 from encamp.jobs.task_names import name_of_values
 from encamp.jobs.templates.placeholders import FILE_NAMES, file_values
 from encamp.storage.inputs import mirror as storage
-from encamp.task_values import Scalar, scalar_in
+from encamp.task_values import Scalar
 
 MOST_TASKS = 1_000_000
 """More tasks than this in one ``foreach`` are considered a mistake."""

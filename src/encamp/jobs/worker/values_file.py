@@ -10,8 +10,9 @@ import stat
 from pathlib import Path
 
 from encamp.errors import BadJob, BadValues
+from encamp.jobs.numbers_in_files import scalar_in
 from encamp.jobs.parameter_files import rows_in
-from encamp.task_values import Scalar, row_of, scalar_in
+from encamp.task_values import Scalar, row_of
 
 _LARGEST = 1 << 16
 _LINE = re.compile(r"([^\s=:]+)\s*[=:\s]\s*(.*)")
