@@ -19,7 +19,7 @@ import psutil
 import pytest
 import slot_work as work
 
-from encamp.agent.child_process import MARK, SlotProcess, last_words
+from encamp.agent.child_process import MARK, ChildProcess, last_words
 from encamp.errors import SlotsCannotStart
 from encamp.jobs.worker.slots import Done, Raised, SlotLost, Slots, SupervisedSlot, slots_here
 from encamp.slot import this_process
@@ -317,7 +317,7 @@ def test_outside_a_slot_telling_does_nothing() -> None:
 
 
 def test_stopped_process_still_ends_by_itself() -> None:
-    process = SlotProcess(SlotSettings())
+    process = ChildProcess(SlotSettings())
     until(lambda: process.was_ready)
     os.kill(process.pid, signal.SIGSTOP)
     assert process.stop(within=20)

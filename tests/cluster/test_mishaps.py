@@ -20,7 +20,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from encamp.agent.child_process import SlotProcess
+from encamp.agent.child_process import ChildProcess
 from encamp.agent.process_slot import ProcessSlot
 from encamp.attempt_facts import Published
 from encamp.cluster.cluster import Cluster
@@ -289,9 +289,9 @@ def test_both_processes_of_a_slot_may_die_during_a_fresh_call(one: Cluster) -> N
 def test_the_lasting_process_may_die_during_a_fresh_call(
     one: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exits: list[SlotProcess] = []
+    exits: list[ChildProcess] = []
 
-    def exited(self: ProcessSlot, process: SlotProcess, real: Any = ProcessSlot._exited) -> None:
+    def exited(self: ProcessSlot, process: ChildProcess, real: Any = ProcessSlot._exited) -> None:
         exits.append(process)
         real(self, process)
 

@@ -1,4 +1,4 @@
-"""The process of a slot, for its supervisor: start it, communicate by sockets, end it."""
+"""One process of a slot, a child of its supervisor: start it, exchange messages, end it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ from encamp.slot import ledger
 from encamp.slot.main import SlotSettings
 from encamp.slot.numerical_threads import of_new_slot
 from encamp.slot.open_files_limit import files_of_others, need_files
-from encamp.slot.output_limit import ends_of
-from encamp.slot.printed_output import OUTPUT_HINT
+from encamp.slot.printed_output import kept_output
 from encamp.slot.process_tree import end_descendants, end_marked
 from encamp.slot.shared_memory import Cells
 from encamp.slot.slot_command import slot_command
@@ -41,8 +40,8 @@ MARK = "ENCAMP_SLOT"
 """Environment variable of all processes of a slot, to find them if the slot crashes."""
 
 
-class SlotProcess:
-    """One slot's process; for one thread at a time.
+class ChildProcess:
+    """One process of a slot, from its start to its end; for one thread at a time.
 
     The descriptors in its ``settings`` are filled in here. Its output goes to an unnamed file with
     ``settings.capture``, and otherwise to this process's output.
@@ -210,7 +209,7 @@ class SlotProcess:
 
     def printed(self) -> bytes:
         """The captured output of the running task."""
-        return b"".join(ends_of(self._output.fileno(), self.settings.output, OUTPUT_HINT))
+        return kept_output(self._output.fileno(), self.settings.output)
 
     def ask_to_stop(self) -> None:
         """Interrupt the call with `Stopped`; the process ends after its cleanup.

@@ -1,4 +1,4 @@
-"""A slot that is a process, which its agent starts, watches, ends and replaces."""
+"""A slot that runs calls in a process: one `ChildProcess` after another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec import DecodeError, Raw
 
-from encamp.agent.child_process import REFUSED, SlotProcess, may_pass
+from encamp.agent.child_process import REFUSED, ChildProcess, may_pass
 from encamp.agent.failed_starts import Starts
 from encamp.agent.slot_interface import AgentSlot, OwningAgent
 from encamp.engines.engine_interface import CONTROLLER
@@ -51,7 +51,7 @@ _LOOK = 0.02
 
 
 class ProcessSlot(AgentSlot):
-    """A slot that is a process. A process that dies is reported and replaced."""
+    """A slot that runs calls in a process. A process that dies is reported and replaced."""
 
     def __init__(self, agent: OwningAgent, number: int, folder: str) -> None:
         super().__init__(agent, number)
@@ -85,9 +85,9 @@ class ProcessSlot(AgentSlot):
         """By ticket, the times of the requests that it has not answered."""
         self._stopping = False
         """Whether it was asked to end."""
-        self._spare: SlotProcess | None = None
+        self._spare: ChildProcess | None = None
         """The usual process, while a call runs in a fresh one."""
-        self._leaving: list[SlotProcess] = []
+        self._leaving: list[ChildProcess] = []
         self._results: Parts = []
         self._looks = False
         """Whether a reading of the slot's ledger is scheduled."""
@@ -101,15 +101,15 @@ class ProcessSlot(AgentSlot):
         """Whether it has no process now. Calls that arrive count as lost with the last one."""
         self._process = self._start()
 
-    def _start(self) -> SlotProcess:
-        process = SlotProcess(self._settings)
+    def _start(self) -> ChildProcess:
+        process = ChildProcess(self._settings)
         pump = self.agent.pump
         pump.watch(process.data.fileno(), partial(self._readable, process))
         pump.watch(process.control.fileno(), lambda _: self._control(process))
         pump.watch(process.exit_fd, lambda _: self._exited(process))
         return process
 
-    def _forget(self, process: SlotProcess) -> None:
+    def _forget(self, process: ChildProcess) -> None:
         for fd in (process.data.fileno(), process.control.fileno(), process.exit_fd):
             if fd >= 0:
                 self.agent.pump.forget(fd)
@@ -165,15 +165,15 @@ class ProcessSlot(AgentSlot):
             if process.writer.waiting:
                 self._watch(process, writable=True)
 
-    def _watch(self, process: SlotProcess, *, writable: bool) -> None:
+    def _watch(self, process: ChildProcess, *, writable: bool) -> None:
         fd = process.data.fileno()
         self.agent.pump.watch(fd, partial(self._readable, process), writable=writable)
 
-    def reachable_process(self) -> SlotProcess | None:
+    def reachable_process(self) -> ChildProcess | None:
         """See `shared_memory.LocalSlot.reachable_process`."""
         return None if self._down or self._early or not USABLE else self._process
 
-    def send_to_process(self, process: SlotProcess, parts: Parts) -> None:
+    def send_to_process(self, process: ChildProcess, parts: Parts) -> None:
         """See `shared_memory.LocalSlot.send_to_process`."""
         if process is self._process:
             with self.agent.pump.signals_deferred:  # half a message would spoil the stream
@@ -186,7 +186,7 @@ class ProcessSlot(AgentSlot):
         else:
             self._send([encode(envelope)], (fd,))
 
-    def _readable(self, process: SlotProcess, _: int) -> bool:
+    def _readable(self, process: ChildProcess, _: int) -> bool:
         """Read what has arrived; see `Agent.pass_on`."""
         if process.writer.waiting:
             with suppress(OSError):
@@ -195,14 +195,14 @@ class ProcessSlot(AgentSlot):
                     self._watch(process, writable=False)
         return self._take(process, self._messages(process))
 
-    def _messages(self, process: SlotProcess) -> list[Parts]:
+    def _messages(self, process: ChildProcess) -> list[Parts]:
         try:
             return process.reader.read()
         except (EOFError, OSError, BadFrame) as exc:
             self._unheard(process, process.data, exc)
             return []
 
-    def _take(self, process: SlotProcess, messages: list[Parts]) -> bool:
+    def _take(self, process: ChildProcess, messages: list[Parts]) -> bool:
         no_more = bool(messages)
         for parts in messages:
             if process.talks:
@@ -233,14 +233,14 @@ class ProcessSlot(AgentSlot):
             self._restore()
         return no_more
 
-    def _take_short(self, process: SlotProcess) -> None:
+    def _take_short(self, process: ChildProcess) -> None:
         """Pass on the message in the shortcut's cell if it is the next one."""
         found = process.cells.to_program.take(process.read)
         if found is not None:
             self._pass_results()
             self.agent.pass_on(Message(SPAWNER, found[0]), [b"", found[1]])
 
-    def _new_results(self, process: SlotProcess, parts: Parts) -> Parts:
+    def _new_results(self, process: ChildProcess, parts: Parts) -> Parts:
         """The results without those that were read from the slot's ledger before."""
         results = count_results(parts[0])
         old = process.results - results.first
@@ -259,7 +259,7 @@ class ProcessSlot(AgentSlot):
         look = partial(self._look, self._process, self._process.results)
         self.agent.pump.call_later(_LOOK_AFTER, look)
 
-    def _look(self, process: SlotProcess, results: int) -> None:
+    def _look(self, process: ChildProcess, results: int) -> None:
         """Read the ledger of a process if no results have arrived since there were ``results``."""
         self._looks = False
         if self._ending or not self.busy:
@@ -268,7 +268,7 @@ class ProcessSlot(AgentSlot):
         if not (silent and self._take_held(process)):
             self._look_later()
 
-    def _take_held(self, process: SlotProcess) -> bool:
+    def _take_held(self, process: ChildProcess) -> bool:
         """Forward results from the ledger; False if others, in transit, must come first."""
         found = ledger.read(process.ledger)
         if found is None or found[0] > process.results:
@@ -306,7 +306,7 @@ class ProcessSlot(AgentSlot):
             self._asked = False
             self._report_end(0, b"")
 
-    def _replace(self, process: SlotProcess) -> None:
+    def _replace(self, process: ChildProcess) -> None:
         """Start a process in place of one that has ended on its own, and report this."""
         self._pass_results()
         if process is self._process and self._spare is None and not self._ending:
@@ -314,7 +314,7 @@ class ProcessSlot(AgentSlot):
             self._let_go(process)
             self._start_again(0, b"", began=False)
 
-    def _let_go(self, process: SlotProcess) -> None:
+    def _let_go(self, process: ChildProcess) -> None:
         """End an idle process, without waiting for it."""
         self._forget(process)
         self._leaving.append(process)
@@ -334,7 +334,7 @@ class ProcessSlot(AgentSlot):
 
         self.agent.pump.call_later(_LOOK, look)
 
-    def _control(self, process: SlotProcess) -> None:
+    def _control(self, process: ChildProcess) -> None:
         try:
             messages = process.control_reader.read()
             envelopes = [decode(parts[0]) for parts in messages]
@@ -351,13 +351,13 @@ class ProcessSlot(AgentSlot):
         if self._spare is not None and not self.busy and process is self._process:
             self._restore()
 
-    def _unheard(self, process: SlotProcess, link: socket.socket, exc: Exception) -> None:
+    def _unheard(self, process: ChildProcess, link: socket.socket, exc: Exception) -> None:
         """Ignore a socket from now on: a task may have damaged it; other slots must continue."""
         self.agent.pump.forget(link.fileno())
         if isinstance(exc, BadFrame | DecodeError):
             process.kill()
 
-    def _exited(self, process: SlotProcess) -> None:
+    def _exited(self, process: ChildProcess) -> None:
         """Pass on the last messages of a process, report its end, and start another."""
         with suppress(ValueError):
             self._take(process, self._messages(process))
@@ -449,7 +449,7 @@ class ProcessSlot(AgentSlot):
     def refresh(self) -> None:
         """See `AgentSlot.refresh`."""
         done = threading.Event()
-        idle: list[SlotProcess] = []
+        idle: list[ChildProcess] = []
 
         def swap() -> None:
             if not self.busy and not self._ending:
@@ -480,7 +480,7 @@ class ProcessSlot(AgentSlot):
         for process in (*self._processes(), *leaving):
             self.killed = not process.stop(within) or self.killed
 
-    def _processes(self) -> list[SlotProcess]:
+    def _processes(self) -> list[ChildProcess]:
         return [process for process in (self._process, self._spare) if process is not None]
 
 

@@ -267,21 +267,13 @@ class Functions:
         return None if before is None else before()
 
     def _dump(self, function: Any) -> bytes:
-        import cloudpickle
+        from encamp.wire.by_value import dump_with_modules
 
-        from encamp.wire.by_value import dump_by_value
-
-        modules = [module for module in self._modules if module.__name__ in sys.modules]
-        for module in modules:
-            cloudpickle.register_pickle_by_value(module)
         try:
-            return dump_by_value(function)
+            return dump_with_modules(function, self._modules)
         except Exception as exc:
             name = getattr(function, "__qualname__", repr(function))
             raise CannotTravel(name, text_of(exc)) from exc
-        finally:
-            for module in modules:
-                cloudpickle.unregister_pickle_by_value(module)
 
     def _state(self, function: Any, met: frozenset[int] = frozenset()) -> tuple[Any, ...]:
         """The objects that a function uses, for comparison; empty if they may change in place."""

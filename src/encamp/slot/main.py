@@ -20,32 +20,23 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from encamp.engines.kit.own_interpreter import default_signals
 from encamp.errors import Stopped
-from encamp.slot.isolation import ProcessRestored
+from encamp.slot.isolation_of_processes import ProcessIsolation
 from encamp.slot.ledger import Ledger
 from encamp.slot.open_files_limit import limit_files
 from encamp.slot.printed_output import Printed
-from encamp.slot.process_tree import (
-    adopt_orphans,
-    descendants,
-    end_descendants,
-    have_children,
-    helpers,
-    supervised_slots,
-)
+from encamp.slot.process_tree import adopt_orphans, end_descendants, helpers
 from encamp.slot.shared_memory import USABLE, SlotShortcut
 from encamp.slot.slot import Slot
 from encamp.slot.sockets import SlotSockets
-from encamp.slot.this_process import ThisProcess, spoil
+from encamp.slot.this_process import ThisProcess
 from encamp.storage.import_path import extend_import_path
 from encamp.storage.inputs.overlay import enter_namespace
 from encamp.timeouts import GRACE
@@ -53,9 +44,6 @@ from encamp.wire.protocol import (
     Exiting,
     encode,
 )
-
-if TYPE_CHECKING:
-    from psutil import Process
 
 _AT_REST = 0.1
 """Seconds without calls after which `this_process.at_rest` counts."""
@@ -131,7 +119,7 @@ def main(encoded: bytes) -> None:
         settings.number, settings.host, sockets, settings.agent, settings.cluster
     )
     folder = str(Path.cwd()) if settings.folder != "/" else "/"
-    slot.isolation = _ProcessIsolation(folder)
+    slot.isolation = ProcessIsolation(folder)
     slot.ledger, slot.can_leave = Ledger(settings.ledger), True
     if settings.host and USABLE:
         sockets.shortcut = SlotShortcut(sockets, slot.ledger.memory)
@@ -215,51 +203,6 @@ def _stop(*_: object) -> None:
             slot.stopping = True
         if slot is None or slot.interruptible:
             raise Stopped
-
-
-class _ProcessIsolation(ProcessRestored):
-    """Restores the process after each call, and ends all processes that the call has started."""
-
-    def __init__(self, folder: str) -> None:
-        super().__init__(folder)
-        self._opened = -1
-        self._lasting: list[Process] = []
-        """Processes of initializers, which are not ended after a call."""
-        self._open()
-
-    def _open(self) -> None:
-        if self._opened >= 0:
-            os.close(self._opened)
-            self._opened = -1
-        with suppress(OSError):
-            self._opened = os.open(self._folder, os.O_PATH | os.O_DIRECTORY)
-
-    def keep(self, besides: Iterable[str] = ()) -> None:
-        """See `NotIsolated.keep`."""
-        super().keep(besides)
-        self._open()
-        self._lasting = descendants()
-
-    def _go_back(self) -> None:
-        try:
-            os.fchdir(self._opened)  # faster than by its name
-        except OSError:
-            super()._go_back()
-
-    def __exit__(self, *exc: object) -> None:
-        try:
-            if have_children() and self._end_children():
-                spoil()
-        finally:
-            left_alone, ThisProcess.left_alone = ThisProcess.left_alone, False
-            if left_alone:
-                self._go_back()
-            elif not self.undo():
-                spoil()
-
-    def _end_children(self) -> bool:
-        lasting = [*self._lasting, *supervised_slots()]
-        return end_descendants(grace=0, besides=lasting, spare=helpers())
 
 
 def _watch(sockets: SlotSockets) -> None:

@@ -13,7 +13,15 @@ from encamp.wire.protocol import (
     encode,
 )
 
-OUTPUT_HINT = "Cluster(output_limit=...) keeps more"
+_HINT = "Cluster(output_limit=...) keeps more"
+
+
+def kept_output(file: int, most: int) -> bytes:
+    """What is kept of the output in a file: its beginning and end, about ``most`` bytes together.
+
+    ``file`` is a descriptor.
+    """
+    return b"".join(ends_of(file, most, _HINT))
 
 
 class Printed:
@@ -36,7 +44,7 @@ class Printed:
         size = os.lseek(self._fd, 0, os.SEEK_END)
         if size:
             with self._lock:
-                head, text = ends_of(self._fd, self._most, OUTPUT_HINT)
+                head, text = ends_of(self._fd, self._most, _HINT)
                 os.ftruncate(self._fd, 0)
                 self._sent = 0
             number, start = self._sockets.slot.number, size - len(text)

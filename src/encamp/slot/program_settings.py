@@ -1,21 +1,22 @@
-"""The program's logging settings and `multiprocessing` key, for the calls in a slot.
+"""The program's logging settings, `multiprocessing` key and reloaded modules, for calls in a slot.
 
 A slot's process does not run the program's script, so the program sends the levels and formats that
 `logging.basicConfig` and the like have set. The slot logs to its standard error, which is the
-task's output.
+task's output. A slot imports the new versions of modules that the program has reloaded.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import msgspec
 
 from encamp.slot.process_state import set_up_loggers
-from encamp.slot.reloaded_modules import Reloads
 
 _LOOK_AGAIN = 0.02
 """Seconds after which all loggers are checked again, even if the root logger is unchanged."""
@@ -24,6 +25,8 @@ _CAPTURED = "_warnings_showwarning"
 _CONNECTION = "multiprocessing.connection"
 """A process that has imported this module may use its key to talk with others."""
 _PLAIN = "%(levelname)s:%(name)s:%(message)s"
+_LIBRARIES = (str(Path(os.__file__).parent) + os.sep, str(Path(__file__).parents[1]) + os.sep)
+"""Folders of modules that are not reloaded: Python's own and encamp's."""
 
 
 class Handler(msgspec.Struct, array_like=True, frozen=True):
@@ -193,3 +196,35 @@ def _log_as(settings: ProgramSettings) -> None:
             logger.addHandler(made)
     logging.disable(settings.disabled)
     logging.captureWarnings(settings.warnings)
+
+
+class Reloads:
+    """The program's own modules that were reloaded, by `importlib.reload` or %autoreload."""
+
+    def __init__(self) -> None:
+        self._specs: dict[str, Any] = {}
+        """The specs of modules seen so far. A reload gives a module a new one."""
+        self._count = 0
+        self._reloads: list[str] = []
+        self.look()
+
+    def look(self) -> list[str]:
+        """The names of the reloaded modules, in the order in which the reloads were found."""
+        if len(sys.modules) != self._count:
+            self._count = len(sys.modules)
+            for name, module in list(sys.modules.items()):
+                if name not in self._specs and _is_own(module):
+                    self._specs[name] = module.__spec__
+        for name, known in self._specs.items():
+            spec = getattr(sys.modules.get(name), "__spec__", known)
+            if spec is not known:
+                self._specs[name] = spec
+                self._reloads = [*self._reloads, name]
+        return self._reloads
+
+
+def _is_own(module: Any) -> bool:
+    file = getattr(module, "__file__", None)
+    if not isinstance(file, str) or getattr(module, "__spec__", None) is None:
+        return False
+    return "site-packages" not in file and not file.startswith(_LIBRARIES)

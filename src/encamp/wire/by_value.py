@@ -12,10 +12,10 @@ import io
 import linecache
 import sys
 from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, update_wrapper
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any, ClassVar
 
 import cloudpickle
@@ -69,6 +69,21 @@ def dump_by_value(value: object, buffer_callback: Callable[[Any], object] | None
     with io.BytesIO() as file:
         Pickler(file, 5, buffer_callback).dump(value)
         return file.getvalue()
+
+
+def dump_with_modules(value: object, modules: Iterable[ModuleType]) -> bytes:
+    """The pickle of a value, in which functions and classes of ``modules`` are by value, too.
+
+    Modules that are not loaded any more are left out. Raises whatever its pickling raises.
+    """
+    loaded = [module for module in modules if module.__name__ in sys.modules]
+    for module in loaded:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        return dump_by_value(value)
+    finally:
+        for module in loaded:
+            cloudpickle.unregister_pickle_by_value(module)
 
 
 def _reduce_caching(function: Any) -> str | tuple[Any, ...]:

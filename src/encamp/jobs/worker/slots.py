@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from encamp.agent.child_process import REFUSED, SlotProcess, may_pass
+from encamp.agent.child_process import REFUSED, ChildProcess, may_pass
 from encamp.agent.failed_starts import Starts
 from encamp.errors import SlotsCannotStart
 from encamp.slot.main import SlotSettings
@@ -106,7 +106,7 @@ class SupervisedSlot:
         self.batch = batch
         self.own_mounts = own_mounts
         settings = SlotSettings(own_mounts=own_mounts, idle_limit=IDLE_LIMIT, modules=_MODULES)
-        self._process = SlotProcess(settings)
+        self._process = ChildProcess(settings)
         supervised.add(self.pid)
         self._arrived: list[Parts] = []
         self._calls = 0
@@ -131,15 +131,15 @@ class SupervisedSlot:
 
     @property
     def start_failure(self) -> str | None:
-        """See `SlotProcess.start_failure`."""
+        """See `ChildProcess.start_failure`."""
         return self._process.start_failure
 
     def ask_to_stop(self) -> None:
-        """`SlotProcess.ask_to_stop`."""
+        """`ChildProcess.ask_to_stop`."""
         self._process.ask_to_stop()
 
     def stop(self) -> None:
-        """`SlotProcess.stop`."""
+        """`ChildProcess.stop`."""
         self._process.stop()
         supervised.discard(self.pid)
 

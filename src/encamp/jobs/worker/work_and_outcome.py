@@ -97,20 +97,13 @@ def pack(task: str, steps: tuple[Call | Command, ...], by_value: set[types.Modul
     """
     if Call not in map(type, steps):
         return pickle.dumps(steps, pickle.HIGHEST_PROTOCOL)
-    import cloudpickle
+    from encamp.wire.by_value import dump_with_modules
 
-    from encamp.wire.by_value import dump_by_value
-
-    for module in by_value:
-        cloudpickle.register_pickle_by_value(module)
     try:
-        return dump_by_value(steps)
+        return dump_with_modules(steps, by_value)
     except (Exception, SystemExit) as exc:  # an argument's own code may raise either
         labels = ", ".join(step.label for step in steps if isinstance(step, Call))
         raise CannotTravel(f"task {task}: {labels}", text_of(exc)) from exc
-    finally:
-        for module in by_value:
-            cloudpickle.unregister_pickle_by_value(module)
 
 
 def unpack(steps: bytes) -> tuple[Call | Command, ...]:
