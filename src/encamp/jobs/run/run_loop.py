@@ -54,6 +54,7 @@ from encamp.jobs.run.publisher import Done, Publisher
 from encamp.jobs.run.staged_checks import check_staged
 from encamp.jobs.run.submitted_attempts import SILENCE, Arrival, Submissions
 from encamp.jobs.run.submitted_task import SubmittedTask
+from encamp.jobs.run.waiting_for_space import WaitingForSpace
 from encamp.jobs.run_interrupts import RunInterrupts, stopped
 from encamp.jobs.run_lease import new_lease
 from encamp.jobs.run_options import RunOptions
@@ -117,7 +118,7 @@ class RunLoop:
         self.orphans = OrphanWatch(journal, job.to)
         self.orphans.look("the job", prepared.shared)
         self.running: dict[str, SubmittedTask] = {}
-        self.parked: dict[str, SubmittedTask] = {}
+        self.waiting_for_space = WaitingForSpace()
         self.submissions = Submissions(executor, self.token)
         self.report = RunReport(
             job,
@@ -204,7 +205,7 @@ class RunLoop:
                 if self.submissions.look(arrived=bool(arrivals)):
                     self.running.clear()
             if not self.max_failures.reached:
-                self._unpark()
+                self._try_again_after_full_disk()
 
     def _try_of(self, name: str) -> int:
         return self.running[name].retries.counted
@@ -242,10 +243,11 @@ class RunLoop:
         """
         if not self.time_left.limited:
             return
-        if self.late and not (self.running or self.parked) and self.time_left.moved():
+        busy = self.running or self.waiting_for_space
+        if self.late and not busy and self.time_left.moved():
             ready.extend(self.late)
             self.late.clear()
-        elif self.time_left.is_up() or (self.late and not (self.running or self.parked or ready)):
+        elif self.time_left.is_up() or (self.late and not (busy or ready)):
             waiting = self.job.tasks[self.late[0]] if self.late else None
             raise self.time_left.error(self._done_so_far(), len(self.tasks), waiting)
         if self.time_left.short:
@@ -272,15 +274,16 @@ class RunLoop:
         if self.submissions.over is not None and (self.hopeless or not self.running):
             raise self.submissions.over
 
-    def _unpark(self) -> None:
+    def _try_again_after_full_disk(self) -> None:
         """Retry tasks that found the disk full, if another has ended or no other runs."""
-        for name, current in list(self.parked.items()):
-            if self.submissions.over is None and (
-                self.ended.ended > current.parked_at or not self.running
-            ):
-                del self.parked[name]
-                self.running[name] = current
-                self._submit(name)
+        waiting, ended = self.waiting_for_space, self.ended.ended
+        while self.submissions.over is None:
+            found = waiting.next(ended, alone=not self.running)
+            if found is None:
+                break
+            name, current = found
+            self.running[name] = current
+            self._submit(name)
 
     def _begin(self, name: str) -> None:
         """Submit a ready task, unless there is a reason not to run it."""
@@ -432,7 +435,8 @@ class RunLoop:
             self.running.pop(name)
             return
         if isinstance(outcome.error, DiskFull) and len(self.running) > 1:
-            self._park(name, outcome)
+            self.waiting_for_space.add(name, self.running.pop(name), self.ended.ended)
+            unstage(outcome.rescued)
             return
         if outcome.lost:
             current.retries.host_was_lost()
@@ -471,13 +475,6 @@ class RunLoop:
             outcome.error = exc
             return
         self.running[name].plan_anew(inputs, self.prepared.shared, key)
-
-    def _park(self, name: str, outcome: Outcome) -> None:
-        """Let a task that found the disk full wait for another's end; this is not a failure."""
-        current = self.running.pop(name)
-        current.park(self.ended.ended)
-        self.parked[name] = current
-        unstage(outcome.rescued)
 
     def _end(self, report: TaskReport, line: bytes = b"") -> None:
         self.ended.add(report, line)

@@ -24,8 +24,6 @@ class SubmittedTask:
     retries: Retries = field(default_factory=Retries)
     """Counts its attempts in this run."""
     submitted: float = 0.0
-    parked_at: int = 0
-    """How many tasks had ended when it was put aside because a disk was full."""
     attempts: list[AttemptReport] = field(default_factory=list)
 
     def begin(self) -> None:
@@ -39,9 +37,8 @@ class SubmittedTask:
             self.retries.inputs_had_changed()
         self.inputs, self.shared, self.key = inputs, shared, key
 
-    def park(self, ended: int) -> None:
-        """Wait for space on a disk, without a failed attempt; ``ended`` tasks have ended so far."""
+    def found_the_disk_full(self) -> None:
+        """Do not count its last attempt, which is no failure."""
         self.retries.disk_was_full()
         self.number -= 1
         self.attempts.pop()
-        self.parked_at = ended
