@@ -187,8 +187,8 @@ class Agent:
             Answer: self._give,
             Location: self._location,
             Recall: _from_controller(lambda recall: self.slots[recall.slot].recall(recall)),
-            Stop: _from_controller(lambda it: self.slots[it.slot].stop(it.life, it.ticket)),
-            Ping: _from_controller(lambda it: self.post(CONTROLLER, [encode(Pong(it.ticket))])),
+            Stop: _from_controller(lambda stop: self.slots[stop.slot].stop(stop.life, stop.ticket)),
+            Ping: _from_controller(lambda ping: self.post(CONTROLLER, [encode(Pong(ping.ticket))])),
             Housekeeping: _from_controller(self._begin_housekeeping),
             End: _from_controller(lambda _: self.end()),
         }
