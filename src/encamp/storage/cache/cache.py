@@ -29,7 +29,7 @@ from msgspec.structs import replace
 
 from encamp.errors import SourceChanged, UnusableInput
 from encamp.storage.cache.index import UNKNOWN, Event, Index, Row, opened
-from encamp.storage.cache.integrity import is_intact
+from encamp.storage.cache.integrity import is_intact, status_if_intact
 from encamp.storage.cache.locks import KeyLock, exclusive, shared
 from encamp.storage.cache.room import Room, cache_limit
 from encamp.storage.cache.tmp_cleaners import keep_off
@@ -188,8 +188,20 @@ class HostCache:
         while another process fetches the same. Raises `SourceChanged` if the input differs from the
         plan, `UnusableInput`, `DiskFull`, or OSError.
         """
+        if item.kind == "file":
+            return self.get_file(item)[0]
         self.fetch_missing([item])
         return self._get(item)
+
+    def get_file(self, item: Item) -> tuple[Path, os.stat_result]:
+        """`get` for a file; also returns the entry's status, which was looked at anyway."""
+        key = _key(item)
+        entry = self._entry(key, "file")
+        if (status := status_if_intact(entry, item)) is None:
+            self.fetch_missing([item])
+            return self._get(item), entry.stat()
+        self._used[key] = _row(item)
+        return entry, status
 
     def _get(self, item: Item, *, has_room: bool = False) -> Path:
         """Like `get`, for recorded entries; ``has_room`` if space for it is reserved already."""

@@ -44,17 +44,19 @@ def is_intact(entry: Path, item: Item, *, written: bool = False) -> bool:
     unless its files may have been ``written`` to.
     """
     if item.kind == "file":
-        return _intact_file(entry, item)
+        return status_if_intact(entry, item) is not None
     return _intact_tree(entry, item, believed=not written)
 
 
-def _intact_file(entry: Path, item: Item) -> bool:
+def status_if_intact(entry: Path, item: Item) -> os.stat_result | None:
+    """The status of a file's entry; None if it is missing or was changed."""
     try:
         found = entry.lstat()
     except OSError:
-        return False
+        return None
     closed = not (item.readonly and found.st_mode & 0o222)
-    return closed and (found.st_size, found.st_mtime_ns) == (item.size, item.mtime_ns)
+    same = (found.st_size, found.st_mtime_ns) == (item.size, item.mtime_ns)
+    return found if closed and same else None
 
 
 def _intact_tree(entry: Path, item: Item, *, believed: bool) -> bool:

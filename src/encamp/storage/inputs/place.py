@@ -186,8 +186,7 @@ class Placer:
         """Use a file's entry; if it was evicted before its use, it is fetched again."""
         for _ in range(_TRIES):
             with suppress(FileNotFoundError):
-                entry = self._cache.get(item)
-                self._file(entry, entry.stat(), item, mode)
+                self._file(*self._cache.get_file(item), item, mode)
                 return
         raise SourceChanged(item.name)
 
