@@ -34,7 +34,7 @@ def test_a_thread_that_takes_the_last_order_first_does_not_stop_the_end(
         def __getattr__(self, name: str) -> object:
             return getattr(self._queue, name)
 
-    monkeypatch.setattr(supervisors, "_orders", Stale(supervisors._orders))
+    monkeypatch.setattr(supervisors, "_submitted", Stale(supervisors._submitted))
     supervisors.shutdown(cancel_futures=True)
     assert not any(thread.is_alive() for thread in supervisors._threads)
 

@@ -146,7 +146,7 @@ def test_any_beacon_is_read(place: Path, seeds: list[Random]) -> None:
     for dice in seeds:
         data = changed({"owner": this_process().as_dict(), "proof": "00"}, dice)
         beacon.write_bytes(data)
-        assert not reaches(str(place), Beacons(TOKEN).told)
+        assert not reaches(str(place), Beacons(TOKEN).description)
         proof = dice.choice(("", "00", "\0", "x" * 32))
         assert reaches(str(place), f"{TOKEN}:{proof}") in (True, False)
         _remove_dead(place, os.geteuid())

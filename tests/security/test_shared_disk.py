@@ -342,8 +342,8 @@ def test_a_faked_beacon_draws_nothing_to_a_strangers_folder(scratch: Path) -> No
     with pytest.raises(Exception, match="returned non-zero exit status"):
         stranger('cat "$1"', near / name)
     stranger('mkdir -m 777 far; echo \'{"owner": {}, "proof": "00"}\' > "far/$1"', name)
-    assert reaches(str(near), beacons.told)
-    assert not reaches(str(far), beacons.told)
+    assert reaches(str(near), beacons.description)
+    assert not reaches(str(far), beacons.description)
     beacons.close()
 
 
