@@ -51,7 +51,8 @@ class Mirror:
     rename
         New name for the match; ``{name}``, ``{stem}`` and ``{suffix}`` are those of the match.
     exclude
-        Glob patterns to leave out, of names (``*.bak``) or of paths below a tree (``tmp/*``).
+        Patterns to leave out of a folder. One without a slash matches names at any depth
+        (``*.bak``), one with a slash matches paths from the top of the folder (``tmp/*``).
     required
         Whether a pattern that matches nothing is an error (`NoMatch`).
     readonly
