@@ -156,7 +156,7 @@ class Place:
         """What it keeps of a run that was removed, besides the table."""
         if (self.work / f"runs/{self.runs}/corner.txt").exists():
             return "its files stay"
-        return "its value stays in the cache" if (self.work / "cache").exists() else "nothing else"
+        return "its value stays in the cache" if (self.work / "cache").exists() else "nothing stays"
 
 
 @dataclass(frozen=True)
@@ -269,10 +269,12 @@ def write_all(found: list[Found], runs: int) -> None:
     """Print the table; that of 300 runs goes into the page."""
     text = table(found, runs)
     print(text)
-    load = os.getloadavg()[0]
-    note = f"Measured on {os.cpu_count()} cores, with a load of {load:.0f} from other programs and"
+    note = (
+        f"Measured on {os.cpu_count()} cores. The load average, including the benchmark itself, "
+        f"was {os.getloadavg()[0]:.0f}. In brackets: the time as a multiple of GNU parallel's."
+    )
     if runs == 300:
-        write(f"{text}\n\n{note} this one; in brackets: how many times as long as GNU parallel.")
+        write(f"{text}\n\n{note}")
 
 
 if __name__ == "__main__":

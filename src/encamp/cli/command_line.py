@@ -129,10 +129,10 @@ be used.
 
 _PRUNE = """Remove files that jobs have published and no longer make.
 
-These are outputs of tasks that were no longer in the job when it last ran, and outputs whose names
-that run no longer used. Files that have changed since they were published stay, and so do files
-that no job has published. DESTINATION is the folder with a job's results, or the job's own folder
-in it. With a job file, it is the destination of that job.
+encamp removes files that a job has published but whose task is no longer in the job, or no longer
+makes a file of this name. What counts is the job as it last ran. Files that have changed since they
+were published stay, and so do files that no job has published. DESTINATION is the folder with a
+job's results, or the job's own folder in it. With a job file, it is the destination of that job.
 
 \b
   encamp prune --dry-run results   only show which files would be removed
@@ -322,9 +322,9 @@ def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
     help="More files that the command needs in its folder; can be repeated.",
 )
 @click.option(
-    "--csv", metavar="FILE", help="Table with a task in each row; its columns are placeholders."
+    "--csv", metavar="FILE", help="Table with one task per row; its columns are placeholders."
 )
-@click.option("--lines", metavar="FILE", help="File with a task in each line; {line} is the line.")
+@click.option("--lines", metavar="FILE", help="File with one task per line; {line} is the line.")
 @click.option(
     "--foreach",
     multiple=True,
