@@ -121,8 +121,8 @@ class TaskReport:
         What its last function returned, if JSON can represent it, or the contents of its file of
         values.
     not_kept
-        The type of that value if JSON cannot represent it, or not in 1 MiB; later runs then lack
-        the value.
+        The type of that value if JSON cannot represent it, or would need more than 1 MiB; later
+        runs then lack the value.
     parameters
         The values that it was made for: those of ``foreach``, or arguments of its function.
     """
@@ -338,7 +338,7 @@ class JobReport:
         return sum(one == state for one in self.states())
 
     def counts(self) -> dict[State, int]:
-        """How many tasks are in each state; states of none are left out."""
+        """How many tasks are in each state; states without tasks are left out."""
         found = Counter(self.states())
         return {state: found[state] for state in _IN_ORDER if found[state]}
 

@@ -90,8 +90,8 @@ class Cluster:
         Added to the niceness of slots; also per host.
     interpreter
         A different Python interpreter for slots, also per host: its path there, or a name that is
-        looked up there after `init_command`. It must be of the same Python version; its packages
-        come first.
+        looked up there after `init_command`. It must be of the same Python version; its own
+        packages take precedence over those of the program's interpreter.
     options
         Other options of the engine.
 
@@ -184,7 +184,7 @@ class Cluster:
         return self._controller.scheduler.changes
 
     def add_hosts(self, *hosts: str) -> None:
-        """Add hosts, as the engine's option ``hosts`` names them, or lost hosts again.
+        """Add hosts, written as in the engine's option ``hosts``; they may be hosts that were lost.
 
         Blocks until they are being started; the event `HostAdded` reports each that joins. Raises
         `UnsupportedByEngine` if the engine's hosts are fixed, and `EngineFailed`.

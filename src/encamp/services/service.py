@@ -278,7 +278,7 @@ class Service(CollectiveCalls):
     def options(self, *, retries: int = 0) -> Service:
         """The same service, whose calls (`call`, `map`) are repeated if a server dies.
 
-        ``retries`` is how often. A call may then have its effect more than once.
+        Each call is repeated up to ``retries`` times. It may then take effect more than once.
         """
         view = Service(self._client, self._token, self._number, self.name, self.methods)
         view._cluster, view._retries = self._cluster, whole("retries", retries, 0)
