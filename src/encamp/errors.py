@@ -49,7 +49,7 @@
     │   ├── ServiceEnded           the service was terminated
     │   ├── ServiceFailed          no server of the service can start or stay alive
     │   ├── ProxyReleased          a call on a proxy that was released
-    │   ├── CircularCall           servers would wait for each other for ever
+    │   ├── CircularCall           servers would wait for each other forever
     │   └── GroupBroken            a member of a group has ended
     ├── ClusterError               a cluster as a whole failed
     │   ├── ClusterClosed          it was used after it was closed
@@ -229,7 +229,7 @@ class NoMatch(InputError):
     """A pattern or name matches no file. Raised when files are looked up.
 
     pattern, folder
-        The pattern or name, and the folder in which it was looked for.
+        The pattern or name, and the folder in which it was looked up.
     required_anyway
         Whether this input cannot be made optional; the message then does not suggest that.
     task
@@ -340,7 +340,7 @@ class OutputConflict(InputError):
 
 
 class OutputExists(InputError):
-    """An output exists already, and its option ``existing="error"`` forbids to replace it.
+    """An output exists already, and its option ``existing="error"`` forbids replacing it.
 
     Raised when the task has run and its outputs are published; the task fails.
 
@@ -378,7 +378,7 @@ class BadDestination(InputError):
 class BadLocalStorage(InputError):
     """The folder for local storage cannot be used. Raised when a host first needs it.
 
-    It must be a folder of your own, on a disk of the host, that others cannot read.
+    It must be your own folder, on a disk of the host, and unreadable for others.
 
     path, why
         The folder, and what is wrong with it.
@@ -1175,7 +1175,7 @@ class ProxyReleased(ServiceError, RuntimeError):
 
 
 class CircularCall(ServiceError, RuntimeError):
-    """A server would wait for ever: it waits for something whose server waits for this one.
+    """A call would never end, because servers would wait for each other in a cycle.
 
     Raised in one of the servers that wait for each other. It is also a `RuntimeError`.
 
