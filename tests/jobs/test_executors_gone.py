@@ -167,10 +167,10 @@ def test_executor_counts_as_ended_after_two_failed_checks(
     monkeypatch.setattr(submitted_attempts, "why_gone", lambda _: next(found))
     monkeypatch.setattr(submitted_attempts, "SILENCE", 0.0)
     submitted = submitted_attempts.Submissions(Scripted(), "0123456789ab")
-    looks = [submitted.look(heard=heard) for heard in (False, False, False, True, False)]
+    looks = [submitted.look(arrived=arrived) for arrived in (False, False, False, True, False)]
     assert looks == [False] * 5  # it has answered, or a result has come, in between
     assert submitted.over is None
-    assert submitted.look(heard=False)
+    assert submitted.look(arrived=False)
     assert isinstance(submitted.over, EngineFailed)
 
 
