@@ -182,7 +182,7 @@ def _many_entries(folder: Path, sizes: Sizes) -> list[Item]:
         file.write_bytes(b"entry")
     items = plan([Mirror(f"{many}/*/*")], folder)
     with HostCache() as cache:
-        cache.bring(items)
+        cache.fetch_missing(items)
     return items
 
 
