@@ -152,7 +152,7 @@ class SpawnOptions(InternalOptions):
             check_outputs(wanted, destination)
             check_outputs(left, destination)
         options = CheckedOptions(
-            need=self._need(),
+            need=self.need(),
             name=self.name,
             time_limit=limit("time_limit", self.time_limit),
             fresh=self.fresh,
@@ -168,7 +168,8 @@ class SpawnOptions(InternalOptions):
             object.__setattr__(self, "ready", options)
         return options
 
-    def _need(self) -> Need:
+    def need(self) -> Need:
+        """What a slot must have for the task. Raises an `InputError`."""
         memory = _bytes(self.memory)
         cores, gpus = whole("cores", self.cores, 1), whole("gpus", self.gpus, 0)
         alone = self.alone or self.fresh or cores > 1 or memory > 0 or gpus > 0

@@ -63,11 +63,11 @@ class LightFuture(Future[Any]):
     _exception: BaseException | None = None
     _heavy = False
     """Whether it has a condition, for threads that wait on it."""
-    _called_back = False
+    has_callbacks = False
     """Whether it has callbacks."""
     _condition = _Lazy(threading.Condition, "_heavy")
     _waiters = _Lazy(list, "_heavy")
-    _done_callbacks = _Lazy(list, "_called_back")
+    _done_callbacks = _Lazy(list, "has_callbacks")
 
     def __init__(self) -> None:  # without the base's: see the module's docstring
         pass
@@ -163,7 +163,7 @@ class LightFuture(Future[Any]):
             else:  # only one is set, to save memory for a million tasks
                 self._exception = exception
             self._state = FINISHED
-        if self._called_back:
+        if self.has_callbacks:
             self._invoke_callbacks()  # type: ignore[attr-defined]
         return True
 

@@ -93,7 +93,7 @@ class Executor(futures.Executor):
             fresh=fresh,
             initializer=None if initializer is None else (initializer, tuple(initargs)),
         )
-        self._need = self._options._need()
+        self._need = self._options.need()
         self._shared = _Shared(cluster, slots, engine_options)
         self._options = replace(self._options, owner=_Owner(self._shared))
         self._root: Executor | None = None
@@ -116,7 +116,7 @@ class Executor(futures.Executor):
         view._root = self._root or self
         SpawnOptions.of(changes)
         view._options = replace(self._options, owner=_Owner(self._shared), **changes)
-        view._need = view._options._need()
+        view._need = view._options.need()
         return view
 
     def _answering(self, answer: Callable[[Any], Any]) -> Executor:

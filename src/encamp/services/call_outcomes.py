@@ -22,12 +22,12 @@ def about(error: ServiceError, result: Result, begun: bool | None) -> ServiceErr
 
 def settle(result: Result, good: bool, body: Parts) -> None:
     """Set a result from its server's answer: the pickle of a value (``good``) or of an error."""
-    result._settle(*value_of(result, good, body))
+    result.settle(*value_of(result, good, body))
 
 
 def value_of(result: Result, good: bool, body: Parts) -> tuple[Any, BaseException | None]:
     """The value or the error in an answer; an unreadable one is a RuntimeError."""
-    if result._unread:
+    if result.unread:
         return (good, body), None
     if good:
         try:

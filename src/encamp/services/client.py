@@ -205,7 +205,7 @@ class Client(ABC):
     def _fail_unsent(self, one: Outgoing) -> None:
         if one.result is not None:
             error = self._lost[one.route.server]
-            self._later(partial(one.result._settle, None, about(error, one.result, False)))
+            self._later(partial(one.result.settle, None, about(error, one.result, False)))
 
     def _later(self, call: Callable[[], object]) -> None:
         """Make a call that may run callbacks, later, when no lock is held."""
@@ -292,19 +292,19 @@ class Client(ABC):
     def _granted(self, letter: Granted, parts: Parts) -> None:
         self._known.update(server for server, _, _ in letter.leases)
         asked = self._asked.pop(letter.ticket, None)
-        if asked is None or not asked._settle(letter, None):  # given up just now
+        if asked is None or not asked.settle(letter, None):  # given up just now
             for server, _, lease in letter.leases:
                 self.send_letter(LeaseEnded(server, lease), [])
 
     def _refused(self, letter: Refused, parts: Parts) -> None:
         asked = self._asked.pop(letter.ticket, None)
         if asked is not None:
-            asked._settle(None, load(parts))
+            asked.settle(None, load(parts))
 
     def _reply(self, letter: Reply, parts: Parts) -> None:
         asked = self._asked.pop(letter.ticket, None)
         if asked is not None:
-            asked._settle(load(parts), None)
+            asked.settle(load(parts), None)
 
     def _server_gone(self, letter: ServerGone, parts: Parts) -> None:
         error: ServiceError = load(parts)
@@ -313,4 +313,4 @@ class Client(ABC):
             begun: bool | None = None
             if letter.about >= 0:
                 begun = letter.about == self.id and number <= letter.number
-            result._settle(None, about(error, result, begun))
+            result.settle(None, about(error, result, begun))

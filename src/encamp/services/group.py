@@ -5,11 +5,9 @@ from __future__ import annotations
 import functools
 from types import TracebackType
 
-from encamp.services.client import Outgoing
 from encamp.services.collective_calls import Caller, CollectiveCalls
-from encamp.services.letters import CALL, GROUP
-from encamp.services.proxy import ProxiedService, Proxy
-from encamp.wire.pickling import dump
+from encamp.services.letters import CALL
+from encamp.services.proxy import ProxiedService, Proxy, make_group, send
 
 
 class Group(CollectiveCalls):
@@ -22,19 +20,13 @@ class Group(CollectiveCalls):
     def __init__(self, service: ProxiedService, members: list[Proxy]) -> None:
         self.service, self.members, self.name = service, members, service.name
         self._client = service._client
-        tasks = tuple(member._route.to for member in members)
-        group = members[0]._lease
-        for rank, member in enumerate(members):
-            client, route, lease = member._client, member._route, member._lease
-            payload = dump((group, rank, tasks))
-            client.call(Outgoing(route, lease, GROUP, "", payload, None))
-            object.__setattr__(member, "_grouped", True)  # its release goes the same way
+        make_group(members)
 
     def __len__(self) -> int:
         return len(self.members)
 
     def _callers(self) -> list[Caller]:
-        return [functools.partial(member._send, CALL) for member in self.members]
+        return [functools.partial(send, member, CALL) for member in self.members]
 
     def release(self) -> None:
         """Release all members after the calls made so far."""

@@ -8,11 +8,10 @@ from typing import Any
 
 from encamp.errors import WrongType
 from encamp.services.argument_checks import check_name, named, texts
-from encamp.services.letters import APPLY
 from encamp.services.proxy import pickled
 from encamp.services.result import Result
 from encamp.services.server import ParameterCall
-from encamp.services.service import Service
+from encamp.services.service import Service, apply, new_result
 
 
 class Parameters(MutableMapping[str, Any]):
@@ -49,18 +48,17 @@ class Parameters(MutableMapping[str, Any]):
         service = self.service
         check_name(service.name, method)
         applied = ParameterCall(dict(self._values), self._read, method, args, kwargs)
-        result = Result(service._client, service.name, method)
-        result._wanted = service._number
-        inner = service._call(method, pickled(service.name, method, (applied,), {}), op=APPLY)
+        result = new_result(service, method)
+        inner = apply(service, method, pickled(service.name, method, (applied,), {}))
 
         def ended(_: Future[Any]) -> None:
             error = inner.exception()
             if error is not None:
-                result._settle(None, error)
+                result.settle(None, error)
             else:
                 value, read = inner.result()
                 self._values.update(read)
-                result._settle(value, None)
+                result.settle(value, None)
 
         inner.add_done_callback(ended)
         return result

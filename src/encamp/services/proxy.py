@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Protocol
@@ -11,10 +12,10 @@ from encamp.errors import ProxyReleased, words_of
 from encamp.loop.event_loop import by_signal
 from encamp.services.argument_checks import check_name
 from encamp.services.client import Client, Outgoing, Route
-from encamp.services.letters import CALL, READ, WRITE
+from encamp.services.letters import CALL, GROUP, READ, WRITE
 from encamp.services.result import Result
 from encamp.wire.frames import Parts
-from encamp.wire.pickling import cannot_travel, dump_arguments
+from encamp.wire.pickling import cannot_travel, dump, dump_arguments
 
 _log = logging.getLogger("encamp")
 
@@ -69,16 +70,16 @@ class Proxy:
 
         Raises `CannotTravel` for arguments that cannot be pickled, and `ProxyReleased`.
         """
-        return self._send(CALL, method, pickled(self._service.name, method, args, kwargs))
+        return send(self, CALL, method, pickled(self._service.name, method, args, kwargs))
 
     def read(self, name: str) -> Result:
         """The value of an attribute of the object; does not wait for it."""
         check_name(self._service.name, name)
-        return self._send(READ, name, [])
+        return send(self, READ, name, [])
 
     def write(self, name: str, value: Any) -> Result:
         """Set an attribute of the object; the result is None when it is set."""
-        return self._send(WRITE, name, pickled(self._service.name, name, (value,), {}))
+        return send(self, WRITE, name, pickled(self._service.name, name, (value,), {}))
 
     def release(self) -> None:
         """Free the server when the calls made so far have ended.
@@ -91,22 +92,13 @@ class Proxy:
                 self._route, self._lease, self._last, shared=self._passed, grouped=self._grouped
             )
 
-    def _send(self, op: int, name: str, parts: Parts, result: Result | None = None) -> Result:
-        if self._released:
-            raise ProxyReleased(self._service.name)
-        if result is None:
-            result = Result(self._client, self._service.name, name)
-        object.__setattr__(self, "_last", result)
-        self._client.call(Outgoing(self._route, self._lease, op, name, parts, result))
-        return result
-
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(f"a proxy has no {name!r}; it has no private names")
         if name in self._service.methods:
             return _Method(self, name)
         result = self.read(name)
-        result._hint = f"it has {', '.join(sorted(self._service.methods)) or 'none'}"
+        result.hint = f"it has {', '.join(sorted(self._service.methods)) or 'none'}"
         return result
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -169,6 +161,31 @@ def _passed(service: ProxiedService, server: int, to: int, lease: int) -> Proxy:
     return Proxy(service, Route(server, to), lease, passed=True)
 
 
+def send(
+    proxy: Proxy, operation: int, name: str, parts: Parts, result: Result | None = None
+) -> Result:
+    """Send a call to a proxy's server; returns its result, a new one by default.
+
+    A function, like `make_group`, because a proxy has its object's names. Raises `ProxyReleased`.
+    """
+    if proxy._released:
+        raise ProxyReleased(proxy._service.name)
+    if result is None:
+        result = Result(proxy._client, proxy._service.name, name)
+    object.__setattr__(proxy, "_last", result)
+    proxy._client.call(Outgoing(proxy._route, proxy._lease, operation, name, parts, result))
+    return result
+
+
+def make_group(members: Sequence[Proxy]) -> None:
+    """Tell servers that they are one group, and which rank each has."""
+    tasks, group = tuple(member._route.to for member in members), members[0]._lease
+    for rank, member in enumerate(members):
+        payload = dump((group, rank, tasks))
+        member._client.call(Outgoing(member._route, member._lease, GROUP, "", payload, None))
+        object.__setattr__(member, "_grouped", True)  # its release goes the same way
+
+
 class _Method:
     """A method of a proxy's object."""
 
@@ -179,7 +196,7 @@ class _Method:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Result:
         proxy, name = self._proxy, self._name
-        return proxy._send(CALL, name, pickled(proxy._service.name, name, args, kwargs))
+        return send(proxy, CALL, name, pickled(proxy._service.name, name, args, kwargs))
 
     def __repr__(self) -> str:
         return f"<method {self._name} of {self._proxy!r}>"

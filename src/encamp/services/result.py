@@ -45,7 +45,7 @@ class Awaited(LightFuture):
         super().add_done_callback(fn)
         self._client.attend(self)
 
-    def _settle(self, value: Any, error: BaseException | None) -> bool:
+    def settle(self, value: Any, error: BaseException | None) -> bool:
         """Set the value or the error; returns False if it has ended already.
 
         An answer may arrive after its server was given up.
@@ -77,10 +77,11 @@ class Result(Awaited):
     """The number of the server; 0 while none is known."""
     number = 0
     """The number of the call; a client numbers the calls that it makes."""
-    _wanted = 0
+    wanted_service = 0
     """The number of the service, while the call waits for a server of it."""
-    _hint = ""
-    _unread = False
+    hint = ""
+    """What to try instead of calling it, if it is the value of an attribute."""
+    unread = False
     """Whether its value stays pickled, for another process."""
 
     def __init__(self, client: Waited, service: str, call: str) -> None:
@@ -104,7 +105,7 @@ class Result(Awaited):
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         raise AttributeError(
-            f"{self.service} has no method {self.call!r}; {self._hint or 'this read an attribute'}"
+            f"{self.service} has no method {self.call!r}; {self.hint or 'this read an attribute'}"
         )
 
     def __repr__(self) -> str:

@@ -31,8 +31,8 @@ from encamp.services.client import Client
 from encamp.services.collective_calls import Caller, CollectiveCalls
 from encamp.services.current_client import client_of
 from encamp.services.group import Group
-from encamp.services.letters import CALL, Granted
-from encamp.services.proxy import Proxy, pickled, proxies
+from encamp.services.letters import APPLY, CALL, Granted
+from encamp.services.proxy import Proxy, pickled, proxies, send
 from encamp.services.registry.registry import Registry
 from encamp.services.registry.service_records import PublishedService
 from encamp.services.result import Result
@@ -99,7 +99,7 @@ def publish(
 
 def _check_hosts(controller: Controller, published: PublishedService) -> None:
     """Raise if there can never be as many servers, on these hosts, as requested."""
-    on = published.options._need().on
+    on = published.options.need().on
     known = dict(controller.agents.hosts)
     for name in on or ():
         if name not in known:
@@ -285,8 +285,7 @@ class Service(CollectiveCalls):
         return view
 
     def _call(self, method: str, parts: Parts, server: int = 0, op: int = CALL) -> Result:
-        result = Result(self._client, self.name, method)
-        result._wanted = self._number
+        result = new_result(self, method)
         self._try(result, method, parts, self._retries, server, op)
         return result
 
@@ -296,13 +295,13 @@ class Service(CollectiveCalls):
         def granted(wanted: Future[Any]) -> None:
             error = wanted.exception()
             if error is not None:
-                result._settle(None, error)
+                result.settle(None, error)
                 return
             proxy = self._proxies(wanted.result())[0]
             if not retries:
-                proxy._send(op, method, parts, result)
+                send(proxy, op, method, parts, result)
             else:
-                tried = proxy._send(op, method, parts)
+                tried = send(proxy, op, method, parts)
                 tried.add_done_callback(lambda _: ended(tried))
             proxy.release()
 
@@ -311,7 +310,7 @@ class Service(CollectiveCalls):
             if isinstance(error, ServerLost):
                 self._try(result, method, parts, retries - 1, server, op)
             else:
-                result._settle(None if error is not None else tried.result(), error)
+                result.settle(None if error is not None else tried.result(), error)
 
         self._client.acquire(self._number, 1, server).add_done_callback(granted)
 
@@ -384,6 +383,18 @@ class Service(CollectiveCalls):
 
 def _service_here(token: str, number: int, name: str, methods: list[str]) -> Service:
     return Service(client_of(token), token, number, name, methods)
+
+
+def new_result(service: Service, method: str) -> Result:
+    """The result of a call that any free server may run; for `Parameters` as well."""
+    result = Result(service._client, service.name, method)
+    result.wanted_service = service._number
+    return result
+
+
+def apply(service: Service, method: str, parts: Parts) -> Result:
+    """Call a method on any free server with the parameters in ``parts``."""
+    return service._call(method, parts, op=APPLY)
 
 
 class Acquiring:

@@ -255,7 +255,7 @@ class Relay:
                     self._held.pop(lease, None)
                 if op not in _WITHOUT_ANSWER:
                     result = Result(self._client, "", name)
-                    result._unread = True
+                    result.unread = True
                     self._awaited[result] = partial(_answer, letter.server, number)
                 self._client.call(Outgoing(route, lease, op, name, body, result))
 

@@ -197,7 +197,7 @@ def _wanted(what: Awaited) -> tuple[int, int, int, str]:
     """The target of a wait: a service, a server, a call's number there, and a name for it."""
     if isinstance(what, Result):
         name = f"{what.service}.{what.call}"
-        return (0 if what.server else what._wanted), what.server, what.number, name
+        return (0 if what.server else what.wanted_service), what.server, what.number, name
     if isinstance(what, Acquisition):
         return what.service, 0, 0, "a free server"
     return 0, 0, 0, ""

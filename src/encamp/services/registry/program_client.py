@@ -110,10 +110,10 @@ class ProgramClient(Client):
             )
             if result is None:
                 continue
-            called_back = result._called_back
+            called_back = result.has_callbacks
             if called_back:
                 self._pump.before_others(self._take_answers, [arrival])
-            result._settle(*value_of(result, good, body))
+            result.settle(*value_of(result, good, body))
             if called_back:
                 return
 

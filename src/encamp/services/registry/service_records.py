@@ -124,7 +124,7 @@ class ServiceRecords:
     def wanted(self, service: ServiceRecord) -> list[str]:
         """The servers that a service should have: the host of each, or "" for any host."""
         published = service.published
-        on = published.options._need().on
+        on = published.options.need().on
         hosts = [
             host
             for host in self.controller.scheduler.hosts.values()
