@@ -132,6 +132,102 @@ def test_modules_and_what_is_in_them_exist_if_a_text_names_them_in_backquotes() 
     assert wrong == set()
 
 
+PRIVATE = {
+    "compat/pyopus/clustered.py vm._debug": "a function that slots run for the class beside it",
+    "compat/pyopus/clustered.py vm._startup": "the same",
+    "engines/ipyparallel/engine.py self._client._query_socket": "ipyparallel has no public way",
+    "engines/ipyparallel/tunnels.py client._build_targets": "the same",
+    "engines/ipyparallel/tunnels.py self._client._control_stream": "the same",
+    "engines/ipyparallel/tunnels.py self._client._futures": "the same",
+    "engines/ipyparallel/tunnels.py self._client._io_loop": "the same",
+    "jobs/run/executors.py executor._broken": "executors of other libraries have no public way",
+    "jobs/run/executors.py executor._max_workers": "the same",
+    "jobs/run/executors.py executor._client": "the same",
+    "jobs/run/executors.py client._closed": "the same of ipyparallel's client",
+    "jobs/run/executors.py client._config": "the same",
+    "slot/isolation.py _ENVIRONMENT._data": "os.environ, which has no public way to its bytes",
+    "slot/process_tree.py subprocess._active": "a module that may not have been imported",
+    "slot/program_settings.py formatter._fmt": "logging has no public way",
+    "slot/program_settings.py formatter._style": "the same",
+    "testing/conformance/services.py proxy._private": "a test that it is an AttributeError",
+}
+"""Where code reads private parts of other modules' objects, and why. It may only get shorter."""
+
+
+def _private(name: object) -> bool:
+    return isinstance(name, str) and name.startswith("_") and not name.endswith("__")
+
+
+def _defined(tree: ast.AST) -> Iterator[str]:
+    """Names of functions, classes and attributes that a module defines."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                yield name
+            case ast.ClassDef(name=name):
+                yield name
+            case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
+                yield name
+            case ast.AnnAssign(target=ast.Name(id=name)) | ast.Name(id=name, ctx=ast.Store()):
+                yield name
+            case ast.Assign(targets=[ast.Name(id="__slots__")], value=ast.Tuple(elts=slots)):
+                yield from (slot.value for slot in slots if isinstance(slot, ast.Constant))
+
+
+def _intrusions(tree: ast.AST) -> Iterator[str]:
+    """Reads and writes of private attributes that the module defines nowhere.
+
+    Those of ``self``, which may be a base's, and of modules such as `os` do not count.
+    """
+    defined = set(_defined(tree))
+    imports = (node for node in ast.walk(tree) if isinstance(node, ast.Import))
+    exempt = {"self", "cls"} | {alias.name for node in imports for alias in node.names}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=of, attr=name):
+                pass
+            case ast.Call(
+                func=ast.Name(id="getattr" | "setattr" | "hasattr" | "delattr"),
+                args=[of, ast.Constant(value=name), *_],
+            ):
+                pass
+            case _:
+                continue
+        if _private(name) and name not in defined and ast.unparse(of) not in exempt:
+            yield f"{ast.unparse(of)}.{name}"
+
+
+def test_modules_do_not_read_private_parts_of_other_modules_objects() -> None:
+    package = SOURCE / "encamp"
+    found = {
+        f"{path.relative_to(package)} {intrusion}"
+        for path in package.rglob("*.py")
+        for intrusion in _intrusions(ast.parse(path.read_text()))
+    }
+    assert found == PRIVATE.keys()
+
+
+def test_a_read_of_a_private_part_is_found_in_any_form() -> None:
+    text = """
+class Own:
+    __slots__ = ("_slot",)
+    def f(self, other):
+        self._base, self.other._its0, os._exit, other._slot, other._mine, other.__len__
+        other._its, other.one._its2, getattr(other, "_its3", None)
+        other._its4 = 1
+    def _mine(self): pass
+import os
+"""
+    found = sorted(_intrusions(ast.parse(text)))
+    assert found == [
+        "other._its",
+        "other._its3",
+        "other._its4",
+        "other.one._its2",
+        "self.other._its0",
+    ]
+
+
 def test_no_two_test_modules_have_one_name() -> None:
     """pytest imports them by their names alone."""
     names = Counter(path.name for path in Path(__file__).parent.rglob("*.py"))

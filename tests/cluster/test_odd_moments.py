@@ -19,7 +19,7 @@ import pytest
 from encamp.agent import agent
 from encamp.agent.process_slot import ProcessSlot
 from encamp.cluster import hosts_join_and_leave
-from encamp.cluster.cluster import Cluster
+from encamp.cluster.cluster import Cluster, port_of
 from encamp.cluster.task import SpawnedTask
 from encamp.errors import EncampError, TaskKilled, TaskLost, UnsupportedByEngine
 from encamp.slot.slot import current_task
@@ -194,7 +194,7 @@ def test_a_callback_may_close_the_cluster_that_another_thread_closes(
 
 
 def _is_sent(cluster: Cluster, task: SpawnedTask) -> bool:
-    return cluster._slot_of(task) is not None
+    return port_of(cluster).slot_of(task) is not None
 
 
 def _sent_ahead(cluster: Cluster, seconds: float) -> list[SpawnedTask]:

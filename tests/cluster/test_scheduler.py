@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from encamp.cluster.records import HostRecord, SlotRecord, TaskRecord
-from encamp.cluster.scheduler import Scheduler
-from encamp.cluster.sent_ahead import HORIZON
+from encamp.cluster.scheduler import HORIZON, Scheduler
 from encamp.cluster.sent_functions import Function
 from encamp.cluster.spawn_options import SpawnOptions
 

@@ -123,25 +123,32 @@ class RehearsedCluster:
     waits: list[float | None] = field(default_factory=list)
     refusal: Exception | None = None
     closed: int = 0
+    engine: None = None
+    failed: bool = False
     records: dict[str, list[RehearsedSlot]] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=count)
 
-    def _slots_of(self, name: str) -> list[RehearsedSlot]:
-        """See `Cluster._slots_of`."""
+    def slots_of(self, name: str) -> list[RehearsedSlot]:
+        """See `ClusterPort.slots_of`."""
         have = self.records.setdefault(name, [])
         count = dict(self.sizes).get(name, 0)
         have[count:] = [RehearsedSlot((0, next(self._numbers))) for _ in range(count - len(have))]
         return [*have]
 
     @property
-    def _changes(self) -> object:
-        """See `Cluster._changes`."""
+    def changes(self) -> object:
+        """See `ClusterPort.changes`."""
         return dict(self.sizes)
 
     @property
-    def _has_mail(self) -> bool:
-        """See `Cluster._has_mail`: what is to come is taken by `receive` only."""
+    def has_mail(self) -> bool:
+        """See `ClusterPort.has_mail`: what is to come is taken by `receive` only."""
         return False
+
+    @property
+    def _port(self) -> RehearsedCluster:
+        """See `cluster.port_of`."""
+        return self
 
     def hosts(self) -> list[Host]:
         """See `Cluster.hosts`."""
@@ -150,11 +157,11 @@ class RehearsedCluster:
             for name, slots in self.sizes
         ]
 
-    def _spawn(self, function: Any, args: Any, kwargs: Any, options: SpawnOptions) -> RehearsedTask:
-        """See `Cluster._spawn`."""
+    def spawn(self, function: Any, args: Any, kwargs: Any, options: SpawnOptions) -> RehearsedTask:
+        """See `ClusterPort.spawn`."""
         if self.refusal is not None:
             raise self.refusal
-        assert options.slot in [slot.key for slot in self._slots_of(options.on)]
+        assert options.slot in [slot.key for slot in self.slots_of(options.on)]
         task = RehearsedTask(len(self.spawned) + 1, options.on, fresh=options.fresh)
         self.spawned.append(task)
         return task

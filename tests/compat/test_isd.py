@@ -18,6 +18,7 @@ from encamp.cluster.cluster import Cluster
 from encamp.compat import isd
 from encamp.errors import BadJob, NoMatch, ServerLost, ServiceEnded, WrongLength
 from encamp.services.copy_files import found
+from encamp.services.service import servers_of
 from encamp.testing.waiting import children_with, until
 from some_display import x_display
 
@@ -184,7 +185,7 @@ def test_a_server_that_dies_is_replaced_in_the_list(grid: isd.Grid) -> None:
 
 def _pid_of(grid: isd.Grid, service_id: str, proxy: isd.Proxy) -> int:
     """The process of a server that is busy: the one of its siblings that does not answer."""
-    others = [one for one in grid.service(service_id)._servers() if one != proxy._server.number]
+    others = [one for one in servers_of(grid.service(service_id)) if one != proxy._server.number]
     answered = {grid.service(service_id).call_one(one, "pid").get(20) for one in others}
     slots = {one.pid for one in children_with("encamp.slot")}
     (pid,) = slots - answered

@@ -199,6 +199,7 @@ def test_single_count_is_singular(kernel: Kernel) -> None:
     assert "1 task, to" in kernel.html("job")
     assert kernel.text("print(job)").startswith("<Job 'j': 1 task, to ")
     lines = kernel.text(
-        "with encamp.Cluster('local', slots=1) as cluster: print(repr(cluster), cluster._about)"
+        "from encamp.cluster.cluster import port_of\n"
+        "with encamp.Cluster('local', slots=1) as c: print(repr(c), port_of(c).about)"
     )
     assert lines == "<Cluster 'local': 1 slot on 1 host> 1 slot on this host\n"

@@ -30,7 +30,6 @@ class Lifetime:
     def __init__(self, controller: Controller) -> None:
         self._controller, self._pump = controller, controller.pump
         self.agent: Agent | None = None
-        self.ended = False
         self._dropped = False
         self._ending = threading.RLock()
         self.process = os.getpid()
@@ -44,6 +43,11 @@ class Lifetime:
     @closed.setter
     def closed(self, closed: bool) -> None:
         self._controller.closed = closed
+
+    @property
+    def ended(self) -> bool:
+        """Whether its agents and its engine have ended."""
+        return self._controller.ended
 
     def begin(self) -> None:
         """Record that the cluster has started; it must end before the program does."""
@@ -111,7 +115,7 @@ class Lifetime:
         try:
             if not self.ended:
                 self._let_go()
-                self.ended = True
+                self._controller.ended = True
         finally:
             self._ending.release()
 

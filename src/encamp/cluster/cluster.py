@@ -20,7 +20,7 @@ from encamp.cluster.controller import Controller
 from encamp.cluster.events import Host
 from encamp.cluster.hosts_table import rows_of, table
 from encamp.cluster.kill_and_cancel import NOT_INLINE
-from encamp.cluster.records import SlotRecord
+from encamp.cluster.port import ClusterPort
 from encamp.cluster.spawn_options import SpawnOptions, TaskOptions
 from encamp.cluster.start_hosts import await_hosts, pings_hosts, shortcut_of, start_agents
 from encamp.cluster.task import SpawnedTask
@@ -45,18 +45,11 @@ from encamp.wire.pickling import dump_as
 from encamp.wire.protocol import Received, SlotKind
 
 if TYPE_CHECKING:
-    from encamp.service_statistics import ServiceStatistics
     from encamp.services.service import Service, ServiceOptions
 
 SPAWNER = 0
 """The id to send messages to the program that has spawned the tasks."""
 _ALL: weakref.WeakSet[Cluster] = weakref.WeakSet()
-_EAGER = 64
-"""Maximum number of new tasks before the spawning thread sends them."""
-_PATIENCE = 0.002
-"""Seconds for which it waits for another thread that drives the pump."""
-
-
 _USUAL = SpawnOptions(notify=True)
 
 
@@ -140,6 +133,7 @@ class Cluster:
         self._canceller = self._controller.kill_and_cancel
         self._shortcut: Shortcut | None = None
         self._life = Lifetime(self._controller)
+        self._port = ClusterPort(self._controller, self._life)
         self._agent: Agent | None = None
         self._start(settings, within)
         _ALL.add(self)
@@ -168,21 +162,6 @@ class Cluster:
         """The hosts, in the order in which they joined."""
         return list(self._controller.agents.hosts.values())
 
-    def _slots_of(self, host: str) -> list[SlotRecord]:
-        """The scheduler's records of the slots of a host; none if it is lost."""
-        record = self._controller.scheduler.hosts.get(host)
-        return [] if record is None else list(record.slots)
-
-    def _slot_of(self, task: SpawnedTask) -> SlotRecord | None:
-        """The slot that a task was sent to, while the slot exists."""
-        record = self._controller.tasks.get(task.id)
-        return None if record is None else record.slot
-
-    @property
-    def _changes(self) -> int:
-        """A number that grows whenever a slot is added or removed."""
-        return self._controller.scheduler.changes
-
     def add_hosts(self, *hosts: str) -> None:
         """Add hosts, written as in the engine's option ``hosts``; they may be hosts that were lost.
 
@@ -209,18 +188,6 @@ class Cluster:
         hosts = self._controller.scheduler.hosts.values()
         free = {host.name: len(host.free) for host in hosts if host.free}
         return dict(sorted(free.items(), key=lambda item: -item[1]))
-
-    @property
-    def _has_hosts_elsewhere(self) -> bool:
-        """Whether it may have other hosts than this one."""
-        return self._agent is None
-
-    @property
-    def _about(self) -> str:
-        """A short description of the cluster."""
-        hosts = len(self._controller.agents.hosts)
-        where = "this host" if self._agent is not None else counted(hosts, "host")
-        return f"{counted(self.slots, 'slot')} on {where}"
 
     def tasks(self) -> list[SpawnedTask]:
         """The tasks that have not ended."""
@@ -265,9 +232,9 @@ class Cluster:
         `Mirror` and `Output`, and `ClusterClosed`.
         """
         if not options:
-            return self._spawn(function, args, kwargs or {}, _USUAL)
+            return self._controller.spawn_soon(function, args, kwargs or {}, _USUAL)
         given = SpawnOptions.of({"notify": True, **options})
-        return self._spawn(function, args, kwargs or {}, given)
+        return self._controller.spawn_soon(function, args, kwargs or {}, given)
 
     def spawn_many(
         self,
@@ -278,26 +245,8 @@ class Cluster:
     ) -> list[SpawnedTask]:
         """Spawn a task for each tuple of arguments, spread evenly. Options are as for `spawn`."""
         shared = SpawnOptions.of({"notify": True, **options})
-        return [self._spawn(function, _tuple(args), {}, shared) for args in arguments]
-
-    def _spawn(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        options: SpawnOptions,
-    ) -> SpawnedTask:
-        controller = self._controller
-        task = controller.spawn(function, args, kwargs, options).future
-        if self._life.ended:  # just now
-            controller.abandon()
-        if not task.id % _EAGER:
-            self._pump.nudge(_PATIENCE)
-        elif controller.scheduler.idle:
-            self._pump.nudge()
-        elif (services := controller.services) is not None and services.lasting >= self.slots:
-            services.crowded()
-        return task
+        spawn = self._controller.spawn_soon
+        return [spawn(function, _tuple(args), {}, shared) for args in arguments]
 
     def publish(self, what: Any, /, *args: Any, **options: Unpack[ServiceOptions]) -> Service:
         """Publish an object as a service, with one server in each slot. Returns at once.
@@ -336,11 +285,6 @@ class Cluster:
         layer_above = import_module("encamp.services.service")
         service: Service = layer_above.publish(self._controller, self, what, args, options)
         return service
-
-    def _services(self) -> list[ServiceStatistics]:
-        """The statistics of the services that were published here."""
-        services = self._controller.services
-        return [] if services is None else self._pump.call(services.statistics)
 
     # Messages
 
@@ -402,16 +346,6 @@ class Cluster:
                 return found
         return self._receive(timeout, wanted)
 
-    @property
-    def _has_mail(self) -> bool:
-        """Whether the queue has a message."""
-        return bool(self._controller.messages.queue)
-
-    def _taken_in(self) -> Received | None:
-        """The next message of the queue, without checking the network. Raises `ClusterClosed`."""
-        self._check()
-        return self._controller.messages.take(None)
-
     def _receive(self, timeout: float | None, wanted: int | None) -> Received | None:
         """A message from the queue, or the next that arrives there."""
         self._check()
@@ -440,12 +374,6 @@ class Cluster:
         if self._life.closed:
             raise ClusterClosed
         return None
-
-    def _wait_for(self, other: Callable[[], object]) -> bool:
-        """Wait until the queue has a message or ``other()`` is true; False if neither can be."""
-        queue, controller = self._controller.messages.queue, self._controller
-        self._pump.until(lambda: other() or queue or controller.failure is not None)
-        return bool(other() or queue)
 
     async def areceive(
         self, timeout: float | None = None, source: SpawnedTask | int | None = None
@@ -576,6 +504,11 @@ class Cluster:
         hosts = counted(len(self.hosts()), "host")
         state = "closed" if self._life.closed else f"{counted(self.slots, 'slot')} on {hosts}"
         return f"<Cluster {self._engine.name!r}: {state}>"
+
+
+def port_of(cluster: Cluster) -> ClusterPort:
+    """What layers above the cluster may do with it beyond its public interface."""
+    return cluster._port
 
 
 def _tuple(args: object) -> tuple[Any, ...]:

@@ -29,7 +29,7 @@ from encamp.cluster.scheduler import Scheduler
 from encamp.cluster.sent_functions import Functions, name_of_called
 from encamp.cluster.services_interface import ServicesInterface
 from encamp.cluster.spawn_options import PLAIN, CheckedOptions, SpawnOptions
-from encamp.cluster.task import FORKED, SpawnedTask
+from encamp.cluster.task import FORKED, SpawnedTask, set_cancelled
 from encamp.cluster.task_output import TaskOutputs
 from encamp.engines.engine_interface import Arrival, Engine, Frame, Joined, Left
 from encamp.errors import (
@@ -91,6 +91,10 @@ from encamp.wire.protocol import (
 
 _NONE = pickle.dumps(None, 5)
 _NO_BUFFERS: Parts = []
+_EAGER = 64
+"""Maximum number of new tasks before the spawning thread sends them."""
+_PATIENCE = 0.002
+"""Seconds for which it waits for another thread that drives the pump."""
 
 
 class SlotHere(Protocol):
@@ -137,6 +141,8 @@ class Controller:
         """Whether it accepts no new tasks."""
         self.closing = False
         """Whether its agents were asked to end."""
+        self.ended = False
+        """Whether they and the engine have ended."""
         self._has_slots_here, self._cores = engine.agent_here is not None, cores_and_memory.cores()
         self._shares_memory = self.inline and engine.agent_here is not None
         """Whether tasks run in this process."""
@@ -198,6 +204,25 @@ class Controller:
             record.pickled = self._pickled_now(record)
         self.incoming.append(record)
         return record
+
+    def spawn_soon(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: SpawnOptions,
+    ) -> SpawnedTask:
+        """`spawn`, and send the call from this thread if a slot is free or many calls wait."""
+        task = self.spawn(function, args, kwargs, options).future
+        if self.ended:  # just now
+            self.abandon()
+        if not task.id % _EAGER:
+            self.pump.nudge(_PATIENCE)
+        elif self.scheduler.idle:
+            self.pump.nudge()
+        elif (services := self.services) is not None and services.lasting >= self.scheduler.slots:
+            services.crowded()
+        return task
 
     def check_open(self) -> None:
         """Raise `ClusterClosed` if nothing new is accepted."""
@@ -562,7 +587,7 @@ class Controller:
             return
         error = CancelledError()
         self._forget(task, False, error)
-        task.future._set_cancelled()
+        set_cancelled(task.future)
         if task.options.notify:
             self.messages.put_end(task.id, False, error)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from encamp.cluster.sent_functions import Function
 from encamp.cluster.spawn_options import CheckedOptions, Need
-from encamp.cluster.task import Canceller, SpawnedTask
+from encamp.cluster.task import Canceller, SpawnedTask, begins, waits_again
 from encamp.errors import EncampError, TaskKilled, TaskLost, TimeLimitExceeded
 from encamp.wire.frames import Parts
 
@@ -108,7 +108,7 @@ class TaskRecord:
         slot = self.slot
         if self.state is SENT and slot is not None:
             self.state = RUNNING
-            self.future._begins(slot.host.name, slot.number)
+            begins(self.future, slot.host.name, slot.number)
 
     def left(self) -> None:
         """Record that the task has left its slot."""
@@ -120,7 +120,7 @@ class TaskRecord:
         """Record that the task was given back without having started."""
         if self.state is not ENDED:
             self.state = WAITING
-            self.future._waits_again()
+            waits_again(self.future)
 
     def ended(self) -> None:
         """Record that the task has ended, and release its memory."""

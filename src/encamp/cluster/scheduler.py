@@ -8,11 +8,23 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from typing import Any
 
 from encamp.cluster.records import WAITING, HostRecord, SlotRecord, TaskRecord
-from encamp.cluster.sent_ahead import HORIZON, MOST_CALLS, OVERHEAD, UNDIVIDED
 from encamp.cluster.spawn_options import PLAIN, Need
+from encamp.cluster.task import SpawnedTask, usual_seconds
 from encamp.errors import MEMORY, NoSuchHost, NotEnough
+
+HORIZON = 0.02
+"""Seconds of work that are sent ahead to a slot."""
+OVERHEAD = 5e-6
+"""Seconds of a slot for a call in addition to the call's own time."""
+UNDIVIDED = 0.001
+"""Seconds of waiting work that are not divided between busy slots: they would wait for it longer
+than they would gain."""
+MOST_CALLS = 4000
+"""Maximum number of calls that are sent ahead to a slot."""
 
 Assignment = tuple[SlotRecord, list[TaskRecord]]
 
@@ -320,3 +332,12 @@ class Scheduler:
                 self._free(slot)
             elif slot.backlog < HORIZON / 2 and not slot.tasks[0].options.need.alone:
                 self._hungry[slot] = None
+
+
+def calls_ahead(task: Future[Any], most: int) -> int:
+    """How many calls like this one keep a slot busy while the next are being sent.
+
+    At most ``most``; 0 if it is not known how long they take.
+    """
+    seconds = usual_seconds(task) if isinstance(task, SpawnedTask) else -1.0
+    return 0 if seconds < 0 else int(min(HORIZON / max(seconds, 1e-6), most))

@@ -92,11 +92,6 @@ class LightFuture(Future[Any]):
         """Whether it was cancelled before it started."""
         return self._state in CANCELLED
 
-    def _set_cancelled(self) -> None:
-        """Record that the task was taken back before it started."""
-        super().cancel()
-        super().set_running_or_notify_cancel()
-
     def result(self, timeout: float | None = None) -> Any:
         """The task's result; waits, and raises the error of the call. See `Future.result`."""
         if timeout is not None:
@@ -264,17 +259,6 @@ class SpawnedTask(LightFuture):
             raise ClusterClosed(FORKED)
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
-    def _begins(self, host: str, slot: int) -> None:
-        """Record that the task runs there now."""
-        self.host, self.slot = host, slot
-        if self._state == PENDING:
-            self._state = RUNNING
-
-    def _waits_again(self) -> None:
-        """Record that the slot has given the task back."""
-        if self._state == RUNNING:
-            self._state = PENDING
-
     def __reduce__(self) -> str:
         raise TypeError(
             "a SpawnedTask cannot be pickled: it belongs to the program that "
@@ -308,6 +292,25 @@ class SpawnedTask(LightFuture):
         return f"<{self.name}: {self._standing()}>"
 
 
+def begins(task: SpawnedTask, host: str, slot: int) -> None:
+    """Record that the task runs there now."""
+    task.host, task.slot = host, slot
+    if task._state == PENDING:
+        task._state = RUNNING
+
+
+def waits_again(task: SpawnedTask) -> None:
+    """Record that the slot has given the task back."""
+    if task._state == RUNNING:
+        task._state = PENDING
+
+
+def set_cancelled(task: SpawnedTask) -> None:
+    """Record that the task was taken back before it started."""
+    Future.cancel(task)
+    task.set_running_or_notify_cancel()
+
+
 def usual_seconds(task: SpawnedTask) -> float:
     """How long calls of the task's function took lately; below 0 if none has ended."""
     return task._timing.seconds
@@ -334,7 +337,10 @@ __all__ = [
     "LightFuture",
     "SpawnedTask",
     "Timing",
+    "begins",
+    "set_cancelled",
     "take_back",
     "take_back_soon",
     "usual_seconds",
+    "waits_again",
 ]

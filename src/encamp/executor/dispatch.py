@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from inspect import GEN_CREATED, getgeneratorstate
 from typing import Any
 
-from encamp.cluster.sent_ahead import calls_ahead
+from encamp.cluster.scheduler import calls_ahead
 from encamp.errors import BadJob, ClusterClosed
 from encamp.executor.mapping import cancel_all
 

@@ -21,10 +21,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 from weakref import WeakSet, finalize
 
-from encamp.cluster.cluster import Cluster
-from encamp.cluster.records import HostRecord, TaskRecord
-from encamp.cluster.spawn_options import PLAIN, Need, SpawnOptions, TaskOptions
-from encamp.cluster.task import SpawnedTask
+from encamp.cluster.cluster import Cluster, port_of
+from encamp.cluster.spawn_options import SpawnOptions, TaskOptions
+from encamp.cluster.task import SpawnedTask, take_back
 from encamp.errors import CannotTravel, ClusterClosed, InitializerFailed, UnsupportedByEngine
 from encamp.executor.dispatch import Collector, Dispatch, Job, Runner
 from encamp.executor.mapping import Flat, Results, chunked, good_size
@@ -119,12 +118,6 @@ class Executor(futures.Executor):
         view._need = view._options.need()
         return view
 
-    def _answering(self, answer: Callable[[Any], Any]) -> Executor:
-        """`Executor.options` for tasks whose questions a function of the caller answers."""
-        view = self.options()
-        view._options = replace(view._options, answer=answer)
-        return view
-
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Call ``fn(*args, **kwargs)`` in a slot; returns a `SpawnedTask`.
 
@@ -140,7 +133,7 @@ class Executor(futures.Executor):
         with shared.lock:
             shared.check(self._closed)
             try:
-                task = shared.cluster._spawn(fn, args, kwargs, self._options)
+                task = shared.port.spawn(fn, args, kwargs, self._options)
             except CannotTravel as exc:
                 return _failed(exc)
         if self._options.initializer is not None:
@@ -206,17 +199,13 @@ class Executor(futures.Executor):
         job takes the place of its result. Without ``keep_results`` the list is empty, for endless
         jobs whose results only the collector needs.
         """
-        runner = Runner(self.submit, self._slots, self.cluster._pump.until)
+        runner = Runner(self.submit, self._slots, self._shared.port.pump.until)
         run = Dispatch(runner, jobs, prefetch, return_exceptions, keep_results)
         return run.run(collector)
 
     def _slots(self) -> int:
         """How many of its tasks can run at the same time."""
-        need = self._need
-        if need is PLAIN:
-            return max(1, self.cluster.slots)
-        hosts = list(self.cluster._controller.scheduler.hosts.values())
-        return max(1, sum(_room(s, need) for s in hosts if need.on is None or s.name in need.on))
+        return self._shared.port.room_for(self._need)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more tasks, and release everything when the submitted ones are done.
@@ -225,14 +214,14 @@ class Executor(futures.Executor):
         be called again, for example to wait after all.
         """
         shared = self._shared
-        if shared.cluster._life.process != os.getpid():  # a forked one has nothing of it
+        if shared.port.forked:  # a forked one has nothing of it
             return
         with shared.lock:
             self._closed = True
             shared.closed = shared.closed or self._root is None
         mine = shared.pending(None if self._root is None else self._options.owner)
         if cancel_futures:
-            shared.cluster._controller.kill_and_cancel.take_back_all(reversed(mine))
+            take_back(reversed(mine))
         if wait:
             for task in mine:
                 with suppress(CancelledError):
@@ -264,6 +253,13 @@ class Executor(futures.Executor):
                 task.kill()
 
 
+def answering(executor: Executor, answer: Callable[[Any], Any]) -> Executor:
+    """`Executor.options` for tasks whose questions a function of the caller answers."""
+    view = executor.options()
+    view._options = replace(view._options, answer=answer)
+    return view
+
+
 def dispatch(
     jobs: Iterable[Job],
     collector: Collector | None = None,
@@ -291,7 +287,7 @@ _OPEN: WeakSet[Executor] = WeakSet()
 def _wait_for_all() -> None:
     """Wait for submitted tasks before the program ends, as the standard pools do."""
     for executor in list(_OPEN):
-        if executor.cluster._life.process != os.getpid():
+        if executor._shared.port.forked:
             continue
         try:
             executor.shutdown()
@@ -308,14 +304,6 @@ def _forked() -> None:
 os.register_at_fork(after_in_child=_forked)
 # Called before `atexit`, as in the standard pools, and so before clusters are closed.
 threading._register_atexit(_wait_for_all)  # type: ignore[attr-defined]
-
-
-def _room(host: HostRecord, need: Need) -> int:
-    """How many tasks with this need can run on a host at the same time."""
-    most = len(host.slots)
-    wanted = (need.cores - 1 and need.cores, need.memory, need.gpus)
-    there = (host.cores, host.memory, host.all_gpus)
-    return min([most, *(has // one for has, one in zip(there, wanted, strict=True) if one)])
 
 
 class _Owner:
@@ -336,6 +324,7 @@ class _Shared:
             given = ", ".join([*["slots"] * (slots is not None), *engine_options])
             raise TypeError(f"an existing cluster takes no {given}")
         self.cluster = Cluster(cluster, slots=slots, **engine_options) if self.is_ours else cluster
+        self.port = port_of(self.cluster)
         self.lock = threading.RLock()  # pickling an argument may submit something
         self.closed = False
         self._broken: InitializerFailed | None = None
@@ -348,20 +337,6 @@ class _Shared:
         if self.closed or closed:
             raise ClusterClosed("the executor")
 
-    def pending(self, owner: object = None) -> list[SpawnedTask]:
-        """The tasks that are not done, all or those of one ``owner``; may block for a moment."""
-        # asked where tasks are ended, so that none is just ending
-        found = self.cluster._controller.pump.call(lambda: self._find(owner))
-        return [record.future for record in found]
-
-    def _find(self, owner: object = None) -> list[TaskRecord]:
-        found = []
-        for task in self.cluster._controller.known():
-            whose = task.options.owner
-            if isinstance(whose, _Owner) and whose.shared is self and owner in (None, whose):
-                found.append(task)
-        return found
-
     def ended(self, task: Future[Any]) -> None:
         """Check whether a task has failed because of the initializer."""
         if self._broken or task.cancelled():
@@ -369,19 +344,20 @@ class _Shared:
         error = task.exception()
         if isinstance(error, InitializerFailed):
             self._broken = error
-            controller = self.cluster._controller
-            controller.pump.call_now_or_soon(lambda: self._fail_waiting(error))
+            self.port.fail_waiting(self.owns, error)  # running tasks fail by themselves
 
-    def _fail_waiting(self, error: InitializerFailed) -> None:
-        for task in self._find():
-            if task.slot is None:  # running tasks fail by themselves
-                self.cluster._controller.end(task, False, error)
+    def pending(self, owner: object = None) -> list[SpawnedTask]:
+        """The tasks that are not done, all or those of one ``owner``; may block for a moment."""
+        return self.port.pending(self.owns if owner is None else lambda found: found is owner)
+
+    def owns(self, owner: object) -> bool:
+        """Whether tasks with this owner are the executor's."""
+        return isinstance(owner, _Owner) and owner.shared is self
 
     def forget(self, initializer: object) -> None:
         """Let a shared cluster drop an initializer that no task needs any more."""
         if initializer is not None and not self.is_ours:
-            controller = self.cluster._controller
-            controller.pump.call(lambda: controller.forget(initializer))
+            self.port.forget(initializer)
 
     def close(self, wait: bool) -> None:
         """Close the executor's own cluster, here or in the background."""

@@ -317,12 +317,7 @@ class Service(CollectiveCalls):
     # All servers at once
 
     def _callers(self) -> list[Caller]:
-        return [functools.partial(self._call, server=server) for server in self._servers()]
-
-    def _servers(self) -> list[int]:
-        self.ready(0)
-        found: list[int] = self._client.ask(self._number, "servers").result()
-        return found
+        return [functools.partial(self._call, server=server) for server in servers_of(self)]
 
     # What it is like
 
@@ -383,6 +378,13 @@ class Service(CollectiveCalls):
 
 def _service_here(token: str, number: int, name: str, methods: list[str]) -> Service:
     return Service(client_of(token), token, number, name, methods)
+
+
+def servers_of(service: Service) -> list[int]:
+    """The numbers of all servers of a service; waits until all of them are ready."""
+    service.ready(0)
+    found: list[int] = service._client.ask(service._number, "servers").result()
+    return found
 
 
 def new_result(service: Service, method: str) -> Result:

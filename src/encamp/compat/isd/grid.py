@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from encamp.cluster.cluster import Cluster
 from encamp.compat.isd.hosts import Host, create_host_list
-from encamp.compat.isd.servers import FreeServers, Proxy, Server
+from encamp.compat.isd.servers import FreeServers, Proxy, Server, call, release, server_of
 from encamp.errors import BadJob, ServiceEnded, WrongLength, WrongType
 from encamp.service_statistics import ServiceStatistics
 from encamp.services.argument_checks import items, named
@@ -21,7 +21,7 @@ from encamp.services.collective_calls import gather
 from encamp.services.copy_files import copy_files
 from encamp.services.proxy import Proxy as OwnProxy
 from encamp.services.result import Result
-from encamp.services.service import Service
+from encamp.services.service import Service, servers_of
 from encamp.wire.protocol import ANY
 
 _HERE = frozenset({"localhost", "127.0.0.1", "::1", socket.gethostname()})
@@ -232,13 +232,13 @@ class AbstractGrid(Thread):
         """Free a server after its last call."""
         if not isinstance(proxy, Proxy):
             raise WrongType("proxy", f"must be what acquire_service returned, not {proxy!r}")
-        self._held.pop(proxy._server.number, None)
-        proxy._release_service()
+        self._held.pop(server_of(proxy).number, None)
+        release(proxy)
 
     def release_all(self, service_id: str | None = None) -> None:
         """Release all servers that were acquired here (of one service)."""
         for proxy in list(self._held.values()):
-            if service_id in (None, proxy._server.service_id):
+            if service_id in (None, server_of(proxy).service_id):
                 self.release_service(proxy)
 
     def add_time(self, server: Server, seconds: float) -> None:
@@ -249,7 +249,7 @@ class AbstractGrid(Thread):
 
     def broadcast(self, service_id: str, func: str, *args: Any, **kwargs: Any) -> list[Result]:
         """Call a method on every server; returns the results in the order of `servers`."""
-        servers = self.service(service_id)._servers()
+        servers = servers_of(self.service(service_id))
         return [self._call(service_id, server, func, args, kwargs) for server in servers]
 
     def scatter(
@@ -263,7 +263,7 @@ class AbstractGrid(Thread):
 
         Raises `WrongLength` unless there is one for each server.
         """
-        servers = self.service(service_id)._servers()
+        servers = servers_of(self.service(service_id))
         given = items("arglist", arglist, "arguments, one for each server")
         each = [_as_arguments(args) for args in given]
         by_name: list[dict[str, Any]] = [{}] * len(servers)
@@ -283,7 +283,7 @@ class AbstractGrid(Thread):
         """Call one server: by its proxy if it is held here, or when it is free."""
         held = self._held.get(server)
         if held is not None:
-            return held._proxy.call(func, *args, **kwargs)
+            return call(held, func, args, kwargs)
         return self.service(service_id).call_one(server, func, *args, **kwargs)
 
     def gather(self, results: Iterable[Result]) -> list[Any]:

@@ -110,6 +110,21 @@ class Proxy:
         return f"<Proxy of {self._server!r}>"
 
 
+def server_of(proxy: Proxy) -> Server:
+    """The server of a proxy; a function, because a proxy has the instance's names."""
+    return proxy._server
+
+
+def release(proxy: Proxy) -> None:
+    """Release the server after the last call."""
+    proxy._release_service()
+
+
+def call(proxy: Proxy, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result:
+    """Call a method of the instance."""
+    return proxy._proxy.call(name, *args, **kwargs)
+
+
 class FreeServers:
     """The free servers of a service, as a queue: taking one acquires it, putting it releases it."""
 

@@ -272,12 +272,12 @@ class ClusteredMachine(VirtualMachine):
     # Messages and events that arrive
 
     def _fetch(self, spawner: Spawner, wait: float | None) -> tuple[Any, ...] | None:
-        if spawner.cluster is None:
+        if spawner.cluster is None or spawner.port is None:
             _wait_for_nothing(0 if wait == HERE else wait)
             return None
         try:
             if wait == HERE:
-                received = spawner.cluster._taken_in()
+                received = spawner.port.take_message()
             else:
                 received = spawner.cluster.receive(wait)
         except EngineFailed:

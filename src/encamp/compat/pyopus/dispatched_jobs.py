@@ -6,12 +6,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from encamp.cluster.sent_ahead import calls_ahead
+from encamp.cluster.scheduler import calls_ahead
 from encamp.cluster.spawn_options import SpawnOptions
 from encamp.errors import ClusterClosed
 
 if TYPE_CHECKING:
-    from encamp.cluster.cluster import Cluster
+    from encamp.cluster.port import ClusterPort
     from encamp.cluster.records import SlotRecord
     from encamp.cluster.task import SpawnedTask
 
@@ -23,7 +23,7 @@ MOST_AHEAD = 100
 class DispatchedJobs:
     """The jobs of a spawner that are running, and ended ones that were not asked for yet."""
 
-    def __init__(self, cluster: Cluster | None) -> None:
+    def __init__(self, cluster: ClusterPort | None) -> None:
         self._cluster = cluster
         self.running: dict[int, SpawnedTask] = {}
         self.ended: deque[SpawnedTask] = deque()
@@ -36,7 +36,7 @@ class DispatchedJobs:
         """Run a function in a slot that the cluster chooses."""
         if self._cluster is None:
             raise ClusterClosed("the virtual machine")
-        task = self._cluster._spawn(function, args, kwargs, _JOB)
+        task = self._cluster.spawn(function, args, kwargs, _JOB)
         self.running[task.id] = task
         task.add_done_callback(self._has_ended)
         return task
@@ -51,7 +51,7 @@ class DispatchedJobs:
         """Wait until one has ended or the cluster has a message; False if none can end."""
         if self._cluster is None or not (self.running or self.ended):
             return False
-        return self._cluster._wait_for(self.ended.__len__)
+        return self._cluster.wait_for(self.ended.__len__)
 
     def room(self, free: int, *, ahead: bool) -> int:
         """How many more may start in ``free`` slots; with ``ahead``, more short ones than slots."""
@@ -65,7 +65,7 @@ class DispatchedJobs:
         at: dict[SlotRecord | None, int] = {}
         waiting = []
         for task in list(self.running.values()):
-            record = None if self._cluster is None else self._cluster._slot_of(task)
+            record = None if self._cluster is None else self._cluster.slot_of(task)
             if record is None:
                 waiting.append(task.id)
             else:

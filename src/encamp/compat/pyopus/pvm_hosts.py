@@ -10,7 +10,7 @@ from encamp.compat.pyopus.spawner import Spawner, opened
 from encamp.errors import ClusterClosed
 
 if TYPE_CHECKING:
-    from encamp.cluster.cluster import Cluster
+    from encamp.cluster.port import ClusterPort
 
 _FIRST_HOST = 1 << 18
 _ODD_HOSTS = 0xF00
@@ -40,13 +40,13 @@ class HostTable:
         self.renew()
 
     @property
-    def _cluster(self) -> Cluster | None:
-        return self._ours.cluster
+    def _port(self) -> ClusterPort | None:
+        return self._ours.port
 
     @property
     def _engine(self) -> Any:
         """The engine, if it is PVM's."""
-        engine = getattr(self._cluster, "_engine", None)
+        engine = None if self._port is None else self._port.engine
         return engine if engine is not None and engine.name == "pvm" else None
 
     @property
@@ -59,12 +59,11 @@ class HostTable:
     @property
     def failed(self) -> bool:
         """Whether the machine has ended."""
-        controller: Any = getattr(self._cluster, "_controller", None)
-        return self._cluster is None or (controller is not None and controller.failure is not None)
+        return self._port is None or self._port.failed
 
     def renew(self) -> None:
         """Update the hosts. Raises a `ClusterError` if the machine has ended."""
-        if getattr(self._cluster, "_closed", False):
+        if self._port is not None and self._port.closed:
             raise ClusterClosed  # libpvm would join a different machine
         hosts = self._others() if self._engine is None else self._of_pvm(self._engine)
         self.hosts = {host.dtid: host for host in sorted(hosts, key=lambda host: host.dtid)}
@@ -74,22 +73,16 @@ class HostTable:
                 self._ids[host.alias] = host.dtid
 
     def _of_pvm(self, engine: Any) -> list[PVMHost]:
-        aliases = self._call(lambda: _aliases(engine, self._controller))
+        aliases = {} if (port := self._port) is None else port.pump.call(lambda: _aliases(port))
         return [
             PVMHost(host.tid, host.name, host.arch, host.speed, aliases.get(host.tid))
             for host in engine.machine_hosts()
         ]
 
     def _others(self) -> list[PVMHost]:
-        names = [host.name for host in self._cluster.hosts()] if self._cluster is not None else []
+        cluster = self._ours.cluster
+        names = [host.name for host in cluster.hosts()] if cluster is not None else []
         return [PVMHost(self.dtid(name), name, "LINUX64", 1000, name) for name in names]
-
-    @property
-    def _controller(self) -> Any:
-        return self._cluster._controller if self._cluster is not None else None
-
-    def _call(self, what: Any) -> Any:
-        return self._cluster._pump.call(what) if self._cluster is not None else None
 
     def dtid(self, alias: str) -> int:
         """The id of a host by the cluster's name for it, even if it has left."""
@@ -112,13 +105,13 @@ class HostTable:
 
         A host that is silent for some seconds leaves the cluster, and is not waited for.
         """
-        engine, cluster = self._engine, self._cluster
-        if cluster is None:
+        cluster, port = self._ours.cluster, self._port
+        if cluster is None or port is None:
             return set()
-        if engine is None:
+        if self._engine is None:
             return {host.name for host in cluster.hosts()}
-        silent = dict(self._call(self._ask))
-        known = self._controller.agents.by_number
+        silent = dict(port.pump.call(lambda: _ask(port)))
+        known = port.agents.by_number
 
         def all_heard() -> bool:
             for number in list(silent):
@@ -126,20 +119,22 @@ class HostTable:
                     del silent[number]
             return not silent
 
-        cluster._pump.until(all_heard, timeout)
+        port.pump.until(all_heard, timeout)
         return {host.name for host in cluster.hosts()} - {*silent.values()}
 
-    def _ask(self) -> list[tuple[int, str]]:
-        agents = self._controller.agents
-        here = agents.here()
-        for agent in here:
-            agents.ping(agent)
-        return [(agent.number, agent.host) for agent in here]
+
+def _ask(port: ClusterPort) -> list[tuple[int, str]]:
+    """Ping all agents; returns their numbers and hosts."""
+    here = port.agents.here()
+    for agent in here:
+        port.agents.ping(agent)
+    return [(agent.number, agent.host) for agent in here]
 
 
-def _aliases(engine: Any, controller: Any) -> dict[int, str]:
+def _aliases(port: ClusterPort) -> dict[int, str]:
     """Ids of hosts with an agent → the cluster's names."""
-    hosts = ((engine.host_of(agent.number), agent.host) for agent in controller.agents.here())
+    engine: Any = port.engine  # PVM's
+    hosts = ((engine.host_of(agent.number), agent.host) for agent in port.agents.here())
     return {host.tid: alias for host, alias in hosts if host is not None}
 
 

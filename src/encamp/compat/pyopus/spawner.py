@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from encamp import cores_and_memory
+from encamp.cluster.cluster import port_of
 from encamp.cluster.print_output import show, show_lines_at_once
 from encamp.cluster.spawn_options import SpawnOptions
 from encamp.compat.pyopus.dispatched_jobs import DispatchedJobs
@@ -53,6 +54,7 @@ class Spawner:
 
     def __init__(self, cluster: Cluster | None = None, *, own: bool = False) -> None:
         self.cluster, self.own = cluster, own
+        self.port = None if cluster is None else port_of(cluster)
         here = socket.gethostname()
         self.hosts = {here: SpawnerHost(here, cores_and_memory.cores(), {0})}
         self.host_of: dict[int, str] = {0: here}
@@ -75,14 +77,14 @@ class Spawner:
         """Numbers of tasks whose errors are raised elsewhere, so that they are not printed."""
         self.killed: set[int] = set()
         """Numbers of tasks that the program itself has killed."""
-        self.jobs = DispatchedJobs(cluster)
+        self.jobs = DispatchedJobs(self.port)
         self._known: set[int] = set()
         """Numbers of tasks whose results have arrived, until their exits have."""
         self._live: dict[int, SlotRecord] = {}
         """Slot → the cluster's record of it."""
         self._next = 1
         self._looked = -1
-        """`Cluster._changes` at the last check of the slots."""
+        """`ClusterPort.changes` at the last check of the slots."""
         self._plain: dict[int, SpawnOptions] = {}
         """Slot → options to spawn there without special options, so that they are checked once."""
         for host in cluster.hosts() if cluster is not None else ():
@@ -100,15 +102,15 @@ class Spawner:
     @property
     def nothing_here(self) -> bool:
         """Whether no message for the program was read."""
-        cluster, mail = self.cluster, self.mail
-        return cluster is not None and not cluster._has_mail and mail is not None and mail.empty
+        port, mail = self.port, self.mail
+        return port is not None and not port.has_mail and mail is not None and mail.empty
 
     def look(self) -> None:
         """Record slots that hosts have got, or have lost with one of their agents.
 
         Hosts without slots here are added only by their message.
         """
-        changes = 0 if self.cluster is None else self.cluster._changes
+        changes = 0 if self.port is None else self.port.changes
         if changes == self._looked:
             return
         self._looked = changes
@@ -117,7 +119,7 @@ class Spawner:
                 self._match(host)
 
     def _match(self, host: SpawnerHost) -> None:
-        there = [] if self.cluster is None else self.cluster._slots_of(host.name)
+        there = [] if self.port is None else self.port.slots_of(host.name)
         known = {self._live[slot] for slot in self._of(host)}
         if not there or known == {*there}:  # a lost host's message will arrive later
             return
@@ -216,10 +218,10 @@ class Spawner:
 
         ``options`` are those of `Cluster.spawn`. None if the host has left in the meantime.
         """
-        if self.cluster is None:
+        if self.port is None:
             raise ClusterClosed("the virtual machine")
         try:
-            task = self.cluster._spawn(function, args, {}, self._how(slot, options))
+            task = self.port.spawn(function, args, {}, self._how(slot, options))
         except NoSuchHost:
             self.remove(self.host_of[slot])
             return None
@@ -294,7 +296,7 @@ class Spawner:
 
     def finish(self) -> None:
         """Tell tasks that the program ends, wait for them, and close the spawner's own cluster."""
-        cluster, self.cluster = self.cluster, None
+        cluster, self.cluster, self.port = self.cluster, None, None
         if cluster is None:
             return
         cancel_all(reversed(self.jobs.running.values()))

@@ -24,6 +24,7 @@ from encamp.timeouts import CONNECTS
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
+    from encamp.cluster.port import ClusterPort
 
 _OF_CLUSTERS = ("init_command", "inline", "interpreter", "niceness")
 
@@ -37,7 +38,7 @@ def check_executor(executor: object) -> None:
     if executor is None:
         check_slots()
         return
-    from encamp.cluster.cluster import Cluster
+    from encamp.cluster.cluster import Cluster, port_of
 
     if not isinstance(executor, Cluster):
         why = (
@@ -45,7 +46,7 @@ def check_executor(executor: object) -> None:
             "engine='mpi' or slots=4"
         )
         raise BadJob(f"job.run({executor!r})", why)
-    executor._check()
+    port_of(executor).check_open()
 
 
 def _why_unusable(executor: Executor) -> str:
@@ -125,32 +126,38 @@ def one_worker_a_call(executor: Executor) -> Executor:
 
 def answering(executor: Executor, answer: Callable[[Any], Any]) -> Executor:
     """An executor like this one of encamp's, whose calls can ask questions."""
-    view: Executor = executor._answering(answer)  # type: ignore[attr-defined]
-    return view
+    from encamp.executor import executor as ours
+
+    assert isinstance(executor, ours.Executor)  # noqa: S101 - see `hosts_elsewhere`
+    return ours.answering(executor, answer)
 
 
 def hosts_elsewhere(executor: Executor) -> bool:
     """Whether it is an executor of encamp on a cluster that may have other hosts."""
+    port = _port_of(executor)
+    return port is not None and port.has_hosts_elsewhere
+
+
+def _port_of(executor: Executor) -> ClusterPort | None:
+    """The cluster of an executor of encamp, None for others."""
     ours = sys.modules.get("encamp.executor.executor")
     if ours is None or not isinstance(executor, ours.Executor):
-        return False
-    elsewhere: bool = executor.cluster._has_hosts_elsewhere
-    return elsewhere
+        return None
+    from encamp.cluster.cluster import port_of
+
+    return port_of(executor.cluster)
 
 
 def name_of(executor: Executor) -> str:
     """The name of an executor, or of its cluster, for reports."""
-    owner = getattr(executor, "cluster", executor)
-    return getattr(owner, "_about", None) or type(executor).__name__
+    owner = executor if isinstance(executor, Supervisors) else _port_of(executor)
+    return type(executor).__name__ if owner is None else owner.about
 
 
 def services_of(executor: Executor) -> list[ServiceStatistics]:
     """The statistics of the services on an executor's cluster; empty for other executors."""
-    ours = sys.modules.get("encamp.executor.executor")
-    if ours is None or not isinstance(executor, ours.Executor):
-        return []
-    found: list[ServiceStatistics] = executor.cluster._services()
-    return found
+    port = _port_of(executor)
+    return [] if port is None else port.services()
 
 
 def why_gone(executor: Executor) -> str | None:

@@ -33,7 +33,7 @@ class Supervisors(Executor):
     def __init__(self, slots: int) -> None:
         open_standard_streams()
         need_files(slots)
-        self._about = f"{counted(slots, 'slot')} on this host"
+        self.about = f"{counted(slots, 'slot')} on this host"
         self._submitted: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._threads = [
             Thread(target=self._work, name=f"slot-{number}", daemon=True) for number in range(slots)
