@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from encamp.cluster.messages import Messages
-from encamp.cluster.task import SpawnedTask, Timing
+from encamp.cluster.task import SpawnedTask, Timing, begins
 from encamp.errors import JobBusy
 from encamp.jobs.journal import run_lock as locks
 from encamp.jobs.journal.journal import Journal
@@ -100,7 +100,7 @@ def test_each_task_callback_is_called_exactly_once() -> None:
 
     def end() -> None:
         for task in tasks:
-            task._begins("host", 0)
+            begins(task, "host", 0)
             task.set_result(task.id)
 
     at_once(end, *[lambda w=which: add(w) for which in range(3)])

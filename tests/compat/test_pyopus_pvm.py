@@ -54,8 +54,8 @@ class Rehearsed(RehearsedCluster):
         super().__init__(sizes)
         self.killed: list[int] = []
 
-    def _spawn(self, function: Any, args: Any, kwargs: Any, options: SpawnOptions) -> RehearsedTask:
-        task = super()._spawn(function, args, kwargs, options)
+    def spawn(self, function: Any, args: Any, kwargs: Any, options: SpawnOptions) -> RehearsedTask:
+        task = super().spawn(function, args, kwargs, options)
         task.kill = lambda: self.killed.append(task.id)  # type: ignore[attr-defined]
         return task
 

@@ -25,7 +25,7 @@ import pytest
 from pool_tasks import hold, started
 
 from encamp.agent.process_slot import ProcessSlot
-from encamp.cluster.cluster import Cluster
+from encamp.cluster.cluster import Cluster, port_of
 from encamp.errors import (
     CannotTravel,
     ClusterClosed,
@@ -328,13 +328,13 @@ def test_a_closure_that_has_changed_travels_as_it_is_now(pool: Executor) -> None
 def arguments(pool: Executor, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """The arguments of every task as they are spawned."""
     seen: list[tuple[Any, ...]] = []
-    spawn = pool.cluster._spawn
+    spawn = port_of(pool.cluster).spawn
 
     def spy(function: Any, args: tuple[Any, ...], kwargs: Any, options: Any) -> Any:
         seen.append(args)
         return spawn(function, args, kwargs, options)
 
-    monkeypatch.setattr(pool.cluster, "_spawn", spy)
+    monkeypatch.setattr(port_of(pool.cluster), "spawn", spy)
     return seen
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from encamp.cluster.records import HostRecord, SlotRecord
 from encamp.cluster.spawn_options import SpawnOptions
-from encamp.executor.executor import _room
 from encamp.executor.mapping import CHUNKS_PER_SLOT, LARGEST_CHUNK, Results, chunked, good_size
 
 
@@ -40,7 +39,7 @@ def _host(slots: int) -> HostRecord:
 def test_as_many_run_at_once_as_the_scarcest_thing_allows(
     slots: int, need: dict[str, Any], most: int
 ) -> None:
-    assert _room(_host(slots), SpawnOptions(**need).checked().need) == most
+    assert _host(slots).most(SpawnOptions(**need).checked().need) == most
 
 
 @pytest.mark.parametrize(

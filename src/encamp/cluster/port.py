@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from encamp.cluster.closing import Lifetime
 from encamp.cluster.controller import Controller
-from encamp.cluster.records import HostRecord, SlotRecord, TaskRecord
+from encamp.cluster.records import SlotRecord, TaskRecord
 from encamp.cluster.spawn_options import PLAIN, Need
 from encamp.cluster.task import SpawnedTask
 from encamp.units import counted
@@ -70,7 +70,7 @@ class ClusterPort:
         if need is PLAIN:
             return max(1, scheduler.slots)
         hosts = list(scheduler.hosts.values())
-        return max(1, sum(_room(s, need) for s in hosts if need.on is None or s.name in need.on))
+        return max(1, sum(s.most(need) for s in hosts if need.on is None or s.name in need.on))
 
     def services(self) -> list[ServiceStatistics]:
         """The statistics of the services that were published here."""
@@ -136,11 +136,3 @@ class ClusterPort:
         queue, controller = self._controller.messages.queue, self._controller
         self.pump.until(lambda: other() or queue or controller.failure is not None)
         return bool(other() or queue)
-
-
-def _room(host: HostRecord, need: Need) -> int:
-    """How many tasks with this need can run on a host at the same time."""
-    most = len(host.slots)
-    wanted = (need.cores - 1 and need.cores, need.memory, need.gpus)
-    there = (host.cores, host.memory, host.all_gpus)
-    return min([most, *(has // one for has, one in zip(there, wanted, strict=True) if one)])

@@ -266,6 +266,13 @@ class HostRecord:
         cores = self.cores if self.wide else max(self.cores, len(self.slots))
         return max(0, min(len(self.free), cores - self.used_cores))
 
+    def most(self, need: Need) -> int:
+        """How many tasks with a need can run here at the same time if nothing else does."""
+        wanted = (need.cores - 1 and need.cores, need.memory, need.gpus)
+        there = (self.cores, self.memory, self.all_gpus)
+        rooms = (has // one for has, one in zip(there, wanted, strict=True) if one)
+        return min([len(self.slots), *rooms])
+
     def can(self, need: Need) -> bool:
         """Whether it could meet a need if it were idle."""
         wide = need.cores if need.cores > 1 else 0

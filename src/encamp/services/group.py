@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-from types import TracebackType
 
 from encamp.services.collective_calls import Caller, CollectiveCalls
 from encamp.services.letters import CALL
-from encamp.services.proxy import ProxiedService, Proxy, make_group, send
+from encamp.services.proxy import ProxiedService, Proxy, Released, make_group, send
 
 
-class Group(CollectiveCalls):
+class Group(CollectiveCalls, Released):
     """Several servers that were acquired together; ``members`` are their proxies, by rank.
 
     A context manager: its end releases the servers. In a call of a member, `current_server` returns
@@ -32,14 +31,3 @@ class Group(CollectiveCalls):
         """Release all members after the calls made so far."""
         for member in self.members:
             member.release()
-
-    def __enter__(self) -> Group:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Future
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from encamp.errors import ProxyReleased, words_of
 from encamp.loop.event_loop import by_signal
@@ -28,7 +27,29 @@ class ProxiedService(Protocol):
     _client: Client
 
 
-class Proxy:
+class Released:
+    """A context manager, also for coroutines, whose end releases what it holds, without waiting."""
+
+    __slots__ = ()
+
+    def release(self) -> None:
+        """Free what it holds when the calls made so far have ended."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.release()
+
+
+class Proxy(Released):
     """Calls methods of one server's object, in order, and releases the server.
 
     ``proxy.method(...)`` and ``proxy.attribute`` return a `Result` at once; ``proxy.attribute = x``
@@ -118,28 +139,6 @@ class Proxy:
     def server(self) -> int:
         """The server's number, which is unique."""
         return int(self._route.server)
-
-    def __enter__(self) -> Proxy:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
-
-    async def __aenter__(self) -> Proxy:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
 
     def __del__(self) -> None:
         if not (self._released or self._passed):
