@@ -38,8 +38,8 @@ def test_the_help_of_run_shows_examples_options_and_exit_statuses() -> None:
         "--keep [never|failed|always]",
         "--quiet",
         "--slots",
-        "Exit status: 0 all tasks are done 1 a task failed, or the engine could not start on any",
-        "could not start on any host 2 the input cannot be used",
+        "Exit status: 0 all tasks are done 1 a task failed, the engine could not start on any host",
+        "could not start on any host, or all hosts were lost 2 the input cannot be used",
     ):
         assert words in text
 

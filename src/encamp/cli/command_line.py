@@ -42,7 +42,7 @@ Everything after the name of a script is passed to the script, so options of enc
 \b
 Exit status:
   0        all tasks are done
-  1        a task failed, or the engine could not start on any host
+  1        a task failed, the engine could not start on any host, or all hosts were lost
   2        the input cannot be used
   75       stopped before the end of a Slurm allocation: run it again
   128 + n  stopped by signal n: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP (a closed terminal)
