@@ -482,7 +482,7 @@ class Controller:
                 self.begins(slot)
             return
         if task.state is SENT:  # its result arrived together with the previous call's
-            task.begins()
+            task.ran(slot)
         if seconds >= 0:
             task.function.timing.took(seconds)
         self.scheduler.ended(slot, task)

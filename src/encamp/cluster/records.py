@@ -110,6 +110,10 @@ class TaskRecord:
             self.state = RUNNING
             begins(self.future, slot.host.name, slot.number)
 
+    def ran(self, slot: SlotRecord) -> None:
+        """Record where the task ran, if its result is the first that is known of its run."""
+        self.future.host, self.future.slot = slot.host.name, slot.number
+
     def left(self) -> None:
         """Record that the task has left its slot."""
         if self.state is not ENDED:
