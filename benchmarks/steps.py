@@ -24,7 +24,7 @@ from typing import Any
 
 import encamp
 from encamp import Cluster, Job
-from encamp.jobs.display.progress_interface import Silent
+from encamp.jobs.progress_interface import Silent
 from encamp.storage.local_storage import LOCAL
 
 TRIES = 15

@@ -13,7 +13,7 @@ from encamp.version import __version__
 
 _HOMES = {
     "Call": "encamp.jobs.steps",
-    "Progress": "encamp.jobs.display.progress_interface",
+    "Progress": "encamp.jobs.progress_interface",
     "Command": "encamp.jobs.steps",
     "Job": "encamp.jobs.job",
     "Task": "encamp.jobs.steps",
@@ -127,10 +127,10 @@ if TYPE_CHECKING:
     from encamp.executor import Executor
     from encamp.frozen_programs import freeze_support
     from encamp.job_status import JobStatus
-    from encamp.jobs.display.progress_interface import Progress
     from encamp.jobs.job import Job
     from encamp.jobs.map_files import map_files
     from encamp.jobs.outputs_of import outputs_of
+    from encamp.jobs.progress_interface import Progress
     from encamp.jobs.steps import Call, Command, Task, call, command
     from encamp.reports import AttemptReport, JobFailed, JobReport, TaskReport
     from encamp.service_statistics import ServiceStatistics

@@ -34,9 +34,9 @@ from encamp.errors import (
     TimeLimitExceeded,
     UnusableInput,
 )
-from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.record import Record
+from encamp.jobs.progress_interface import Silent
 from encamp.jobs.run import run_loop as run_module
 from encamp.jobs.run.attempt_outcomes import AttemptOutcomes
 from encamp.jobs.run.retries import MOST_LOSSES

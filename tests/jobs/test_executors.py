@@ -23,7 +23,7 @@ import pytest
 from conftest import need
 from encamp import Job, Output, call, command
 from encamp.errors import BadJob
-from encamp.jobs.display.progress_interface import Silent
+from encamp.jobs.progress_interface import Silent
 from encamp.jobs.worker.slots import slots_here
 from encamp.reports import JobReport, TaskReport
 from encamp.storage.local_storage import LOCAL

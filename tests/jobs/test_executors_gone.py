@@ -24,7 +24,7 @@ from scripted import Scripted
 from conftest import need
 from encamp import Job, command
 from encamp.errors import EngineFailed
-from encamp.jobs.display.progress_interface import Silent
+from encamp.jobs.progress_interface import Silent
 from encamp.jobs.report.read_report import read_report
 from encamp.jobs.run import executors, run_loop, submitted_attempts
 from encamp.reports import JobFailed

@@ -16,8 +16,8 @@ import pytest
 
 import encamp
 from encamp.errors import TaskLost
-from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.display.terminal import _line
+from encamp.jobs.progress_interface import Silent
 from encamp.jobs.report.timeline import Lanes
 from encamp.jobs.run_clock import Clock
 from encamp.jobs.worker.resource_usage import ResourceUsage

@@ -21,8 +21,8 @@ import pytest
 from job_steps import counted
 
 import encamp
-from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal.journal import Journal
+from encamp.jobs.progress_interface import Silent
 from encamp.reports import TaskReport
 from encamp.storage.local_storage import LOCAL
 from encamp.testing.waiting import until

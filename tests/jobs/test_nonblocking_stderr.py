@@ -18,7 +18,7 @@ import encamp
 from encamp.errors import BadJob
 from encamp.jobs.display import nonblocking_stderr
 from encamp.jobs.display.nonblocking_stderr import Screen
-from encamp.jobs.display.progress_interface import Silent
+from encamp.jobs.progress_interface import Silent
 from encamp.reports import TaskReport
 
 

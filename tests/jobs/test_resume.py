@@ -14,7 +14,7 @@ from job_steps import count, counted, fail, join
 
 import encamp
 from encamp.errors import JobBusy
-from encamp.jobs.display.progress_interface import Silent
+from encamp.jobs.progress_interface import Silent
 from encamp.reports import JobReport
 
 SOURCE = """\

@@ -20,12 +20,12 @@ from scripted import Scripted
 import encamp
 from encamp.attempt_facts import Published, Span, Where
 from encamp.errors import StepFailed
-from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.journal_file import JournalFile
 from encamp.jobs.journal.record import Record, decoded
 from encamp.jobs.journal.records_by_task import RecordsByTask
 from encamp.jobs.plan.prepare import Prepared
+from encamp.jobs.progress_interface import Silent
 from encamp.jobs.report import compressed_reports as kept
 from encamp.jobs.report.compressed_reports import CompressedReports
 from encamp.jobs.report.read_report import read_report

@@ -18,10 +18,10 @@ import encamp
 from encamp.attempt_facts import Published
 from encamp.cli.command_line import cli
 from encamp.errors import BadDestination, EncampError, NotOurs
-from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.record import Record
 from encamp.jobs.journal.run_lock import run_lock
+from encamp.jobs.progress_interface import Silent
 from encamp.jobs.prune import prune
 from encamp.jobs.report.read_report import read_report
 from encamp.jobs.run_lease import leases, new_lease

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from encamp.cli.run import run_job_file, run_script, running
-from encamp.jobs.debug_shell import not_found
+from encamp.jobs.run.debug_shell import not_found
 from encamp.jobs.run_options import Debugged, RunOptions
 
 

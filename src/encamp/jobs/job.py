@@ -13,7 +13,7 @@ from encamp.units import counted
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
-    from encamp.jobs.display.progress_interface import Progress
+    from encamp.jobs.progress_interface import Progress
     from encamp.jobs.worker.work_and_outcome import Keep
     from encamp.reports import JobReport
 

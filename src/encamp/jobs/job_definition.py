@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from encamp.errors import BadJob
+from encamp.jobs.calling_code import in_notebook
 from encamp.jobs.outputs_of import InputMap, as_inputs
-from encamp.jobs.report.parameter_columns import checked_parameters
+from encamp.jobs.parameter_columns import checked_parameters
 from encamp.jobs.steps import Step, Task, as_steps
 from encamp.number_checks import as_number, as_whole
 from encamp.storage.disk.path_to_destination import named
@@ -128,8 +129,6 @@ class JobDefinition:
         """
         _checked_name(name, "task")
         if name in self.tasks:
-            from encamp.jobs.display.notebook import in_notebook
-
             again = "; or run the cell that creates the Job again, too" if in_notebook() else ""
             raise BadJob(f"task {name}", f"occurs twice; give every task its own name{again}")
         mirrors, taken = as_inputs(mirror)

@@ -10,7 +10,7 @@ from inspect import signature
 from typing import Any
 
 from encamp.errors import UnknownOption
-from encamp.jobs.display.progress_interface import Progress
+from encamp.jobs.progress_interface import Progress
 from encamp.jobs.worker.work_and_outcome import Keep
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from encamp.jobs.display.calling_code import called_by_script
-from encamp.jobs.display.progress_interface import Progress, Silent
+from encamp.jobs.calling_code import called_by_script, in_notebook
+from encamp.jobs.progress_interface import Progress, Silent
 
 
 def progress_here() -> Progress:
@@ -14,7 +14,7 @@ def progress_here() -> Progress:
     Silent if a library runs the job, and standard error is not a terminal.
     """
     if "IPython" in sys.modules:
-        from encamp.jobs.display.notebook import InNotebook, in_notebook
+        from encamp.jobs.display.notebook import InNotebook
 
         if in_notebook():
             return InNotebook()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
@@ -17,13 +16,6 @@ _MOST_RUNNING = 5
 _MOST_FAILED = 5
 _FIRST_AFTER = 0.5
 """Seconds before the bar is shown: shorter runs need none."""
-
-
-def in_notebook() -> bool:
-    """Whether this is the process of a notebook's kernel."""
-    module = sys.modules.get("IPython")
-    shell: Any = module.get_ipython() if module is not None else None
-    return getattr(shell, "kernel", None) is not None
 
 
 class InNotebook:

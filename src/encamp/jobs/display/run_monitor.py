@@ -16,8 +16,8 @@ from typing import Any
 
 from encamp.errors import EncampError
 from encamp.job_status import FailedTask, JobStatus, RunningTask, State
-from encamp.jobs.display.progress_interface import Shielded
 from encamp.jobs.display.time_left import RunTimes
+from encamp.jobs.progress_interface import Shielded
 from encamp.jobs.report.status_file import WRITTEN_EVERY, write_status
 from encamp.jobs.run_clock import Clock
 from encamp.reports import TaskReport

@@ -11,8 +11,8 @@ from typing import Protocol
 from encamp.errors import reason_of
 from encamp.job_status import State
 from encamp.jobs.job_definition import JobDefinition
+from encamp.jobs.parameter_columns import parameters_of
 from encamp.jobs.plan.name_changed_inputs import listed
-from encamp.jobs.report.parameter_columns import parameters_of
 from encamp.jobs.run_clock import Clock
 from encamp.jobs.steps import Task
 from encamp.jobs.worker.work_and_outcome import Outcome

@@ -17,9 +17,9 @@ from typing import Any, overload
 import msgspec
 
 from encamp.job_status import State
-from encamp.jobs.display.progress_interface import Progress
 from encamp.jobs.journal.record import Record, decoded, encoded, has_odd
 from encamp.jobs.journal.records_by_task import RecordsByTask
+from encamp.jobs.progress_interface import Progress
 from encamp.jobs.report.json_encoding import facts_json
 from encamp.reports import TaskReport, TaskReports
 from encamp.task_values import Scalar, as_json

@@ -12,7 +12,7 @@ from typing import IO
 import msgspec
 
 from encamp.errors import BadValues, NotOurs
-from encamp.jobs.report.parameter_columns import parameters_but_values
+from encamp.jobs.parameter_columns import parameters_but_values
 from encamp.jobs.steps import Task
 from encamp.reports import TaskReport
 from encamp.storage.disk.disk_full import not_written

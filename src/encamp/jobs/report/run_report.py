@@ -10,13 +10,13 @@ from encamp.job_status import JobStatus
 from encamp.jobs.job_definition import JobDefinition
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.run_lock import refusal
+from encamp.jobs.parameter_columns import parameters_of
 from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.report.build_reports import job_report
 from encamp.jobs.report.compressed_reports import CompressedReports
 from encamp.jobs.report.keep_report import keep_report
 from encamp.jobs.report.manifest import manifest_lines, write_manifest
-from encamp.jobs.report.parameter_columns import parameters_of
 from encamp.jobs.report.results_csv import facts_of, write_table
 from encamp.jobs.report.write_report import write_page
 from encamp.jobs.run_clock import Clock

@@ -6,17 +6,17 @@ from contextlib import suppress
 from dataclasses import replace
 
 from encamp.errors import InputError
-from encamp.jobs.display.progress_interface import Progress
 from encamp.jobs.job_definition import JobDefinition
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.record import seen
+from encamp.jobs.parameter_columns import parameters_of
 from encamp.jobs.plan.graph import Graph
 from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.plan.selection import Selection
+from encamp.jobs.progress_interface import Progress
 from encamp.jobs.report.build_reports import job_report
 from encamp.jobs.report.compressed_reports import CompressedReports, report_up_to_date
-from encamp.jobs.report.parameter_columns import parameters_of
 from encamp.jobs.run_clock import Clock
 from encamp.jobs.run_options import RunOptions
 from encamp.reports import DRY_RUN, JobReport, TaskReport

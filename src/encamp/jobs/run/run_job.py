@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from encamp.engines.find_engine import launched
 from encamp.jobs.display.choose_display import progress_here
-from encamp.jobs.display.progress_interface import Progress, Shielded, Silent
 from encamp.jobs.job_definition import JobDefinition
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.plan.selection import NONE_FAILED, Selection
+from encamp.jobs.progress_interface import Progress, Shielded, Silent
 from encamp.jobs.report.build_reports import job_report
 from encamp.jobs.run.dry_run import dry_run
 from encamp.jobs.run.executors import check_executor, pool
@@ -36,7 +36,7 @@ def run_job(
     """Run what is missing or has changed of a job; see `Job.run`."""
     check_executor(executor)
     if options.debugged is not None:
-        from encamp.jobs.debug_shell import debug  # and pdb, which is for few
+        from encamp.jobs.run.debug_shell import debug  # and pdb, which is for few
 
         return debug(job, options, options.debugged)
     if options.dry_run:

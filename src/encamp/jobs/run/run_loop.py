@@ -31,13 +31,13 @@ from encamp.errors import (
     reason_of,
 )
 from encamp.job_status import JobStatus, State
-from encamp.jobs.display.progress_interface import Shielded
 from encamp.jobs.display.run_monitor import RunMonitor
 from encamp.jobs.job_definition import JobDefinition
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.journal.record import Record, outputs_in, seen
 from encamp.jobs.plan.orphans import OrphanWatch
 from encamp.jobs.plan.prepare import Prepared
+from encamp.jobs.progress_interface import Shielded
 from encamp.jobs.report.build_reports import (
     attempt_report,
     controller_here,

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from encamp.errors import BadJob, EncampError, printable, shown
-from encamp.jobs.display.progress_interface import Silent
 from encamp.jobs.job_definition import JobDefinition
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.plan.selection import no_task_named
+from encamp.jobs.progress_interface import Silent
 from encamp.jobs.run.dry_run import dry_run
 from encamp.jobs.run_options import Debugged, RunOptions
 from encamp.jobs.steps import Call, Command, line_of, lines_of

@@ -7,7 +7,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Protocol
 
 from encamp.errors import BadJob
-from encamp.jobs.display.calling_code import caller
+from encamp.jobs.calling_code import caller
 
 if TYPE_CHECKING:
     from encamp.job_status import JobStatus

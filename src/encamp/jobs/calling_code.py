@@ -1,9 +1,10 @@
-"""The code that calls encamp."""
+"""The code that calls encamp, and whether it is in a notebook."""
 
 from __future__ import annotations
 
 import sys
 from types import FrameType
+from typing import Any
 
 
 def caller() -> tuple[int, str]:
@@ -19,3 +20,10 @@ def called_by_script() -> bool:
     """Whether encamp is called by a script, and not by a library or from a prompt."""
     main = sys.modules.get("__main__")
     return caller()[1] == "__main__" and getattr(main, "__file__", None) is not None
+
+
+def in_notebook() -> bool:
+    """Whether this is the process of a notebook's kernel."""
+    module = sys.modules.get("IPython")
+    shell: Any = module.get_ipython() if module is not None else None
+    return getattr(shell, "kernel", None) is not None
