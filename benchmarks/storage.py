@@ -17,8 +17,8 @@ from benchmarks.reads import count_reads
 from benchmarks.timing import Action, Figure, Side, compare, median_of
 from encamp.storage.cache.cache import HostCache, clear_cache
 from encamp.storage.inputs.mirror import Item, Mirror, Mode, plan
-from encamp.storage.inputs.modes import mode_of
 from encamp.storage.local_storage import local_storage
+from encamp.storage.placing.modes import mode_of
 from encamp.storage.sandbox_folder import Sandbox
 
 ROOT = Path(__file__).parents[1]

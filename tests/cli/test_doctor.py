@@ -147,8 +147,8 @@ def test_cleaner_without_locks_is_reported(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_lock_that_others_do_not_see_is_noted(tmp_path: Path) -> None:
     from encamp.storage.disk.path_to_destination import NAMED
+    from encamp.storage.disk.temporary_names import new_token
     from encamp.storage.outputs.sees_destination import Beacons
-    from encamp.storage.outputs.temporary_names import new_token
 
     beacons = Beacons(new_token())
     beacons.put({tmp_path: NAMED})

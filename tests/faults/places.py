@@ -15,10 +15,10 @@ from deeds import outputs_of
 from sealed import files_below, is_whole, sealed
 
 from encamp.storage.cache.cache import HostCache
-from encamp.storage.inputs import overlay
+from encamp.storage.disk import overlay
+from encamp.storage.disk.temporary_names import PART
 from encamp.storage.local_leftovers import reclaim_leftovers
 from encamp.storage.local_storage import LOCAL, local_storage_path
-from encamp.storage.outputs.temporary_names import PART
 
 SIZES = {"small": 150_000, "large": 1_100_000, "shut": 80_000, "own": 90_000}
 TREES = {"forest": 36, "twigs": 3, "shrub": 4}

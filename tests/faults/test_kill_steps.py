@@ -11,7 +11,7 @@ import pytest
 from forks import SEED, Forks, Step, chosen, forks, part_of, watched
 from places import SIZES, Place, make_place
 
-from encamp.storage.outputs.temporary_names import PART
+from encamp.storage.disk.temporary_names import PART
 
 pytestmark = pytest.mark.chaos
 

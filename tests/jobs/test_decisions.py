@@ -44,9 +44,9 @@ from encamp.jobs.run.run_loop import WINDOW
 from encamp.jobs.worker.supervise_attempt import Abandoned
 from encamp.jobs.worker.work_and_outcome import Outcome, Work
 from encamp.reports import AttemptReport, TaskReport
+from encamp.storage.disk.temporary_names import Written
 from encamp.storage.outputs import deliveries
 from encamp.storage.outputs.stage import Staged
-from encamp.storage.outputs.temporary_names import Written
 from encamp.testing.waiting import until
 from encamp.wire.pickling import NotImportable
 

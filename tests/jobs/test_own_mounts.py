@@ -22,7 +22,7 @@ import pytest
 
 import encamp
 from conftest import need
-from encamp.storage.inputs.overlay import mounts_below
+from encamp.storage.disk.overlay import mounts_below
 from encamp.storage.local_storage import LOCAL
 
 NOBODY = "65534"
@@ -91,7 +91,7 @@ START = """
     import json, os, sys
     from pathlib import Path
     import encamp
-    from encamp.storage.inputs import overlay
+    from encamp.storage.disk import overlay
     job = encamp.Job("job", to="../out", mirror=encamp.Mirror("tree", mode="overlay"))
 """
 END = """

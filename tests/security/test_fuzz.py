@@ -28,17 +28,17 @@ from encamp.jobs.report.keep_report import last_check
 from encamp.jobs.report.read_report import read_report
 from encamp.jobs.run_lease import PREFIX, leases
 from encamp.reports import JobReport, TaskReport
-from encamp.storage.disk.trusted_files import TrustedFolder
-from encamp.storage.outputs.publish import publish, staged_by
-from encamp.storage.outputs.sees_destination import Beacons, _remove_dead, reaches
-from encamp.storage.outputs.stage import Staged
-from encamp.storage.outputs.still_intact import intact
-from encamp.storage.outputs.temporary_names import (
+from encamp.storage.disk.temporary_names import (
     Written,
     discard_leftovers,
     discard_noted,
     is_token,
 )
+from encamp.storage.disk.trusted_files import TrustedFolder
+from encamp.storage.outputs.publish import publish, staged_by
+from encamp.storage.outputs.sees_destination import Beacons, _remove_dead, reaches
+from encamp.storage.outputs.stage import Staged
+from encamp.storage.outputs.still_intact import intact
 from encamp.storage.process_identity import facts_in, this_process
 
 TOKEN = "0123456789ab"

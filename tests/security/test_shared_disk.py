@@ -27,6 +27,7 @@ from encamp.jobs.report.read_report import read_report
 from encamp.jobs.run_lease import leases, new_lease
 from encamp.reports import TaskReport
 from encamp.storage.disk.path_to_destination import NAMED, Trust, named, opened
+from encamp.storage.disk.temporary_names import discard_leftovers
 from encamp.storage.disk.trusted_files import TrustedFolder
 from encamp.storage.files_by_request import TaskFiles, WritePiece
 from encamp.storage.inputs.send_inputs import digest_of_piece
@@ -38,7 +39,6 @@ from encamp.storage.outputs.sees_destination import Beacons, reaches
 from encamp.storage.outputs.send_outputs import Piece
 from encamp.storage.outputs.stage import stage, unstage
 from encamp.storage.outputs.still_intact import intact
-from encamp.storage.outputs.temporary_names import discard_leftovers
 from encamp.storage.shared_folders import local
 
 __all__ = ["scratch"]

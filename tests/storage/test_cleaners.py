@@ -18,12 +18,12 @@ from encamp.errors import InputLost
 from encamp.storage.cache import integrity
 from encamp.storage.cache.cache import INDEX, HostCache
 from encamp.storage.cache.locks import KeyLock
-from encamp.storage.cache.tmp_cleaners import locked
 from encamp.storage.dead_owners import reclaim
-from encamp.storage.inputs import modes
+from encamp.storage.disk.tmp_cleaners import locked
 from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.local_storage import local_storage
 from encamp.storage.owned_folder import OwnedFolder
+from encamp.storage.placing import modes
 
 FILES = 40
 

@@ -19,11 +19,12 @@ import encamp
 from encamp.errors import BadJob, InputDamaged, ModeRefused
 from encamp.storage.cache import integrity
 from encamp.storage.dead_owners import reclaim
-from encamp.storage.inputs import modes, overlay
+from encamp.storage.disk import overlay
 from encamp.storage.inputs.mirror import Item, Mirror, Mode, plan
-from encamp.storage.inputs.modes import mode_of, needs_own_mounts
 from encamp.storage.local_storage import LOCAL, local_storage
 from encamp.storage.owned_folder import sandboxes
+from encamp.storage.placing import modes
+from encamp.storage.placing.modes import mode_of, needs_own_mounts
 from encamp.storage.sandbox_folder import Sandbox
 
 REFUSED = "the disk cannot make reflinks: not here"

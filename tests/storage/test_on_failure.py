@@ -13,8 +13,8 @@ import pytest
 
 import encamp
 from encamp.errors import BadJob, SourceChanged
-from encamp.storage.inputs.place import Placer
 from encamp.storage.outputs.patterns import Output, OutputMap
+from encamp.storage.placing.place import Placer
 
 Body = Callable[[], None]
 

@@ -22,12 +22,12 @@ from encamp.errors import (
     OutputConflict,
     UnsafeTarget,
 )
+from encamp.storage.disk.temporary_names import PART, discard_leftovers
 from encamp.storage.local_storage import local_storage
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, check_outputs
 from encamp.storage.outputs.publish import digest_of, publish
 from encamp.storage.outputs.stage import stage, unstage
 from encamp.storage.outputs.still_intact import intact
-from encamp.storage.outputs.temporary_names import PART, discard_leftovers
 from encamp.storage.shared_folders import MIRRORED, local
 
 RUN, OTHER = "0123456789ab", "ba9876543210"

@@ -15,11 +15,12 @@ from placed_inputs import placed
 import encamp
 from encamp.errors import ModeRefused, SourceChanged, TargetConflict, UnsafeTarget
 from encamp.storage.dead_owners import keep_dead, reclaim
+from encamp.storage.disk import overlay
 from encamp.storage.disk.removal import remove_tree
-from encamp.storage.inputs import modes, overlay
 from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.local_storage import LOCAL, local_storage
 from encamp.storage.owned_folder import sandboxes
+from encamp.storage.placing import modes
 from encamp.storage.sandbox_folder import Sandbox
 
 

@@ -66,8 +66,8 @@ def test_unchanged_input_is_not_mirrored_again(data: Path, monkeypatch: pytest.M
     def refuse(*args: object) -> None:
         pytest.fail("something is mirrored")
 
-    monkeypatch.setattr("encamp.storage.inputs.place.Placer.place", refuse)
-    monkeypatch.setattr("encamp.storage.inputs.place.copy_file", refuse)
+    monkeypatch.setattr("encamp.storage.placing.place.Placer.place", refuse)
+    monkeypatch.setattr("encamp.storage.placing.place.copy_file", refuse)
     assert used() == first
 
 

@@ -14,12 +14,12 @@ from msgspec.structs import replace
 import encamp
 from encamp.attempt_facts import Published
 from encamp.errors import BadDestination, BadJob, OutputExists
+from encamp.storage.disk.temporary_names import PART
 from encamp.storage.outputs import publish as publishing
 from encamp.storage.outputs import stage as staging
 from encamp.storage.outputs.patterns import Existing, Output, as_outputs
 from encamp.storage.outputs.publish import digest_of, publish
 from encamp.storage.outputs.stage import Staged, stage
-from encamp.storage.outputs.temporary_names import PART
 
 
 @pytest.fixture

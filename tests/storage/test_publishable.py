@@ -12,6 +12,7 @@ from other_processes import open_folder, unprivileged
 
 import encamp
 from encamp.errors import BadDestination, UnusableOutput
+from encamp.storage.disk.temporary_names import PART
 from encamp.storage.files_by_request import TaskFiles, WritePiece
 from encamp.storage.local_storage import local_storage
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, bound
@@ -19,7 +20,6 @@ from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.send_outputs import OutputPaths, Piece
 from encamp.storage.outputs.stage import stage, unstage
 from encamp.storage.outputs.still_intact import intact
-from encamp.storage.outputs.temporary_names import PART
 from encamp.storage.shared_folders import MIRRORED
 
 

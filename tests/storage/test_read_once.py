@@ -17,8 +17,8 @@ import pytest
 
 from conftest import need
 from encamp.storage.inputs.mirror import Mirror, Mode, plan
-from encamp.storage.inputs.modes import why_no_overlay, why_no_reflink
 from encamp.storage.local_storage import local_storage
+from encamp.storage.placing.modes import why_no_overlay, why_no_reflink
 
 ROOT = Path(__file__).parents[2]
 TASKS = 6

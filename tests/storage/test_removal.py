@@ -19,9 +19,9 @@ from placed_inputs import mirrored
 import encamp
 from encamp.errors import UnusableInput, UnusableOutput
 from encamp.storage.dead_owners import reclaim
-from encamp.storage.disk import removal
+from encamp.storage.disk import overlay, removal
 from encamp.storage.disk.removal import NotRemoved, remove_tree, removed_at_once
-from encamp.storage.inputs import overlay
+from encamp.storage.disk.temporary_names import PART, discard_leftovers
 from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.inputs.tree import copy_tree, link_tree, tree_state
 from encamp.storage.kept_folders import kept
@@ -29,7 +29,6 @@ from encamp.storage.local_storage import LOCAL, local_storage
 from encamp.storage.outputs.patterns import as_outputs
 from encamp.storage.outputs.publishable import entries_below
 from encamp.storage.outputs.stage import stage
-from encamp.storage.outputs.temporary_names import PART, discard_leftovers
 from encamp.storage.owned_folder import OwnedFolder, sandboxes
 
 MEMORY = "/dev/shm"

@@ -11,8 +11,8 @@ from encamp.errors import UnusableInput, printable, shown
 from encamp.storage.cache.cache import HostCache, clear_cache
 from encamp.storage.cache.room import cache_limit
 from encamp.storage.inputs.mirror import Item, Mirror, plan
-from encamp.storage.inputs.modes import mode_of
 from encamp.storage.local_storage import local_storage
+from encamp.storage.placing.modes import mode_of
 from encamp.storage.real_paths import current_folder
 from encamp.units import counted, size_text
 

@@ -31,8 +31,8 @@ from encamp.engines.find_engine import engine_module
 from encamp.engines.kit.hostfile import host_in
 from encamp.errors import EncampError, InputError, printable, shown
 from encamp.storage.disk.path_to_destination import NAMED
+from encamp.storage.disk.temporary_names import PART, new_token
 from encamp.storage.outputs.sees_destination import Beacons
-from encamp.storage.outputs.temporary_names import PART, new_token
 from encamp.storage.real_paths import current_folder
 from encamp.storage.shared_folders import portable
 from encamp.units import counted

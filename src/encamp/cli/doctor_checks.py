@@ -18,13 +18,13 @@ from typing import Literal
 
 from encamp import control_groups, cores_and_memory
 from encamp.errors import EncampError, UnusableInput, printable, reason, shortened
-from encamp.storage.cache.tmp_cleaners import locked
 from encamp.storage.disk.disk_full import free_space
 from encamp.storage.disk.disk_kind import kind_and_source
-from encamp.storage.inputs.modes import why_no_overlay, why_no_reflink
+from encamp.storage.disk.tmp_cleaners import locked
 from encamp.storage.local_storage import LOCAL, local_storage
 from encamp.storage.outputs.sees_destination import reaches
 from encamp.storage.owned_folder import OwnedFolder
+from encamp.storage.placing.modes import why_no_overlay, why_no_reflink
 from encamp.storage.shared_folders import MIRRORED, Portable, local
 from encamp.units import counted, size_text
 from encamp.version import __version__, same_minor

@@ -11,13 +11,13 @@ from encamp.cluster.sent_functions import Function
 from encamp.cluster.spawn_options import CheckedOptions
 from encamp.errors import CannotTravel, UnusableInput, text_of
 from encamp.slot.slot import Setup
+from encamp.storage.disk.temporary_names import new_token
 from encamp.storage.files_by_request import FilesQuestion, IsOver, TaskFiles
 from encamp.storage.folder_life import FolderPlan
 from encamp.storage.outputs.accepted_names import Accepted, accepted, below
 from encamp.storage.outputs.patterns import folders_of
 from encamp.storage.outputs.sees_destination import Beacons
 from encamp.storage.outputs.stage import Staged
-from encamp.storage.outputs.temporary_names import new_token
 from encamp.wire.by_value import dump_by_value
 from encamp.wire.pickling import dump
 

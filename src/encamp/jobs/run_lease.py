@@ -19,8 +19,8 @@ import msgspec
 
 from encamp.errors import BadDestination, NotOurs, UnusableInput
 from encamp.storage.disk.disk_full import disk_full
+from encamp.storage.disk.temporary_names import is_token
 from encamp.storage.disk.trusted_files import TrustedFiles, TrustedFolder
-from encamp.storage.outputs.temporary_names import is_token
 from encamp.storage.process_identity import MOST_FACTS, ProcessFacts, facts_in, this_process
 from encamp.storage.shared_folders import Portable, below, local
 

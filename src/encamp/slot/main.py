@@ -37,8 +37,8 @@ from encamp.slot.shared_memory import USABLE, SlotShortcut
 from encamp.slot.slot import Slot
 from encamp.slot.sockets import SlotSockets
 from encamp.slot.this_process import ThisProcess
+from encamp.storage.disk.overlay import enter_namespace
 from encamp.storage.import_path import extend_import_path
-from encamp.storage.inputs.overlay import enter_namespace
 from encamp.timeouts import GRACE
 from encamp.wire.protocol import (
     Exiting,

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from encamp.storage.cache.tmp_cleaners import locked
 from encamp.storage.disk.removal import not_removed
+from encamp.storage.disk.temporary_names import discard_noted
+from encamp.storage.disk.tmp_cleaners import locked
 from encamp.storage.kept_folders import move_to_kept
 from encamp.storage.local_storage import local_storage, local_storage_path
-from encamp.storage.outputs.temporary_names import discard_noted
 from encamp.storage.owned_folder import (
     LOCK,
     PARTS,

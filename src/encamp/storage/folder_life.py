@@ -15,15 +15,15 @@ import msgspec
 
 from encamp.errors import EncampError
 from encamp.storage.dead_owners import keep_dead, reclaim_folder
+from encamp.storage.disk.overlay import recover
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.inputs.overlay import recover
 from encamp.storage.inputs.send_inputs import Channel
-from encamp.storage.inputs.unchanged_inputs import InputSources
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.send_outputs import OutputChannel
 from encamp.storage.outputs.stage import Staged, stage
 from encamp.storage.owned_folder import TASK
 from encamp.storage.persistent import give_back, persistent_sandbox
+from encamp.storage.placing.unchanged_inputs import InputSources
 from encamp.storage.sandbox_folder import Sandbox
 from encamp.storage.spare_folder import owned_folder
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from encamp.storage.disk import overlay
 from encamp.storage.disk.removal import not_removed, remove_tree
-from encamp.storage.inputs import overlay
 from encamp.storage.local_storage import local_storage, local_storage_path
 
 

@@ -19,11 +19,10 @@ from pathlib import Path
 from secrets import token_hex
 
 from encamp.errors import BadLocalStorage
-from encamp.storage.cache.integrity import doubt
-from encamp.storage.cache.tmp_cleaners import keep_off, locked
+from encamp.storage.disk import overlay
 from encamp.storage.disk.disk_full import disk_full
 from encamp.storage.disk.removal import not_removed, remove_tree, removed_at_once
-from encamp.storage.inputs import overlay
+from encamp.storage.disk.tmp_cleaners import keep_off, locked
 from encamp.storage.kept_folders import move_to_kept
 from encamp.storage.local_storage import local_storage
 from encamp.storage.process_identity import ProcessFacts, this_process
@@ -195,7 +194,16 @@ def doubt_linked(folder: Path) -> None:
     """Have the trees checked that are noted in a folder, before their next use."""
     with suppress(OSError):
         for name in filter(None, (folder / LINKED).read_bytes().split(b"\0")):
-            doubt(Path(os.fsdecode(name)))
+            _doubt(Path(os.fsdecode(name)))
+
+
+def _doubt(entry: Path) -> None:
+    """Make any process check a tree of the cache completely at its next use.
+
+    The time of the tree's folder is among what is compared at every use.
+    """
+    with suppress(OSError):
+        os.utime(entry / "tree")
 
 
 def _new_name(name: str) -> str:

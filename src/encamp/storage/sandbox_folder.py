@@ -8,12 +8,12 @@ from pathlib import Path
 
 from encamp.errors import InputDamaged, InputLost, printable
 from encamp.storage.cache.cache import HostCache
-from encamp.storage.inputs.damaged_inputs import Placed
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.inputs.place import Placer
 from encamp.storage.inputs.send_inputs import Channel
-from encamp.storage.inputs.unchanged_inputs import UnchangedInputs
 from encamp.storage.owned_folder import OwnedFolder
+from encamp.storage.placing.damaged_inputs import Placed
+from encamp.storage.placing.place import Placer
+from encamp.storage.placing.unchanged_inputs import UnchangedInputs
 from encamp.storage.spare_folder import put_aside
 
 

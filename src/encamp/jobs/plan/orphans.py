@@ -22,8 +22,8 @@ from encamp.reports import MOST_COUNTED
 from encamp.storage import urls
 from encamp.storage.inputs.exclude import path_excluded
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.inputs.possible_paths import may_make
 from encamp.storage.inputs.tree import tree_state
+from encamp.storage.outputs.possible_paths import may_make
 from encamp.storage.shared_folders import local
 from encamp.storage.urls import is_url, url_parts
 

@@ -19,8 +19,8 @@ from encamp.jobs.job_definition import SUFFIX, JobDefinition
 from encamp.jobs.journal.journal_file import NAME
 from encamp.storage.disk.one_name import one_name
 from encamp.storage.inputs.globs import escape, is_glob, may_meet
-from encamp.storage.inputs.possible_paths import BELOW, Reach, read_by
 from encamp.storage.outputs.patterns import Output
+from encamp.storage.outputs.possible_paths import BELOW, Reach, read_by
 from encamp.storage.urls import is_url
 
 _MIRROR = attrgetter("mirror")

@@ -25,7 +25,9 @@ from encamp.storage.disk.one_name import one_name
 from encamp.storage.inputs.exclude import all_excluded
 from encamp.storage.inputs.globs import escape, fixed_start, is_glob, may_meet, names_may_meet
 from encamp.storage.inputs.mirror import Mirror, Planner, find
-from encamp.storage.inputs.possible_paths import (
+from encamp.storage.inputs.skipped_folders import split
+from encamp.storage.outputs.patterns import Output
+from encamp.storage.outputs.possible_paths import (
     BELOW,
     Reach,
     names_below,
@@ -33,8 +35,6 @@ from encamp.storage.inputs.possible_paths import (
     read_by,
     symlinks_to,
 )
-from encamp.storage.inputs.skipped_folders import split
-from encamp.storage.outputs.patterns import Output
 from encamp.storage.urls import is_url
 
 _OUTPUTS, _ON_FAILURE = attrgetter("outputs"), attrgetter("on_failure")

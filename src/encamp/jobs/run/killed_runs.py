@@ -7,8 +7,8 @@ from contextlib import suppress
 
 from encamp.jobs.job_definition import JobDefinition
 from encamp.jobs.run_lease import token_of, untidy_runs
+from encamp.storage.disk.temporary_names import discard_leftovers
 from encamp.storage.disk.trusted_files import TrustedFolder
-from encamp.storage.outputs.temporary_names import discard_leftovers
 from encamp.storage.urls import is_url
 
 

@@ -63,11 +63,11 @@ from encamp.jobs.worker.supervise_attempt import Abandoned
 from encamp.jobs.worker.work_and_outcome import Outcome, Work
 from encamp.reports import JobReport, TaskReport
 from encamp.storage.disk.path_to_destination import trust_in
+from encamp.storage.disk.temporary_names import new_token
 from encamp.storage.files_by_request import TaskFiles
 from encamp.storage.import_path import import_path
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.stage import unstage
-from encamp.storage.outputs.temporary_names import new_token
 from encamp.storage.shared_folders import below, local, portable_name
 from encamp.task_values import as_json
 from encamp.timeouts import JOB_ENDS

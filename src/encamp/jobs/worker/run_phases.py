@@ -46,7 +46,7 @@ from encamp.slot.this_process import (
 from encamp.storage.disk.disk_full import free_space
 from encamp.storage.files_by_request import SpawnersFiles
 from encamp.storage.folder_life import FolderLife
-from encamp.storage.inputs.damaged_inputs import Placed
+from encamp.storage.placing.damaged_inputs import Placed
 from encamp.storage.spare_folder import remove_spare
 from encamp.wire.pickling import (
     NotImportable,

@@ -29,7 +29,7 @@ from encamp.storage.dead_owners import reclaim
 from encamp.storage.disk.network_delay import sees
 from encamp.storage.files_by_request import IsOver, SpawnersFiles
 from encamp.storage.folder_life import end_dead, rescue_dead
-from encamp.storage.inputs.modes import needs_own_mounts
+from encamp.storage.placing.modes import needs_own_mounts
 from encamp.wire.pickling import NotImportable
 
 if TYPE_CHECKING:

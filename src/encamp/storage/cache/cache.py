@@ -32,11 +32,11 @@ from encamp.storage.cache.index import UNKNOWN, Event, Index, Row, opened
 from encamp.storage.cache.integrity import is_intact, status_if_intact
 from encamp.storage.cache.locks import KeyLock, exclusive, shared
 from encamp.storage.cache.room import Room, cache_limit
-from encamp.storage.cache.tmp_cleaners import keep_off
 from encamp.storage.disk.copy_file import copy_error, copy_file
 from encamp.storage.disk.holes import allocated
 from encamp.storage.disk.network_delay import until_not_older
 from encamp.storage.disk.removal import remove_tree
+from encamp.storage.disk.tmp_cleaners import keep_off
 from encamp.storage.inputs.mirror import Item, is_here
 from encamp.storage.inputs.send_inputs import Channel, receive_file, receive_tree
 from encamp.storage.inputs.tree import copy_tree, tree_state

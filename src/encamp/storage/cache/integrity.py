@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -108,9 +107,3 @@ def files_there(entry: Path) -> int:
         return sum(found.kind == "file" for found in walk(entry / "tree", is_copy=True))
     except (OSError, EncampError):
         return 0
-
-
-def doubt(entry: Path) -> None:
-    """Make any process check a tree completely at its next use."""
-    with suppress(OSError):
-        os.utime(entry / "tree")

@@ -1,5 +1,5 @@
-"""From a mirror map to a folder with files in it: the plan, and placing by the cheapest safe way.
+"""From a mirror map to a plan: which files and trees a folder gets, and their states.
 
-Inputs that several tasks share are kept by `encamp.storage.cache`. The outputs of tasks are in
-`encamp.storage.outputs`.
+Nothing here writes into a folder: `encamp.storage.placing` does, and `encamp.storage.cache` keeps
+inputs that several tasks share. The outputs of tasks are in `encamp.storage.outputs`.
 """

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
+from encamp.storage.disk.temporary_names import PART
 from encamp.storage.inputs.globs import escape, is_glob
-from encamp.storage.outputs.temporary_names import PART
 from encamp.storage.real_paths import real_folder
 
 

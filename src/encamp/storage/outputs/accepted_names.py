@@ -15,8 +15,8 @@ from typing import NamedTuple
 from encamp.errors import BadDestination
 from encamp.storage.disk.one_name import one_name
 from encamp.storage.inputs.globs import escape, may_meet
-from encamp.storage.inputs.possible_paths import Reach, folders_below, published_by
 from encamp.storage.outputs.patterns import Output
+from encamp.storage.outputs.possible_paths import Reach, folders_below, published_by
 from encamp.storage.outputs.publish import final_name, staged_by
 from encamp.storage.outputs.stage import Staged, unstage
 from encamp.storage.urls import is_url, url_parts

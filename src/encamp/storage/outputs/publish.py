@@ -18,9 +18,9 @@ from encamp.storage.disk.disk_kind import keeps_owners
 from encamp.storage.disk.flush import flush_files, flush_folder
 from encamp.storage.disk.network_delay import is_network_device, until_visible
 from encamp.storage.disk.path_to_destination import Trust, open_folder, opened
+from encamp.storage.disk.temporary_names import PART, Written
 from encamp.storage.disk.trusted_files import open_regular
 from encamp.storage.outputs.stage import Staged
-from encamp.storage.outputs.temporary_names import PART, Written
 from encamp.storage.shared_folders import Portable, local
 from encamp.storage.urls import is_url
 

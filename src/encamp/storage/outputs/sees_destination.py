@@ -20,8 +20,8 @@ import msgspec
 from encamp.errors import BadDestination, BadLocalStorage, DiskFull, UnusableInput
 from encamp.storage.disk.network_delay import sees
 from encamp.storage.disk.path_to_destination import Trust, opened
+from encamp.storage.disk.temporary_names import BEACON, PART, discard_leftovers, token_of_beacon
 from encamp.storage.disk.trusted_files import read_regular
-from encamp.storage.outputs.temporary_names import BEACON, PART, discard_leftovers, token_of_beacon
 from encamp.storage.owned_folder import OwnedFolder
 from encamp.storage.process_identity import MOST_FACTS, ProcessFacts, this_process
 from encamp.storage.shared_folders import Portable, SharedPath, local

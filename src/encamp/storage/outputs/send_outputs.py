@@ -24,9 +24,9 @@ from encamp.storage.disk.digest import Digest
 from encamp.storage.disk.disk_full import disk_full
 from encamp.storage.disk.holes import data_parts, is_sparse
 from encamp.storage.disk.path_to_destination import Trust, opened
+from encamp.storage.disk.temporary_names import PART, Written, discard
 from encamp.storage.disk.unsupported_requests import flushed, set_permissions
 from encamp.storage.inputs.send_inputs import CHUNK, digest_of_piece
-from encamp.storage.outputs.temporary_names import PART, Written, discard
 from encamp.storage.shared_folders import Portable, below, local, name_of, with_name
 
 

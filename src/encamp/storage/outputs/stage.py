@@ -33,12 +33,12 @@ from encamp.storage.disk.digest import Digest
 from encamp.storage.disk.disk_full import disk_full
 from encamp.storage.disk.holes import allocated, data_parts, is_sparse
 from encamp.storage.disk.path_to_destination import NAMED, Trust, opened
+from encamp.storage.disk.temporary_names import PART, Written, discard
 from encamp.storage.disk.unsupported_requests import flushed, set_permissions
 from encamp.storage.outputs.patterns import Existing, Output, bound, final_of
 from encamp.storage.outputs.publishable import Kind, OutputFile, Publishable, entries_below
 from encamp.storage.outputs.sees_destination import reaches
 from encamp.storage.outputs.send_outputs import OutputChannel, RemoteTarget, send_file
-from encamp.storage.outputs.temporary_names import PART, Written, discard
 from encamp.storage.real_paths import current_folder
 from encamp.storage.shared_folders import Portable, below, local, with_name
 from encamp.storage.urls import is_url

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from encamp.errors import EncampError, ModeRefused
-from encamp.storage.inputs import overlay
+from encamp.storage.disk import overlay
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.owned_folder import OwnedFolder
 

@@ -19,16 +19,16 @@ from encamp.errors import (
     UnsafeTarget,
 )
 from encamp.storage.cache.cache import HostCache
+from encamp.storage.disk import overlay
 from encamp.storage.disk.copy_file import copy_error, copy_file
 from encamp.storage.disk.holes import allocated
 from encamp.storage.disk.network_delay import until_not_older
 from encamp.storage.disk.removal import remove_tree
-from encamp.storage.inputs import overlay
-from encamp.storage.inputs.damaged_inputs import Placed, check_undamaged
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.inputs.modes import ActualMode, mode_of, reflink, why_no_whole_overlay
 from encamp.storage.inputs.tree import TreeDigest, link_tree, walk
 from encamp.storage.owned_folder import OwnedFolder, named_refusals
+from encamp.storage.placing.damaged_inputs import Placed, check_undamaged
+from encamp.storage.placing.modes import ActualMode, mode_of, reflink, why_no_whole_overlay
 from encamp.storage.shared_folders import local
 
 _NO_SHARING = {
