@@ -30,7 +30,7 @@ def core_limits(root: Path) -> Iterator[float]:
     for group in _groups(root, "cpu"):
         with suppress(OSError, ValueError, ZeroDivisionError):
             if (both := group / "cpu.max").exists():
-                quota, period = both.read_text().split()
+                quota, period = _read(both).split()
             else:
                 quota, period = (
                     _read(group / "cpu.cfs_quota_us"),

@@ -184,8 +184,8 @@ if __name__ == "__main__":
     with encamp.Cluster("local", slots=1) as cluster:
         print(cluster.spawn(twice, 3).result(30))
     job = encamp.Job("strict", to="out")
-    job.add("task", [encamp.call(twice, 4), encamp.command("echo word > made", shell=True)],
-            outputs={"made": "."})
+    slow = encamp.command("sleep 0.5; echo word > made", shell=True)  # long enough to be measured
+    job.add("task", [encamp.call(twice, 4), slow], outputs={"made": "."})
     print(job.run(slots=1)["task"].value)
 """
 

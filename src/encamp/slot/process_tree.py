@@ -161,7 +161,7 @@ def _children() -> set[int]:
     found: set[int] = set()
     for thread in Path("/proc/self/task").iterdir():
         with suppress(OSError):  # the thread has ended
-            found.update(map(int, (thread / "children").read_text().split()))
+            found.update(map(int, (thread / "children").read_bytes().split()))
     return found
 
 

@@ -46,7 +46,7 @@ class OwnCluster:
         try:
             address = address_towards_hosts(hosts)
             self._run([_HERE], [{"controller": str(self._folder), "address": address}], within)
-            connection = json.loads((self._folder / _FILES / _FOR_ENGINES).read_text())
+            connection = json.loads((self._folder / _FILES / _FOR_ENGINES).read_bytes())
             orders = [{"connection": connection, "engines": count} for _, count in engines]
             self._run(hosts, orders, within)
         except BaseException:

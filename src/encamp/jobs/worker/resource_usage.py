@@ -50,7 +50,7 @@ def _family(pid: int) -> Iterator[int]:
     yield pid
     with suppress(OSError):  # the process has ended
         for thread in Path(f"/proc/{pid}/task").iterdir():
-            for child in (thread / "children").read_text().split():
+            for child in (thread / "children").read_bytes().split():
                 yield from _family(int(child))
 
 
