@@ -60,6 +60,13 @@ class Rehearsed(RehearsedCluster):
         return task
 
 
+def test_a_machine_whose_cluster_was_closed_has_ended(spread: Rehearsed) -> None:
+    vm = PVM()
+    assert vm.updateSpawnerInfo() is True
+    spread.close()
+    assert vm.updateSpawnerInfo() is False
+
+
 @pytest.fixture
 def spread() -> Rehearsed:
     cluster = Rehearsed([("one", 3), ("two", 2)])

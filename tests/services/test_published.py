@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from encamp import gather
-from encamp.cluster.cluster import Cluster
+from encamp.cluster.cluster import Cluster, port_of
 from encamp.cluster.disk_thread import DiskThread
 from encamp.errors import (
     BadJob,
@@ -284,10 +284,10 @@ def test_failed_publish_leaves_no_service() -> None:
     with Cluster("local", slots=1) as cluster:
         with pytest.raises(NotEnough):
             cluster.publish(Adder, cores=1_000_000)
-        assert cluster._services() == []
+        assert port_of(cluster).services() == []
         service = cluster.publish(Adder)
         assert service.call("add", 1).get(SOON) == 2
-        assert len(cluster._services()) == 1
+        assert len(port_of(cluster).services()) == 1
 
 
 class Stuck(Adder):

@@ -14,13 +14,10 @@ send calls and answers to each other directly; the registry only decides who may
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
-from encamp.errors import BadFrame
 from encamp.services.call_statistics import CallStatistics
-from encamp.wire.frames import Buffer
+from encamp.wire.protocol import reader
 
 CALL, READ, WRITE, APPLY, RELEASE, GROUP, END = range(7)
 """Kinds of calls: call a method, read an attribute, set one, make a `ParameterCall`, end the lease,
@@ -207,13 +204,6 @@ _Any = (
     | Deadlock | Inquiry | Reply | ServerGone | Calls | Answers | Ready | Saved
     | GroupMessage | MemberLost | Stopping | Probe | Alive
 )  # fmt: skip
-_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_Any)
 encode = msgspec.msgpack.Encoder().encode
-
-
-def decode(part: Buffer) -> Any:
-    """The letter in a message's first part. Raises `BadFrame`; runs no code of the sender's."""
-    try:
-        return _decoder.decode(part)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise BadFrame(f"its letter cannot be read ({exc})") from exc
+decode = reader(_Any, "letter")
+"""The letter in a message's first part. Raises `BadFrame`; runs no code of the sender's."""

@@ -16,7 +16,7 @@ envelopes. Payloads are unpickled only in slots and by the controller.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -343,23 +343,32 @@ _Any = (
     | HousekeepingDone | SlotEnded | Ping | Pong | End | Bundle | ManyResults | Exiting
     | CheckMemory
 )  # fmt: skip
-_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_Any)
+
+
+def reader(kind: Any, what: str) -> Callable[[Buffer], Any]:
+    """A function that decodes ``kind`` from a part of a message; ``what`` is its name in errors.
+
+    It raises `BadFrame`, and runs no code of the sender.
+    """
+    decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(kind)
+
+    def read(part: Buffer) -> Any:
+        try:
+            return decoder.decode(part)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            raise BadFrame(f"its {what} cannot be read ({exc})") from exc
+
+    return read
+
 
 encode = _encoder.encode
-_calls: msgspec.msgpack.Decoder[list[Call]] = msgspec.msgpack.Decoder(list[Call])
+decode = reader(_Any, "envelope")
+decode_calls: Callable[[Buffer], list[Call]] = reader(list[Call], "calls")
 
 
 def encode_calls(calls: list[Call]) -> bytes:
     """Calls as one part of a message."""
     return _encoder.encode(calls)
-
-
-def decode_calls(part: Buffer) -> list[Call]:
-    """The calls. Raises `BadFrame`."""
-    try:
-        return _calls.decode(part)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise BadFrame(f"its calls cannot be read ({exc})") from exc
 
 
 RESULTS = encode(Results(0, []))[:2]
@@ -381,14 +390,6 @@ def addressed(
     """A `Message`, and its encoding; cached, because senders use the same ones again."""
     message = Message(to, sender, agent, slot, run, port)
     return message, encode(message)
-
-
-def decode(part: Buffer) -> Any:
-    """The envelope. Raises `BadFrame`; runs no code of the sender."""
-    try:
-        return _decoder.decode(part)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise BadFrame(f"its envelope cannot be read ({exc})") from exc
 
 
 LABEL = struct.Struct("=Bxxxiqqq")
