@@ -52,48 +52,45 @@ class PyOpusError(EncampError):
         return self.message
 
 
-class TaskID:
+class _NoID:
+    """An id that belongs to nothing: comparable, hashable, printable."""
+
+    _text = ""
+
+    def valid(self) -> bool:
+        """Whether something can have this id."""
+        return False
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __str__(self) -> str:
+        return self._text
+
+
+class TaskID(_NoID):
     """The id of a task: comparable, hashable, printable. No task has the base class as its id."""
+
+    _text = "NOTASK"
 
     @staticmethod
     def bad() -> TaskID:
         """An id that belongs to no task."""
         return TaskID()
 
-    def valid(self) -> bool:
-        """Whether a task can have this id."""
-        return False
 
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other)
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __str__(self) -> str:
-        return "NOTASK"
-
-
-class HostID:
+class HostID(_NoID):
     """The id of a host: comparable, hashable, printable. No host has the base class as its id."""
+
+    _text = "NOHOST"
 
     @staticmethod
     def bad() -> HostID:
         """An id that belongs to no host."""
         return HostID()
-
-    def valid(self) -> bool:
-        """Whether a host can have this id."""
-        return False
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other)
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __str__(self) -> str:
-        return "NOHOST"
 
 
 class Msg:
