@@ -490,11 +490,13 @@ def news(vm: PVM, kind: type) -> tuple[Any, list[Any]]:
 
 def add(vm: PVM, lab: Lab, number: int) -> PVMHostID:
     """Add a host of the lab to the machine; its id as it is told."""
+    from encamp.engines.pvm.add_hosts import add_hosts
+
     ours, host = opened(), lab.hosts[number]
     assert ours is not None
     member = ours.cluster._engine._member  # type: ignore[union-attr]
     with member.lock:
-        member.machine.add([f"{host.name} ip={host.address}"])
+        add_hosts(member.machine, [f"{host.name} ip={host.address}"])
     message, _ = news(vm, MsgHostAdd)
     [new] = message.hostIDs
     assert new.name == host.name

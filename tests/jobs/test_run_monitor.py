@@ -17,8 +17,8 @@ from rich.console import Console
 import encamp
 from encamp.job_status import FailedTask, JobStatus, RunningTask
 from encamp.jobs.display import run_monitor
+from encamp.jobs.display.draw_progress import StatusView
 from encamp.jobs.display.run_monitor import Throttle
-from encamp.jobs.display.status_view import StatusView
 from encamp.jobs.progress_interface import Silent
 from encamp.jobs.report.status_file import last_status, left_by_a_killed_run
 from encamp.storage.disk.trusted_files import TrustedFolder

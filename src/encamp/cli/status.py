@@ -14,7 +14,7 @@ from rich.live import Live
 
 from encamp.cli.read_job_status import StatusAndText, job_folders, status_of
 from encamp.errors import BadJob, NotOurs, shown
-from encamp.jobs.display.status_view import StatusView
+from encamp.jobs.display.draw_progress import StatusView
 from encamp.jobs.report.json_encoding import facts_json
 from encamp.storage.disk.trusted_files import TrustedFolder
 

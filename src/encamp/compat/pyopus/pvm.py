@@ -22,7 +22,7 @@ from abc import ABCMeta
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from encamp.cluster.print_output import show, show_lines_at_once
+from encamp.cluster.print_output import show_lines_at_once
 from encamp.compat.pyopus.base import PyOpusError
 from encamp.compat.pyopus.clustered import (
     ClusteredMachine,
@@ -34,6 +34,7 @@ from encamp.compat.pyopus.pvm_hosts import host_table_of
 from encamp.compat.pyopus.pvm_id_bits import host_of, task_number, task_tid
 from encamp.compat.pyopus.pvm_ids import PVMHostID, PVMTaskID
 from encamp.compat.pyopus.pvm_status import as_text, status, usable
+from encamp.compat.pyopus.pvm_task_output import task_output
 from encamp.compat.pyopus.spawner import Spawner, opened, use
 from encamp.errors import ClusterError, NoSuchHost
 
@@ -72,41 +73,9 @@ def _spawner() -> Spawner:
     if ours is None:
         from encamp.cluster.cluster import Cluster
 
-        ours = Spawner(Cluster("pvm", follow=_output.take, **_wanted), own=True)
+        ours = Spawner(Cluster("pvm", follow=task_output.take, **_wanted), own=True)
         use(ours)
     return ours
-
-
-class _Output:
-    """Shows the output of tasks, line by line with the task's id, if that is wanted."""
-
-    def __init__(self) -> None:
-        self.wanted = False
-        self._begun: dict[int, str] = {}
-
-    def take(self, number: int, text: str) -> None:
-        """Show a task's output; an incomplete line waits for its end."""
-        *whole, self._begun[number] = (self._begun.get(number, "") + text).split("\n")
-        self._show(number, whole)
-
-    def end(self, number: int) -> None:
-        """Show the incomplete last line of an ended task."""
-        self._show(number, [line for line in [self._begun.pop(number, "")] if line])
-
-    def end_all(self) -> None:
-        """The same for all tasks."""
-        for number in list(self._begun):
-            self.end(number)
-
-    def _show(self, number: int, lines: list[str]) -> None:
-        ours = opened()
-        if not self.wanted or ours is None or not lines:
-            return
-        prefix = f"[t{ours.ids.get(number, number)}] "
-        show("".join(f"{prefix}{line}\n" for line in lines))
-
-
-_output = _Output()
 
 
 class _Facts(ABCMeta):
@@ -168,8 +137,8 @@ class PVM(ClusteredMachine, metaclass=_Facts):
         self._spawner_tid = 0
         super().__init__(debug, startupDir, translateStartupDir, mirrorMap, persistentStorage)
         if task_here() is None:
-            _output.wanted = debug > 1
-            if _output.wanted:
+            task_output.wanted = debug > 1
+            if task_output.wanted:
                 show_lines_at_once()
 
     def setSpawn(
@@ -328,7 +297,7 @@ class PVM(ClusteredMachine, metaclass=_Facts):
             try:
                 ours.finish()
             finally:
-                _output.end_all()
+                task_output.end_all()
                 use(None if ours.own else ours)
 
     # For `ClusteredMachine`
@@ -380,7 +349,7 @@ class PVM(ClusteredMachine, metaclass=_Facts):
         host_table_of(_spawner()).renew()
 
     def _exited(self, task: Any) -> None:
-        _output.end(self._number(task))
+        task_output.end(self._number(task))
         super()._exited(task)
 
 

@@ -26,6 +26,7 @@ from encamp.engines.kit.mesh.tls_connection import TLSConnection
 from encamp.engines.kit.own_interpreter import PACKAGE, START, interpreter_flags, python_here
 from encamp.engines.kit.start_agents import Spec
 from encamp.engines.pvm import libpvm
+from encamp.engines.pvm.add_hosts import add_hosts
 from encamp.engines.pvm.add_hosts_process import remove_log
 from encamp.engines.pvm.agent import ORDER, Order, join_by_order, variables_for
 from encamp.engines.pvm.host_names import addresses_in, first_words, host_names
@@ -101,7 +102,7 @@ class PVMEngine(MeshEngine):
         self._shares: dict[str, list[int]] = {}
         """Host → slots of each of its agents; 0 for as many as it has cores."""
         try:
-            there = member.machine.add(hosts) if hosts else set()
+            there = add_hosts(member.machine, hosts) if hosts else set()
             member.engines.append(self)
             self._poll.register(member.fd, select.EPOLLIN)
             if hosts:
@@ -172,7 +173,7 @@ class PVMEngine(MeshEngine):
                 lost = [task for task in lost if task.host.name in names]
             for task in lost:
                 task.replaced = True
-        there = self._member.machine.add(hosts, dead={task.host.name for task in lost})
+        there = add_hosts(self._member.machine, hosts, dead={task.host.name for task in lost})
 
         def added() -> None:
             self._addresses |= addresses_in(hosts)

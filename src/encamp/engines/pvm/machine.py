@@ -6,14 +6,13 @@ which ends it when this process ends, even by a kill.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
 import stat
 import subprocess
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
@@ -22,25 +21,16 @@ from typing import IO
 from encamp.engines.kit.own_interpreter import PACKAGE, python_here
 from encamp.engines.kit.wait_for_process import Sentinel
 from encamp.engines.pvm import machine_owner
-from encamp.engines.pvm.why_not_added import why_not_added
-from encamp.errors import EngineFailed, EngineUnavailable
+from encamp.errors import EngineUnavailable
 from encamp.timeouts import ENDS, GREETED
 from encamp.wire.wait_for_descriptor import readable
 
 REMEDY = "install PVM (Debian: apt-get install pvm libpvm3)"
 ROOT = "/usr/lib/pvm3"
-_ADD = (
-    "import sys; sys.path.append(sys.argv[1]); "
-    "from encamp.engines.pvm.add_hosts_process import main; main(sys.argv[2])"
-)
 _OWN = (
     "import sys; sys.path.append(sys.argv[1]); "
     "from encamp.engines.pvm.machine_owner import main; sys.exit(main(*sys.argv[2:]))"
 )
-_ADD_WITHIN = 240.0
-"""Seconds to add hosts; PVM itself waits for dead hosts for a little more than three minutes."""
-_ADD_ENDS_WITHIN = 4.0
-"""Seconds for the same if the hosts are no longer awaited; most have joined by then."""
 _END_WITHIN = 25.0
 """Seconds that the keeper may take to end; it gives the machine less."""
 _LONGEST_FOLDER = 80
@@ -74,39 +64,7 @@ class Machine:
                 else:
                     os.environ[name] = value
 
-    def add(self, hosts: Sequence[str], dead: Collection[str] = ()) -> set[int]:
-        """Remove ``dead`` hosts from the machine, and add those that it does not have.
-
-        Blocks until their daemons run; returns the ids of hosts that are new under these names.
-        Raises `EngineFailed`.
-        """
-        named = [host if "dx=" in host else f"{host} dx={_pvmd()}" for host in hosts]
-        before = len(self._log())
-        codes = self._added(json.dumps({"hosts": named, "dead": list(dead), "own": self.own}))
-        if bad := {host: code for host, code in codes.items() if code < 0}:
-            shell = {**os.environ, **self.variables}.get("PVM_RSH", "ssh")
-            raise EngineFailed("pvm", why_not_added(bad, self._log()[before:], shell))
-        return set(codes.values())
-
-    def _added(self, wanted: str) -> dict[str, int]:
-        """The output of the process that adds hosts, see `encamp.engines.pvm.add_hosts_process`."""
-        command = [python_here(), "-I", "-S", "-c", _ADD, PACKAGE, wanted]
-        with subprocess.Popen(
-            command,
-            env={**os.environ, **self.variables},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C is for this process, which ends it properly
-        ) as adding:
-            output, errors = _output_of(adding)
-        try:
-            return dict(json.loads(output))
-        except ValueError:
-            last = "".join(errors.strip().splitlines()[-1:])
-            raise EngineFailed("pvm", f"hosts could not be added: {last}") from None
-
-    def _log(self) -> str:
+    def log(self) -> str:
         """The contents of the daemon's log."""
         name = self.variables.get("PVM_VMID", os.environ.get("PVM_VMID", ""))
         with suppress(OSError):
@@ -191,20 +149,6 @@ class OwnMachine(Machine):
                     machine_owner.halt()
                     _end(self.process)
             machine_owner.remove(self.process, self._folder)
-
-
-def _output_of(adding: subprocess.Popen[str]) -> tuple[str, str]:
-    """The output of a process that adds hosts. It also ends if this process is interrupted."""
-    try:
-        return adding.communicate(timeout=_ADD_WITHIN)
-    except subprocess.TimeoutExpired:
-        raise EngineFailed("pvm", f"hosts were not added within {_ADD_WITHIN:g} s") from None
-    finally:
-        try:
-            with suppress(subprocess.TimeoutExpired):
-                adding.wait(_ADD_ENDS_WITHIN)  # so that it can clean up on hosts that were added
-        finally:
-            adding.kill()
 
 
 def find_machine(which: str | None, address: str | None, usual: str) -> Machine:
@@ -333,10 +277,6 @@ def _end(pid: int) -> None:
             process.kill()
     finally:
         process.close()
-
-
-def _pvmd() -> str:
-    return f"{os.environ.get('PVM_ROOT', ROOT)}/lib/pvmd"
 
 
 def _rest(source: IO[bytes]) -> str:

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from encamp.errors import printable, shown
 from encamp.job_status import JobStatus
+from encamp.jobs.display.draw_progress import STYLES, StatusView
 from encamp.jobs.display.nonblocking_stderr import Screen
-from encamp.jobs.display.status_view import STYLES, StatusView
 from encamp.jobs.progress_interface import Progress
 from encamp.jobs.report.results_csv import NAME as TABLE
 from encamp.reports import AttemptReport, JobReport, TaskReport, orphans_text
