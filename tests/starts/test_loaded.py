@@ -20,3 +20,9 @@ print([name for name in {_LATE} if name in sys.modules])
 def test_a_job_loads_nothing_that_few_jobs_need() -> None:
     told = subprocess.run([sys.executable, "-c", _PROGRAM], check=True, capture_output=True)
     assert told.stdout.split() == [b"[]"]
+
+
+def test_slot_does_not_load_openssl() -> None:
+    program = "import sys, encamp.slot.main; print(sorted({'hashlib', 'ssl'} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert loaded.stdout.split() == [b"[]"]

@@ -5,15 +5,24 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import encamp
-from encamp.errors import BadJob, SourceChanged
+from encamp.errors import BadJob, SourceChanged, TaskLost
+from encamp.jobs.run_clock import Clock
+from encamp.jobs.worker import supervise_attempt
+from encamp.jobs.worker.run_phases import StepBegins
+from encamp.storage.folder_life import FolderPlan
 from encamp.storage.outputs.patterns import Output, OutputMap
+from encamp.storage.outputs.publish import final_name
+from encamp.storage.outputs.stage import unstage
+from encamp.storage.owned_folder import TASK
 from encamp.storage.placing.place import Placer
 
 Body = Callable[[], None]
@@ -200,3 +209,41 @@ def test_task_that_has_not_begun_leaves_nothing(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(SourceChanged):
         in_sandbox(fail, plain, "*")
     assert not Path("to").exists()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_dead_slots_files_are_published_only_if_a_step_had_begun(
+    here: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    task = here / "of a dead slot" / TASK
+    task.mkdir(parents=True)
+    (task / "c.csv").write_text("inp")  # perhaps the beginning of an input
+    monkeypatch.setattr(supervise_attempt, "LeaseWatch", lambda lease: None)
+    plan = FolderPlan("task", "token", (), (), (Output("*", str(here / "to")),))
+    work: Any = SimpleNamespace(
+        task="task",
+        beacon="",
+        lease=None,
+        time_limit=None,
+        clock=Clock(),
+        folder=plan,
+        keep="never",
+    )
+    supervisor = supervise_attempt._Supervisor(work)
+    supervisor._folder = task.parent
+    if begun:
+        supervisor._step = StepBegins("step", None, time.monotonic(), (), (0, 0, 0))
+    outcome = supervisor.outcome(TaskLost("task", "host", -9, ""))
+    names = [Path(final_name(one.final)).name for one in outcome.rescued]
+    unstage(outcome.rescued)
+    assert names == (["c.csv"] if begun else [])
+    assert not task.exists()
+
+
+def test_unchanged_input_is_no_output_of_a_job() -> None:
+    job = encamp.Job("job", to=".")
+    job.add("task", "true", mirror="data/*.csv", outputs={"*.csv": "data"})
+    with pytest.raises(encamp.JobFailed, match="did not change"):
+        job.run(slots=1)
+    with encamp.sandbox("data/*.csv", outputs={"*.csv": "data"}):
+        pass  # may replace them, and need not

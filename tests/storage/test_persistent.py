@@ -51,6 +51,14 @@ def left() -> list[Path]:
     return sorted(sandboxes(local_storage()).glob("*"))
 
 
+def test_folder_without_a_name_persists() -> None:
+    for expected in (1, 2):
+        with encamp.sandbox(name="", persistent=True) as folder:
+            with (folder / "trace").open("a") as file:
+                file.write("x")
+            assert traces(folder) == expected
+
+
 def test_the_next_user_finds_it_as_it_was_left(data: Path) -> None:
     first = used()
     (first / "a").write_text("changed by a user")

@@ -96,7 +96,7 @@ class Setups:
             outputs=options.outputs,
             on_failure=options.on_failure,
             beacon=self._beacon(options),
-            persistent=f"cluster-{self._token}" if options.persistent else "",
+            persistent=f"cluster-{self._token}" if options.persistent else None,
         )
 
     def answer(self, task: TaskRecord | None, question: FilesQuestion) -> Any:

@@ -373,7 +373,7 @@ class Controller:
         if calls:
             fresh = tasks[0].options.fresh
             new = self._new_functions(sent, () if fresh else slot.known)
-            run = Run(slot.number, len(calls), list(new), fresh, slot.life, slot.calls_sent())
+            run = Run(slot.number, len(calls), list(new), fresh, slot.life, slot.next_run())
             if not fresh and slot.changes != functions.kept.changes:
                 run.dropped = self._dropped(slot)
             settings = b"" if self._shares_memory else self.program_settings.now()
@@ -647,8 +647,8 @@ class Controller:
 
         def done(answer: Any, error: BaseException | None) -> None:
             head = encode(Answer(envelope.slot, envelope.ticket, error is None))
-            output_arrived = answer if error is None else portable_error(error)
-            self.outbox.post(agent.number, [head, *dump(output_arrived)])
+            value = answer if error is None else portable_error(error)
+            self.outbox.post(agent.number, [head, *dump(value)])
 
         self.disk_thread.run(lambda: self.setups.answer(task, load(parts[1:])), done)
 

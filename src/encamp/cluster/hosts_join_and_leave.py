@@ -62,6 +62,7 @@ class AgentRecord:
         self.refreshing = 0
         """Ticket of the request to replace the processes of its idle slots; 0 if there is none."""
         self.answered = True
+        """Whether a frame has arrived since the last ping."""
 
     @property
     def host(self) -> str:
@@ -183,7 +184,7 @@ class Agents:
         return [agent for agent in self.by_number.values() if agent.facts is not None]
 
     def ping(self, agent: AgentRecord) -> None:
-        """Ask an agent whether it is alive; ``answered`` is called with whether it has answered."""
+        """Ask an agent whether it is alive; its ``answered`` is True once it has answered."""
         if agent.answered:
             agent.missed = 0
         agent.answered = False

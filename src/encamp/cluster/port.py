@@ -26,7 +26,7 @@ Owned = Callable[[object], bool]
 
 
 class ClusterPort:
-    """A cluster as those see it that stand on it; for any thread unless a method says otherwise."""
+    """What executors, jobs and dialects use of a cluster. For any thread, except as noted."""
 
     def __init__(self, controller: Controller, lifetime: Lifetime) -> None:
         self._controller, self._lifetime = controller, lifetime

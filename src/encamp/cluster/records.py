@@ -205,7 +205,7 @@ class SlotRecord:
 
     # Its process
 
-    def calls_sent(self) -> int:
+    def next_run(self) -> int:
         """Count a message with calls; returns how many there were."""
         self.runs += 1
         return self.runs

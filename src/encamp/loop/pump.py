@@ -62,7 +62,7 @@ class Pump(EventLoop):
     # Who drives
 
     def until(self, done: Callable[[], object], timeout: float | None = None) -> bool:
-        """Wait until ``done()`` is true; meanwhile this thread drives if no other one does.
+        """Wait until ``done()`` is true; until then this thread drives if no other one does.
 
         ``done`` is not called again once it was true, so it may have an effect then. Returns False
         on timeout. Raises the error of a handler if there is no ``broken``.

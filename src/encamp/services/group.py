@@ -12,8 +12,8 @@ from encamp.services.proxy import ProxiedService, Proxy, Released, make_group, s
 class Group(CollectiveCalls, Released):
     """Several servers that were acquired together; ``members`` are their proxies, by rank.
 
-    A context manager: its end releases the servers. In a call of a member, `current_server` returns
-    the member's rank, and sends messages to the other members.
+    A context manager: its end releases the servers. In a call of a member, `current_server` has the
+    member's ``rank``, and sends messages to the other members.
     """
 
     def __init__(self, service: ProxiedService, members: list[Proxy]) -> None:

@@ -49,7 +49,7 @@ class Acquire(Letter, tag=0):
 
 
 class Forget(Letter, tag=1):
-    """A client withdraws a request or question; servers granted meanwhile are free."""
+    """A client withdraws a request or question; servers that were granted since are free."""
 
     ticket: int
 

@@ -81,7 +81,7 @@ def end_descendants(
 ) -> bool:
     """End all processes that descend from ``pid`` (default: this one), but not ``pid`` itself.
 
-    They get SIGTERM, and SIGKILL after ``grace`` seconds; what they start meanwhile gets SIGKILL
+    They get SIGTERM, and SIGKILL after ``grace`` seconds; what they start in this time gets SIGKILL
     at once. Blocks until they have ended. The processes ``besides`` and their descendants are left
     running, like the process ids in ``spare``, without their descendants. Returns whether a
     module of this process may try to continue using one that was ended.

@@ -74,6 +74,8 @@ if TYPE_CHECKING:
 
 _NOTHING: Parts = []
 _MOST_TASKS = 1 << 63
+_MOST_PREPARED = 1000
+"""Maximum number of receivers that a task has prepared sends for."""
 FORKED = -2
 """The running task's number in a process that a call has forked."""
 _WITH_CONTROLLER = NOWHERE, NOWHERE, 0
@@ -160,7 +162,7 @@ class Slot:
         """By task with messages but no call yet, the number of the `Run` that brings the call."""
         self._latest = 0
         self._routes: dict[int, tuple[int, int, int]] = {}
-        self.prepared = PreparedSends()
+        self.prepared = PreparedSends(most=_MOST_PREPARED)
         """The running task's prepared sends."""
         self._answers: dict[int, tuple[bool, Parts] | None] = {}
         """By ticket, answers to questions; None until the answer arrives."""
@@ -355,7 +357,7 @@ class Slot:
             self.letters.clear()
             self._routes.clear()
             # A new object: threads that the task has left have the old one.
-            self.prepared = PreparedSends()
+            self.prepared = PreparedSends(most=_MOST_PREPARED)
         return unread
 
     def _outcome(self, call: Call, buffers: Parts) -> tuple[Parts, bool]:

@@ -9,18 +9,21 @@ at any point. All other messages stay in the inbox for a turn of the pump.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Mapping, Sized
 from itertools import islice, repeat
+from math import inf
 from time import monotonic
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from encamp.engines.engine_interface import Endpoint, PreparedSend, ShortMessages
 from encamp.loop.event_loop import PASSED, TURN_WITHIN
 from encamp.loop.pump import Pump
 from encamp.wire.frames import MARK, Buffer
-from encamp.wire.outbox import Outbox
 from encamp.wire.pickling import dump_small, load_small
 from encamp.wire.protocol import LABEL, SPAWNER, Message, Received, label
+
+if TYPE_CHECKING:
+    from encamp.wire.outbox import Outbox  # would load OpenSSL in each slot
 
 _LOOKS = 40
 """Number of looks into the inbox at a time: one takes less time than the code around it."""
@@ -29,8 +32,6 @@ _TO, _SENDER = 1, 2
 """Positions in `LABEL`, in units of eight bytes."""
 BRIEF = 0.001
 """Maximum number of seconds to look for a small message."""
-_MOST = 1000
-"""Maximum number of receivers that a sender has prepared sends for."""
 Caught = tuple[int, Buffer]
 """A task, and the pickle of a message that it sends or receives."""
 
@@ -38,14 +39,24 @@ Caught = tuple[int, Buffer]
 class PreparedSends(dict[int, PreparedSend | None]):
     """A sender's prepared sends, by receiver; None after one message.
 
-    Preparing takes as long as sending a message, so it is for receivers that get several.
+    Preparing takes as long as sending a message, so it is for receivers that get several. If there
+    are more than ``most``, they are prepared anew.
     """
 
+    def __init__(
+        self, prepared: Mapping[int, PreparedSend | None] = {}, *, most: float = inf
+    ) -> None:
+        super().__init__(prepared)
+        self._most = most
+
     def sent(self, message: Message, prepare: Callable[[Message], PreparedSend | None]) -> None:
-        """Record a message that was sent in the usual way; the second prepares the next ones."""
+        """Record a message that was sent in the usual way.
+
+        From the second message to a receiver on, ``prepare`` is called for the next ones.
+        """
         to = message.to
         if not self.get(to):
-            if len(self) > _MOST:
+            if len(self) > self._most:
                 self.clear()
             self[to] = prepare(message) if to in self else None
 

@@ -49,8 +49,10 @@ class FolderPlan(msgspec.Struct, frozen=True):
     """The beacons' description, for hosts that may not see the destinations; else empty."""
     flush: bool = True
     """Whether outputs are flushed here, see `stage`; rescued files always are."""
-    persistent: str = ""
-    """The name of a folder that is kept for this process's next task; empty if there is none."""
+    persistent: str | None = None
+    """The name of a folder that is kept for this process's next task; None if there is none."""
+    in_place: bool = True
+    """Whether outputs may replace the sources of inputs that have changed; a job's may not."""
 
 
 class FolderLife:
@@ -78,8 +80,8 @@ class FolderLife:
         self.keeps = keeps
         self.kept: Path | None = None
         self._over = False
-        self._is_placed = bool(plan.persistent)
-        if plan.persistent:
+        self._is_placed = plan.persistent is not None
+        if plan.persistent is not None:
             items = list(plan.items)
             sandbox = persistent_sandbox(plan.persistent, items, renew=renew, channel=channel)
         else:
@@ -120,7 +122,7 @@ class FolderLife:
             task=plan.task,
             inputs=sandbox.inputs,
             unchanged=sandbox.unchanged,
-            is_from=sandbox.is_from,
+            is_from=sandbox.is_from if plan.in_place else None,
             announce=self._announce,
             channel=_channel(plan, self._channel),
             beacon=plan.beacon,
@@ -152,7 +154,7 @@ class FolderLife:
         if self._over:
             return
         self._over = True
-        if self._plan.persistent:
+        if self._plan.persistent is not None:
             give_back(self._plan.persistent, self.sandbox)
         elif self.keeps:
             self.kept = self.sandbox.keep()

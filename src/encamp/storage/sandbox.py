@@ -86,7 +86,7 @@ def sandbox(
     for outputs_then in (wanted, rescued):
         check_outputs(outputs_then, destination)
     items = tuple(plan(as_mirrors(mirror), base))
-    kept_as = name if persistent else ""
+    kept_as = name if persistent else None
     files = FolderPlan(name, token_hex(8), items, wanted, rescued, destination, persistent=kept_as)
     _reclaim_once()
     with signals_exit(), FolderLife(files, renew=renew, keeps=keep) as life:

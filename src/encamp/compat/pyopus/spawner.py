@@ -1,8 +1,8 @@
 """The spawner: the cluster that the virtual machines of this process use, and its occupied slots.
 
 As in PyOPUS, a slot is occupied from the spawn of its task until the spawner has received the
-message about the task's end, not only until that end. A spawned
-task therefore always has a free slot, and no task waits.
+message about the task's end, not only until that end. A spawned task therefore always has a free
+slot, and no task waits.
 """
 
 from __future__ import annotations

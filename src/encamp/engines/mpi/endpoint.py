@@ -2,8 +2,8 @@
 
 The first message of each frame goes to the receiver's inbox (`inbox.Inbox`): a msgpack array of the
 frame's parts if all are small, and otherwise of their sizes. Then one message with the small parts,
-and one for each big part, follow with a different tag, without copies. An array of -1 or -2 says
-that its sender leaves, or that all ranks are to leave at once.
+and one for each big part, follow with a different tag, without copies. An array of -1 or -2
+means that its sender leaves, or that all ranks are to leave at once.
 
 MPI cannot wake a process, so a rank polls: at once while something happens, then less often.
 """
@@ -418,8 +418,9 @@ class MPIEndpoint(Endpoint):
         """Receive and drop messages in transit to this rank; returns whether all ranks have left.
 
         All ranks inform each other to which ranks they may have sent something. Each waits for the
-        last messages of its senders. A rank that has them all continues to
-        poll, because MPICH completes no message to a rank that only waits for the end of MPI.
+        last messages of its senders; a rank sends nothing after its last message. A rank that has
+        them all continues to poll, because MPICH completes no message to a rank that only waits for
+        the end of MPI.
         """
         if self._abrupt or self._dead:
             return self._wait_while(self._must_wait) and not self._abrupt

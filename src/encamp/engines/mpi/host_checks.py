@@ -1,7 +1,7 @@
 """The hosts of an MPI job: how they are reached, and why a host cannot be used.
 
-Launchers describe problems of a host in many ways, or wait for minutes. When a job does not
-start, the hosts are tested with the launcher's own remote shell.
+Launchers describe problems of a host in many ways, or wait for minutes. When a job does not start,
+the hosts are tested with the launcher's own remote shell.
 """
 
 from __future__ import annotations

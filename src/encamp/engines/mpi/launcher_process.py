@@ -40,7 +40,8 @@ _TAIL = 2000
 def ended_by_intruder(output: str, *, ready: bool) -> bool:
     """Whether a launcher has ended because a stranger has connected to it.
 
-    ``output`` is its output; ``ready`` says whether all processes of the job had connected before.
+    ``output`` is what it has printed; ``ready`` is whether all processes of the job had connected
+    before.
     """
     return bool(_INTRUDER.search(output) and (ready or _INTRUDER_AT_START.search(output)))
 

@@ -2,8 +2,8 @@
 
 It starts the PVM daemon, reports that, and halts the machine and removes its files when its
 standard input ends, so that nothing remains even if the other process was killed. The environment
-says where the machine has its files (``PVM_TMP``) and what it is called (``PVM_VMID``). ``FOLDER``
-is removed at the end, if one is named. A byte on its input before that says that all tasks have
+has the folder of the machine's files (``PVM_TMP``) and its name (``PVM_VMID``). ``FOLDER`` is
+removed at the end, if one is named. A byte on its input before that means that all tasks have
 ended. It imports as little of encamp as possible, to be a small process.
 """
 

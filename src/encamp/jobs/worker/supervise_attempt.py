@@ -194,7 +194,7 @@ class _Supervisor:
             reclaim()  # the slot may have been stopped before it could report its folder
             return outcome
         wanted = not isinstance(error, Abandoned)
-        if wanted:
+        if wanted and self._step is not None:  # before the first step, inputs may be incomplete
             outcome.rescued = rescue_dead(self._folder, self.work.folder, self.files)
         log = log_file(self._folder)
         with suppress(OSError, EncampError):

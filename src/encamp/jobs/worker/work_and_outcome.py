@@ -63,6 +63,7 @@ class Work(msgspec.Struct, frozen=True):
             beacon=self.beacon,
             # On its own host the controller flushes outputs, for many tasks at once.
             flush=not self.lease.controller.near,
+            in_place=False,
         )
 
 

@@ -1,4 +1,4 @@
-"""Warnings that say why servers wait for slots, or why the program waits for servers."""
+"""Warnings with the reason why servers wait for slots, or why the program waits for servers."""
 
 from __future__ import annotations
 

@@ -12,13 +12,14 @@ from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from encamp.errors import BadDestination
+from encamp.errors import BadDestination, EncampError
 from encamp.storage.disk.one_name import one_name
 from encamp.storage.inputs.globs import escape, may_meet
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.possible_paths import Reach, folders_below, published_by
 from encamp.storage.outputs.publish import final_name, staged_by
 from encamp.storage.outputs.stage import Staged, unstage
+from encamp.storage.shared_folders import name_of
 from encamp.storage.urls import is_url, url_parts
 
 _NOT_DECLARED = "no output of the task can have that name"
@@ -41,16 +42,20 @@ def accepted(claimed: Iterable[Staged], token: str, allow: Callable[[str], bool]
 
     A worker runs arbitrary code on any host. Files are touched only if they were staged beside
     their final names by the owner of ``token``, and published only if ``allow`` accepts these
-    names; otherwise the temporary files are removed.
+    names; otherwise their temporary files are removed.
     """
     good, error = [], None
     for one in claimed:
-        final = final_name(one.final)
-        if not staged_by(one, token):
+        try:
+            final, is_own = final_name(one.final), staged_by(one, token)
+        except (EncampError, OSError, ValueError, IndexError):  # no path, or in no shared folder
+            final, is_own = name_of(one.final), False
+        if not is_own:
             error = BadDestination(final, _NOT_STAGED)
         elif not allow(final):
             error = BadDestination(final, _NOT_DECLARED)
-            unstage([one])
+            if _is_plain(final) and not is_url(final):  # others are left to the end of the run
+                unstage([one])
         else:
             good.append(one)
     return Accepted(good, error)

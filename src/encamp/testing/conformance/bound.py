@@ -72,7 +72,7 @@ class Bound:
         """The local storage of each host as seen from here."""
         return [Path(os.environ[LOCAL])]
 
-    def told(self, cluster: Cluster, task: SpawnedTask) -> int:
+    def pid_sent_by(self, cluster: Cluster, task: SpawnedTask) -> int:
         """The process id that a task reports, as seen from here."""
         pid = say(cluster, task)
         return self.here(task.host, pid)

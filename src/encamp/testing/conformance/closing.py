@@ -48,7 +48,7 @@ class Closing(Bound):
     ) -> None:
         cluster = cluster_of(2)
         running = cluster.spawn_many(work.wait_for_ever, [()] * 2)
-        pids = [self.told(cluster, task) for task in running]
+        pids = [self.pid_sent_by(cluster, task) for task in running]
         waiting = cluster.spawn_many(work.pid, [()] * 100)
         cluster.close(cancel=True)
         for task in (*running, *waiting):

@@ -43,7 +43,7 @@ class Endings(Bound):
     ) -> None:
         with gates(cluster, cluster.slots - 1, work.pid) as neighbours:
             task = cluster.spawn(function, name="the victim")
-            pid = self.told(cluster, task)
+            pid = self.pid_sent_by(cluster, task)
             task.kill()
             with pytest.raises(TaskKilled, match="the victim"):
                 task.result(PATIENCE)
@@ -91,7 +91,7 @@ class Endings(Bound):
 
     def test_kill_all_ends_everything_and_the_cluster_goes_on(self, cluster: Cluster) -> None:
         running = cluster.spawn_many(work.wait_for_ever, [()] * cluster.slots)
-        pids = [self.told(cluster, task) for task in running]
+        pids = [self.pid_sent_by(cluster, task) for task in running]
         waiting = cluster.spawn_many(work.pid, [()] * 50)
         cluster.kill_all()
         for task in (*running, *waiting):
@@ -197,7 +197,7 @@ class Endings(Bound):
         self, cluster: Cluster, function: Callable[[], Any]
     ) -> None:
         task = cluster.spawn(function, time_limit=0.4, name="the slow one")
-        pid = self.told(cluster, task)
+        pid = self.pid_sent_by(cluster, task)
         with pytest.raises(TimeLimitExceeded, match="the slow one"):
             task.result(PATIENCE)
         until(lambda: gone(pid))

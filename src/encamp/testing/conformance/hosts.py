@@ -170,8 +170,8 @@ def _busy(cluster: Cluster) -> Iterator[None]:
 
 def _ends(cluster: Cluster, tasks: list[SpawnedTask]) -> list[type]:
     """The events about the ends of these tasks, task by task."""
-    told: dict[int, list[type]] = {task.id: [] for task in tasks}
+    events: dict[int, list[type]] = {task.id: [] for task in tasks}
     while (got := cluster.receive(0)) is not None:
-        if isinstance(got.message, TaskResult | TaskExit) and got.source in told:
-            told[got.source].append(type(got.message))
-    return [kind for task in tasks for kind in told[task.id]]
+        if isinstance(got.message, TaskResult | TaskExit) and got.source in events:
+            events[got.source].append(type(got.message))
+    return [kind for task in tasks for kind in events[task.id]]

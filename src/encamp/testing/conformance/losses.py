@@ -75,7 +75,7 @@ class LosesHosts(Bound):
         with cluster_of(self.SLOTS) as cluster:
             lost = cluster.hosts()[-1]
             doomed = cluster.spawn_many(work.wait_for_ever, [()] * lost.slots, on=lost)
-            pids = [self.told(cluster, task) for task in doomed]
+            pids = [self.pid_sent_by(cluster, task) for task in doomed]
             with gates(cluster, 1, work.pid, on=cluster.hosts()[0]) as others:
                 behind = cluster.spawn_many(work.add, [(1,)] * 50)
                 only_there = cluster.spawn(work.add, 1, on=lost)

@@ -178,7 +178,7 @@ class Calling(ServiceSuite):
                         proxy.alone(number)
                         proxy.add()
                         proxy.left().get(PATIENCE)
-            except BaseException as exc:  # noqa: BLE001 - told below
+            except BaseException as exc:  # noqa: BLE001 - raised below
                 failures.append(exc)
 
         threads = [threading.Thread(target=use, args=(number,)) for number in range(100)]
@@ -267,10 +267,10 @@ class Calling(ServiceSuite):
         assert gather([service.call("same", n) for n in range(30)]) == list(range(30))
         with pytest.raises(ValueError, match="told"):
             service.call("fail", "told").get(PATIENCE)
-        told = service.statistics()
-        assert told.calls == 61
-        assert sum(server.failed for server in told.servers) == 1
-        assert "Counter: 2 of 2 servers" in str(told)
+        found = service.statistics()
+        assert found.calls == 61
+        assert sum(server.failed for server in found.servers) == 1
+        assert "Counter: 2 of 2 servers" in str(found)
 
     def test_tasks_use_services_and_proxies(self, cluster: Cluster, publish: Publish) -> None:
         service = publish(served.Counter, count=2)
@@ -431,9 +431,9 @@ class Lasting(ServiceSuite):
             proxy.add().get(PATIENCE)
         proxy.release()
         assert service.ready(2, _LONG) == 2
-        told = service.statistics()
-        assert told.lost == 1
-        assert first not in [server.server for server in told.servers]
+        found = service.statistics()
+        assert found.lost == 1
+        assert first not in [server.server for server in found.servers]
         with service.group(2, timeout=PATIENCE) as group:
             assert len({self.pid_of(member) for member in group.members}) == 2
 
@@ -543,8 +543,8 @@ class Lasting(ServiceSuite):
                     result.get(_LONG)
                 assert (caught.value.begun, caught.value.limit) == (begun, 1)
         assert service.ready(2, _LONG) == 2
-        told = service.statistics()
-        assert (told.lost, len(told.servers)) == (2, 2)
+        found = service.statistics()
+        assert (found.lost, len(found.servers)) == (2, 2)
         with service.acquire(PATIENCE) as proxy:
             short = gather([proxy.sleep(0.4) for _ in range(4)])  # together longer than the limit
         assert short == [0.4] * 4
@@ -614,15 +614,15 @@ class Lasting(ServiceSuite):
         proxy.wait_for(str(marks / "go"))
         console = find(f"Counter/{proxy.server}")
         assert console.facts.host == service.statistics().servers[0].host
-        told: list[bytes] = []
-        follower = threading.Thread(target=console.follow, args=(told.append,))
+        output: list[bytes] = []
+        follower = threading.Thread(target=console.follow, args=(output.append,))
         follower.start()
-        until(lambda: b"".join(told) == b"before\n")  # while a call runs
+        until(lambda: b"".join(output) == b"before\n")  # while a call runs
         (marks / "go").touch()
         proxy.say("after").get(PATIENCE)
         service.terminate()
         follower.join(PATIENCE)
-        assert b"".join(told) == b"before\nafter\n"
+        assert b"".join(output) == b"before\nafter\n"
         with pytest.raises(NoSuchConsole, match=f"Counter/{proxy.server}"):
             find(f"Counter/{proxy.server}")
 

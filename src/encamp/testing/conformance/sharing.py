@@ -108,12 +108,12 @@ class Sharing(Bound):
         ]
         assert [say(cluster, task) for task in tasks] == ["ready"] * len(tasks)
         gate.touch()
-        told = [marks / name for name in ("listened", "named", "spoken")]
-        until(lambda: told[1].exists() and told[2].exists())
+        marked = [marks / name for name in ("listened", "named", "spoken")]
+        until(lambda: marked[1].exists() and marked[2].exists())
         for task in tasks:
             cluster.send(task, "go")
             assert task.result(PATIENCE) == []
-        assert [self._said(file) for file in told[1:]] == ["has ended"] * 2
+        assert [self._said(file) for file in marked[1:]] == ["has ended"] * 2
         assert cluster.receive(0) is None
 
     @staticmethod
