@@ -18,7 +18,9 @@ from encamp.storage.local_storage import LOCAL
 from lab import Host, Lab
 
 COMMAND = Path(sysconfig.get_path("scripts"), "encamp")
-READABLE = r"UserWarning: anybody who can read the network between the hosts|_say_once\(_READABLE\)"
+READABLE = (
+    r"UserWarning: anybody who can read the network between the hosts|_warn_once\(_READABLE\)"
+)
 """What is said once of an engine whose frames others can read, and where."""
 EXAMPLE = Path(__file__).parents[2] / "examples/terrain/terrain.py"
 
