@@ -4,8 +4,8 @@ engine             the controller's end
 agent              what its tasks do first
 libpvm             PVM's library
 membership         this process as a task of the machine
-machine            starts and ends a virtual machine
-machine_owner      ends it with the program
+machine            finds or orders a virtual machine
+machine_owner      the process that starts its daemon, watches it and halts it
 add_hosts          adds hosts to it
 add_hosts_process  by a process of its own
 host_names         what users call hosts
