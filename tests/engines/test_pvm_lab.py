@@ -91,7 +91,7 @@ class TestHosts(PVMOnLab, Hosts):
         with cluster_of(self.SLOTS) as cluster:
             host = self.host(cluster.hosts()[-1].name)
             doomed = cluster.spawn(work.wait_for_ever, on=host.name)
-            pid = self.told(cluster, doomed)
+            pid = self.pid_sent_by(cluster, doomed)
             commands = host.commands().items()
             (daemon,) = (one for one, line in commands if "pvmd" in line.split()[0])
             os.kill(daemon, signal.SIGKILL)
@@ -118,7 +118,7 @@ class TestHosts(PVMOnLab, Hosts):
         with cluster_of(self.SLOTS) as cluster:
             lost = cluster.hosts()[-1]
             task = cluster.spawn(work.wait_for_ever, on=lost)
-            pid = self.told(cluster, task)
+            pid = self.pid_sent_by(cluster, task)
             self.cut(cluster, lost.name)
             assert event(cluster, HostDeleted).host == lost
             assert not gone(pid)
