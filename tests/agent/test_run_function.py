@@ -33,8 +33,11 @@ def cluster(
 
 
 def fork_unseen() -> int:
-    """Fork as compiled code does, without Python's hooks."""
-    return int(ctypes.PyDLL(None).fork())
+    """Fork as compiled code does, without Python's hooks, and wait for the child's end."""
+    pid = int(ctypes.PyDLL(None).fork())
+    if pid:
+        os.waitpid(pid, 0)
+    return pid
 
 
 def test_a_child_of_compiled_code_is_no_slot(cluster: Cluster) -> None:
