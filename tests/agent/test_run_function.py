@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,10 +35,24 @@ def cluster(
 
 
 def fork_unseen() -> int:
-    """Fork as compiled code does, without Python's hooks, and wait for the child's end."""
+    """Fork as compiled code does, without Python's hooks, and wait for the child's end.
+
+    A thread that has requested the interpreter lock does not exist in the child, which would wait
+    for it for ever. So none may request it just now.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SOON)
     pid = int(ctypes.PyDLL(None).fork())
-    if pid:
-        os.waitpid(pid, 0)
+    if not pid:
+        return 0
+    sys.setswitchinterval(before)
+    until = time.monotonic() + SOON / 2
+    while os.waitpid(pid, os.WNOHANG) == (0, 0):
+        if time.monotonic() > until:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise TimeoutError("the child has not ended")
+        time.sleep(0.01)
     return pid
 
 
