@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from encamp.cli.print_answer import print_answer
 from encamp.errors import printable, shown
 from encamp.services.registry.consoles import Console, consoles, find
 
@@ -16,7 +17,7 @@ def attach_command(name: str | None, program: int | None) -> None:
     if name is None:
         for console in consoles():
             if program in (None, console.facts.program):
-                _print(_line(console))
+                print_answer(_line(console))
         return
     console = find(name, program)
     console.follow(_write)
@@ -32,7 +33,3 @@ def _line(console: Console) -> str:
 def _write(text: bytes) -> None:
     sys.stdout.buffer.write(text)
     sys.stdout.buffer.flush()
-
-
-def _print(text: str) -> None:
-    print(shown(text))  # noqa: T201 - the command's answer

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from encamp.errors import UnusableInput, printable, shown
+from encamp.cli.print_answer import print_answer
+from encamp.errors import UnusableInput, printable
 from encamp.storage.cache.cache import HostCache, clear_cache
 from encamp.storage.cache.room import cache_limit
 from encamp.storage.inputs.mirror import Item, Mirror, plan
@@ -22,13 +23,13 @@ def list_command() -> None:
     with HostCache() as cache:
         rows = cache.rows()
         if rows:
-            _print(f"{'last used':19}  {'size':>10}  {'kind':>12}  source")
+            print_answer(f"{'last used':19}  {'size':>10}  {'kind':>12}  source")
         for row in rows:
             kind = counted(row.files, "file") if row.kind == "tree" else "file"
-            _print(f"{_when(row.used)}  {size_text(row.size):>10}  {kind:>12}  {row.source}")
+            print_answer(f"{_when(row.used)}  {size_text(row.size):>10}  {kind:>12}  {row.source}")
         held, limit = sum(row.size for row in rows), cache_limit(cache.root)
         entries = counted(len(rows), "entry", "entries")
-        _print(f"{entries}, {size_text(held)} of at most {size_text(limit)}")
+        print_answer(f"{entries}, {size_text(held)} of at most {size_text(limit)}")
 
 
 def why_command(path: str) -> None:
@@ -42,15 +43,15 @@ def why_command(path: str) -> None:
         if not items and not cache.events(gone):
             raise UnusableInput(path, "it does not exist, and the cache has never held it")
         if not items:
-            _print(f"{gone}: does not exist now")
+            print_answer(f"{gone}: does not exist now")
             _print_history(gone, cache)
 
 
 def _print_item(item: Item, cache: HostCache) -> None:
-    _print(f"{item.name}: {_now(item)}")
-    _print(f"  {_where(item, cache)}")
-    _print(f"  {_mode(item, readonly=False)}")
-    _print(f"  {_mode(item, readonly=True)}")
+    print_answer(f"{item.name}: {_now(item)}")
+    print_answer(f"  {_where(item, cache)}")
+    print_answer(f"  {_mode(item, readonly=False)}")
+    print_answer(f"  {_mode(item, readonly=True)}")
 
 
 def _where(item: Item, cache: HostCache) -> str:
@@ -65,15 +66,15 @@ def _where(item: Item, cache: HostCache) -> str:
 
 def _print_history(name: str, cache: HostCache) -> None:
     for row in cache.rows_of(name):
-        _print(f"  {_when(row.fetched)}  entry of {row.state}; last used {_when(row.used)}")
+        print_answer(f"  {_when(row.fetched)}  entry of {row.state}; last used {_when(row.used)}")
     for event in cache.events(name):
-        _print(f"  {_when(event.time)}  {event.what}: {event.why}")
+        print_answer(f"  {_when(event.time)}  {event.what}: {event.why}")
 
 
 def clear_command(*, dry_run: bool) -> None:
     """Remove every entry that is not in use."""
     size = clear_cache(dry_run=dry_run)
-    _print(f"{'would remove' if dry_run else 'removed'} {size_text(size)}")
+    print_answer(f"{'would remove' if dry_run else 'removed'} {size_text(size)}")
 
 
 def _mode(item: Item, *, readonly: bool) -> str:
@@ -89,7 +90,3 @@ def _now(item: Item) -> str:
 
 def _when(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-
-
-def _print(text: str) -> None:
-    print(shown(text))  # noqa: T201 - the command's answer

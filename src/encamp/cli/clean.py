@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from encamp.cli.print_answer import print_answer
 from encamp.cli.run import names_in
 from encamp.cli.ssh_commands import encamp_on
 from encamp.engines.kit.hostfile import host_in
-from encamp.errors import BadJob, CannotRemove, HostsNotReached, printable, shown
+from encamp.errors import BadJob, CannotRemove, HostsNotReached, printable
 from encamp.storage.cache.cache import clear_cache
 from encamp.storage.kept_folders import clean_kept, kept
 from encamp.storage.local_leftovers import reclaim_leftovers
@@ -30,11 +31,11 @@ def clean_command(
     if everything:
         removed += clean_kept(dry_run=dry_run, stayed=stayed)
     for folder in removed:
-        _print(f"{verb} {printable(folder)}")
+        print_answer(f"{verb} {printable(folder)}")
     if everything and (size := clear_cache(dry_run=dry_run)):
-        _print(f"{verb} {size} bytes of cached inputs")
+        print_answer(f"{verb} {size} bytes of cached inputs")
     elif not removed and not stayed:
-        _print(f"nothing to remove in {printable(local_storage_path())}")
+        print_answer(f"nothing to remove in {printable(local_storage_path())}")
     _print_kept(everything)
     if stayed:
         raise CannotRemove({str(path): str(exc) for path, exc in stayed.items()})
@@ -52,7 +53,7 @@ def _clean_elsewhere(hosts: list[str], everything: bool, dry_run: bool, python: 
     answers = encamp_on(hosts, ["clean", *options], python)
     for answer in answers:
         for line in answer.lines:
-            _print(f"{answer.host}: {line}")
+            print_answer(f"{answer.host}: {line}")
     if failed := {answer.host: answer.why for answer in answers if answer.why}:
         raise HostsNotReached(failed)
 
@@ -63,8 +64,4 @@ def _print_kept(everything: bool) -> None:
     if folders and not everything:
         count = counted(len(folders), "folder was", "folders were")
         remedy = "--all removes kept folders, and empties the cache"
-        _print(f"{count} kept in {printable(parent)}; {remedy}")
-
-
-def _print(text: str) -> None:
-    print(shown(text))  # noqa: T201 - the command's answer
+        print_answer(f"{count} kept in {printable(parent)}; {remedy}")

@@ -23,13 +23,14 @@ from encamp.cli.doctor_checks import (
     why_of,
 )
 from encamp.cli.doctor_ports import ports
+from encamp.cli.print_answer import print_answer
 from encamp.cli.run import engine_options
 from encamp.cli.ssh_commands import HostOutput, log_in
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import Host
 from encamp.engines.find_engine import engine_module
 from encamp.engines.kit.hostfile import host_in
-from encamp.errors import EncampError, InputError, printable, shown
+from encamp.errors import EncampError, InputError, printable
 from encamp.storage.disk.path_to_destination import NAMED
 from encamp.storage.disk.temporary_names import PART, new_token
 from encamp.storage.outputs.sees_destination import Beacons
@@ -333,4 +334,4 @@ def _sum_up(table: Table) -> int:
 
 def _print_line(text: str) -> None:
     with suppress(BrokenPipeError):
-        print(shown(text))  # noqa: T201 - the command's answer
+        print_answer(text)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
+from encamp.cli.print_answer import print_answer
 from encamp.cli.read_job_status import job_folders
 from encamp.errors import (
     BadDestination,
@@ -16,7 +17,6 @@ from encamp.errors import (
     JobBusy,
     NotOurs,
     printable,
-    shown,
 )
 from encamp.jobs.journal.journal import Journal
 from encamp.jobs.prune import Pruned, prune
@@ -38,7 +38,7 @@ def prune_command(destination: Path, *, dry_run: bool, shared: bool = False) -> 
         except NotOurs as exc:
             if len(folders) == 1:
                 raise
-            _print(str(exc))
+            print_answer(str(exc))
             continue
         except JobBusy as exc:
             refused.append(exc)
@@ -51,22 +51,22 @@ def prune_command(destination: Path, *, dry_run: bool, shared: bool = False) -> 
     if not refused and not any(
         one.removed or one.folders or one.kept or one.elsewhere or one.stayed for one in pruned
     ):
-        _print(f"nothing to remove in {printable(destination)}")
+        print_answer(f"nothing to remove in {printable(destination)}")
     stayed = {path: why for one in pruned for path, why in one.stayed.items()}
     errors: list[EncampError] = [CannotRemove(stayed), *refused] if stayed else [*refused]
     for other in errors[1:]:
-        _print(str(other))
+        print_answer(str(other))
     if errors:
         raise errors[0]
 
 
 def _print_pruned(pruned: Pruned, destination: Path, verb: str) -> None:
     for path in (*pruned.removed, *pruned.folders):
-        _print(f"{verb} {printable(path)}")
+        print_answer(f"{verb} {printable(path)}")
     kept = dict.fromkeys(pruned.kept, "it has changed since the job published it")
     not_below = dict.fromkeys(pruned.elsewhere, f"it is not below {destination}")
     for path, why in {**kept, **not_below}.items():
-        _print(f"kept {printable(path)}: {why}; remove it yourself if it is not needed")
+        print_answer(f"kept {printable(path)}: {why}; remove it yourself if it is not needed")
 
 
 def _pruned(folder: Path, shared: bool, *, dry_run: bool) -> Pruned:
@@ -86,7 +86,3 @@ def _made_by_others(folder: Path) -> Iterator[str]:
                 journal.read()
             for task in journal.current():
                 yield from (output.path for output in journal.done.outputs(task))
-
-
-def _print(text: str) -> None:
-    print(shown(text))  # noqa: T201 - the command's answer

@@ -12,6 +12,7 @@ import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
+from encamp.cli.print_answer import print_answer
 from encamp.cli.read_job_status import StatusAndText, job_folders, status_of
 from encamp.errors import BadJob, NotOurs, shown
 from encamp.jobs.display.draw_progress import StatusView
@@ -37,16 +38,16 @@ def status_command(
         _follow(folders, as_json=as_json)
     elif as_json:
         states = facts_json([state.status for state in _states(folders, _warn)])
-        _print(msgspec.json.format(states, indent=2).decode())
+        print_answer(msgspec.json.format(states, indent=2).decode())
     if not as_json:
         for state in _states(folders):
-            _print(*state.lines)
+            print_answer(*state.lines)
 
 
 def _states(
     folders: list[TrustedFolder], report: Callable[[str], None] | None = None
 ) -> list[StatusAndText]:
-    return list(_each_state(folders, report or _print))
+    return list(_each_state(folders, report or print_answer))
 
 
 def _each_state(
@@ -100,9 +101,9 @@ def _print_changes(
             continue
         printed[status.folder] = current
         if as_json:
-            _print(facts_json(status).decode())
+            print_answer(facts_json(status).decode())
         else:
-            _print(*state.lines)
+            print_answer(*state.lines)
 
 
 class _Display:
@@ -138,8 +139,3 @@ class _Display:
 def _warn(line: str) -> None:
     """For people, where standard output is for programs."""
     print(shown(line), file=sys.stderr)  # noqa: T201
-
-
-def _print(*lines: str) -> None:
-    for line in lines:
-        print(shown(line))  # noqa: T201 - the command's answer

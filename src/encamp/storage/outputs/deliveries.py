@@ -100,7 +100,8 @@ def _flush(deliveries: Iterable[Delivery], files: list[Path]) -> None:
     """Flush copies, and the record of their final names, before anything is renamed."""
     copies: list[Staged] = []
     for delivery in deliveries:
-        copies += delivery.staged
+        if delivery.error is None:
+            copies += delivery.staged
     if not copies:
         return
     failed = flush_copies(copies, files)

@@ -45,7 +45,7 @@ class InputSources:
         """
         with suppress(OSError, UnusableInput):
             source = self._source(path)
-            return source == str(final) or final.samefile(source)
+            return bool(source) and (source == str(final) or final.samefile(source))
         return False
 
     def _source(self, path: str) -> str:

@@ -1,0 +1,11 @@
+"""The answer of a subcommand, on standard output."""
+
+from __future__ import annotations
+
+from encamp.errors import shown
+
+
+def print_answer(*lines: str) -> None:
+    """Print lines without control characters of the terminal. Raises OSError."""
+    for line in lines:
+        print(shown(line))  # noqa: T201 - the command's answer
