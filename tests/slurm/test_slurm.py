@@ -127,7 +127,9 @@ def test_the_warning_of_slurm_stops_a_job_in_good_order(slurm: SomeSlurm, here: 
         'name = "j"\nto = "out"\n[[task]]\nname = "t"\nsteps = ["touch begun", "sleep 600"]\n'
     )
     line = f"exec {BIN}/encamp run --keep failed -n 1 job.toml"
-    batch = slurm.submit(line, "-n1", "--signal=B:USR1@45", "-t1", cwd=here)
+    # Slurm looks every 30 s for signals that are due within the next 30 s: 75 s before the end
+    # means 15 to 45 s after the start. With less, it may arrive before encamp handles signals.
+    batch = slurm.submit(line, "-n1", "--signal=B:USR1@75", "-t2", cwd=here)
     said = batch.ended()
     assert "encamp: stopped by SIGUSR1; finished tasks stay done; run again to continue" in said
 
