@@ -486,10 +486,10 @@ def test_publishing_in_progress_completes_at_kill_all(
 ) -> None:
     begun, go_on, publish = threading.Event(), threading.Event(), deliveries.publish
 
-    def slowly(staged: Any, **options: Any) -> list[Published]:
+    def slowly(staged: Any, own: Any) -> list[Published]:
         begun.set()
         go_on.wait(SOON)
-        return publish(staged, **options)
+        return publish(staged, own)
 
     monkeypatch.setattr(deliveries, "publish", slowly)
     cluster = Cluster("local", slots=1)

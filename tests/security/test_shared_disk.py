@@ -33,8 +33,8 @@ from encamp.storage.files_by_request import TaskFiles, WritePiece
 from encamp.storage.inputs.send_inputs import digest_of_piece
 from encamp.storage.local_storage import local_storage
 from encamp.storage.outputs.accepted_names import DeclaredNames
+from encamp.storage.outputs.deliveries import deliver_one
 from encamp.storage.outputs.patterns import Output, bound, folders_of
-from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.sees_destination import Beacons, reaches
 from encamp.storage.outputs.send_outputs import Piece
 from encamp.storage.outputs.stage import stage, unstage
@@ -362,7 +362,7 @@ def test_a_part_that_another_has_written_is_not_published(scratch: Path, script:
     (staged,) = stage(folder, [Output("a")], out, token=TOKEN, task="task")
     stranger(script, local(staged.part))
     with pytest.raises(BadDestination, match="was changed"):
-        publish([staged])
+        deliver_one([staged])
     assert not (out / "a").exists()
     unstage([staged])
 
@@ -383,7 +383,7 @@ def test_private_outputs_stay_private_while_staged(
         (folder / name).write_text("x")
         (folder / name).chmod(mode)
     staged = stage(folder, [Output("*")], tmp_path, token=TOKEN, task="task")
-    publish(staged)
+    deliver_one(staged)
     assert modes == [0o600, 0o600]
     assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "public").stat().st_mode) == 0o644
@@ -491,7 +491,7 @@ def test_link_created_during_task_is_not_followed(scratch: Path, moment: str, pa
         stranger(swap, out, mine)
         shutil.copytree(out / "was", mine, dirs_exist_ok=True)
         with pytest.raises(BadDestination, match="is a symlink of the user nobody"):
-            publish(staged)
+            deliver_one(staged)
         unstage(staged)
     assert not list(mine.rglob("*.sum"))
 

@@ -16,8 +16,8 @@ from encamp.errors import BadDestination
 from encamp.storage.disk import mountinfo, network_delay
 from encamp.storage.disk.network_delay import WAIT, is_network_disk, until_not_older, until_visible
 from encamp.storage.inputs.mirror import Mirror, plan
+from encamp.storage.outputs.deliveries import deliver_one
 from encamp.storage.outputs.patterns import as_outputs
-from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.stage import stage
 from encamp.storage.sandbox_folder import Sandbox
 from encamp.storage.shared_folders import portable
@@ -170,7 +170,7 @@ def test_publishing_waits_for_what_another_host_has_staged(tmp_path: Path) -> No
     part = Path(str(staged[0].part))
     part.rename(tmp_path / "not seen yet")
     with later(lambda: (tmp_path / "not seen yet").rename(part), 2):
-        publish(staged)
+        deliver_one(staged)
     assert (tmp_path / "to/a").read_text() == "made"
 
 
@@ -183,7 +183,7 @@ def test_file_missing_after_wait_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     staged = stage(tmp_path / "task", as_outputs("a"), tmp_path / "to", token="t", task="task")
     Path(str(staged[0].part)).unlink()
     with pytest.raises(BadDestination, match="no such file"):
-        publish(staged)
+        deliver_one(staged)
 
 
 @pytest.mark.usefixtures("network")

@@ -24,8 +24,9 @@ from encamp.errors import (
 )
 from encamp.storage.disk.temporary_names import PART, discard_leftovers
 from encamp.storage.local_storage import local_storage
+from encamp.storage.outputs.deliveries import deliver_one
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, check_outputs
-from encamp.storage.outputs.publish import digest_of, publish
+from encamp.storage.outputs.publish import digest_of
 from encamp.storage.outputs.stage import stage, unstage
 from encamp.storage.outputs.still_intact import intact
 from encamp.storage.shared_folders import MIRRORED, local
@@ -58,7 +59,7 @@ def brought(spec: OutputMap, folder: Path, to: Path) -> list[str]:
     """Stage and publish; returns what is in the destination then."""
     wanted = as_outputs(spec)
     check_outputs(wanted, to)
-    publish(stage(folder, wanted, to, token="t", task="name"))
+    deliver_one(stage(folder, wanted, to, token="t", task="name"))
     return below(to)
 
 
@@ -222,14 +223,14 @@ def test_permissions_are_kept_and_owner_can_write(folder: Path, to: Path) -> Non
 
 def test_published_files_have_size_digest_and_time(folder: Path, to: Path) -> None:
     write(folder, "a")
-    (one,) = publish(stage(folder, as_outputs("a"), to, token="t", task="name"))
+    (one,) = deliver_one(stage(folder, as_outputs("a"), to, token="t", task="name"))
     status = (to / "a").stat()
     assert one == Published(str(to / "a"), status.st_size, status.st_mtime_ns, digest_of(to / "a"))
 
 
 def test_intact_differs_from_touched_changed_and_missing(folder: Path, to: Path) -> None:
     write(folder, "a")
-    (one,) = publish(stage(folder, as_outputs("a"), to, token="t", task="name"))
+    (one,) = deliver_one(stage(folder, as_outputs("a"), to, token="t", task="name"))
     content = (to / "a").read_bytes()
     assert intact(one)
     os.utime(to / "a", ns=(1, 1))
@@ -297,7 +298,7 @@ def test_a_folder_with_the_final_name_is_no_place_for_a_file(folder: Path, to: P
     write(to, "a/precious")
     staged = stage(folder, as_outputs("a"), to, token="t", task="name")
     with pytest.raises(BadDestination):
-        publish(staged)
+        deliver_one(staged)
     unstage(staged)
     assert below(to) == ["a/precious"]
 
@@ -308,7 +309,7 @@ def test_publish_refuses_tampered_or_missing_part(folder: Path, to: Path) -> Non
         (one,) = stage(folder, as_outputs("a"), to, token="t", task="name")
         harm(local(one.part))
         with pytest.raises(BadDestination):
-            publish([one])
+            deliver_one([one])
         assert not (to / "a").exists()
         unstage([one])
     assert below(to) == []
@@ -332,8 +333,8 @@ def test_two_stagings_of_one_attempt_do_not_meet(folder: Path, to: Path) -> None
     write(folder, "a")
     first = stage(folder, as_outputs("a"), to, token="t", task="name")
     second = stage(folder, as_outputs("a"), to, token="t", task="name")
-    publish(first)
-    publish(second)
+    deliver_one(first)
+    deliver_one(second)
     assert below(to) == ["a"]
 
 
@@ -512,6 +513,6 @@ def test_staged_outputs_travel_by_shared_root(
     staged = stage(folder, as_outputs("a"), tmp_path / "mount/out", token="t", task="name")
     (tmp_path / "share").rename(tmp_path / "moved")
     monkeypatch.setenv(MIRRORED, str(tmp_path / "moved"))
-    (one,) = publish(staged)
+    (one,) = deliver_one(staged)
     assert one.path == str(tmp_path / "moved/out/a")
     assert (tmp_path / "moved/out/a").exists()

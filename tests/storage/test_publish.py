@@ -17,8 +17,9 @@ from encamp.errors import BadDestination, BadJob, OutputExists
 from encamp.storage.disk.temporary_names import PART
 from encamp.storage.outputs import publish as publishing
 from encamp.storage.outputs import stage as staging
+from encamp.storage.outputs.deliveries import Delivery, deliver, deliver_one
 from encamp.storage.outputs.patterns import Existing, Output, as_outputs
-from encamp.storage.outputs.publish import digest_of, publish
+from encamp.storage.outputs.publish import digest_of
 from encamp.storage.outputs.stage import Staged, stage
 
 
@@ -52,7 +53,7 @@ def there(to: Path) -> dict[str, str]:
 def test_new_file_is_published_under_every_policy(
     existing: Existing, folder: Path, to: Path
 ) -> None:
-    (published,) = publish(staged(folder, to, existing))
+    (published,) = deliver_one(staged(folder, to, existing))
     assert there(to) == {"a": "new"}
     assert published.digest == digest_of(to / "a")
     assert published.mtime_ns == (to / "a").stat().st_mtime_ns
@@ -89,7 +90,7 @@ def test_a_network_disk_may_show_a_file_with_another_inode_and_our_own_owner(
     owners: bool, folder: Path, to: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = NetworkDisk(monkeypatch, owners=owners)
-    publish(disk.staged(folder, to, os.geteuid() + 1))
+    deliver_one(disk.staged(folder, to, os.geteuid() + 1))
     assert there(to) == {"a": "new"}
 
 
@@ -102,8 +103,7 @@ def test_a_file_on_a_network_disk_has_the_bytes_that_were_staged(
     (part,) = to.iterdir()
     part.write_text("odd" if same_size else "other")
     with pytest.raises(BadDestination, match="was changed"):
-        publish(made)
-    part.unlink()
+        deliver_one(made)
     assert there(to) == {}
 
 
@@ -117,35 +117,35 @@ def test_a_file_of_another_owner_on_a_network_disk_is_refused_if_that_shows_owne
     (part,) = to.iterdir()
     os.chown(part, 12345, -1)
     with pytest.raises(BadDestination, match="was changed") if owners else nullcontext():
-        publish(made)
+        deliver_one(made)
 
 
 def test_existing_file_follows_policy(folder: Path, to: Path) -> None:
     (to / "a").write_text("old one")
-    (kept,) = publish(staged(folder, to, "keep"))
+    (kept,) = deliver_one(staged(folder, to, "keep"))
     assert there(to) == {"a": "old one"}
     assert (kept.size, kept.digest) == (7, digest_of(to / "a"))
     with pytest.raises(OutputExists) as caught:
-        publish(staged(folder, to, "error"))
+        deliver_one(staged(folder, to, "error"))
     assert caught.value.path == str(to / "a")
     for part in to.glob(f"{PART}*"):
         part.unlink()
     assert there(to) == {"a": "old one"}
-    publish(staged(folder, to, "replace"))
+    deliver_one(staged(folder, to, "replace"))
     assert there(to) == {"a": "new"}
 
 
 def test_a_broken_symlink_is_something_that_is_there(folder: Path, to: Path) -> None:
     (to / "a").symlink_to("nowhere")
     with pytest.raises(OutputExists):
-        publish(staged(folder, to, "error"))
+        deliver_one(staged(folder, to, "error"))
     assert os.readlink(to / "a") == "nowhere"
 
 
 def test_irreplaceable_file_holds_back_all_others(folder: Path, to: Path) -> None:
     (to / "c").write_text("old")
     with pytest.raises(OutputExists):
-        publish(staged(folder, to, "error", "a", "b", "c"))
+        deliver_one(staged(folder, to, "error", "a", "b", "c"))
     assert {n: t for n, t in there(to).items() if not n.startswith(PART)} == {"c": "old"}
 
 
@@ -155,7 +155,7 @@ def test_earlier_outputs_of_the_same_task_may_be_replaced(
 ) -> None:
     (to / "a").write_text("earlier")
     (to / "b").write_text("somebody's")
-    publish(staged(folder, to, existing), own={str(to / "a")})
+    deliver([Delivery(staged(folder, to, existing), own={str(to / "a")})])
     assert there(to) == {"a": "new", "b": "somebody's"}
 
 
@@ -173,11 +173,11 @@ def test_concurrently_created_file_is_never_replaced(
     monkeypatch.setattr(publishing, "_published", published)
     ready = staged(folder, to, existing)
     if existing == "keep":
-        (kept,) = publish(ready)
+        (kept,) = deliver_one(ready)
         assert kept.digest == digest_of(to / "a")
     else:
         with pytest.raises(OutputExists):
-            publish(ready)
+            deliver_one(ready)
     assert there(to) == {"a": "theirs"}
 
 
@@ -194,7 +194,7 @@ def test_file_swapped_during_rename_is_detected(
 
     monkeypatch.setattr(os, "rename", rename)
     with pytest.raises(BadDestination, match="a different process has put a different file there"):
-        publish(staged(folder, to, "replace"))
+        deliver_one(staged(folder, to, "replace"))
 
 
 def test_exactly_one_concurrent_publisher_succeeds(folder: Path, to: Path) -> None:
@@ -209,7 +209,7 @@ def test_exactly_one_concurrent_publisher_succeeds(folder: Path, to: Path) -> No
         def work(one: list[Staged], meet: threading.Barrier, done: list[str]) -> None:
             meet.wait(30)
             try:
-                publish(one)
+                deliver_one(one)
                 done.append("published")
             except OutputExists:
                 done.append("there already")
@@ -233,10 +233,10 @@ def test_a_disk_without_links_is_no_reason_to_replace_what_is_there(
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", no_link)
-    publish(staged(folder, to, "error"))
+    deliver_one(staged(folder, to, "error"))
     assert there(to) == {"a": "new"}
     (folder / "a").write_text("newer")
-    publish(staged(folder, to, "keep"))
+    deliver_one(staged(folder, to, "keep"))
     assert there(to) == {"a": "new"}
 
 

@@ -15,8 +15,8 @@ from encamp.errors import BadDestination, UnusableOutput
 from encamp.storage.disk.temporary_names import PART
 from encamp.storage.files_by_request import TaskFiles, WritePiece
 from encamp.storage.local_storage import local_storage
+from encamp.storage.outputs.deliveries import deliver_one
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, bound
-from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.send_outputs import OutputPaths, Piece
 from encamp.storage.outputs.stage import stage, unstage
 from encamp.storage.outputs.still_intact import intact
@@ -43,7 +43,7 @@ Bring = Callable[[OutputMap], Path]
 
 
 def locally(folder: Path, to: Path, spec: OutputMap) -> None:
-    publish(stage(folder, as_outputs(spec), to, token="t", task="name"))
+    deliver_one(stage(folder, as_outputs(spec), to, token="t", task="name"))
 
 
 class Sea:
@@ -68,7 +68,7 @@ def by_channel(folder: Path, to: Path, spec: OutputMap) -> None:
         patch.setenv(MIRRORED, "/no-such-folder")
         staged = stage(folder, wanted, Path("/none"), token="t", task="name", channel=sea)
         patch.setenv(MIRRORED, str(to.parent))
-        publish(staged)
+        deliver_one(staged)
 
 
 @pytest.fixture(params=[locally, by_channel])
@@ -291,7 +291,7 @@ def test_a_failed_task_leaves_what_can_go_home(folder: Path, here: Path) -> None
     for number, (make, _) in enumerate(ODD):
         make(folder / f"tree/{number}")
     outputs = as_outputs([Output("tree", required=False)])
-    publish(stage(folder, outputs, here / "to", token="t", task="name", lenient=True))
+    deliver_one(stage(folder, outputs, here / "to", token="t", task="name", lenient=True))
     assert seen(here / "to/tree") == {"a": "content of tree/a"}
 
 
@@ -329,7 +329,7 @@ def test_published_links_and_folders_are_intact_until_they_change(folder: Path, 
     write(folder, "a")
     (folder / "link").symlink_to("a")
     (folder / "empty").mkdir()
-    published = publish(stage(folder, as_outputs("*"), here / "to", token="t", task="name"))
+    published = deliver_one(stage(folder, as_outputs("*"), here / "to", token="t", task="name"))
     assert all(map(intact, published))
     assert {one.kind for one in published} == {"file", "link", "folder"}
     (here / "to/link").unlink()

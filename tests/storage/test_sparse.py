@@ -20,8 +20,8 @@ from encamp.storage.files_by_request import TaskFiles, WritePiece
 from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.inputs.send_inputs import Chunk, Sender, SentEntry, receive_file
 from encamp.storage.local_storage import LOCAL
+from encamp.storage.outputs.deliveries import deliver_one
 from encamp.storage.outputs.patterns import as_outputs, bound
-from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.send_outputs import OutputPaths, Piece
 from encamp.storage.outputs.stage import stage
 from encamp.storage.shared_folders import MIRRORED
@@ -142,7 +142,7 @@ def test_nor_to_the_destinations_host(
     monkeypatch.setenv(MIRRORED, "/no-such-folder")
     staged = stage(sparse.parent, wanted, Path("/none"), token="t", task="task", channel=sea)
     monkeypatch.setenv(MIRRORED, str(here / "there"))
-    (published,) = publish(staged)
+    (published,) = deliver_one(staged)
     same(here / "there/out/sparse", sparse)
     assert published.digest == digest(sparse)
     assert sea.sent <= sparse.stat().st_blocks * 512

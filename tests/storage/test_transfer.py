@@ -24,8 +24,8 @@ from encamp.storage.dead_owners import reclaim
 from encamp.storage.disk.path_to_destination import NAMED
 from encamp.storage.files_by_request import SpawnersFiles, TaskFiles, WritePiece
 from encamp.storage.inputs.send_inputs import CHUNK, digest_of_piece
+from encamp.storage.outputs.deliveries import deliver_one
 from encamp.storage.outputs.patterns import Output, as_outputs, bound
-from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.sees_destination import Beacons, reaches
 from encamp.storage.outputs.send_outputs import (
     OutputPaths,
@@ -87,7 +87,7 @@ def shipped(folder: Path, wanted: tuple[Output, ...], sea: Sea) -> list[Staged]:
 def published(staged: list[Staged], there: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MIRRORED, str(there))
-        publish(staged)
+        deliver_one(staged)
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK])

@@ -119,7 +119,7 @@ def _publish(delivery: Delivery) -> None:
         return
     for part in delivery.parts():
         try:
-            delivery.published += publish(part, flush=False, own=delivery.own, checked=True)
+            delivery.published += publish(part, delivery.own)
         except (EncampError, OSError) as exc:
             delivery.refuse(exc, part)
 

@@ -27,29 +27,15 @@ from encamp.storage.urls import is_url
 _NO_LINK = {errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
-def publish(
-    staged: Collection[Staged],
-    *,
-    flush: bool = True,
-    own: Collection[str] = (),
-    checked: bool = False,
-) -> list[Published]:
-    """Give staged files their final names; returns the published files.
+def publish(staged: Collection[Staged], own: Collection[str]) -> list[Published]:
+    """Give staged files, checked by `names_to_take`, their final names; returns what is published.
 
-    Existing files are replaced, or kept, or an error (`OutputExists`, and nothing is published), as
-    each output says; ``own`` are final names that may be replaced anyway, as earlier results of the
-    same task. A file is seen whole or not at all; if one of several files is known beforehand to
-    fail, none is published. With ``flush`` the names are on the disk on return; otherwise the
-    caller uses `flush_folders`. Blocks, on a network disk also until it shows what another host has
-    written there. ``checked`` if `names_to_take` was called just now, which checks the same. Raises
-    `BadDestination`, for example for a temporary file that is missing or was tampered with.
+    Existing files are replaced, or kept, or an error (`OutputExists`), as each output says; ``own``
+    are final names that may be replaced anyway, as earlier results of the same task. A file is seen
+    whole or not at all. The names may not be on the disk before `flush_folders` returns. Blocks.
+    Raises `BadDestination` for a temporary file that is missing or was tampered with.
     """
-    for one in staged if not checked else ():
-        _check(one, own)
-    published = [_published(one, own) for one in staged]
-    if flush:
-        flush_folders(parents(published))
-    return published
+    return [_published(one, own) for one in staged]
 
 
 def staged_by(one: Staged, token: str) -> bool:
@@ -62,7 +48,8 @@ def staged_by(one: Staged, token: str) -> bool:
 def names_to_take(staged: Collection[Staged], own: Collection[str]) -> list[str]:
     """The final names that `publish` will give, without those that are kept.
 
-    Raises the errors of `publish` that are known beforehand.
+    Blocks, on a network disk until it shows what another host has written there. Raises the errors
+    of `publish` that are known beforehand.
     """
     for one in staged:
         _check(one, own)
