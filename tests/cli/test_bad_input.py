@@ -178,7 +178,7 @@ def test_an_unreadable_job_is_refused(here: Path, ordinary: list[str], name: str
         (["data"], ["data: this is a folder"]),
         (["data/a.txt"], ["data/a.txt: a job is a .toml file or a .py script"]),
         (["job.toml", "extra"], ["extra: a job file takes no arguments"]),
-        (["--to", "results", "script.py"], ["--to: this is for job files"]),
+        (["--to", "results", "script.py"], ["--to: it is only for job files"]),
     ],
 )
 def test_invalid_job_argument_is_refused(here: Path, line: list[str], words: list[str]) -> None:

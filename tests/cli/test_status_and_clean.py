@@ -97,7 +97,7 @@ def test_a_job_file_stands_for_its_jobs_folder(half_done: Path) -> None:
     assert len({*paths}) == 1
     assert "nothing to remove" in encamp("prune", "half.toml").out
     Path("new.toml").write_text('to = "elsewhere"\n[[task]]\nname = "t"\nsteps = "true"\n')
-    encamp("status", "new.toml").check_refused("its job new has not run to ")
+    encamp("status", "new.toml").check_refused("its job new has not run with the destination ")
     encamp("status", "none.toml").check_refused("there is no such file")
 
 
@@ -143,7 +143,7 @@ def who(pid: int) -> str:
     ("place", "words"),
     [
         ("nowhere", "nowhere: there is no such folder"),
-        ("empty", "empty: no job has run to this folder"),
+        ("empty", "empty: no job has run with this destination"),
         ("file", "file: there is no such folder"),
     ],
 )

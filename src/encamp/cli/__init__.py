@@ -1,5 +1,6 @@
 """The ``encamp`` command: its subcommands, their output on a terminal or as JSON, exit statuses.
 
-Each subcommand is read and printed here; what it does is done by `encamp.jobs` and the layers
-below, so no other package may import this one, and nothing here is the only way to do something.
+This package only reads the command line and prints results. The work is done by `encamp.jobs` and
+the layers below, so everything that a subcommand does can also be done from Python. No other
+package may import this one.
 """

@@ -257,7 +257,7 @@ _running = _options(
     click.option("--keep", type=click.Choice(["never", "failed", "always"]), default="never",
                  show_default=True, help="Which task folders to keep."),
     click.option("--shared", is_flag=True,
-                 help="Let all members of the group of the job's folder run the job."),
+                 help="Let all members of the job folder's group run the job."),
     click.option("--only", multiple=True, metavar="PATTERN",
                  help="Run only tasks whose names match this pattern, and the tasks they depend "
                  "on; can be repeated."),

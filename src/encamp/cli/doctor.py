@@ -84,11 +84,11 @@ def doctor_command(
     if slots is not None:
         options["slots"] = slots
     table: Table = {}
-    with _facts(_there(base / destination if destination else base), table) as facts:
+    with _facts(_existing_part(base / destination if destination else base), table) as facts:
         named = [host_in(line).name for line in options.get("hosts", [])]  # type: ignore[attr-defined]
         logins = _log_in(named) if engine in _BY_SSH and slurm.job_id() is None else []
         dead = {login.host for login in logins if _silent(login)}
-        if dead:  # not started, as some engines would wait for them for minutes
+        if dead:  # some engines would wait for these for minutes
             lines = options["hosts"]
             options["hosts"] = [line for line in lines if host_in(line).name not in dead]  # type: ignore[attr-defined]
         with warnings.catch_warnings(record=True) as warned:
@@ -96,7 +96,7 @@ def doctor_command(
             if dead and not options["hosts"]:
                 _look_here(facts, table)
             else:
-                _look(engine, options, facts, table)
+                _check_together(engine, options, facts, table)
         _note(warned, table)
         _add_logins(logins, table)
     for host, lines in table.items():
@@ -104,10 +104,10 @@ def doctor_command(
     return _sum_up(table)
 
 
-# What is looked for, at the destination
+# The checks, and the destination
 
 
-def _there(folder: Path) -> Path:
+def _existing_part(folder: Path) -> Path:
     """The folder, or its nearest existing parent; creates nothing."""
     return next(path for path in (folder, *folder.parents) if path.exists())
 
@@ -148,15 +148,17 @@ def _note(warned: Sequence[warnings.WarningMessage], table: Table) -> None:
         table.setdefault(socket.gethostname(), []).append(CheckResult("note", "warning", text))
 
 
-# Hosts, as a cluster of the engine has them
+# The hosts of the engine's cluster
 
 
-def _look(engine: str, options: Mapping[str, object], facts: ProgramFacts, table: Table) -> None:
+def _check_together(
+    engine: str, options: Mapping[str, object], facts: ProgramFacts, table: Table
+) -> None:
     """Check all hosts together; each alone if the cluster does not start."""
     lines = options.get("hosts")
     each = lines if isinstance(lines, list) else []
     try:
-        _ask(engine, options, facts, table)
+        _check_hosts(engine, options, facts, table)
     except InputError:
         raise
     except EncampError as exc:
@@ -165,7 +167,9 @@ def _look(engine: str, options: Mapping[str, object], facts: ProgramFacts, table
         alone.pop("slots", None)
         well = True
         for line in each if len(each) > 1 else []:
-            well &= _ask_alone(engine, {**alone, "hosts": [line]}, host_in(line).name, facts, table)
+            well &= _check_alone(
+                engine, {**alone, "hosts": [line]}, host_in(line).name, facts, table
+            )
         if len(each) < 2:
             name = host_in(each[0]).name if each else socket.gethostname()
             table.setdefault(name, []).append(replace(whole, remedy=_remedy(whole.found, name)))
@@ -180,12 +184,12 @@ def _look_here(facts: ProgramFacts, table: Table) -> None:
     table.setdefault(socket.gethostname(), []).extend(here.lines)
 
 
-def _ask_alone(
+def _check_alone(
     engine: str, options: Mapping[str, object], name: str, facts: ProgramFacts, table: Table
 ) -> bool:
     """Check one host; returns whether it could be reached."""
     try:
-        _ask(engine, options, facts, table)
+        _check_hosts(engine, options, facts, table)
     except EncampError as exc:
         why = why_of(exc)
         table.setdefault(name, []).append(CheckResult("fails", "cluster", why, _remedy(why, name)))
@@ -193,7 +197,9 @@ def _ask_alone(
     return True
 
 
-def _ask(engine: str, options: Mapping[str, object], facts: ProgramFacts, table: Table) -> None:
+def _check_hosts(
+    engine: str, options: Mapping[str, object], facts: ProgramFacts, table: Table
+) -> None:
     """Run the checks on the hosts of a cluster. Raises an `EncampError`."""
     lines = options.get("hosts")
     wanted = [host_in(line).name for line in lines] if isinstance(lines, list) else []
@@ -243,7 +249,9 @@ def _frames(host: Host) -> CheckResult:
     """The route of calls, results and files."""
     if not host.frames_by:
         return CheckResult("ok", "frames", "go directly between it and the program")
-    text = f"go by {host.frames_by}, since neither host can connect to the other; this takes longer"
+    text = (
+        f"go through {host.frames_by}, since neither host can connect to the other: this is slower"
+    )
     here = socket.gethostname()
     remedy = f"let {here} connect to it, or it to {here}, at any port"
     return CheckResult("note", "frames", text, remedy)
@@ -311,7 +319,7 @@ def _remedy(why: str, host: str) -> str:
     )
 
 
-# What is printed
+# Printing
 
 
 def _print(host: str, lines: Sequence[CheckResult]) -> None:

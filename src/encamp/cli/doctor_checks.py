@@ -46,7 +46,7 @@ _MOUNTS = (
     "kernel 5.11 or newer lets ordinary users mount overlays; "
     "in a container, allow user namespaces and mounts"
 )
-_NO_LOCKS_HEEDED = ("tmpreaper", "tmpwatch")
+_IGNORE_LOCKS = ("tmpreaper", "tmpwatch")
 _NETWORK = ("nfs", "fuse.sshfs", "cifs", "smb", "lustre", "beegfs", "gpfs", "ceph", "glusterfs",
             "fuse.glusterfs", "9p", "afs")  # fmt: skip
 _TMP = ("/tmp", "/var/tmp")  # noqa: S108 - where cleaners work
@@ -194,13 +194,13 @@ def _write_there() -> None:
 def _cleaners(storage: Path) -> Iterator[CheckResult]:
     name = "cleaners"
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
-    deaf = [cleaner for cleaner in _NO_LOCKS_HEEDED if shutil.which(cleaner, path=path)]
+    installed = [cleaner for cleaner in _IGNORE_LOCKS if shutil.which(cleaner, path=path)]
     fd = locked(storage, fcntl.LOCK_SH)
     if fd is not None:
         os.close(fd)
-    if deaf and any(storage.is_relative_to(folder) for folder in _TMP):
-        remedy = f"have it leave out {printable(storage)}, or set {LOCAL}"
-        yield CheckResult("note", name, f"{deaf[0]} may remove files in use", remedy)
+    if installed and any(storage.is_relative_to(folder) for folder in _TMP):
+        remedy = f"exclude {printable(storage)} from it, or set {LOCAL}"
+        yield CheckResult("note", name, f"{installed[0]} may remove files in use", remedy)
     elif fd is None:
         remedy = f"set {LOCAL} to a folder on a disk with locks (flock)"
         yield CheckResult(

@@ -40,7 +40,7 @@ def exit_status(command: click.Command) -> int:
     except EncampError as exc:
         _print(str(exc))
         return 2 if isinstance(exc, InputError) else 1
-    except OSError as exc:  # of encamp's own files; a script's errors are shown as Python does
+    except OSError as exc:  # on encamp's own files; Python shows a script's errors
         _report_os_error(exc, "standard output" if exc.errno in _NOT_WRITTEN else "")
         return 1
     return code if isinstance(code, int) else 0

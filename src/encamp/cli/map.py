@@ -112,7 +112,7 @@ def map_job(mapped: Mapped) -> Job:
 
 
 def _refusal(problem: Problem) -> InputError:
-    """An error of the job in terms of the command line."""
+    """An error of the job, reworded for the command line."""
     cause = problem.__cause__
     if isinstance(cause, BadJob) and problem.path[-1] in ("foreach", "name"):
         option = "--task" if len(problem.path) > 1 else "--name"
@@ -194,9 +194,9 @@ def _files(mapped: Mapped, folder: Path) -> list[str | Path]:
 
 
 def _is_path(name: str, folder: Path, paths: set[Path]) -> bool:
-    """Whether a name is that of a file, not a pattern that was quoted and matches others, too.
+    """Whether a name means the file of that name, not a quoted pattern that matches others, too.
 
-    For a pattern without quotes the shell has listed all matches in ``paths``.
+    For a pattern without quotes, ``paths`` has all matches, because the shell has listed them.
     """
     if not os.path.lexists(name):
         return False
@@ -277,7 +277,7 @@ def _range_in(text: str) -> Numbers | None:
 
 
 def _numbers_of(given: Numbers) -> range:
-    """Raises ValueError if these are too many to list."""
+    """The numbers of a range. Raises ValueError if these are too many."""
     down = given.step < 0
     if abs(given.to - given.from_) // abs(given.step) >= MOST_TASKS:
         raise ValueError(f"makes more than {MOST_TASKS:,} tasks; check the numbers")

@@ -6,6 +6,6 @@ from encamp.errors import shown
 
 
 def print_answer(*lines: str) -> None:
-    """Print lines without control characters of the terminal. Raises OSError."""
+    """Print lines, with control characters escaped. Raises OSError."""
     for line in lines:
         print(shown(line))  # noqa: T201 - the command's answer

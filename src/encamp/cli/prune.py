@@ -25,9 +25,9 @@ from encamp.jobs.prune import Pruned, prune
 def prune_command(destination: Path, *, dry_run: bool, shared: bool = False) -> None:
     """Remove the orphans of every job with a folder in ``destination``, or list them.
 
-    A job that cannot be pruned does not keep the others from it. Raises `NotOurs` if there is one
-    job, and it may belong to another user, `JobBusy`, `BadJob` if a job's folder cannot be
-    written, and `CannotRemove` with the files that could not be removed.
+    If one job cannot be pruned, the others still are. Raises `NotOurs` if the only job may belong
+    to another user, `JobBusy`, `BadJob` if a job's folder cannot be written, and `CannotRemove`
+    with the files that could not be removed.
     """
     folders = job_folders(destination)
     pruned: list[Pruned] = []

@@ -46,23 +46,26 @@ class StatusAndText:
 
 
 def job_folders(destination: Path) -> list[Path]:
-    """The folders of jobs in a destination, the one that it is itself, or that of a job file.
+    """The folders of jobs in a destination, which may also be a job's own folder, or a job file.
 
     Raises `BadJob` if there is none, and the errors of a wrong job file.
     """
     if destination.suffix == ".toml" and not destination.is_dir():
-        from encamp.jobs.file.jobfile import load_job  # most name a folder
+        from encamp.jobs.file.jobfile import load_job  # usually it is a folder
 
         job = load_job(destination)
         if not os.path.lexists(job.folder / NAME):
-            raise BadJob(str(destination), f"its job {job.name} has not run to {job.to} yet")
+            raise BadJob(
+                str(destination),
+                f"its job {job.name} has not run with the destination {job.to} yet",
+            )
         return [job.folder]
     if not destination.is_dir():
         raise BadJob(str(destination), "there is no such folder; name a job's destination")
     folders = [destination] if destination.suffix == ".job" else sorted(destination.glob("*.job"))
     folders = [folder for folder in folders if os.path.lexists(folder / NAME)]
     if not folders:
-        raise BadJob(str(destination), "no job has run to this folder; name a job's destination")
+        raise BadJob(str(destination), "no job has run with this destination; name a job's")
     return folders
 
 

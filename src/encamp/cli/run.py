@@ -55,7 +55,7 @@ def options_of(
     time_limit: str | None,
     **others: Any,
 ) -> RunOptions:
-    """The job options of the command line; ``others`` are fields of them. Raises `BadJob`."""
+    """The job options of the command line; ``others`` are further fields. Raises `BadJob`."""
     current_folder()  # raises if the folder was removed
     engine_module(engine)  # raises for an unknown engine, before anything is read
     return RunOptions(
@@ -97,7 +97,7 @@ def engine_options(
 
 
 def _of_executors() -> Collection[str]:
-    from encamp.executor.executor import Executor  # here, because few runs need it
+    from encamp.executor.executor import Executor  # imported here, because few runs need it
 
     return signature(Executor.__init__).parameters
 
@@ -133,9 +133,11 @@ def run_job_file(path: Path, arguments: tuple[str, ...], to: str | None) -> None
 def run_script(path: Path, arguments: tuple[str, ...], to: str | None) -> None:
     _check_script(path)
     if to is not None:
-        raise BadJob("--to", f"this is for job files; give {path} its folder as an argument")
+        raise BadJob(
+            "--to", f"it is only for job files; pass the folder to {path} as its own argument"
+        )
     argv, folders = sys.argv, list(sys.path)
-    atexit.unregister(gc.freeze)  # what the script leaves may have to be collected
+    atexit.unregister(gc.freeze)  # the script may leave garbage to collect
     sys.argv = [str(path), *arguments]
     sys.path.insert(0, str(path.resolve().parent))
     try:

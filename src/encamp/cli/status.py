@@ -30,8 +30,8 @@ def status_command(
 ) -> None:
     """Print the state of every job with a folder in ``destination``.
 
-    With ``follow`` prints it again and again until none of them is running. Raises `NotOurs` if
-    there is one job, and it may belong to another user, or `BadJob` if its report is broken.
+    With ``follow`` prints it again and again until none of them is running. If there is only one
+    job, raises `NotOurs` if it may belong to another user, or `BadJob` if its report is broken.
     """
     folders = [TrustedFolder(folder, shared) for folder in job_folders(destination)]
     if follow:
