@@ -621,7 +621,7 @@ BAD = {
     ),
     "after something quite else": (
         '[[task]]\nname = "s{v}"\nforeach.v = { from = 1, to = 9 }\nsteps = "y"\nafter = "mc-*"',
-        (5, 9, "no task of this job is called 'mc-*'; there are s1, s2, s3, s4, s5 and 4 more"),
+        (5, 9, "no task of this job is called 'mc-*'; its tasks are s1, s2, s3, s4, s5 and 4 more"),
     ),
     "a shell step whose value stands where it cannot be quoted": (
         '[[task]]\nname = "x"\nsteps = [{ shell = true, run = "echo `cat {task}`" }]',

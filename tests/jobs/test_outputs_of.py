@@ -99,7 +99,7 @@ def test_taker_gets_exactly_the_current_job_outputs(chain: Chain) -> None:
 def test_the_report_says_why_it_ran_again(chain: Chain) -> None:
     chain.run([1, 2])
     report = run(chain.job([1]))
-    assert report["sum"].why == "what it takes from other tasks changed"
+    assert report["sum"].why == "its inputs from other tasks changed"
 
 
 def test_bytes_count_and_not_when_they_were_made(chain: Chain) -> None:

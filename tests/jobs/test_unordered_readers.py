@@ -135,7 +135,10 @@ def test_rescued_files_are_read_only_by_later_tasks(strips: Path) -> None:
         with pytest.raises(BadJob) as caught:
             Prepared(_pair(reader, on_failure={"*.log": "logs"}))
         said = str(caught.value)
-        assert "reads what task m leaves when it fails ('*.log' in logs), but does not" in said
+        assert (
+            "reads what task m leaves when it fails ('*.log' in logs), but the task does not"
+            in said
+        )
         assert "publish to a different folder or name, or exclude it from the mirror" in said
         Prepared(_pair(reader, after="m", on_failure={"*.log": "logs"}))
     Prepared(_pair(Mirror("out/logs/*.txt", required=False), on_failure={"*.log": "logs"}))
@@ -220,7 +223,7 @@ def test_no_advice_to_wait_for_task_that_waits_for_reader(strips: Path) -> None:
     job = encamp.Job("job", to="out")
     job.add("first", "true", mirror="out/other.txt")
     job.add("second", "true", after="first", outputs="other.txt")
-    with pytest.raises(BadJob, match="which comes after it; publish to a different folder or name"):
+    with pytest.raises(BadJob, match="which runs later; publish to a different folder or name"):
         Prepared(job)
 
 

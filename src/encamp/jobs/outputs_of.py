@@ -1,7 +1,7 @@
 """Inputs that are outputs of other tasks: which ones, and where they go in the folder.
 
-The outputs of a task are those that, by the journal, it published when it was last done; other
-files in the destination do not count.
+The outputs of a task are those that it published when it was last done, according to the journal;
+other files in the destination do not count.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ InputMap = (
 
 def as_inputs(spec: InputMap) -> tuple[tuple[Mirror, ...], tuple[OutputsOf, ...]]:
     """Any form of an input map, as mirrors and as outputs of other tasks."""
-    if not spec and type(spec) is tuple:  # quick: most of a million tasks have none
+    if not spec and type(spec) is tuple:  # the usual case, quickly
         return (), ()
     if isinstance(spec, str | Mirror):
         return as_mirrors(spec), ()

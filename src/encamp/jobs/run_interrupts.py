@@ -18,9 +18,9 @@ from encamp.storage.exit_on_signal import ENDING, REAL_TIME, Terminated, exit_on
 T = TypeVar("T")
 
 _ENDING = *ENDING, *REAL_TIME
-_IN_A_HURRY = signal.SIGINT, signal.SIGQUIT
-"""Signals of keys: a second one is intended."""
-_SENT_AGAIN = signal.SIGHUP, signal.SIGXCPU
+_FROM_KEYS = signal.SIGINT, signal.SIGQUIT
+"""Signals that users send with keys: a second one is intentional."""
+_REPEATED = signal.SIGHUP, signal.SIGXCPU
 """Signals that are repeated automatically: by the shell and the kernel, or every second."""
 _ONE_REQUEST = 1.0
 """Signals within this many seconds are one request: `timeout` sends two, others several."""
@@ -92,14 +92,14 @@ class RunInterrupts:
             raise error
 
     def _is_urgent(self, number: int) -> bool:
-        if number in _IN_A_HURRY:
+        if number in _FROM_KEYS:
             return True
         later = time.monotonic() - self._noted_at > _ONE_REQUEST
-        return later and number not in _SENT_AGAIN
+        return later and number not in _REPEATED
 
 
 def ended_in_order(function: Callable[..., T], *args: Any) -> T:
-    """``function(*args)``, with its cleanup if this is a pool's worker and a signal ends it."""
+    """``function(*args)``; if this is a pool's worker and a signal ends it, after its cleanup."""
     if threading.current_thread() is not threading.main_thread():
         return function(*args)
     try:

@@ -151,7 +151,7 @@ def token_of(lease: Path) -> str:
 
 
 def _names(files: TrustedFiles, *prefixes: str) -> list[str]:
-    """Lease files that begin so; files of others do not count."""
+    """Lease files whose names begin with this; files of others do not count."""
     return [
         name
         for name in files.names()

@@ -10,9 +10,9 @@ _LONGEST = 40
 
 
 def name_of_values(values: Sequence[str]) -> str:
-    """A name for the task of these values, independent of their position in a table.
+    """A name for the task with these values, independent of their position in a table.
 
-    Characters that do not belong into a file name are replaced; then a digest keeps names unique.
+    Characters that do not belong in a file name are replaced; then a digest keeps names unique.
     """
     from hashlib import blake2b
 

@@ -74,7 +74,7 @@ class _Failures:
     def _print(self, text: str, style: str = "") -> None:
         if self.console.is_terminal:
             self.console.print(Text(shown(text)), style=style)
-        else:  # the same, sooner: there may be a line for each of very many tasks
+        else:  # the same, but faster: very many tasks may have a line each
             self.console.file.write(f"{shown(text)}\n")
 
     def _print_line(self, text: str, style: str = "", indent: int = 0) -> None:

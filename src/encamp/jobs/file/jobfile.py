@@ -191,7 +191,7 @@ class _Loader:
             template = _name_of(task, case)
             name = fill(template, values)
             if name in self.origins:
-                raise BadJob(f"task {name}", _twice(template, case, self.origins[name]))
+                raise BadJob(f"task {name}", _duplicate_name(template, case, self.origins[name]))
         self.origins[name] = case.origin
         return {**values, "task": name}
 
@@ -242,7 +242,7 @@ def _key_of_name(task: TaskTable) -> str:
     return "foreach" if task.name is None else "name"
 
 
-def _twice(template: str, case: Case, other: str) -> str:
+def _duplicate_name(template: str, case: Case, other: str) -> str:
     if case.file is None and other == case.origin:
         hint = "give it once, or put {index} into the name"
         return f"is made twice, as {case.origin} is given twice; {hint}"

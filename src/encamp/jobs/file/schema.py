@@ -193,13 +193,13 @@ def _split(message: str, document: dict[str, Any]) -> tuple[str, KeyPath]:
     path: KeyPath = ()
     for index, dots, key in re.findall(r"\[(?:(\d+)|(\.\.\.))\]|\.(\w+)", place):
         if dots:
-            path = (*path, _guilty(message, document, path))
+            path = (*path, _faulty_key(message, document, path))
         else:
             path = (*path, int(index) if index else key)
     return what, path
 
 
-def _guilty(message: str, document: dict[str, Any], path: KeyPath) -> str:
+def _faulty_key(message: str, document: dict[str, Any], path: KeyPath) -> str:
     """The key of the table at ``path`` that alone causes the same message."""
     for key, value in _at(document, path).items():
         copy = deepcopy(document)

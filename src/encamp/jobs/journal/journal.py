@@ -42,12 +42,12 @@ class Journal:
         self._file = JournalFile(self.own_folder)
         self.done = RecordsByTask(self._file)
         self.attempts: dict[str, int] = {}
-        """Tries of tasks since they were last done, including those in runs that were killed."""
+        """Attempts since each task was last done, including those in runs that were killed."""
         self.earlier: dict[str, dict[str, Published | None]] = {}
-        """Final names that were once a task's, but are not in its last result; None if the run was
-        killed before the rest was recorded."""
+        """Final names that once belonged to a task, but are not in its last result; None for a
+        file whose other facts were not recorded before the run was killed."""
         self.rescued: dict[str, set[str]] = {}
-        """The tries that were rescued from a failure."""
+        """By task, the files that were rescued after a failure."""
         self.failed = RecordsByTask(self._file)
         """Tasks that failed and were not done since."""
         self.left: set[str] = set()
@@ -120,7 +120,7 @@ class Journal:
                 self.done.note(task, at)
                 self.attempts.pop(task, None)
                 self.failed.discard(task)
-                if task in self.earlier:  # of a million tasks few are
+                if task in self.earlier:  # few of a million tasks are
                     self._forget(task, _own(outputs_in(record)))
             case "failed":
                 self.failed.note(task, at)

@@ -104,7 +104,7 @@ class _Hasher:
             case tuple() | list():
                 return self._join(kind, map(self.digest, value))
             case set() | frozenset():
-                return self._join(kind, sorted(map(self._apart, value)))
+                return self._join(kind, sorted(map(self._separate_digest, value)))
             case dict():
                 return self._join(kind, self._items(value))
             case _:
@@ -114,9 +114,9 @@ class _Hasher:
         """The digests of a dictionary's items in an order that does not depend on theirs."""
         if all(type(key) is str for key in value):
             return [self.digest(part) for key in sorted(value) for part in (key, value[key])]
-        return sorted(map(self._apart, value.items()))
+        return sorted(map(self._separate_digest, value.items()))
 
-    def _apart(self, value: object) -> bytes:
+    def _separate_digest(self, value: object) -> bytes:
         """The digest of a value whose position is unknown, numbered separately."""
         apart = _Hasher(self._met)
         apart._enclosing = dict(self._enclosing)

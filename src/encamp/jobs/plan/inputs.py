@@ -160,6 +160,6 @@ class Inputs:
         return replace(item, target=target)
 
     def _cached(self, row: tuple[Any, ...]) -> bool:
-        """Whether an input of a single task bypasses the cache: it does if that saves a copy."""
+        """Whether an input uses the cache: one of a single task does not, if that saves a copy."""
         kind, mode, identity = row[_KIND], row[_MODE], row[_IDENTITY]
         return kind == "tree" or mode != "auto" or hash(identity) in self._wanted

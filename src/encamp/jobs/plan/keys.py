@@ -22,7 +22,7 @@ _WORDS = {
     "arguments": "an argument of its steps",
     "commands": "a command line",
     "inputs": "an input",
-    "taken": "what it takes from other tasks",
+    "taken": "its inputs from other tasks",
     JOB_INPUTS: "a job input",
     "outputs": "its list of outputs",
     "values": "the name of its file of values",
@@ -110,7 +110,7 @@ def why_outdated(
     """
     if record is None or record.report is None:
         return "it has not been done before"
-    if record.key != key:  # which may also have parts of a different version
+    if record.key != key:  # the record may have other parts, of a different version
         for part, words in _WORDS.items():
             if record.key.get(part) != key.get(part):
                 return f"{words} changed"

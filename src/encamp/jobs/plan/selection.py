@@ -49,4 +49,4 @@ def no_task_named(pattern: str, names: list[str]) -> str:
         return f"no task of this job is called {pattern!r}; did you mean {close[0]!r}?"
     some = ", ".join(map(printable, names[:5]))
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"no task of this job is called {pattern!r}; there are {some}{more}"
+    return f"no task of this job is called {pattern!r}; its tasks are {some}{more}"

@@ -343,7 +343,7 @@ class _Check:
         return []
 
     def _check(self, hit: _ReadingTask) -> None:
-        """Raise `BadJob` if a task reads its own outputs, or a task's that it does not await."""
+        """Raise `BadJob` if a task reads its own outputs, or those of a task that may run later."""
         name, writes = hit.task.name, hit.writes
         is_in_place = name in writes.in_place_tasks
         if hit.own and not is_in_place:
@@ -416,30 +416,30 @@ def _for_all(writes: _Writes) -> str:
     )
 
 
-_PART_THEM = "publish to a different folder or name, or exclude it from the mirror"
+_SEPARATE = "publish to a different folder or name, or exclude it from the mirror"
 
 
 def _of_own_failure(mirror: Mirror, writes: _Writes) -> str:
     return (
         f"its {_named(mirror)} reads what it leaves when it fails ({_output(writes)}), "
-        f"so its next run would not have the same inputs; {_PART_THEM}"
+        f"so its next run would not have the same inputs; {_SEPARATE}"
     )
 
 
 def _of_itself(mirror: Mirror, writes: _Writes) -> str:
     return (
         f"its {_named(mirror)} reads what it publishes itself ({_output(writes)}), so it would "
-        f"never be up to date; {_PART_THEM}"
+        f"never be up to date; {_SEPARATE}"
     )
 
 
 def _of_another(mirror: Mirror, maker: str, writes: _Writes, later: bool) -> str:
     reads = f"its {_named(mirror)} reads what {_publishes(maker, writes)}"
     if later:
-        return f"{reads}, which comes after it; {_PART_THEM}"
+        return f"{reads}, which runs later; {_SEPARATE}"
     if writes.failed:
-        return f"{reads}, but does not run after it; {_PART_THEM}"
+        return f"{reads}, but the task does not run after that one; {_SEPARATE}"
     return (
-        f"{reads}, but does not run after it; use outputs_of({maker!r}), "
+        f"{reads}, but the task does not run after that one; use outputs_of({maker!r}), "
         f"add after={maker!r}, or publish to a different folder"
     )

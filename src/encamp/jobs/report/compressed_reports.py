@@ -93,7 +93,7 @@ class CompressedReports(TaskReports):
             self._values[report.name] = value
             report = replace(report, value=as_json(value))
         if report.state == "done":
-            self._well(report.name, "done", line)
+            self._note_success(report.name, "done", line)
             return
         self._ended[report.name] = report.state
         self._lines[report.name] = len(self._lines)
@@ -104,9 +104,9 @@ class CompressedReports(TaskReports):
 
     def up_to_date(self, name: str, line: bytes) -> None:
         """Add a task that an earlier run has done; ``line`` is its record in the journal."""
-        self._well(name, "up to date", line)
+        self._note_success(name, "up to date", line)
 
-    def _well(self, name: str, state: State, line: bytes) -> None:
+    def _note_success(self, name: str, state: State, line: bytes) -> None:
         self._ended[name] = state
         if _NO_VALUE not in line:
             self.has_values = True
@@ -153,7 +153,7 @@ class CompressedReports(TaskReports):
         return self._ended.get(name, "waiting")
 
     def is_done(self, name: str) -> bool:
-        """Whether the results of a task are there."""
+        """Whether the results of a task exist."""
         return self._ended.get(name) in _WELL
 
     def states(self) -> Iterator[State]:

@@ -17,7 +17,7 @@ NAME = "MANIFEST"
 def manifest_lines(published: Iterable[Published], top: str) -> Iterator[bytes]:
     """Files with their digests as ``b2sum --check`` reads them, paths relative to ``top``.
 
-    See b2sum(1); a name with a newline or a backslash has its line marked and them escaped.
+    See b2sum(1): in a name, newlines and backslashes are escaped, and its line is marked.
     """
     for one in published:
         if one.digest and not is_url(one.path):

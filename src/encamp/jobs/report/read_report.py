@@ -29,7 +29,7 @@ class TaskOutline(msgspec.Struct, frozen=True, gc=False):
 
 
 class Outline(msgspec.Struct, frozen=True):
-    """The facts of a report for `encamp status`; the report may be of a million tasks."""
+    """The facts of a report for `encamp status`; the report may have a million tasks."""
 
     ended: float
     interrupted: bool

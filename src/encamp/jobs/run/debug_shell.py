@@ -37,7 +37,7 @@ class DebugEnds(SystemExit):
 
 
 def debug(job: JobDefinition, options: RunOptions, wanted: Debugged) -> JobReport:
-    """Debug a task of a job, and end the program; for other jobs, returns their report.
+    """Debug a task of a job, and end the program; returns the report of a job without this task.
 
     Publishes and records nothing. Raises `BadJob` for a task that depends on tasks that are not
     done, and the errors of `Job.run` for missing inputs.

@@ -50,7 +50,7 @@ def check_executor(executor: object) -> None:
 
 
 def _why_unusable(executor: Executor) -> str:
-    """Why an executor takes no calls any more, as far as it can be seen; empty if it may."""
+    """Why an executor takes no more calls, if it shows that; otherwise empty."""
     broken = getattr(executor, "_broken", None)  # False, or why
     if isinstance(broken, str):
         return f"is broken: {broken}"
@@ -161,7 +161,7 @@ def services_of(executor: Executor) -> list[ServiceStatistics]:
 
 
 def why_gone(executor: Executor) -> str | None:
-    """Why an executor of another library will return nothing any more; None if it may.
+    """Why an executor of another library will return nothing more; None if it may.
 
     Process pools report this themselves; a client of a dead server usually waits for a new one.
     """

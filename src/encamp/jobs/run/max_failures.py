@@ -25,7 +25,7 @@ class MaxFailures:
         return True
 
     def most_ahead(self, workers: int) -> float:
-        """How many tasks may be submitted at once, to waste none."""
+        """How many tasks may be submitted at once, so that none of them is wasted."""
         return math.inf if self._most is None else workers + self._most - self._failed
 
     def warnings(self) -> list[str]:

@@ -35,7 +35,7 @@ class Publisher:
         """Final name → task."""
 
     def keep(self, name: str, outputs: list[Published]) -> None:
-        """Keep the outputs of a task that does not run as its own."""
+        """Record that the outputs of a task that does not run still belong to it."""
         for output in (one for one in outputs if one.kind != "folder"):
             self.finals.setdefault(output.path, name)
 

@@ -50,7 +50,7 @@ def run_job(
     reclaim_leftovers(local_storage())
     with ExitStack() as stack:
         together = executor is None and launched(options.engine)
-        if together:  # at once: the other processes wait to become this one's agents
+        if together:  # now: the other processes wait to become its agents
             run_on, workers = stack.enter_context(pool(executor, options))
         interrupts = stack.enter_context(RunInterrupts())
         stack.enter_context(journal.writing())

@@ -161,7 +161,7 @@ class RunLoop:
         except BaseException as exc:
             self._stop()
             if isinstance(exc, OutOfTime):
-                exc.done = self._done_so_far()  # more tasks are done by now
+                exc.done = self._done_so_far()  # others may have ended since it was raised
             with suppress(EncampError, OSError):  # the error that stopped the run matters more
                 report = self._reported(interrupted=True)
                 if isinstance(exc, KeyboardInterrupt):
@@ -172,12 +172,12 @@ class RunLoop:
             self.submissions.close()
             if self.untidy:
                 discard_parts(self.job, self.token, self.uid)
-                if not self.running and self.submissions.over is None:  # nothing else writes
+                if not self.running and self.submissions.over is None:  # nothing else writes there
                     self.lease.swept()
         return self._reported(interrupted=self.max_failures.reached)
 
     def _pass_over(self) -> None:
-        """Keep the outputs of tasks outside this run as theirs."""
+        """Record that the outputs of tasks outside this run still belong to these tasks."""
         if len(self.tasks) == len(self.job.tasks):
             return
         self.prepared.graph.choose(self.tasks)
@@ -219,7 +219,7 @@ class RunLoop:
         )
 
     def _most_ahead(self) -> float:
-        """How many tasks may be submitted at once: fewer if failures are counted, to waste none."""
+        """How many tasks may be submitted at once; fewer if failures are counted."""
         if self.workers is None or not self.max_failures.counts:
             return self.window
         workers = workers_of(self.submissions.executor) or self.workers  # a cluster may have grown
@@ -318,7 +318,7 @@ class RunLoop:
         report_up_to_date(self.progress, name, self.ended)
 
     def _submit(self, name: str) -> None:
-        current = self.running.pop(name)  # not submitted until it is recorded
+        current = self.running.pop(name)  # it counts as submitted when that is recorded
         current.begin()
         self.journal.write(Record("submitted", name, time.time(), current.number))
         self.running[name] = current
@@ -468,7 +468,7 @@ class RunLoop:
         return task_report(self.job.tasks[name], state, current, outcome)
 
     def _plan_anew(self, name: str, outcome: Outcome) -> None:
-        """Look up a task's inputs again; a finished change does not count as a failed attempt."""
+        """Look up the inputs of a task again, because one has changed since they were looked up."""
         try:
             inputs, key = self.prepared.look_again(name)
         except (InputError, OSError) as exc:
@@ -485,7 +485,7 @@ class RunLoop:
             self._note_failure(report)
 
     def _note_failure(self, report: TaskReport) -> None:
-        """Record it for a run of failed tasks, and count it for ``max_failures``."""
+        """Record a failure, for later runs with ``failed``, and count it for ``max_failures``."""
         kept = replace(report, value=None, log_tail="")
         self.journal.write(Record("failed", report.name, time.time(), report=kept))
         if self.max_failures.note_failure():

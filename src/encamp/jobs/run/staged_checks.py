@@ -1,4 +1,4 @@
-"""Checks what workers say that they have staged, before the controller touches it."""
+"""Checks what workers claim to have staged, before the controller touches it."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def _unknown(placeholder: Placeholder, known: list[str]) -> str:
 
 def _filled(text: str, values: Values, change: Callable[[str], str]) -> str:
     pieces = parse(text)
-    if len(pieces) == 1 and isinstance(pieces[0], str):  # as most words of most commands
+    if len(pieces) == 1 and isinstance(pieces[0], str):  # most words have no placeholder
         return pieces[0]
     return "".join(
         [piece if isinstance(piece, str) else change(_value(piece, values)) for piece in pieces]
@@ -67,7 +67,7 @@ def _filled(text: str, values: Values, change: Callable[[str], str]) -> str:
 
 
 def fill(text: str, values: Values) -> str:
-    """``text`` with its placeholders filled as they are.
+    """``text`` with the values inserted unchanged.
 
     Raises `BadJob` for one that is not in ``values``, or a lone brace.
     """

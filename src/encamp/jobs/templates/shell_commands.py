@@ -1,8 +1,8 @@
 """Finds commands of a shell line that might run their words or their input as code.
 
-`why_unsafe` returns why a command must not get data, or an empty string. Programs that are not
-listed here count as harmless. Listed are programs that run their input, that take a word for a
-program, or that run other commands.
+`why_unsafe` returns why a command must not get data, or an empty string. The lists contain programs
+that run their input, that take a word for a program, or that run other commands. All other programs
+count as harmless.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def code_files(words: Words) -> set[str]:
 
 
 def is_safe_test(words: Words) -> bool:
-    """Whether no value in a ``[ ... ]`` can be ``-v``, and the next one a name with a subscript."""
+    """Whether a ``[ ... ]`` cannot contain ``-v`` followed by a name with a subscript."""
     named = any(word.splits or word.text in ("-v", "-R") for word in words)
     literal = [word.text is not None for word in words]
     return not named and (False, False) not in pairwise(literal)
@@ -216,7 +216,7 @@ _KNOWN = {*_PROGRAMS, *_RUNS_DATA, *_BEFORE_ANOTHER, *_RULES}
 
 
 def _known(text: str) -> str:
-    """``python`` of ``/usr/bin/python3.11``."""
+    """A program's name without folder and version: ``python`` for ``/usr/bin/python3.11``."""
     name = text.rpartition("/")[2]
     return re.sub(r"[-.\d]+$", "", name) or name
 

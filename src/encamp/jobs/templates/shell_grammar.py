@@ -70,11 +70,11 @@ class Context:
     begins_word: bool
     may_be_option: bool
     never: str
-    """Why no value can; empty if some can."""
+    """Why no value can be inserted; empty if some can."""
     only_numbers: str
-    """The construct inside which only numbers can; empty if there is none."""
+    """The construct inside which only numbers can be inserted; empty if there is none."""
     only_plain: str
-    """Why only plain values can; empty if all can."""
+    """Why only plain values can be inserted; empty if all can."""
 
 
 class ShellLine:

@@ -36,7 +36,7 @@ class ResourceUsage:
             self.look()
 
     def look(self) -> None:
-        """Measure the use so far; use after the last look before a death is lost."""
+        """Measure the usage so far. What is used between the last call and a death is lost."""
         if not self._pid:
             return
         family = list(_family(self._pid))

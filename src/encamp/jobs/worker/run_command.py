@@ -46,7 +46,7 @@ def _waited(process: subprocess.Popen[bytes]) -> tuple[int, struct_rusage]:
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except BaseException:
-        end_descendants(GRACE)  # as much time to end properly as for Python steps
+        end_descendants(GRACE)  # the time that Python steps get, too
         raise
     return status, usage
 

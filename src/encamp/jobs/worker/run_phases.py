@@ -55,7 +55,7 @@ from encamp.wire.pickling import (
     traceback_of,
 )
 
-resource = resource_unseen()  # as steps run in this process
+resource = resource_unseen()  # hidden from the steps that run in this process
 _SCARCE = 1 << 16
 """With fewer free bytes, a step's failure is explained by a full disk."""
 _BRIEF = 0.1
@@ -107,7 +107,7 @@ class _Attempt:
         self.placed = Placed()
         self._began = time.perf_counter()
         self._cpu_before = 0.0
-        self._standing = AttemptNote("", os.getpid(), 0.0)
+        self._last_note = AttemptNote("", os.getpid(), 0.0)
         self.value: object = None
         self._tail = TAIL
         self._calls = True
@@ -119,9 +119,9 @@ class _Attempt:
                 self._in_folder(self._steps())
             except (EncampError, Stopped, OSError) as exc:
                 self._failed(exc)
-        if isinstance(self.outcome.error, Stopped) and self._standing.folder:
+        if isinstance(self.outcome.error, Stopped) and self._last_note.folder:
             send_to_supervisor(
-                self._standing
+                self._last_note
             )  # from now on the supervisor is responsible for the folder
 
     def _steps(self) -> tuple[Call | Command, ...]:
@@ -147,7 +147,7 @@ class _Attempt:
         life = FolderLife(self.work.folder, self.files, name=name, spare=True)
         sandbox = life.sandbox
         at_supervisors_end(sandbox.remove)
-        self._stand(str(sandbox.path))
+        self._leave_note(str(sandbox.path))
         failed = True
         try:
             with output_to(log_file(sandbox.path)):
@@ -193,7 +193,7 @@ class _Attempt:
             with self._phase("task postphase"):
                 self.outcome.staged = life.stage()
         except StepFailed as exc:
-            self._failed(_for_want_of_room(exc, sandbox.folder) or exc)
+            self._failed(_disk_full_error(exc, sandbox.folder) or exc)
         except (EncampError, Stopped) as exc:
             self._failed(exc)
 
@@ -248,15 +248,15 @@ class _Attempt:
         with suppress(EncampError, OSError):
             self.outcome.log = stage_log(path, self.work, self.files, flush=self.work.folder.flush)
 
-    def _stand(self, folder: str, step: StepBegins | None = None) -> None:
-        self._standing = AttemptNote(folder, self.outcome.pid, self._cpu_before, step)
-        note(self._standing)
+    def _leave_note(self, folder: str, step: StepBegins | None = None) -> None:
+        self._last_note = AttemptNote(folder, self.outcome.pid, self._cpu_before, step)
+        note(self._last_note)
 
     def _note_step(self, label: str | None, time_limit: float | None) -> None:
         before = tuple([(span.name, span.start, span.seconds) for span in self.outcome.phases])
         mirrored = self.placed.bytes, self.placed.files, self.outcome.bytes_shared
         step = StepBegins(label, time_limit, time.monotonic(), before, mirrored)
-        self._stand(self._standing.folder, step)
+        self._leave_note(self._last_note.folder, step)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -282,7 +282,7 @@ class _Attempt:
         self.outcome.error = portable_error(exc)
 
 
-def _for_want_of_room(failed: StepFailed, folder: Path) -> DiskFull | None:
+def _disk_full_error(failed: StepFailed, folder: Path) -> DiskFull | None:
     """`DiskFull` if the disk was almost full when the step failed, whatever its own error."""
     if (free := free_space(folder)) >= _SCARCE:
         return None

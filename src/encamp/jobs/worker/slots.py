@@ -238,7 +238,7 @@ class SupervisedSlot:
         return SlotLost(exit_code) if taken else _NotTaken()
 
 
-_CALL = pickle.dumps(operator.call)  # not a function of this module, which slots do not need
+_CALL = pickle.dumps(operator.call)  # a function of this module would load it in slots
 
 
 def _answer(envelope: Results, parts: Parts) -> Done | Raised:
