@@ -348,7 +348,7 @@ def test_initializer_changes_stay(cluster: Cluster) -> None:
         assert after["numpy"][1] == 2
         assert after["variable"] == 3
         assert executor.submit(state).result(SOON) == after
-    cluster._keep_house("refresh", None, each=True)
+    cluster._housekeeping("refresh", None, each=True)
 
 
 def be_somebody_else_for_good() -> int:

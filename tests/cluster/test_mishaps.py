@@ -797,7 +797,7 @@ def test_order_to_leaving_agent_ends_with_its_reason(answers: bool) -> None:
         agents = cluster._controller.agents
 
         def order() -> dict[int, str]:
-            tickets = agents.keep_house("clear", each=True)
+            tickets = agents.begin_housekeeping("clear", each=True)
             agent = agents.here()[0]
             if answers:
                 done = say.HousekeepingDone(next(iter(tickets)), True, "17")

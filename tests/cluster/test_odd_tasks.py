@@ -106,7 +106,7 @@ def test_a_thread_that_a_task_has_left_does_not_speak_for_the_next(
     task = cluster.spawn(let_it_speak, *paths)
     cluster.send(task, "for you")
     assert task.result(SOON) == "for you"
-    ended = f"task {first.id} has ended; its threads can send and receive no more\n"
+    ended = f"task {first.id} has ended; its threads can no longer send or receive\n"
     assert paths[1].read_text() == 2 * ended
     events = [cluster.receive(0, source=task) for _ in range(3)]
     assert [type(got and got.message) for got in events] == [TaskResult, TaskExit, type(None)]

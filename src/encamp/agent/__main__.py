@@ -13,7 +13,7 @@ from encamp.errors import InputError
 
 def main(arguments: list[str]) -> None:
     """Join the engine's network, and serve; with some engines, some processes do other work."""
-    default_signals()  # a launcher or a daemon may ignore some
+    default_signals()  # a launcher or daemon may have ignored some
     end = engine_module(arguments[0]).join(arguments[1:])
     if end is None:
         return

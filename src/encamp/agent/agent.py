@@ -133,7 +133,7 @@ class Agent:
         left_out += [folder for folder in self.endpoint.left_out if folder not in left_out]
         count = self.endpoint.slots or orders.slots or cores_and_memory.cores()
         folder = _folder(orders.folder, far=is_far(orders.sys_path))
-        label = max(0, self.number - 1)  # for an agent's only slot, as in an MPI job
+        label = max(0, self.number - 1)  # the number of an agent's only slot, as in an MPI job
         kinds: dict[SlotKind, Callable[[int], AgentSlot]] = {
             SlotKind.PROCESS: lambda number: ProcessSlot(self, number, folder),
             SlotKind.THREAD: lambda number: ThreadSlot(
@@ -272,7 +272,7 @@ class Agent:
                 self.shortcut.close()
             for slot in self.slots:
                 slot.begin_end()
-            deadline = time.monotonic() + ENDS  # for all together
+            deadline = time.monotonic() + ENDS  # for all slots together
             for slot in self.slots:
                 slot.end(max(0.0, deadline - time.monotonic()))
             if any(slot.killed for slot in self.slots):

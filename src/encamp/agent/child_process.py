@@ -202,7 +202,7 @@ class ChildProcess:
         """Wait for a process that has ended, and end its children; returns its exit code."""
         self._wait()
         left_something = self.exit_code != 0 or self.in_a_call
-        self.close()  # first, because finding processes needs descriptors, and there may be no more
+        self.close()  # first: finding processes needs descriptors, and none may be left
         if left_something:
             end_marked(MARK, self._mark)
         return self.exit_code
@@ -262,7 +262,7 @@ def slot_environment() -> dict[str, str]:
 
 
 def may_pass(exc: BaseException) -> bool:
-    """Whether the system has refused a process for lack of something that may be available soon."""
+    """Whether the system refused to start a process for a reason that may soon pass."""
     return isinstance(exc, OSError) and exc.errno in _MAY_PASS
 
 

@@ -42,7 +42,7 @@ class InlineSlot(AgentSlot):
 
     def work(self) -> None:
         """See `AgentSlot.work`."""
-        if self._folder is not None:  # not before the pump is set up, whose changes must stay
+        if self._folder is not None:  # only now: the pump's own changes must stay
             with suppress(OSError):
                 os.chdir(self._folder)
             self._slot.isolation = ProcessRestored(self._folder)

@@ -125,7 +125,7 @@ class ProcessSlot(AgentSlot):
                 self.busy += envelope.count
                 return
             if envelope.life != self._life:
-                return  # for a process that has ended, which the controller learns soon
+                return  # its process has ended; a report of that is on its way
             if envelope.fresh and not self._take_fresh(envelope):
                 return
             self._process.runs += 1
@@ -144,7 +144,7 @@ class ProcessSlot(AgentSlot):
             fresh = self._start()
         except (OSError, EncampError) as exc:
             self.busy += envelope.count
-            self._let_go(self._process)
+            self._end_idle(self._process)
             self.agent.unlink(self.number)
             self._fresh_refused += 1
             if self._fresh_refused > len(REFUSED) or not may_pass(exc):
@@ -199,7 +199,7 @@ class ProcessSlot(AgentSlot):
         try:
             return process.reader.read()
         except (EOFError, OSError, BadFrame) as exc:
-            self._unheard(process, process.data, exc)
+            self._stop_reading(process, process.data, exc)
             return []
 
     def _take(self, process: ChildProcess, messages: list[Parts]) -> bool:
@@ -214,7 +214,7 @@ class ProcessSlot(AgentSlot):
                     parts = self._new_results(process, parts)
                 envelope = None if are_results and len(parts) == 1 else decode(parts[0])
             except (BadFrame, DecodeError) as exc:
-                self._unheard(process, process.data, exc)
+                self._stop_reading(process, process.data, exc)
                 break
             if envelope is None:
                 self._results += parts
@@ -297,7 +297,7 @@ class ProcessSlot(AgentSlot):
         """Go back to the usual process after a call in a fresh one."""
         fresh, lasting, self._spare = self._process, self._spare, None
         self.agent.unlink(self.number)
-        self._let_go(fresh)
+        self._end_idle(fresh)
         if lasting is None or not lasting.alive:
             self._start_again(0, b"", began=False)
             return
@@ -311,10 +311,10 @@ class ProcessSlot(AgentSlot):
         self._pass_results()
         if process is self._process and self._spare is None and not self._ending:
             self.agent.unlink(self.number)
-            self._let_go(process)
+            self._end_idle(process)
             self._start_again(0, b"", began=False)
 
-    def _let_go(self, process: ChildProcess) -> None:
+    def _end_idle(self, process: ChildProcess) -> None:
         """End an idle process, without waiting for it."""
         self._forget(process)
         self._leaving.append(process)
@@ -339,7 +339,7 @@ class ProcessSlot(AgentSlot):
             messages = process.control_reader.read()
             envelopes = [decode(parts[0]) for parts in messages]
         except (EOFError, OSError, BadFrame) as exc:
-            self._unheard(process, process.control, exc)
+            self._stop_reading(process, process.control, exc)
             return
         for envelope, parts in zip(envelopes, messages, strict=True):
             if isinstance(envelope, GivenBack):
@@ -351,7 +351,7 @@ class ProcessSlot(AgentSlot):
         if self._spare is not None and not self.busy and process is self._process:
             self._restore()
 
-    def _unheard(self, process: ChildProcess, link: socket.socket, exc: Exception) -> None:
+    def _stop_reading(self, process: ChildProcess, link: socket.socket, exc: Exception) -> None:
         """Ignore a socket from now on: a task may have damaged it; other slots must continue."""
         self.agent.pump.forget(link.fileno())
         if isinstance(exc, BadFrame | DecodeError):
@@ -430,7 +430,7 @@ class ProcessSlot(AgentSlot):
             self._process.control_writer.send([encode(asked)])
 
     def stop(self, life: int, ticket: int) -> None:
-        """See `AgentSlot.stop`. The process gets `ENDS` seconds to clear up."""
+        """See `AgentSlot.stop`. The process gets `ENDS` seconds to clean up."""
         process = self._process
         if life != self._life or (ticket and ticket not in self._tickets):
             return

@@ -53,7 +53,7 @@ class AgentSlot(ABC):
     def __init__(self, agent: OwningAgent, number: int) -> None:
         self.agent, self.number = agent, number
         self.busy = 0
-        """How many calls it has received and not ended."""
+        """How many of the calls that it has received have not ended."""
         self.killed = False
         """Whether a process of it was killed, so that its folders might be left."""
 

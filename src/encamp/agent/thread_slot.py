@@ -56,7 +56,7 @@ class ThreadSlot(AgentSlot):
             self._changed.notify_all()
 
     def send(self, parts: Parts, message: Message | None = None) -> None:
-        """See `Connection.send`. The agent sends later, so arrays are copied, which may change."""
+        """See `Connection.send`. The agent sends later, so arrays are copied: they may change."""
         parts = own(parts)
         self.agent.pump.call_soon(lambda: self.agent.pass_on(decode(parts[0]), parts))
 

@@ -1,4 +1,4 @@
-"""The setup of a call besides its function: folder, devices, limits and files."""
+"""The setup of a call in addition to its function: folder, devices, limits and files."""
 
 from __future__ import annotations
 
@@ -117,14 +117,14 @@ class Setups:
         return files.answer(question)
 
     def _beacon(self, options: CheckedOptions) -> str:
-        """The description that hosts use to recognize destinations; empty if all are this host."""
+        """The description by which hosts recognize destinations; empty if this is the only host."""
         if self._beacons is None:
             return ""
         self._beacons.put(folders_of((*options.outputs, *options.on_failure)))
         return self._beacons.description
 
     def accepted(self, task: TaskRecord, staged: list[Staged]) -> Accepted:
-        """The outputs that the task can have, and has staged."""
+        """Those of the staged outputs that the task may have; the others are refused."""
         outputs = (*task.options.outputs, *task.options.on_failure)
         urls = [output.to for output in outputs if output.at is None]
         return accepted(staged, f"{self._token}-{task.id}", below([*folders_of(outputs), *urls]))

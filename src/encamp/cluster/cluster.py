@@ -156,7 +156,7 @@ class Cluster:
             controller.agents.report_needs()
         self._pump.start()
 
-    # What there is
+    # Hosts, slots and tasks
 
     def hosts(self) -> list[Host]:
         """The hosts, in the order in which they joined."""
@@ -419,15 +419,17 @@ class Cluster:
         timeout = patience(timeout)
         self._check()
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._keep_house("refresh", deadline, each=True)
-        return {host: int(freed) for host, freed in self._keep_house("clear", deadline, each=False)}
+        self._housekeeping("refresh", deadline, each=True)
+        return {
+            host: int(freed) for host, freed in self._housekeeping("clear", deadline, each=False)
+        }
 
-    def _keep_house(
+    def _housekeeping(
         self, what: str, deadline: float | None, *, each: bool
     ) -> list[tuple[str, str]]:
         """Ask agents for `Housekeeping`; returns the hosts and their answers. Blocks."""
         controller = self._controller
-        tickets = self._pump.call(lambda: controller.agents.keep_house(what, each=each))
+        tickets = self._pump.call(lambda: controller.agents.begin_housekeeping(what, each=each))
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         if not self._pump.until(lambda: controller.agents.all_done(tickets), left):
             raise NotInTime("a host has not cleared its local storage", left or 0.0)

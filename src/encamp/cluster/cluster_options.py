@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ClusterSettings:
-    """Settings for all agents of a cluster. Those by host map host names, and `ANY` for others."""
+    """Settings for all agents of a cluster; some are by host name, with `ANY` for all others."""
 
     folder: str
     """The current folder of tasks, as JSON of a portable path."""

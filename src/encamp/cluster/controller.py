@@ -214,7 +214,7 @@ class Controller:
     ) -> SpawnedTask:
         """`spawn`, and send the call from this thread if a slot is free or many calls wait."""
         task = self.spawn(function, args, kwargs, options).future
-        if self.ended:  # just now
+        if self.ended:  # since `spawn` has checked
             self.abandon()
         if not task.id % _EAGER:
             self.pump.nudge(_PATIENCE)
@@ -249,7 +249,7 @@ class Controller:
             self.register_spawned()
             if self.failure is not None:  # perhaps since `spawn` has checked
                 self.fail(self.failure)
-            if self.agents.has_lost:  # perhaps since `spawn` has checked the hosts
+            if self.agents.has_lost:  # perhaps since `spawn` checked the hosts
                 self.agents.end_unmet()
         if scheduler.slots:
             # Repeated, because a call that cannot be sent leaves its slot free.
@@ -344,10 +344,10 @@ class Controller:
         self.agents.joined(number, "")
         handle, pending = self.inbox.handle, self.pump.pending
 
-        def hear(envelope: Any, parts: Parts) -> None:
+        def handle_later(envelope: Any, parts: Parts) -> None:
             pending.append((handle, (number, envelope, parts)))
 
-        return hear
+        return handle_later
 
     # Sending calls
 
@@ -521,7 +521,7 @@ class Controller:
             deliver_one(staged, lenient=bool(result.failure))
 
         def done(_: Any, error: BaseException | None) -> None:
-            if result.failure:  # which matters more
+            if result.failure:  # the call's own error matters more
                 self._failed(task, slot, *load_failure(result.failure))
             else:
                 self.end(task, error is None, result.value if error is None else error)
@@ -573,7 +573,7 @@ class Controller:
         self._forget(task, good, value)
         options = task.options
         if options.staged and (files := self.setups.forget(task)) is not None:
-            self.disk_thread.run(files.close, _nothing)
+            self.disk_thread.run(files.close, _ignore)
         if options.notify:
             self.messages.put_end(task.id, good, value)
         if good:
@@ -687,5 +687,5 @@ def _unsendable(task: TaskRecord, exc: BaseException) -> CannotTravel:
     return CannotTravel(f"an argument of {named}", text_of(exc))
 
 
-def _nothing(*_: object) -> None:
-    """The callback of an errand without one."""
+def _ignore(*_: object) -> None:
+    """The callback of disk work that needs none."""

@@ -38,11 +38,11 @@ class DiskThread:
             return
         if self._thread is None:
             # No pool: those of the standard library end before a program's exit functions run.
-            self._thread = threading.Thread(target=self._go, name="encamp-disk", daemon=True)
+            self._thread = threading.Thread(target=self._run_all, name="encamp-disk", daemon=True)
             self._thread.start()
         self._work.put(run)
 
-    def _go(self) -> None:
+    def _run_all(self) -> None:
         while (run := self._work.get()) is not None:
             run()
 

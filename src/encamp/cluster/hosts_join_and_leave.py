@@ -150,7 +150,7 @@ class Agents:
             slot = SlotRecord(agent.number, number, host)
             agent.slots.append(slot)
             self._scheduler.add(slot)
-        self._know(host, agent)
+        self._update_host(host, agent)
         if agent.frames_by:
             _log.info(
                 "frames of %s go through %s, because there is no direct connection",
@@ -167,7 +167,7 @@ class Agents:
             with suppress(UserWarning):  # the work must continue if warnings are errors
                 warnings.warn(words, stacklevel=2)
 
-    def _know(self, host: HostRecord, agent: AgentRecord) -> None:
+    def _update_host(self, host: HostRecord, agent: AgentRecord) -> None:
         known = self.hosts.get(host.name)
         gpus = tuple(host.gpus) if known is None else known.gpus
         python = "" if agent.facts is None else agent.facts.python
@@ -234,7 +234,7 @@ class Agents:
                 self._messages.put(SPAWNER, HostDeleted(self.hosts.pop(agent.facts.host)))
                 self._controller.slots_changed()
             else:  # another agent is still there
-                self._know(host, agent)
+                self._update_host(host, agent)
             self._last_loss = f"; the last one was {agent.facts.host}: {why}"
         self.has_lost = True
         self.end_unmet()
@@ -307,7 +307,7 @@ class Agents:
         for task in begun:
             self._controller.end(task, False, task.why_ended(slot, exit_code, why))
 
-    def keep_house(self, what: str, *, each: bool) -> dict[int, str]:
+    def begin_housekeeping(self, what: str, *, each: bool) -> dict[int, str]:
         """Ask ``each`` agent, or one per host, for `Housekeeping`; returns tickets → host names."""
         tickets: dict[int, str] = {}
         for agent in self.here():

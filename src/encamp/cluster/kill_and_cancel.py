@@ -144,7 +144,7 @@ class KillAndCancel:
     def put_back(self, tasks: list[TaskRecord], slot: SlotRecord) -> None:
         """Queue tasks that were given back; those that are to be cancelled end.
 
-        The latter are last: what their callbacks use must be consistent before.
+        The latter end last, because their callbacks may use what must be consistent by then.
         """
         goes_on: list[TaskRecord] = []
         over: list[tuple[TaskRecord, SlotRecord]] = []
@@ -233,14 +233,14 @@ class KillAndCancel:
         if left:
             asked = list(left)
             self.pump.until(answered, ANSWERS)
-            self.pump.call(lambda: self._cancel_no_more(asked))
+            self.pump.call(lambda: self._let_continue(asked))
 
     def take_back_soon(self, tasks: Iterable[SpawnedTask]) -> None:
         """The same without waiting, and without a result."""
 
         def take_back() -> None:
             asked = self._cancel_waiting(tasks)
-            self.pump.call_later(ANSWERS, lambda: self._cancel_no_more(asked))
+            self.pump.call_later(ANSWERS, lambda: self._let_continue(asked))
 
         self.pump.call_soon(take_back)
 
@@ -262,7 +262,7 @@ class KillAndCancel:
         return elsewhere
 
     @staticmethod
-    def _cancel_no_more(records: Iterable[TaskRecord]) -> None:
-        """Tasks that have started in the meantime, or whose slot does not answer, run on."""
+    def _let_continue(records: Iterable[TaskRecord]) -> None:
+        """Let tasks continue that have started in the meantime, or whose slot does not answer."""
         for record in records:
             record.cancel_if_given_back(False)

@@ -156,7 +156,7 @@ class Messages:
 
 
 def _received(found: tuple[int, Any] | tuple[int, bool, Any] | int) -> Received:
-    """What an entry of the queue stands for."""
+    """The message or event that an entry of the queue represents."""
     if isinstance(found, int):
         return Received(found, TaskExit(found))
     if len(found) == 3:

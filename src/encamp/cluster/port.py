@@ -31,10 +31,10 @@ class ClusterPort:
     def __init__(self, controller: Controller, lifetime: Lifetime) -> None:
         self._controller, self._lifetime = controller, lifetime
         self.engine, self.pump, self.agents = controller.engine, controller.pump, controller.agents
-        self.spawn = controller.spawn_soon  # itself, as a method here would cost each spawn a call
+        self.spawn = controller.spawn_soon  # a method here would cost each spawn a call
         self.check_open = controller.check_open
 
-    # What it is like
+    # Its properties
 
     @property
     def forked(self) -> bool:

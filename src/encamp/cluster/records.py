@@ -40,8 +40,8 @@ class Cause(Enum):
     """Why a task was ended early."""
 
     KILLED = "killed"
-    TIME = "its time limit was over"
-    OVERDUE = "a server that answered nothing for too long"
+    TIME = "its time limit has passed"
+    OVERDUE = "a server that has not answered for too long"
 
 
 class TaskRecord:

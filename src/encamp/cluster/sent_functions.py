@@ -125,10 +125,10 @@ def name_of_called(function: Function, args: tuple[Any, ...]) -> str:
 
 
 class Functions:
-    """The functions of one cluster, or an initializer's family of them, which slots load apart.
+    """The functions of one cluster, or those of one initializer, which slots load separately.
 
     A function that is sent by value has its own globals wherever it is loaded. Globals that an
-    initializer sets are for the functions of its family only.
+    initializer sets are only for the functions that are called with it.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Functions:
         """The last function that was sent by reference, which is often the next one, too."""
 
     def of(self, initializer: object) -> Functions:
-        """The functions of an initializer's family; this object if it is None."""
+        """The functions called with an initializer; this object if it is None."""
         if initializer is None:
             return self
         if (found := self._families.get(id(initializer))) is None:
@@ -166,7 +166,7 @@ class Functions:
         return found[1]
 
     def forget(self, initializer: object) -> None:
-        """Forget an initializer's family, which will not be called any more."""
+        """Forget the functions called with an initializer, which will not be called any more."""
         self.kept.changes += 1
         found = self._families.pop(id(initializer), None)
         if found is not None:

@@ -24,7 +24,7 @@ class ServicesInterface(Protocol):
 
     @property
     def lasting(self) -> int:
-        """How many of the cluster's tasks are its own, and end only on its order."""
+        """How many of the cluster's tasks are its own: they end only when it ends them."""
 
     @property
     def resting(self) -> int:

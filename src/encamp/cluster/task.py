@@ -123,7 +123,7 @@ class LightFuture(Future[Any]):
         return super().exception(0)  # it has ended just now
 
     def __await__(self) -> Generator[Any, None, Any]:
-        import asyncio  # not loaded by most programs
+        import asyncio  # imported here, because few programs need it
 
         return asyncio.wrap_future(self).__await__()
 
@@ -185,7 +185,7 @@ class Canceller(Protocol):
         """Cancel tasks that have not started; from any thread, blocks while slots are asked."""
 
     def take_back_soon(self, tasks: Iterable[SpawnedTask]) -> None:
-        """The same without waiting for it."""
+        """The same without waiting."""
 
     def kill(self, task: SpawnedTask) -> None:
         """End a running task; from any thread."""

@@ -52,7 +52,7 @@ class DeferredSignals:
             try:
                 for number in handlers:
                     _set(number, self._noting)
-            except BaseException:  # raised by a handler that was not replaced yet
+            except BaseException:  # by a handler that was not replaced yet
                 self._give_back()
                 raise
         self._depth += 1  # last, so that an interrupted call has no effect
@@ -74,7 +74,7 @@ class DeferredSignals:
             self._hand_over(*self.caught)
 
     def _hand_over(self, *numbers: int) -> None:
-        """Call the handler of the first of these that waits; another signal may take them, too."""
+        """Call the first waiting handler of these; another signal's handler may call them, too."""
         for number in numbers:
             if (waiting := self.caught.pop(number, None)) is not None:
                 handler, frame = waiting
@@ -90,7 +90,7 @@ class DeferredSignals:
                 for number, handler in self._handlers.items():
                     if _getsignal(number) is self._noting:
                         _set(number, handler)
-            except BaseException:  # raised by a handler that is already back
+            except BaseException:  # by a handler that is restored already
                 self._give_back()
                 raise
             finally:

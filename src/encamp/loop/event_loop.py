@@ -40,13 +40,13 @@ _FOREVER = 3600.0
 
 Events = list[tuple[int, int]]
 Ready = Callable[[int], object]
-"""Called with the events of a descriptor. True: they give the rest of the turn nothing to do."""
+"""Called with a descriptor's events; returns True if the rest of the turn has nothing to do."""
 
 
 def by_signal(exc: Exception) -> bool:
     """Whether a signal handler of the program raised the exception, such as for a time limit.
 
-    Such an exception is for the program, at the place where it waits.
+    Such an exception is raised where the program waits.
     """
     handlers = [_signal.getsignal(number) for number in signal.valid_signals()]
     codes = [getattr(handler, "__code__", None) for handler in handlers if callable(handler)]
@@ -64,7 +64,7 @@ class EventLoop:
         self.at_turn_end: list[Callable[[], None]] = []
         self.due: list[Callable[[], object]] = []
         self.resting: list[Callable[[], None]] = []
-        """Called before each look at descriptors, which may be a sleep."""
+        """Called before each poll of descriptors, which may sleep."""
         self._poll = select.epoll()
         self._handlers: dict[int, Ready] = {}
         self._new: set[int] = set()
@@ -141,7 +141,7 @@ class EventLoop:
     # One turn
 
     def turn(self, timeout: float | None) -> None:
-        """Wait for something for at most ``timeout`` seconds, and handle all that is there."""
+        """Wait for something for at most ``timeout`` seconds, and handle all that has arrived."""
         events, waited = self._wait(timeout)
         with self.signals_deferred:
             self._handle_events(events, waited)
@@ -234,7 +234,7 @@ class EventLoop:
             call()
 
     def _patience(self, timeout: float | None) -> float:
-        """Seconds to wait at most, by the engines and timers."""
+        """The longest wait in seconds that engines and timers allow, at most ``timeout``."""
         limit = _FOREVER if timeout is None else timeout
         for endpoint, _ in self._endpoints:
             patience = endpoint.patience()

@@ -53,7 +53,7 @@ class Poller:
             if found := look():
                 self._pause = self._pause // 2 or 1
                 return found
-            os.sched_yield()  # to processes that may be about to answer
+            os.sched_yield()  # lets processes run that may be about to answer
             now = time.perf_counter()
         self._not_before = now + self._pause * (now - begun)
         self._pause = min(PAUSE_GROWS * self._pause, MOST_PAUSE)

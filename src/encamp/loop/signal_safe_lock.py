@@ -23,7 +23,7 @@ class NonReentrantLock:
         if self._held:
             self._lock.release()
             raise RuntimeError(
-                "the handler of a signal, or a destructor, called this while its thread was "
+                "a signal handler or a destructor called this while its thread was "
                 "sending or receiving"
             )
         self._held = True

@@ -48,7 +48,7 @@ def create() -> int:
     try:
         fd = os.memfd_create("encamp-ledger")
     except (OSError, AttributeError):  # refused in this container, or unknown to this Python
-        import tempfile  # here, so that slots start faster
+        import tempfile  # imported here, so that slots start faster
 
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())

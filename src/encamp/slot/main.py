@@ -140,7 +140,7 @@ def main(encoded: bytes) -> None:
                 break
     ThisProcess.stopping = True  # from here, a signal interrupts nothing
     with suppress(EOFError, OSError):
-        sockets.wait(0)  # calls that have arrived by now are handed back, too
+        sockets.wait(0)  # also hand back calls that have arrived meanwhile
         slot.hand_back()
         slot.send_results()
         sockets.send([encode(Exiting(settings.number))])
@@ -196,7 +196,7 @@ def _forked() -> None:
 
 
 def _stop(*_: object) -> None:
-    if not ThisProcess.stopping:  # a second signal must not interrupt the clearing up
+    if not ThisProcess.stopping:  # a second signal must not interrupt the cleanup
         ThisProcess.stopping = True
         slot = ThisProcess.slot
         if slot is not None:

@@ -8,12 +8,13 @@ from contextlib import suppress
 from encamp.errors import TooFewFiles
 from encamp.slot.isolation import resource_unseen
 
-resource = resource_unseen()  # as this is imported in slots, too
+resource = resource_unseen()  # hidden, because slots import this, too
 
 _EACH = 8
 """Maximum number of open files per slot in its supervisor."""
 _ASIDE = 24
-"""Open files that a supervisor needs besides: to start a slot, for a journal, to list folders."""
+"""Open files that a supervisor needs in addition: to start a slot, for a journal, to list
+folders."""
 _ONE = 40
 """Open files of a slot: for its task's folder, the cache and a command."""
 _FILES = resource.RLIMIT_NOFILE

@@ -90,7 +90,7 @@ def cut(file: Path, most: int, hint: str) -> None:
 
     Characters are not split.
     """
-    import shutil  # here, so that slots start faster
+    import shutil  # imported here, so that slots start faster
 
     size, half = file.stat().st_size, most // 2
     if size <= most:

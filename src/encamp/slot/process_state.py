@@ -106,7 +106,7 @@ _zone = partial(itemgetter("tzname", "timezone", "altzone"), vars(time))
 
 
 def _put_zone(_: Any) -> None:
-    time.tzset()  # by the environment, which has been restored by now
+    time.tzset()  # reads the environment, which is restored by now
 
 
 def _umask() -> int:

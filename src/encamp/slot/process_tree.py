@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PR_SET_CHILD_SUBREAPER = 36
 _ROUNDS = 100
-"""Maximum number of looks for more processes: a fork bomb starts some while others are ended."""
+"""Maximum number of searches for more processes: a fork bomb starts some while others are ended."""
 _ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 _waitid = ctypes.PyDLL(None).waitid
 
@@ -83,7 +83,7 @@ def end_descendants(
 
     They get SIGTERM, and SIGKILL after ``grace`` seconds; what they start in this time gets SIGKILL
     at once. Blocks until they have ended. The processes ``besides`` and their descendants are left
-    running, like the process ids in ``spare``, without their descendants. Returns whether a
+    running; so are the process ids in ``spare``, but not their descendants. Returns whether a
     module of this process may try to continue using one that was ended.
     """
     if pid is not None:
@@ -103,10 +103,10 @@ def end_descendants(
     for child in others():
         with suppress(ChildProcessError):
             os.waitpid(child, os.WNOHANG)
-    return bool(ended) and _are_believed_in(ended, children)
+    return bool(ended) and _may_still_be_used(ended, children)
 
 
-def _are_believed_in(programs: dict[int, str], children: list[int]) -> bool:
+def _may_still_be_used(programs: dict[int, str], children: list[int]) -> bool:
     """Whether a module may try to use one of these processes, given their programs by number.
 
     A Python process may be a worker of a pool. Any other is used by its number, or as the child

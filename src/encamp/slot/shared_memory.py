@@ -186,7 +186,7 @@ class SlotShortcut:
         try:
             self.used = True
             cell.words[_LOOKS] = 1
-            self._poller.look(self._see)
+            self._poller.look(self._has_message)
             with sockets.reading:
                 found = None if sockets.slot.inbox else cell.take(sockets.read)
         finally:
@@ -196,7 +196,7 @@ class SlotShortcut:
             return None
         return found and (SPAWNER, found[1])
 
-    def _see(self) -> bool:
+    def _has_message(self) -> bool:
         words = self._in.words
         self._looks += 1
         if words[_PUT] != words[_TAKEN]:
@@ -303,7 +303,7 @@ class ProgramShortcut(Shortcut):
             return None
         for cell in cells:
             cell.words[_LOOKS] = 1
-        self._poller.look(self._see)
+        self._poller.look(self._has_message)
         for cell, process in cells.items():
             found = cell.take(process.read)
             if found is not None and source in (None, found[0]):
@@ -312,7 +312,7 @@ class ProgramShortcut(Shortcut):
                 self._pass_on(Message(SPAWNER, found[0]), [b"", found[1]])
         return None
 
-    def _see(self) -> bool:
+    def _has_message(self) -> bool:
         for cell in self._cells:
             words = cell.words
             if words[_PUT] != words[_TAKEN]:

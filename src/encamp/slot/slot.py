@@ -405,7 +405,7 @@ class Slot:
                 made.give(arg)
         if setup.folder is None:
             return called(function, args, kwargs)
-        from encamp.slot.call_folder import in_folder  # here, because most calls have no folder
+        from encamp.slot.call_folder import in_folder  # imported here, because few calls have one
         from encamp.storage.files_by_request import SpawnersFiles
 
         return in_folder(setup.folder, task, SpawnersFiles(self.ask), function, args, kwargs)
@@ -440,7 +440,7 @@ class Slot:
         return of_task(cores) if isinstance(self.isolation, ProcessRestored) else {}
 
     def _initialize(self, payload: Any) -> Initialized:
-        from encamp.slot.initializer_globals import Initialized  # here, because few slots need it
+        from encamp.slot.initializer_globals import Initialized  # here, as few slots need it
 
         function, args = load([payload])
         try:
@@ -543,7 +543,7 @@ class Slot:
         if self.running == FORKED:
             raise RuntimeError("a process that a task has forked can neither send nor receive")
         if self.running != task:
-            raise RuntimeError(f"task {task} has ended; its threads can send and receive no more")
+            raise RuntimeError(f"task {task} has ended; its threads can no longer send or receive")
 
 
 def _task_of(waiting: tuple[Call, Parts]) -> int:

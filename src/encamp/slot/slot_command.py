@@ -20,7 +20,7 @@ be_slot(orders)
 SLOT = "--encamp-slot"
 """The first argument of a frozen program that is to be a slot; its orders follow."""
 _frozen_can = False
-"""Whether this program, frozen, becomes a slot when it is started as one."""
+"""Whether this frozen program runs a slot when it is started as one."""
 
 
 def let_frozen_start_slots() -> None:

@@ -294,7 +294,7 @@ class SlotSockets:
                 found = poll.poll(self._until_look())
                 self._dozes = False
                 if not found:
-                    self._see()
+                    self._look_at_output()
                 elif any(ready == self._watcher.fileno() for ready, _ in found):
                     self._watcher.rest()
                 self.control_writer.flush()
@@ -313,7 +313,7 @@ class SlotSockets:
         self._dozes, self._seen = False, self._reads
         return _FOLLOW * 1000
 
-    def _see(self) -> None:
+    def _look_at_output(self) -> None:
         if self.follow is not None:
             self.follow()
         if self.look is not None and self.slot.running >= 0:

@@ -10,9 +10,9 @@ _CLOUDPICKLE = "cloudpickle"
 
 
 def is_importable(function: Any) -> bool:
-    """Whether a function is sent by its name: its module has it under that name.
+    """Whether a function is sent by its name, because its module has it under that name.
 
-    Not so functions of scripts, nested ones, those that only look like a different one
+    False for functions of scripts, nested ones, those that only look like a different one
     (`functools.wraps`), and those of modules that the program has registered with cloudpickle.
     """
     module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
@@ -22,7 +22,7 @@ def is_importable(function: Any) -> bool:
 
 
 def is_importable_module(module: ModuleType) -> bool:
-    """Whether a module is sent by its name: it is not one that the program has made."""
+    """Whether a module is sent by its name, because the program has not created it itself."""
     name = module.__name__
     return sys.modules.get(name) is module and not _is_registered(name)
 

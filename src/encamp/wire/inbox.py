@@ -1,4 +1,4 @@
-"""Messages that arrive: frames are checked and unbundled, and each message gets to its handler.
+"""Messages that arrive: frames are checked and unbundled, and each message goes to its handler.
 
 The reverse of `encamp.wire.outbox`, used by the controller and by agents.
 """
@@ -24,9 +24,9 @@ Arrived = tuple[int, Any, Parts]
 class Inbox(Generic[S]):
     """Messages from an engine's network; for the thread that drives the pump.
 
-    ``senders`` returns the sender with a number as its handlers know it, or None if its messages
-    are to be ignored. ``heard`` is called with the sender of each frame that is not forged.
-    ``in_order`` calls a function with each of several messages.
+    ``senders`` converts a number to the object that handlers use for this sender, or to None if its
+    messages are to be ignored. ``heard`` is called with the sender of each frame that is not
+    forged. ``in_order`` calls a function with each of several messages.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ def dump(value: object) -> Parts:
         if len(data) < _LARGE:
             return [data]
     if kind in _MAY_BE_LARGE:
-        value = _relieved(value)
+        value = _large_out_of_band(value)
     buffers: Parts = []
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
@@ -54,7 +54,7 @@ def dump(value: object) -> Parts:
             return [data, *buffers]
     except Exception:  # noqa: S110, BLE001 - it has no importable name: pickled by value
         pass
-    from encamp.wire.by_value import dump_by_value  # here, because most slots do not need it
+    from encamp.wire.by_value import dump_by_value  # imported here, because few slots need it
 
     buffers.clear()
     return [dump_by_value(value, keep), *buffers]
@@ -63,20 +63,20 @@ def dump(value: object) -> Parts:
 _MAY_BE_LARGE = frozenset({str, bytes, bytearray, tuple})
 
 
-def _relieved(value: Any) -> Any:
-    """The value with `_Beside` in place of large strings and bytes."""
+def _large_out_of_band(value: Any) -> Any:
+    """The value with `_OutOfBand` in place of large strings and bytes."""
     if type(value) is not tuple:
-        return _Beside(value) if len(value) >= _LARGE else value
+        return _OutOfBand(value) if len(value) >= _LARGE else value
     # Not of bytearrays: one that occurs again within the value must stay the same object.
     large = {
-        id(item): _Beside(item)
+        id(item): _OutOfBand(item)
         for item in value
         if type(item) in (str, bytes) and len(item) >= _LARGE
     }
     return tuple(large.get(id(item), item) for item in value) if large else value
 
 
-class _Beside:
+class _OutOfBand:
     """A string or bytes, to be pickled as a buffer, so without a copy in the pickle."""
 
     def __init__(self, value: str | bytes | bytearray) -> None:
@@ -134,7 +134,7 @@ def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts:
         data = pickle.dumps((args, {}), 5)
         if len(data) < _LARGE:
             return [data]
-    return dump((_relieved(args), kwargs))
+    return dump((_large_out_of_band(args), kwargs))
 
 
 def dump_as(what: str, value: object) -> Parts:
@@ -198,12 +198,12 @@ load_small = pickle.loads
 
 def portable_error(exc: BaseException) -> BaseException:
     """``exc`` if it can be pickled, otherwise a RuntimeError with the same text."""
-    return BaseException.with_traceback(exc, None) if _travels(exc) else _in_words(exc)
+    return BaseException.with_traceback(exc, None) if _can_be_pickled(exc) else _in_words(exc)
 
 
 def sendable(exc: BaseException) -> object:
     """A picklable form of ``exc``: itself, or `_Rebuilt`, or an error with the same text."""
-    if _travels(exc):
+    if _can_be_pickled(exc):
         return BaseException.with_traceback(exc, None)
     try:
         rebuilt = _Rebuilt(exc)
@@ -211,7 +211,7 @@ def sendable(exc: BaseException) -> object:
         raise
     except BaseException:  # noqa: BLE001 - whatever its own code raises
         return _in_words(exc)
-    return rebuilt if _travels(rebuilt) else _in_words(exc)
+    return rebuilt if _can_be_pickled(rebuilt) else _in_words(exc)
 
 
 def _in_words(exc: BaseException) -> RuntimeError:
@@ -249,11 +249,11 @@ class _Rebuilt:
     """An exception, to be unpickled without its ``__init__``, which may need other arguments."""
 
     def __init__(self, exc: BaseException) -> None:
-        state = {name: value for name, value in _state(exc).items() if _travels(value)}
+        state = {name: value for name, value in _state(exc).items() if _can_be_pickled(value)}
         args = exc.args
         if isinstance(exc, BaseExceptionGroup):
             args = exc.message, [sendable(one) for one in exc.exceptions]
-        args = tuple(arg if _travels(arg) else repr_of(arg) for arg in args)
+        args = tuple(arg if _can_be_pickled(arg) else repr_of(arg) for arg in args)
         self._parts = type(exc), args, state
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -287,7 +287,7 @@ def _rebuild(
     return exc
 
 
-def _travels(value: object) -> bool:
+def _can_be_pickled(value: object) -> bool:
     try:
         load(dump(value))
     except Stopped:
