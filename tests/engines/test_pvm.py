@@ -371,8 +371,8 @@ def test_a_keeper_that_is_killed_leaves_nothing_and_another_machine_may_follow(
     with Cluster("pvm", slots=1, machine="own") as cluster:
         machine = engine_of(cluster)._member.machine
         assert isinstance(machine, OwnMachine)
-        machine._keeper.kill()
-        machine._keeper.wait()
+        machine._owner.kill()
+        machine._owner.wait()
         if daemon_too:
             os.kill(machine.process, signal.SIGKILL)
     assert gone(machine.process)

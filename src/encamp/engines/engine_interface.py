@@ -131,7 +131,7 @@ class Endpoint(ABC):
     def sending(self) -> bool:
         """Whether buffers that were given to `send` are still being sent.
 
-        Ends that were given up do not count.
+        Buffers for ends that were given up do not count.
         """
         return False
 

@@ -84,7 +84,7 @@ def open_endpoint(
 
 def _remedy(name: str, known: list[str]) -> str:
     """The remedy for an option that the engine lacks."""
-    from difflib import get_close_matches  # which takes long to load in every slot
+    from difflib import get_close_matches  # imported here, because it loads slowly
 
     if not known:
         return "leave it out: it has none"
@@ -127,6 +127,6 @@ def engine_module(name: str) -> ModuleType:
 
 def _provided() -> EntryPoints:
     """The engines of third parties."""
-    from importlib.metadata import entry_points  # which takes long to load in every agent
+    from importlib.metadata import entry_points  # imported here, because it loads slowly
 
     return entry_points(group=_GROUP)

@@ -197,7 +197,7 @@ class DaskEngine(MeshEngine):
         elif message.get("action") == "remove-worker":
             self.call_soon(partial(self._worker_gone, message["worker"]))
         elif message.get("action") == "encamp-tunnel" and message.get("run") == self.run:
-            self._beside(partial(self._carry, message["worker"]))
+            self._in_thread(partial(self._carry, message["worker"]))
 
     def _carry(self, worker: str) -> None:
         """Open tunnels for agents beside a worker that cannot reach this host."""
@@ -205,7 +205,7 @@ class DaskEngine(MeshEngine):
             with self._one_by_one:
                 ready = not self._stopping and self._tunnels.open()
         except EngineFailed as exc:
-            self.call_soon(partial(self._none_of, worker, exc.why))
+            self.call_soon(partial(self._give_up_unjoined, worker, exc.why))
             return
         if ready:
             self._run(carry_here, self.run, self._tunnels.name, workers=[worker])
@@ -216,7 +216,7 @@ class DaskEngine(MeshEngine):
 
     @property
     def _left(self) -> int | None:
-        """How many more slots are wanted; None for all that there are.
+        """How many more slots are wanted; None for all slots.
 
         There may be too many: a host that was given up gets agents again when it is back.
         """
@@ -238,10 +238,10 @@ class DaskEngine(MeshEngine):
     def _worker_gone(self, address: str) -> None:
         """Handle the leave of a worker; agents that have joined report their own end."""
         self._slots_of.pop(address, None)
-        self._none_of(address, "its worker has left")
+        self._give_up_unjoined(address, "its worker has left")
 
-    def _none_of(self, address: str, why: str) -> None:
-        """The agents beside a worker that have not joined will not."""
+    def _give_up_unjoined(self, address: str, why: str) -> None:
+        """Record that the agents beside a worker that have not joined never will."""
         for agent in [a for a in self.known.values() if a.where == address and a.link is None]:
             self.could_not_join(agent.number, why)
 
@@ -272,7 +272,7 @@ class DaskEngine(MeshEngine):
         for dial, group in groups.items():
             order = self.order(list(dial))
             call = partial(self._run_begin, order, group)
-            self._beside(call)
+            self._in_thread(call)
 
     def _dial(self, worker: str) -> tuple[Address, ...]:
         """Addresses at which a worker may reach this host, the most probable first."""
@@ -328,7 +328,7 @@ class DaskEngine(MeshEngine):
         there = list(self.known.values())
         late = {str(agent.where) for agent in there if agent.link is None}
         if late and not (self._looks and self._looks.is_alive()):
-            self._looks = self._beside(partial(self._ask_for_ended, late))
+            self._looks = self._in_thread(partial(self._ask_for_ended, late))
 
     def _ask_for_ended(self, late: Collection[str]) -> None:
         """Blocks as long as Dask tries to reach a worker that is cut off."""
@@ -347,7 +347,7 @@ class DaskEngine(MeshEngine):
         room = self._left
         new = at_work.keys() - self._wanted[0].keys()
         self._wanted = at_work, waiting if room is None else min(waiting, room)
-        if new:  # at once, before Dask considers a worker idle
+        if new:  # now, before Dask considers a worker idle
             self._asked.put(self._lease)
 
     def _lease(self) -> None:
@@ -399,10 +399,10 @@ class DaskEngine(MeshEngine):
 
     def _briefly(self, call: Callable[[], Any]) -> None:
         """Make a call that may wait for a lost scheduler, at most for some seconds."""
-        self._beside(call).join(ENDS)
+        self._in_thread(call).join(ENDS)
 
     @staticmethod
-    def _beside(call: Callable[[], Any]) -> threading.Thread:
+    def _in_thread(call: Callable[[], Any]) -> threading.Thread:
         """Make a call that may wait for Dask, in a separate thread."""
         thread = threading.Thread(target=call, name="encamp-dask-call", daemon=True)
         thread.start()

@@ -113,7 +113,7 @@ async def _serve(order: dict[str, Any]) -> None:
             dashboard_address=_PAGES,
         ):
             os.write(1, READY)
-            os.dup2(2, 1)  # for what other people's tasks print
+            os.dup2(2, 1)  # for the output of other people's tasks
             await asyncio.to_thread(sys.stdin.read)
 
 

@@ -42,7 +42,7 @@ def open_relay(name: str, dask_scheduler: Any) -> None:
     ends: dict[int, Any] = {}
 
     async def relay(comm: Any, number: int) -> Any:
-        comm.allow_offload = False  # which would change the order
+        comm.allow_offload = False  # offloading would change the order
         ends[number] = comm
         try:
             if number == 0:

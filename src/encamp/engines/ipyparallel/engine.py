@@ -35,7 +35,7 @@ from encamp.timeouts import ENDS
 from encamp.version import same_minor
 
 _LOOK, _SOON = 0.5, 0.02
-"""Seconds between looks for new engines, and the same while some engines are being asked."""
+"""Seconds between searches for new engines, and the same while some engines are being asked."""
 _OUTWARDS = "192.0.2.1"
 """An unused address (RFC 5737): packets for it would leave by the default route."""
 _WHOSE = "ipyparallel's engines"
@@ -219,7 +219,7 @@ class IPythonEngine(MeshEngine):
             why = "its cluster has no engines"
             raise EngineUnavailable(self.name, why, "start some: ipcluster engines -n 4")
         busy = {engine for engine, status in queues.items() if _busy(status)}
-        self._have(ids)
+        self._start_missing(ids)
         self._awaited = {
             engine: 1 if self.whole else count
             for engine, count in self._slots_of.items()
@@ -250,7 +250,7 @@ class IPythonEngine(MeshEngine):
         found: dict[int, Any] = value
         return found
 
-    def _have(self, ids: Iterable[int]) -> None:
+    def _start_missing(self, ids: Iterable[int]) -> None:
         """Start agents at engines without any, as far as slots are wanted."""
         new = [engine for engine in ids if engine not in {*self._slots_of, *self._unusable}]
         left = None if self._slots is None else self._slots - sum(self._slots_of.values())
@@ -316,10 +316,10 @@ class IPythonEngine(MeshEngine):
         """Give up an engine that died or cannot run encamp's tasks: its agents will not join."""
         self._slots_of.pop(engine, None)
         self._unusable.add(engine)
-        self.call_soon(partial(self._do_without, engine, why))
+        self.call_soon(partial(self._stop_waiting_for, engine, why))
 
-    def _do_without(self, engine: int, why: str) -> None:
-        """Wait for the agents of an engine no longer. Raises `EngineFailed` if there are none."""
+    def _stop_waiting_for(self, engine: int, why: str) -> None:
+        """Stop waiting for the agents of an engine. Raises `EngineFailed` if none is left."""
         self.agents = max(1, self.agents - self._awaited.pop(engine, 0))
         if not (self.known or self._slots_of):
             raise EngineFailed(self.name, f"no agent could be started: engine {engine}: {why}")
@@ -335,12 +335,12 @@ class IPythonEngine(MeshEngine):
         looked = 0.0
         while not self._ended.wait(_SOON if self._asked or self._again else _LOOK / 5):
             with contextlib.suppress(Exception):  # a closed client is reported elsewhere
-                self._see_to_asked()
+                self._handle_results()
                 if time.monotonic() - looked >= _LOOK:
                     looked = time.monotonic()
                     self._look()
 
-    def _see_to_asked(self) -> None:
+    def _handle_results(self) -> None:
         while self._again:
             self._start([self._again.pop(0)])
         asked, self._asked = self._asked, []
@@ -358,7 +358,7 @@ class IPythonEngine(MeshEngine):
         for engine in self._slots_of.keys() - set(ids):
             del self._slots_of[engine]
             self._tunnels.end(engine)
-        self._have(ids)
+        self._start_missing(ids)
         asked = {one.engine for one in self._asked}
         late = {_engine_of(one)[0] for one in list(self.known.values()) if one.link is None}
         for engine in (late & self._slots_of.keys()) - asked:

@@ -133,7 +133,7 @@ def _then(wait: Callable[[], object], over: threading.Event) -> None:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill a program and its children; a controller asked to end while it starts leaves some."""
-    process.send_signal(signal.SIGSTOP)  # so that it starts no more of them
+    process.send_signal(signal.SIGSTOP)  # so that it starts no more children
     below: list[psutil.Process] = []
     with suppress(psutil.Error):  # it has ended
         program = psutil.Process(process.pid)

@@ -114,7 +114,7 @@ def hosts_of(
     hosts: Sequence[str] | str | None,
     hostfile: str | os.PathLike[str] | None,
 ) -> tuple[HostLine, ...]:
-    """The hosts that an engine's options name, or Slurm has given; none for this host alone.
+    """The hosts that an engine's options name, or Slurm has allocated; none for this host alone.
 
     Raises `BadHostfile`, `BadJob` and `EngineUnavailable`.
     """

@@ -61,7 +61,7 @@ def interpreter_flags() -> list[str]:
     A program that has set `sys.dont_write_bytecode` counts as started with ``-B``: slots would
     write compiled modules into its folders, which are stale if a module changes within a second.
     """
-    import subprocess  # here, so that slots start faster
+    import subprocess  # imported here, so that slots start faster
 
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     added = sys.dont_write_bytecode and not sys.flags.dont_write_bytecode

@@ -190,7 +190,7 @@ def ended(run: str) -> dict[int, str]:
 
 
 def end(run: str, within: float = 0.0) -> None:
-    """Kill the agents of a run that do not end by themselves ``within`` some seconds."""
+    """Kill the agents of a run that have not ended by themselves ``within`` so many seconds."""
     deadline = time.monotonic() + within
     for (of, _), (process, _log, wait) in list(_running.items()):
         if of == run:

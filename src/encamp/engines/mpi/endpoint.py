@@ -5,7 +5,8 @@ frame's parts if all are small, and otherwise of their sizes. Then one message w
 and one for each big part, follow with a different tag, without copies. An array of -1 or -2
 means that its sender leaves, or that all ranks are to leave at once.
 
-MPI cannot wake a process, so a rank polls: at once while something happens, then less often.
+MPI cannot wake a process, so a rank polls: without a pause while something happens, then less
+often.
 """
 
 from __future__ import annotations
@@ -315,7 +316,7 @@ class MPIEndpoint(Endpoint):
         self._comm.Ack_failed(failed.size)
         self._dead.update(self._mpi.Group.Translate_ranks(failed, None, self._comm.group))
         for rank in self._dead:
-            self._bury(rank)
+            self._drop_dead(rank)
 
     def watch(self, processes: Mapping[int, int]) -> None:
         """Watch processes of this host, from rank to process id.
@@ -328,7 +329,7 @@ class MPIEndpoint(Endpoint):
         for rank in self._processes.ended():
             if rank not in self._gone:
                 self._unnoticed.add(rank)
-                self._bury(rank)
+                self._drop_dead(rank)
 
     def end_watched(self) -> None:
         """End the watched processes that are still there, by force."""
@@ -339,7 +340,7 @@ class MPIEndpoint(Endpoint):
         self._unnoticed.add(number - self._base)
         self.short.usable = False
 
-    def _bury(self, rank: int) -> None:
+    def _drop_dead(self, rank: int) -> None:
         self._lose(rank, f"its MPI process (rank {rank}) died")
         self._expect_posted()
         self._sending.pop(rank, None)
@@ -371,7 +372,7 @@ class MPIEndpoint(Endpoint):
             if idle > _ALONE:
                 os.sched_yield()
             return 0
-        self._missed = False  # looking once is enough now
+        self._missed = False  # one poll is enough now
         self._expect_posted()
         if self._processes:
             self._look_for_dead()

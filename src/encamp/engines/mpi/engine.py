@@ -188,7 +188,7 @@ class MPIEngine(MPIEndpoint, Engine):
         atexit.register(self._release_agents)
 
     def start(self, orders: bytes) -> None:
-        """See `Engine.start`; the agents are there already."""
+        """See `Engine.start`; the agents run already."""
         self.check_open()
         for agent in range(1, self._ranks):
             self.send(agent, [orders])

@@ -73,8 +73,8 @@ def interface_towards(address: str) -> str | None:
 class HostChecks:
     """Checks hosts, all at once and in other threads.
 
-    Usable hosts also remove what a job has left that was ended while MPI started. ``launcher`` is
-    the program that each host needs, ``package`` a folder where encamp may be.
+    Usable hosts also remove what was left by a job that was ended while MPI started. ``launcher``
+    is the program that each host needs, ``package`` a folder where encamp may be.
     """
 
     def __init__(

@@ -57,11 +57,11 @@ class Inbox:
         self.looks = map(self._request.Test, repeat(None))
         """Endless; a loop over it runs in C."""
         self.taken: Callable[[], None] = self._request.Start
-        """Let the next message in."""
+        """Receive the next message."""
         self.taken()
 
     def look(self, times: int = 1) -> bool:
-        """Whether a message is there."""
+        """Whether a message has arrived."""
         return any(islice(self.looks, times))
 
     def message(self) -> tuple[int, int, memoryview] | None:
@@ -70,7 +70,7 @@ class Inbox:
         return None if kind == _VOID else (kind, rank, self._view[HEAD.size : HEAD.size + size])
 
     def void(self) -> None:
-        """After an error: make what is here now invalid, should it be looked at again."""
+        """After an error: invalidate the message that is here, since it may be looked at again."""
         self.box[0] = self.box[HEAD.size] = _VOID
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ class MPIShortMessages(ShortMessages):
         self._over: list[Prequest] = []
         """Requests of prepared sends that are no longer referenced."""
         self.usable = True
-        """Whether all ranks are there, none is leaving, and no long message is arriving."""
+        """Whether no rank is missing or leaving, and no long message is arriving."""
 
     def prepare(self, to: int, head: bytes) -> PreparedSend:
         """See `ShortMessages.prepare`."""

@@ -102,25 +102,25 @@ def relay(endpoint: MPIEndpoint, link: socket.socket, remains: Sequence[str]) ->
         writer.send([HEAD.pack(READY, endpoint.ranks - 1), msgspec.json.encode(remains)])
         while True:
             for arrival in endpoint.receive():
-                _pass_out(writer, arrival)
+                _relay_to_controller(writer, arrival)
             readable, writable, _ = select.select(
                 [link], [link] if writer.waiting else [], [], endpoint.patience()
             )
             if writable:
                 writer.flush()
-            if readable and not _pass_in(endpoint, reader.read()):
+            if readable and not _relay_to_ranks(endpoint, reader.read()):
                 break
     endpoint.close()
 
 
-def _pass_out(writer: Writer, arrival: Arrival) -> None:
+def _relay_to_controller(writer: Writer, arrival: Arrival) -> None:
     if isinstance(arrival, Frame):
         writer.send([HEAD.pack(FRAME, arrival.sender), *arrival.parts])
     elif isinstance(arrival, Left):
         writer.send([HEAD.pack(LEFT, arrival.agent), arrival.why.encode()])
 
 
-def _pass_in(endpoint: MPIEndpoint, messages: list[Parts]) -> bool:
+def _relay_to_ranks(endpoint: MPIEndpoint, messages: list[Parts]) -> bool:
     for parts in messages:
         kind, number = HEAD.unpack(parts[0])
         if kind == END:
@@ -211,14 +211,14 @@ class LaunchedMPI(Engine):
                     checks = self._run.plan.check_hosts(CONNECTS)
                 if checks is not None:
                     look = math.inf if checks.answered else time.monotonic() + _LOOK
-                    self._heed(self._run, checks)
+                    self._give_up_if_unusable(self._run, checks)
         finally:
             if checks is not None:
                 checks.end()
         if self._run is None:
             raise self._failure or EngineFailed(self.name, "it was interrupted while it started")
 
-    def _heed(self, run: MPIJob | None, checks: HostChecks) -> None:
+    def _give_up_if_unusable(self, run: MPIJob | None, checks: HostChecks) -> None:
         """Give up a job that does not start because of unusable hosts."""
         faults = checks.faults() if checks.answered else {}
         with self._lock:
@@ -369,11 +369,11 @@ def _signals_deferred() -> Iterator[None]:
         usual = {number: signal.getsignal(number) for number in _DEFERRED}
 
     def hand_over() -> None:
-        with ExitStack() as others:  # which calls all of them, even if one raises
+        with ExitStack() as others:  # `others` calls all of them, even if one raises
             for number, frame in reversed(caught_signals):
                 others.callback(usual[number], number, frame)
 
-    with ExitStack() as stack:  # which restores all of them, even if a handler raises
+    with ExitStack() as stack:  # `stack` restores all of them, even if a handler raises
         stack.callback(hand_over)
         for number, handler in usual.items():
             if callable(handler):

@@ -93,8 +93,8 @@ class LauncherProcess:
 
         It has ``asked`` seconds to end when it is asked to; ranks that outlive it have as many.
         """
-        for deed, seconds in ((_nothing, within), (self._process.terminate, asked)):
-            deed()
+        for action, seconds in ((_nothing, within), (self._process.terminate, asked)):
+            action()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)
                 break

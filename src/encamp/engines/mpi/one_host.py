@@ -103,7 +103,7 @@ class OneHostMPIEngine(InProcessEndpoint, Engine):
         if (now := time.monotonic()) > self._look_at:
             self._look_at = now + IDLE_LONG[1]
             self._ranks.receive()
-            self._ranks.patience()  # which notices ranks that have died
+            self._ranks.patience()  # this also notices ranks that have died
         return ()
 
     def patience(self) -> float | None:

@@ -59,7 +59,7 @@ def join_by_order() -> MeshAgent:
     order = _order()
     if order.ours:
         atexit.register(_remove, files, daemon)
-    _be_no_task(order)
+    _remove_task_variables(order)
     left_out = _take(order.variables, here=order.here)
     order.spec.process = daemon
     endpoint = join_with(order.spec)
@@ -97,8 +97,8 @@ def _take(variables: Mapping[str, str], *, here: bool) -> list[str]:
     return left_out
 
 
-def _be_no_task(order: Order) -> None:
-    """Remove variables of PVM that are not the host's own from the environment."""
+def _remove_task_variables(order: Order) -> None:
+    """Remove from the environment the variables of PVM that the host itself does not set."""
     ours = ["PVM_EXPORT", "PVM_TMP", "PVM_VMID"] if order.ours else ["PVM_EXPORT"]
     for name in [name for name in os.environ if name.startswith("PVM")]:
         if order.here or name in ours or not_inherited(name):

@@ -150,7 +150,7 @@ class PVMEngine(MeshEngine):
         ]
 
     def host_of(self, agent: int) -> HostInfo | None:
-        """The host of an agent that is there."""
+        """The host of an agent that has joined."""
         known = self.known.get(agent)
         return known.where if known is not None and isinstance(known.where, HostInfo) else None
 
@@ -187,8 +187,8 @@ class PVMEngine(MeshEngine):
     def _left(self) -> list[_Task]:
         """The tasks of agents that have left, but whose ends PVM does not report.
 
-        Blocks for at most some seconds: PVM reports the ends of tasks on hosts that are there at
-        once.
+        Blocks for at most some seconds: PVM reports the ends of tasks on its present hosts
+        immediately.
         """
         deadline = time.monotonic() + GRACE
         while True:
@@ -226,7 +226,7 @@ class PVMEngine(MeshEngine):
             self._spawn(agent, host)
 
     def begin_again(self, agent: ExpectedAgent) -> None:
-        """See `MeshEngine.begin_again`; when PVM has reported its end, it knows the host's."""
+        """See `MeshEngine.begin_again`; after PVM's report of the end, in case the host is lost."""
         task = next((task for task in list(self._tasks.values()) if task.agent is agent), None)
         if task is None:
             self._replace(agent)

@@ -32,7 +32,7 @@ _OWN = (
     "from encamp.engines.pvm.machine_owner import main; sys.exit(main(*sys.argv[2:]))"
 )
 _END_WITHIN = 25.0
-"""Seconds that the keeper may take to end; it gives the machine less."""
+"""Seconds that the machine's owner may take to end; it gives the machine less."""
 _LONGEST_FOLDER = 80
 """Longest folder for PVM's sockets, whose paths the kernel limits to 108 bytes."""
 
@@ -96,7 +96,7 @@ class OwnMachine(Machine):
             variables["PVM_RSH"] = ssh
         super().__init__(variables)
         self.process, self._folder = 0, folder
-        self._keeper = subprocess.Popen(
+        self._owner = subprocess.Popen(
             [python_here(), "-I", "-S", "-c", _OWN, PACKAGE, name, folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -113,36 +113,36 @@ class OwnMachine(Machine):
 
     def _started(self) -> int:
         """Start the daemon; returns its process id. Raises `EngineUnavailable`."""
-        assert self._keeper.stdout is not None  # noqa: S101
-        ready = readable(self._keeper.stdout, GREETED)
-        line = self._keeper.stdout.readline().decode(errors="replace") if ready else ""
+        assert self._owner.stdout is not None  # noqa: S101
+        ready = readable(self._owner.stdout, GREETED)
+        line = self._owner.stdout.readline().decode(errors="replace") if ready else ""
         word, _, pid = line.partition(" ")
         if word == "ready":
             return int(pid)
         output = (
-            line + _rest(self._keeper.stdout) if ready else ("it has not reported that it is ready")
+            line + _rest(self._owner.stdout) if ready else ("it has not reported that it is ready")
         )
         why = f"its daemon does not start: {' '.join(output.split())}"
         raise EngineUnavailable("pvm", why, "see what the command pvmd prints")
 
     def close(self) -> None:
         """Halt the machine and remove its files. Idempotent."""
-        keeper = self._keeper
+        owner = self._owner
         with suppress(OSError, ValueError):
-            os.write(keeper.stdin.fileno(), b"x")  # type: ignore[union-attr]
-        for pipe in (keeper.stdin, keeper.stdout):
+            os.write(owner.stdin.fileno(), b"x")  # type: ignore[union-attr]
+        for pipe in (owner.stdin, owner.stdout):
             if pipe is not None:
                 pipe.close()
         try:
-            keeper.wait(_END_WITHIN)
+            owner.wait(_END_WITHIN)
         except subprocess.TimeoutExpired:
-            keeper.kill()
-            keeper.wait()
-        if keeper.returncode < 0:
-            self._do_without_keeper()
+            owner.kill()
+            owner.wait()
+        if owner.returncode < 0:
+            self._halt_without_owner()
 
-    def _do_without_keeper(self) -> None:
-        """Halt the machine if the keeper was killed and could not."""
+    def _halt_without_owner(self) -> None:
+        """Halt the machine if its owner was killed and could not."""
         with self.known():
             with suppress(OSError):
                 if self.variables["PVM_VMID"].encode() in _environment(self.process):

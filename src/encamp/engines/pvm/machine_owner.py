@@ -84,11 +84,11 @@ def _finish(daemon: subprocess.Popen[bytes]) -> None:
             halt()
             daemon.wait(ENDS)
     left = _children(daemon.pid)
-    for deed in (daemon.terminate, daemon.kill):
+    for action in (daemon.terminate, daemon.kill):
         with suppress(subprocess.TimeoutExpired):
             daemon.wait(MARGIN)
             break
-        deed()
+        action()
     daemon.wait()
     for pid in left:
         with suppress(OSError):

@@ -31,7 +31,7 @@ class WhereIs(msgspec.Struct, frozen=True, array_like=True, tag="where is"):
 
 
 class PeerAddresses(msgspec.Struct, frozen=True, array_like=True, tag="addresses"):
-    """The answer: the other agent's addresses, and whether it is there."""
+    """The answer: the other agent's addresses, and whether it has joined."""
 
     number: int
     listens: list[Address]

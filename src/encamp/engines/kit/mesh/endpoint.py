@@ -203,7 +203,7 @@ class MeshEndpoint(Endpoint):
 
     def _take(self, link: TLSConnection, parts: Parts) -> None:
         if not link.greeted:
-            self._meet(link, parts)
+            self._handle_first_frame(link, parts)
             return
         message = control_in(parts)
         if message is None:
@@ -217,7 +217,7 @@ class MeshEndpoint(Endpoint):
         """Handle a frame of another end."""
         self._arrived.append(Frame(link.number, parts))  # type: ignore[arg-type]
 
-    def _meet(self, link: TLSConnection, parts: Parts) -> None:
+    def _handle_first_frame(self, link: TLSConnection, parts: Parts) -> None:
         """Handle the first frame of a connection."""
         message = control_in(parts)
         if link.server:
@@ -228,16 +228,16 @@ class MeshEndpoint(Endpoint):
             ):
                 raise BadFrame("its greeting has a number that is not expected here")
             link.number = message.number
-            self._met(link)
+            self._note_greeted(link)
             self.joined(link, message)
         else:
             if not isinstance(message, Welcome):
                 raise BadFrame("its first frame is not a welcome")
             link.number = message.number
-            self._met(link)
+            self._note_greeted(link)
             self.welcomed(link)
 
-    def _met(self, link: TLSConnection) -> None:
+    def _note_greeted(self, link: TLSConnection) -> None:
         link.greeted = True
         self._strangers.discard(link)
 
