@@ -69,7 +69,7 @@ def reclaim_folder(folder: Path, *, dry_run: bool = False) -> bool:
         # A lock file is created before its folder and removed after it, so without one the folder
         # has no owner, unless the folder has just been removed. A cleaner may have removed only the
         # lock file; but then the owner still holds the lock of the folder itself.
-        with _nobodys(folder) as dead:
+        with _hold_unowned(folder) as dead:
             if dead and not dry_run and not lock.exists():
                 remove_folder(folder, folder.parent.parent)
             return dead
@@ -82,7 +82,7 @@ def reclaim_folder(folder: Path, *, dry_run: bool = False) -> bool:
 
 
 @contextmanager
-def _nobodys(folder: Path) -> Iterator[bool]:
+def _hold_unowned(folder: Path) -> Iterator[bool]:
     """Hold a folder without a lock file; False if it is missing or another process holds it."""
     try:
         fd = locked(folder, fcntl.LOCK_EX)
@@ -133,8 +133,9 @@ def _taken_over(lock: Path) -> Iterator[bool]:
 def _is_dead(written: bytes) -> bool:
     """Whether the owner of a free lock is dead.
 
-    On this kernel a free lock means so, whatever process ids are visible here. But a living process
-    may have closed its descriptor by mistake, and locks of another machine may be invisible here.
+    On this kernel a free lock means that it is, whatever process ids are visible here. But a living
+    process may have closed its descriptor by mistake, and locks of another machine may be invisible
+    here.
     """
     owner = facts_in(written)
     if owner is None or owner.known_dead:  # None: killed before it could write

@@ -46,7 +46,7 @@ def signals_exit() -> Iterator[None]:
         yield
     finally:
         for number in taken:
-            if signal.getsignal(number) is exit_on:  # else the block has set its own handler
+            if signal.getsignal(number) is exit_on:  # otherwise the block has set its own handler
                 signal.signal(number, signal.SIG_DFL)
 
 

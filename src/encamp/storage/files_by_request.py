@@ -119,22 +119,22 @@ class TaskFiles:
                 raise UnusableInput(question.about, "the task that asked for it has ended")
             match question:
                 case ReadChunk(path, offset):
-                    return self._giver.chunk(path, offset)
+                    return self._opened_sender.chunk(path, offset)
                 case ListEntries(path, exclude):
-                    return self._giver.entries(path, exclude)
+                    return self._opened_sender.entries(path, exclude)
                 case WritePiece(piece):
-                    return self._taker.write(piece)
+                    return self._opened_receiver.write(piece)
         raise TypeError(f"a task's files cannot answer a {type(question).__name__}")
 
     @property
-    def _taker(self) -> Receiver:
+    def _opened_receiver(self) -> Receiver:
         if self._receiver is None:
             places = {one.at: one.trust for one in self._outputs if one.at is not None}
             self._receiver = Receiver({local(at): trust for at, trust in places.items()})
         return self._receiver
 
     @property
-    def _giver(self) -> Sender:
+    def _opened_sender(self) -> Sender:
         if self._sender is None:
             self._sender = Sender(local(i.source) for i in self._inputs if i.url is None)
         return self._sender

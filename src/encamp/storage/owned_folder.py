@@ -126,7 +126,7 @@ class OwnedFolder:
             notes.write(os.fsencode(part) + b"\0")
 
     def note_linked(self, entries: Iterable[Path]) -> None:
-        """Record trees of the cache that the task could write to; none when they were checked.
+        """Record trees of the cache that the task could write to; an empty list when checked.
 
         If this folder is removed while trees are noted, they are checked completely before their
         next use, because the task may have written to them.

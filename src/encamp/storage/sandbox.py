@@ -62,13 +62,13 @@ def sandbox(
 ) -> Iterator[Path]:
     """A private folder on this host's own disk, for a ``with`` block.
 
-    ``mirror`` names the files to put in it: each is fetched into this host's cache once, and gets
-    into the folder by the cheapest safe way. When the block ends normally, the files that
-    ``outputs`` matches are published to their destination folders (relative ones below ``to``, by
-    default the current folder); then the folder is removed. It is also removed when the block
-    raises an exception, on Ctrl-C and on signals that end a program, such as SIGTERM and SIGHUP (in
-    the main thread). The next sandbox on this host removes the folders of killed processes.
-    ``keep`` moves the folder to ``kept`` in the local storage instead.
+    ``mirror`` names the files to put in it: each is fetched into this host's cache once, and placed
+    in the folder in the cheapest safe way. When the block ends normally, the files that ``outputs``
+    matches are published to their destination folders (relative ones below ``to``, by default the
+    current folder); then the folder is removed. It is also removed when the block raises an
+    exception, on Ctrl-C and on signals that end a program, such as SIGTERM and SIGHUP (in the main
+    thread). The next sandbox on this host removes the folders of killed processes. ``keep`` moves
+    the folder to ``kept`` in the local storage instead.
 
     ``on_failure`` names files to publish, if they exist, when the block raises an exception.
 

@@ -123,7 +123,7 @@ def _seconds(value: object) -> float:
     if isinstance(value, int | float):
         return float(value)
     if isinstance(value, str):
-        from email.utils import parsedate_to_datetime  # so that slots start faster
+        from email.utils import parsedate_to_datetime  # imported here, so that slots start faster
 
         try:
             value = parsedate_to_datetime(value)

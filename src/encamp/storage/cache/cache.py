@@ -194,7 +194,7 @@ class HostCache:
         return self._get(item)
 
     def get_file(self, item: Item) -> tuple[Path, os.stat_result]:
-        """`get` for a file; also returns the entry's status, which was looked at anyway."""
+        """`get` for a file; also returns the entry's status, which is known then."""
         key = _key(item)
         entry = self._entry(key, "file")
         if (status := status_if_intact(entry, item)) is None:
@@ -240,7 +240,9 @@ class HostCache:
     def _fetch(self, item: Item, key: str, entry: Path, *, has_room: bool) -> None:
         """Create the entry; the lock of its identity is held."""
         if os.path.lexists(entry):
-            self._record(item.name, "dropped", "it was damaged: a cleaner may have been there")
+            self._record(
+                item.name, "dropped", "it was damaged, perhaps by a cleaner of temporary files"
+            )
         partial = self.root / "partial" / key
         partial.parent.mkdir(mode=0o700, exist_ok=True)
         self._remove(partial)  # what a killed process left

@@ -7,7 +7,7 @@ class Digest:
     """The blake2b-128 of consecutive bytes, and their number."""
 
     def __init__(self) -> None:
-        import hashlib  # here, as most slots do not need it
+        import hashlib  # imported here, as most slots do not need it
 
         self.size = 0
         self._hash = hashlib.blake2b(digest_size=16)

@@ -29,9 +29,9 @@ SCRATCH = "over-"
 VIEW = "view"
 """The lower layer of the mount, in that folder."""
 VIEW_TASK = "task"
-"""The folder in a view that is shown at the task's, where the view is of the whole."""
+"""The folder in a view that is shown as the task's folder, if an overlay covers all of it."""
 MERGED = "merged"
-"""The mount point of the whole overlay in a folder for changes; the task sees a part of it."""
+"""The mount point of such an overlay, beside its changes; the task sees a part of it."""
 _WHAT = "what"
 """The file in such a folder that records what is mounted where, for when the mount is gone."""
 _SPECIAL = set(",:\\")
@@ -119,12 +119,12 @@ def settle(folder: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Recreate as plain files what mounts showed that ended with their process's namespace."""
+    """Recreate as plain files the contents of mounts that ended with their process's namespace."""
     for scratch in sorted(folder.glob(f"{SCRATCH}*"), key=_number):
         with suppress(FileNotFoundError):
             lower, target = map(os.fsdecode, (scratch / _WHAT).read_bytes().split(b"\0"))
             if target not in mounts_below(folder):
-                with suppress(FileNotFoundError):  # it was no longer held: it was evicted
+                with suppress(FileNotFoundError):  # it may have been evicted
                     Path(lower).stat()
                     Path(target).mkdir(exist_ok=True)
                     copy_as_it_is(Path(lower), Path(target))
@@ -152,7 +152,7 @@ def _apply(upper: Path, target: Path) -> None:
                 remove_tree(place, target)
             if joins:
                 pending.append((change, place))
-            elif kind != stat.S_IFCHR:  # which stands for what was removed
+            elif kind != stat.S_IFCHR:  # a device stands for something removed
                 change.replace(place)
 
 

@@ -85,7 +85,7 @@ def named(base: Path, to: str | os.PathLike[str], *, shared: bool = False) -> Pa
 
 
 def below(top: Path, inner: str, *, shared: bool = False) -> tuple[Path, Trust]:
-    """The real path of a folder below one that the user has named, and the users it trusts.
+    """The real path of a folder below one that the user has named, and the users trusted there.
 
     The existing part of the path is checked. Raises the errors of `opened`, even if the check is
     impossible.

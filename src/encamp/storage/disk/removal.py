@@ -188,7 +188,7 @@ class _Removal:
         try:
             self._levels.append(_Level("", os.fstat(self._fd)))
             self._remove(self._top.name)
-            while len(self._levels) > 1 and not self._lost_the_way():
+            while len(self._levels) > 1 and not self._has_moved():
                 if folders := self._levels[-1].folders:
                     self._enter(folders.pop())
                 else:
@@ -233,13 +233,13 @@ class _Removal:
         os.close(self._fd)
         self._fd = above
         level = self._levels.pop()
-        if level.stays or self._lost_the_way():
+        if level.stays or self._has_moved():
             self._levels[-1].stays = True
             return
         with self._noting(level.name):
             os.rmdir(level.name, dir_fd=above)
 
-    def _lost_the_way(self) -> bool:
+    def _has_moved(self) -> bool:
         """Whether the open folder differs from the expected one, because folders were moved."""
         if os.path.samestat(os.fstat(self._fd), self._levels[-1].status):
             return False

@@ -14,7 +14,7 @@ _NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def uid_of_new_files(folder: Path | int) -> int | None:
-    """The owner that a disk shows for our new files in a folder; None if we cannot create any.
+    """The owner that a disk shows for our new files in a folder; None if none can be created.
 
     ``folder`` may be a descriptor.
     """

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _held: dict[Path, tuple[int, os.stat_result]] = {}
-"""Folder → descriptor that shares its lock until this process ends, and what it was opened on."""
+"""Folder → descriptor that shares its lock until this process ends, and its status when opened."""
 
 
 def keep_off(folder: Path) -> None:

@@ -66,7 +66,9 @@ class TrustedFolder:
         try:
             if self._held and not files.made:
                 why = "a different folder has replaced it since the run began"
-                raise NotOurs(str(self.path), f"{why}; put the first one back and run it again")
+                raise NotOurs(
+                    str(self.path), f"{why}; put the original folder back and run the job again"
+                )
             if self._held:  # the one that was held has been removed
                 self._held[0], files = files, self._held[0]
             yield self._held[0] if self._held else files
@@ -128,7 +130,7 @@ class TrustedFiles:
     ) -> None:
         self.path, self._shared, self._anybody = path, shared, anybody
         self._mode = 0o664 if shared else 0o644
-        """Of new files."""
+        """The permissions of new files."""
         self._owners = {os.geteuid(), 0} if owners is None else set(owners)
         if owners is None and os.geteuid() == 0:
             self._owners.add(os.fstat(folder).st_uid)

@@ -28,7 +28,7 @@ def path_excluded(path: PurePosixPath, patterns: tuple[str, ...]) -> bool:
 
 
 def all_excluded(names: Sequence[str], patterns: tuple[str, ...]) -> bool:
-    """Whether every path below a tree that ``names``, patterns for its parts, match is excluded.
+    """Whether all paths below a tree that match ``names``, a pattern for each part, are excluded.
 
     If an output's name is known only as a pattern, it counts as excluded if ``exclude`` contains
     the same pattern.

@@ -96,7 +96,7 @@ def names_may_meet(first: str, second: str) -> bool:
         return first == second
     for name, pattern in ((first, second), (second, first)):
         if name and not is_glob(name) and not _MORE_THAN_STARS.search(pattern):
-            return matches(pattern, name)  # as most are, and quicker than what follows
+            return matches(pattern, name)  # the usual case, faster than the rest
     ours, theirs = _tokens(first), _tokens(second)
     for one, other in ((ours, theirs), (theirs, ours)):
         if other[:1] == (".",) and one[:1] != (".",):

@@ -210,7 +210,7 @@ def _listed(pattern: str, folder: Path) -> list[Path]:
 
 
 def other_matches(pattern: str, literal: Path, base: Path) -> list[Path]:
-    """The matches of a pattern, without the file that it is the name of."""
+    """The matches of a pattern, except the file whose name it is."""
     return [path for path in _globbed(pattern, base) if path != literal] if is_glob(pattern) else []
 
 

@@ -31,7 +31,7 @@ class SkippedFolders(msgspec.Struct, frozen=True):
         return SkippedFolders(start, skipped, left_out)
 
     def holds(self, path: Path) -> bool:
-        """Whether a match is in a skipped folder; a symlink counts where it is itself."""
+        """Whether a match is in a skipped folder; a symlink's own path counts, not its target."""
         if not self.folders or path == self.start:
             return False
         above, name = os.path.split(path)

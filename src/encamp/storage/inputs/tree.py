@@ -207,8 +207,8 @@ def walk(tree: Path, exclude: tuple[str, ...] = (), *, is_copy: bool = False) ->
     tree must be the same on every host, and writing to the copy must not change anything elsewhere.
     One that leads to something in the tree stays a symlink, like one that leads nowhere, to a
     device, or to a folder that contains it. In a tree that ``is_copy`` of one that was walked, all
-    that are left stay. The local storage is left out if it is in the tree. Raises `UnusableInput`,
-    or `SourceChanged` if the tree is seen to change.
+    symlinks stay symlinks. The local storage is left out if it is in the tree. Raises
+    `UnusableInput`, or `SourceChanged` if the tree is seen to change.
     """
     own = _status_of(local_storage_path())
     real = os.path.realpath(tree)

@@ -38,7 +38,7 @@ class Accepted(NamedTuple):
 
 
 def accepted(claimed: Iterable[Staged], token: str, allow: Callable[[str], bool]) -> Accepted:
-    """Sort out what a worker says that it has staged.
+    """Sort what a worker claims to have staged into what is accepted and what is not.
 
     A worker runs arbitrary code on any host. Files are touched only if they were staged beside
     their final names by the owner of ``token``, and published only if ``allow`` accepts these

@@ -1,4 +1,4 @@
-"""The way home of staged outputs: checked, recorded, flushed, and given their final names.
+"""Publishing staged outputs: they are checked, recorded, flushed, and get their final names.
 
 Sandboxes, spawned tasks and jobs publish in this way, jobs many tasks at once.
 """
@@ -125,7 +125,7 @@ def _publish(delivery: Delivery) -> None:
 
 
 def _flush_folders(deliveries: Iterable[Delivery]) -> None:
-    """Wait until the new names are on the disk; a delivery whose names may not be has failed."""
+    """Wait until the new names are on the disk; if some may not be there, their delivery fails."""
     published: list[Published] = []
     for delivery in deliveries:
         published += delivery.published

@@ -78,7 +78,7 @@ OutputMap = Mapping[str, str] | Iterable[Output | str] | Output | str
 
 def as_outputs(spec: OutputMap) -> tuple[Output, ...]:
     """Any form of an output map as `Output` objects."""
-    if not spec and type(spec) is tuple:  # quick: most of a million tasks have none on failure
+    if not spec and type(spec) is tuple:  # the usual case on failure, quickly
         return ()
     return parse_map(spec, Output, Output, Output, "outputs")
 

@@ -170,7 +170,7 @@ def _staged(
     flush: bool,
 ) -> Staged:
     if made.kind != "file":
-        return _light(made, final, token)
+        return _link_or_folder(made, final, token)
     if isinstance(final, RemoteTarget) and channel is not None:
         return _sent(channel, folder / made.path, made, final, token)
     source, existing = folder / made.path, made.output.existing
@@ -197,7 +197,7 @@ def _trust(made: OutputFile) -> Trust:
     return made.output.trust.below(len(made.inner.parts) - 1)
 
 
-def _light(made: OutputFile, final: Final, token: str) -> Staged:
+def _link_or_folder(made: OutputFile, final: Final, token: str) -> Staged:
     """A symlink or an empty folder, which is created when it is published."""
     to = _portable_final(final, made)
     part, size = with_name(to, f"{PART}{token}"), len(os.fsencode(made.target))

@@ -69,7 +69,7 @@ class UnchangedInputs(InputSources):
         return found is not None and self._is_still(path, *found)
 
     def _is_still(self, path: str, item: Item, inner: str) -> bool:
-        """By the entry in the cache, or by the source if it still matches the plan."""
+        """Compare with the entry in the cache, or with the source if it still matches the plan."""
         place = f"{self._folder}/{path}"
         with suppress(OSError):
             return _same(place, f"{self._cache.contents_of(item)}{inner}")
