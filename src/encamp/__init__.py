@@ -153,7 +153,7 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'encamp' has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(home), name)  # next time it is not asked here
+    found = globals()[name] = getattr(import_module(home), name)  # later accesses do not get here
     return found
 
 

@@ -60,7 +60,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
         if path is None:
             continue
         below = os.path.relpath(path, inside)
-        if below.startswith(".."):  # the mounted group is not one above that of this process
+        if below.startswith(".."):  # the mounted group does not contain that of this process
             below = "."
         group = root / mount.lstrip("/") / below
         top = root / mount.lstrip("/")

@@ -1,7 +1,8 @@
 """How many CPU cores and how much memory this process may use.
 
 `encamp.control_groups`, which containers and batch systems use, limit both. The CPU affinity also
-limits cores. If Slurm does not set that, the number of cores is in its environment variables.
+limits cores. If Slurm does not set the affinity, its environment variables contain the number of
+cores.
 """
 
 from __future__ import annotations

@@ -235,7 +235,7 @@ class NoMatch(InputError):
     task
         The task whose input it is; empty if that is not known, or if it is an input of the job.
     but
-        Why files that do match were left out; empty if there are none.
+        Why files that do match were left out; empty if no file was.
     """
 
     pattern: str
@@ -465,7 +465,7 @@ class UnknownOption(InputError, TypeError):
     known: tuple[str, ...]
 
     def __str__(self) -> str:
-        from difflib import get_close_matches  # which takes long to load in every slot
+        from difflib import get_close_matches  # imported here, because it loads slowly
 
         close = get_close_matches(self.name, self.known, 1)
         guess = f"did you mean {close[0]!r}? The options are" if close else "the options are"
@@ -655,7 +655,7 @@ class NoSuchConsole(InputError):
     """No program of this user on this host has a server of this name (``encamp attach``).
 
     name, known
-        The name, and the names of all servers that there are.
+        The name, and the names of all servers.
     """
 
     name: str
@@ -1338,7 +1338,7 @@ class OutOfTime(EncampError):
     Run the job again to continue. Finished tasks are published. The command exits with 75.
 
     allocation, end
-        The number of the batch job, and when its allocation ends (as `time.time` returns it).
+        The id of the batch job, and when its allocation ends (as `time.time` returns it).
     done, tasks
         How many tasks are done, and how many the job has.
     waiting, needed

@@ -89,7 +89,7 @@ class AttemptReport:
     bytes_mirrored: int = 0
     files_mirrored: int = 0
     bytes_shared: int = 0
-    """Bytes of job inputs that this attempt brought to its host (0 where they were there)."""
+    """Bytes of job inputs that this attempt fetched to its host; 0 if the host had them."""
     cpu_seconds: float = 0.0
     peak_memory: int = 0
     error: str | None = None

@@ -23,7 +23,7 @@ _ANSWER_WITHIN = 20.0
 
 
 def job_id() -> str | None:
-    """The number of the job in whose allocation this process runs; None outside one."""
+    """The id of the job in whose allocation this process runs; None outside one."""
     return os.environ.get(_JOB) or None
 
 
@@ -84,7 +84,7 @@ def without_step(environment: Mapping[str, str]) -> dict[str, str]:
     """An environment in which ``srun`` starts a separate step of the allocation.
 
     Inside a step, ``srun`` would use that step's binding for the new one, and wait for the cores of
-    that step. Here it is set to share these cores.
+    that step. This environment makes the new step share these cores.
     """
     if _JOB not in environment:
         return dict(environment)
@@ -109,7 +109,7 @@ def counts(text: str) -> list[int]:
 
 
 def _asked(command: list[str]) -> str:
-    import subprocess  # here, because slots do not need it
+    import subprocess  # imported here, because slots do not need it
 
     try:
         done = subprocess.run(

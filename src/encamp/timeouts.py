@@ -17,7 +17,7 @@ from __future__ import annotations
 MARGIN = 1.0
 """Added at each level to the time that the awaited process needs."""
 ANSWERS = 1.0
-"""For a slot to answer whether it gives back calls; then it is ended without an answer."""
+"""For a slot to answer a recall; after this time it is ended without an answer."""
 GRACE = 2.0
 """From asking a process to end until it is killed: a command, a slot, a launcher."""
 ENDS = GRACE + MARGIN
@@ -45,7 +45,7 @@ CONNECTS = 5.0
 GREETS = 2 * CONNECTS
 """To authenticate to the process that accepted; for another system's server to answer."""
 GREETED = 2 * GREETS
-"""To be authenticated by the process that accepted, which may have many others to greet."""
+"""To be authenticated by the process that accepted, which may have many others to authenticate."""
 LOGS_IN = 10.0
 """For ssh to connect, and for the command that it has started to answer or to end."""
 LOGS_IN_AGAIN = 3 * LOGS_IN

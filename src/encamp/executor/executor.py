@@ -214,7 +214,7 @@ class Executor(futures.Executor):
         be called again, for example to wait after all.
         """
         shared = self._shared
-        if shared.port.forked:  # a forked one has nothing of it
+        if shared.port.forked:  # in a forked process, nothing is left of it
             return
         with shared.lock:
             self._closed = True

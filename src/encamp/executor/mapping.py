@@ -84,8 +84,9 @@ def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
 
 
 class Results(Iterator[T]):
-    """Results in order. ``calls`` are made now (or ``ahead`` of them), and one with each result.
+    """Results in order.
 
+    All ``calls`` are made now; or only ``ahead`` of them, and another one with each result.
     ``deadline`` as `time.monotonic` counts. Calls that have not started are cancelled after an
     error, by `close`, and, as in the standard pools, when the iterator is dropped after its first
     result; not before that, so that nobody has to read the results.
@@ -142,7 +143,7 @@ def _result(call: Future[T], deadline: float | None) -> T:
         return call.result(None if deadline is None else deadline - time.monotonic())
     finally:
         call.cancel()
-        del call  # else its error and this frame refer to each other
+        del call  # otherwise its error and this frame refer to each other
 
 
 class Flat(Iterator[T]):

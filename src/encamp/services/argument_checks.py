@@ -45,6 +45,6 @@ def named(what: str, given: Any) -> dict[str, Any]:
 
 
 def check_name(what: str, name: object) -> None:
-    """Raise `BadJob` for what names nothing of an object."""
+    """Raise `BadJob` for a name that cannot be that of a method or an attribute."""
     if not (isinstance(name, str) and name):
         raise BadJob(what, f"name a method or an attribute, such as 'update', not {name!r}")

@@ -67,7 +67,7 @@ class Outgoing:
 
 
 class Route:
-    """How a server is reached: its number, and its task, or the spawner to go by the registry."""
+    """How to reach a server: its number, and its task, or the spawner if the registry relays."""
 
     __slots__ = ("server", "to")
 
@@ -229,7 +229,7 @@ class Client(ABC):
                 self._release_after(route, lease, last)
 
     def _release_behind(self, route: Route, lease: int) -> None:
-        """Let the server report the end of the lease, after the calls before."""
+        """Let the server report the end of the lease, after the calls that were sent before."""
         self.call(Outgoing(route, lease, RELEASE, "", [], None))
 
     def _release_after(self, route: Route, lease: int, last: Result) -> None:
@@ -237,7 +237,7 @@ class Client(ABC):
         self._release_behind(route, lease)
 
     def drop(self, route: Route, lease: int, last: Result | None, *, grouped: bool) -> None:
-        """`release`, later: this may be called in the middle of anything."""
+        """`release`, later, because this may be called at any point, as by a destructor."""
         self._later(partial(self.release, route, lease, last, shared=False, grouped=grouped))
 
     # Questions to the registry

@@ -18,7 +18,7 @@ class Waited(Protocol):
         """Wait until it is done, or for ``timeout`` seconds."""
 
     def attend(self, what: Awaited) -> None:
-        """Make sure that it is done at some time, even if no thread waits for it here."""
+        """Make sure that it gets done, even if no thread waits for it."""
 
 
 class Awaited(LightFuture):
@@ -57,7 +57,7 @@ class Awaited(LightFuture):
                 self.set_result(value)
             else:
                 self.set_exception(error)
-        except InvalidStateError:  # just now, by another thread
+        except InvalidStateError:  # another thread has just settled it
             return False
         return True
 

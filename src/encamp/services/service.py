@@ -191,7 +191,7 @@ class Service(CollectiveCalls):
         """The service's name and its number on the cluster."""
         return f"{self.name}.{self._number}"
 
-    # A server of one's own
+    # Acquiring servers
 
     def acquire(self, timeout: float | None = None) -> Proxy:
         """A proxy of a free server, for exclusive use until it is released.
@@ -229,7 +229,7 @@ class Service(CollectiveCalls):
                 if isinstance(exc, TimeoutError):
                     raise NotInTime(f"no server of {self.name} was free", timeout or 0.0) from None
                 raise
-            granted = wanted.result(0)  # just now
+            granted = wanted.result(0)  # it was granted just now
             if not isinstance(exc, TimeoutError):
                 for proxy in self._proxies(granted):
                     proxy.release()
@@ -319,7 +319,7 @@ class Service(CollectiveCalls):
     def _callers(self) -> list[Caller]:
         return [functools.partial(self._call, server=server) for server in servers_of(self)]
 
-    # What it is like
+    # Its state
 
     def ready(self, count: int = 1, timeout: float | None = None) -> int:
         """Wait until this many servers are ready (0: all of them); returns how many are.

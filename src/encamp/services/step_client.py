@@ -68,10 +68,10 @@ class StepClient(Client):
 
     def send_letter(self, letter: Letter, payload: Parts) -> None:
         """See `Client.send_letter`."""
-        self._ask_worker(TellRegistry(self._token, encode(letter), _beside(payload)))
+        self._ask_worker(TellRegistry(self._token, encode(letter), _without_copy(payload)))
 
     def _post(self, to: int, parts: Parts) -> None:
-        self._ask_worker(PostCalls(self._token, to, bytes(parts[0]), _beside(parts[1:])))
+        self._ask_worker(PostCalls(self._token, to, bytes(parts[0]), _without_copy(parts[1:])))
 
     def _begin(self, route: Route | None) -> None:
         self.flush()
@@ -112,7 +112,7 @@ class StepClient(Client):
             self._attended = {what for what in self._attended if not what.done()}
 
 
-def _beside(parts: Parts) -> Payload:
+def _without_copy(parts: Parts) -> Payload:
     """Parts that are sent in a question or an answer without being copied, if they are large."""
     return [pickle.PickleBuffer(part) for part in parts]
 
@@ -165,7 +165,7 @@ class Relay:
             case TellRegistry(_, head, payload):
                 letter = decode(head)
                 handler = self._handlers.get(type(letter))
-                if handler is not None:  # not `NewClient`, which is for the worker's client
+                if handler is not None:  # `NewClient` has none: it is for the worker's client
                     handler(letter, payload)
             case PostCalls(_, to, head, payload):
                 self._calls(to, decode(head), payload)
@@ -189,7 +189,7 @@ class Relay:
                 self._client.wait(first, seconds)
         done = [one for one in self._awaited if one.done()]
         letters = [self._awaited.pop(one)(one) for one in done]
-        return [(encode(letter), _beside(payload)) for letter, payload in letters]
+        return [(encode(letter), _without_copy(payload)) for letter, payload in letters]
 
     # Questions to the registry
 

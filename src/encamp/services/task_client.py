@@ -85,14 +85,14 @@ class TaskClient(Client):
         return found
 
     def look(self) -> None:
-        """Handle what has arrived by now, without waiting."""
+        """Handle what has arrived, without waiting."""
         self.slot.connection.until(lambda: None, 0)
         self.drain()
 
     def _next(self) -> Callable[[], None] | None:
         """A function that handles the next letter; calls for this task are queued instead."""
         letters = self.slot.letters
-        with self._draining:  # so that calls keep their order
+        with self._draining:  # so that calls stay in order
             while letters:
                 sender, parts = letters.popleft()
                 try:
@@ -157,7 +157,7 @@ class TaskClient(Client):
         self._deadlocks.add(letter.ticket)
 
     def attend(self, what: Awaited) -> None:
-        """See `Client.attend`: a thread waits for all of them, as long as there are some."""
+        """See `Client.attend`: one thread waits for all such results until none is left."""
         if what.done():
             return
         self._attended.add(what)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _XTERM = "xterm"
 _APART = '"$@" </dev/null & '
-"""Starts a window as a child of no process of ours, so that it stays when the program ends."""
+"""Starts a window that is not our child process, so that it stays when the program ends."""
 
 
 _DISPLAY = re.compile(r"[^\s:]*::?[0-9]+(\.[0-9]+)?")

@@ -49,7 +49,7 @@ class Counter:
         raise ValueError(text)
 
     def odd(self, how: str) -> Any:
-        """Raise or return what cannot be pickled, or not be read."""
+        """Raise or return something that cannot be pickled, or cannot be unpickled."""
         if how == "raise":
             raise Odd(threading.Lock())
         if how == "unreadable":

@@ -56,7 +56,7 @@ def whoami() -> tuple[int, str, int, int, str]:
 
 
 def gated(function: Callable[..., Any], *args: Any) -> Any:
-    """Tell the spawner that the task runs, wait for a message, and call the function."""
+    """Report to the spawner that the task runs, wait for a message, and call the function."""
     me = current_task()
     me.send(0, "ready")
     me.receive(None, 0)
@@ -64,7 +64,7 @@ def gated(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def wait_for_ever() -> NoReturn:
-    """Tell the spawner the process id, and never end."""
+    """Send the spawner the process id, and never end."""
     current_task().send(0, os.getpid())
     while True:
         time.sleep(LONG)
@@ -95,7 +95,7 @@ def family() -> NoReturn:
 
 
 def tell_pid_and_wait() -> int:
-    """Tell the spawner the process id, wait for a message, and return the id."""
+    """Send the spawner the process id, wait for a message, and return the id."""
     current_task().send(0, os.getpid())
     current_task().receive()
     return os.getpid()
@@ -220,7 +220,7 @@ def die_after(how: str) -> NoReturn:
 
 
 def count_run(folder: Portable, name: str) -> int:
-    """Append to a file that this ran; several processes may do so."""
+    """Record in a file that this ran; several processes may append to it."""
     fd = os.open(local(folder) / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.write(fd, b"x")
     os.close(fd)
@@ -228,7 +228,7 @@ def count_run(folder: Portable, name: str) -> int:
 
 
 def count_run_and_die(folder: Portable, name: str, how: str) -> int:
-    """Append to a file that this ran, and end the slot's process in the way ``how``, if any."""
+    """Record in a file that this ran, and end the slot's process as ``how`` says, if given."""
     count_run(folder, name)
     if how:
         die(how)
@@ -592,7 +592,7 @@ def chorus(threads: int, count: int, size: int) -> list[str]:
 def leave_speaker(gate: Portable) -> None:
     """Leave one thread that receives, and one that sends when the next task runs (a file exists).
 
-    What they raise is in files beside that one.
+    Files beside that one contain what they raise.
     """
     me, found = current_task(), local(gate)
 

@@ -160,7 +160,7 @@ class AbstractGrid(Thread):
         return str(self.shared_temp_path or self.temp_paths.get(host) or self._src_path or "")
 
     def service(self, service_id: str) -> Service:
-        """The service of encamp behind an id. Raises `ServiceEnded`, and `BadJob` for no id."""
+        """encamp's service for an id. Raises `ServiceEnded`, and `BadJob` for an unknown id."""
         if service_id in self._ended:
             raise ServiceEnded(service_id)
         if service_id not in self._services:

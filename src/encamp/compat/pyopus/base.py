@@ -44,7 +44,7 @@ __all__ = [
 
 
 class PyOpusError(EncampError):
-    """The virtual machine cannot do what was asked, or not here."""
+    """The virtual machine cannot do what was asked, or cannot do it in this process."""
 
     message: str
 

@@ -46,7 +46,7 @@ class Here:
     def mail(self) -> Mailbox:
         """The task's mailbox, made when it is first used; threads of the task share it."""
         known = vars(self)
-        if "_mail" not in known:  # `setdefault`, because another thread may be as far
+        if "_mail" not in known:  # another thread may also create it
             known.setdefault("_mail", Mailbox(partial(_fetch_in_task, self.vm, self.task)))
         found: Mailbox = known["_mail"]
         return found
@@ -61,7 +61,7 @@ def task_here() -> Here | None:
 
     If tasks run in the spawner's process, threads that they start count as the spawner's.
     """
-    if not running:  # quick for the spawner, which calls this often
+    if not running:  # the spawner's case, quickly: it calls this often
         return None
     slot = slot_here()
     if slot is not None and (here := running.get(slot[1])) is not None:

@@ -45,7 +45,7 @@ class DispatchedJobs:
         """Called in the thread that drives the cluster's pump."""
         self.ahead = calls_ahead(task, MOST_AHEAD)
         self.ended.append(task)
-        self.running.pop(task.id, None)  # last, as another thread may see it in both, not in none
+        self.running.pop(task.id, None)  # last: others may see it in both, not in neither
 
     def wait(self) -> bool:
         """Wait until one has ended or the cluster has a message; False if none can end."""
@@ -54,7 +54,7 @@ class DispatchedJobs:
         return self._cluster.wait_for(self.ended.__len__)
 
     def room(self, free: int, *, ahead: bool) -> int:
-        """How many more may start in ``free`` slots; with ``ahead``, more short ones than slots."""
+        """How many more may start in ``free`` slots; with ``ahead``, short ones also wait there."""
         there = len(self.running) + len(self.ended)
         return free * (1 + self.ahead * ahead) - there
 

@@ -327,7 +327,7 @@ class PVM(ClusteredMachine, metaclass=_Facts):
 
     @classmethod
     def _names(cls, hosts: Sequence[Any]) -> list[str]:
-        """The cluster's names of hosts that are there. Raises `NoSuchHost` for unknown hosts."""
+        """The cluster's names of present hosts. Raises `NoSuchHost` for unknown hosts."""
         ours, host_table = _spawner(), host_table_of(_spawner())
         names = {host: host_table.alias(host.dtid) for host in hosts}
         for host, name in names.items():

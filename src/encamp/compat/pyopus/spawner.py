@@ -106,7 +106,7 @@ class Spawner:
         return port is not None and not port.has_mail and mail is not None and mail.empty
 
     def look(self) -> None:
-        """Record slots that hosts have got, or have lost with one of their agents.
+        """Record slots that hosts have gained, or have lost with one of their agents.
 
         Hosts without slots here are added only by their message.
         """
@@ -161,7 +161,7 @@ class Spawner:
         return set().union(*map(self.free_of, self._used()))
 
     def room_for_jobs(self, *, ahead: bool) -> int:
-        """How many more jobs can be started; with ``ahead``, more short ones than slots."""
+        """How many more jobs can be started; with ``ahead``, short ones also wait at the slots."""
         return self.jobs.room(sum(len(host.free) for host in self._used()), ahead=ahead)
 
     def free_of(self, host: SpawnerHost) -> set[int]:
@@ -174,7 +174,7 @@ class Spawner:
         return self.jobs.in_slots(self._live, (n for one in self._used() for n in one.free))
 
     def where(self) -> Mapping[int, SlotRecord]:
-        """Slot → what the cluster has for it."""
+        """Slot → the cluster's record of it."""
         return self._live.copy()
 
     def _used(self) -> Iterator[SpawnerHost]:

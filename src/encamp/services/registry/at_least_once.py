@@ -39,7 +39,7 @@ class Replays:
             self.replay(server)
 
     def replay(self, server: ServerRecord) -> None:
-        """Send a server the calls of its log that its task has not been sent."""
+        """Send a server the calls of its log that were not sent to its task yet."""
         new = itertools.islice(server.log, server.given, None)
         for client, entries in itertools.groupby(new, lambda entry: entry[0]):
             for some in _few(entries):

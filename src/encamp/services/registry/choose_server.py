@@ -128,7 +128,7 @@ class ServerPool:
     def _is_gathered(self) -> bool:
         """Whether the first request has gathered several servers, as many as it wants.
 
-        A request for all servers may be complete because the last server in use has ended.
+        A request for all servers is also complete when the last server in use has ended.
         """
         head = self.queue[0] if self.queue else None
         if head is None or not head.gathered:

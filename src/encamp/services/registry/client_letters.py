@@ -18,7 +18,7 @@ from encamp.wire.protocol import SPAWNER
 
 
 class ClientLetters:
-    """Handles the requests of clients, and informs these which servers they get."""
+    """Handles the requests of clients, and informs clients which servers they get."""
 
     def __init__(self, records: ServiceRecords) -> None:
         self._records, self._warnings = records, WaitingWarnings(records)
@@ -40,7 +40,7 @@ class ClientLetters:
             self._warnings.client_waits(service, request)
 
     def _impossible(self, service: ServiceRecord, letter: Acquire) -> EncampError | None:
-        """Why a request will never be met."""
+        """Why a request can never be met."""
         if letter.server and letter.server not in service.pool.servers:
             known = ", ".join(map(str, service.pool.servers)) or "none"
             why = f"{service.name} has no server {letter.server}; its servers are {known}"

@@ -86,7 +86,7 @@ class Registry:
             Ready: self._ready,
             Answers: self._answers,
             Saved: self._replays.saved,
-            Stopping: self._dying,
+            Stopping: self._stopping,
             Alive: self._alive,
             WaitStarted: self._wait_started,
             WaitEnded: lambda sender, letter, _: self._deadlocks.wait_ended(sender, letter.ticket),
@@ -150,7 +150,7 @@ class Registry:
             return
         services = [one for one in list(self._records.services.values()) if one.placed]
         names = dict.fromkeys(one.name for one in services if not one.ended)
-        if names:  # else they are ending
+        if names:  # otherwise they are ending
             self._warned_crowded = True
             what = remedy(several=len(names) > 1)
             _log.warning(
@@ -253,7 +253,7 @@ class Registry:
                 if lease == server.lease:
                     self._client_letters.freed(service, server)
 
-    def _dying(self, sender: int, letter: Stopping, parts: Parts) -> None:
+    def _stopping(self, sender: int, letter: Stopping, parts: Parts) -> None:
         found = self._records.by_task.get(sender)
         if found is not None:
             found[1].began = letter.about, letter.mark

@@ -57,7 +57,7 @@ class WaitingWarnings:
 
 
 def waiting_for_slots(name: str, count: int, there: list[str], ending: list[str]) -> str:
-    """The warning that servers have no slot; ``there`` and ``ending`` are services that have."""
+    """The warning that servers have no slot; services ``there`` and ``ending`` occupy the slots."""
     text = (
         f"{counted(count, 'server')} of {name} {'waits' if count == 1 else 'wait'} for free slots"
     )

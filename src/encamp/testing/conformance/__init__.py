@@ -13,7 +13,7 @@
         def cluster_of(cls):
             return lambda slots, **options: Cluster("mine", slots=slots, **options)
 
-Needs pytest and psutil; NumPy where it is there.
+Needs pytest and psutil; uses NumPy if it is installed.
 """
 
 import pytest

@@ -27,7 +27,7 @@ from encamp.testing import work
 from encamp.testing.waiting import gone, until
 
 PATIENCE = 20.0
-"""Seconds after which something that should happen is taken not to happen."""
+"""Seconds after which an expected event is assumed not to happen."""
 EVENTS = (TaskResult, TaskExit, HostAdded, HostDeleted)
 
 
@@ -86,7 +86,7 @@ class Bound:
     @pytest.fixture(scope="class")
     @classmethod
     def share(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-        """A folder that all hosts share; it and a new local storage hold for the class's tests."""
+        """A folder that all hosts share; the class's tests use it and a new local storage."""
         shared = tmp_path_factory.mktemp("share")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(MIRRORED, str(shared))

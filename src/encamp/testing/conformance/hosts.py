@@ -24,7 +24,7 @@ from encamp.testing.conformance.losses import LosesHosts
 from encamp.testing.waiting import until
 
 SHORT = 2.0
-"""Seconds without a network that cost nothing."""
+"""Seconds without a network that no host is lost for."""
 _QUICK = 0.3
 """Seconds between beats where their length is not what is tested."""
 
@@ -159,7 +159,7 @@ def _talk(cluster: Cluster, first: str, second: str) -> None:
 
 @contextmanager
 def _busy(cluster: Cluster) -> Iterator[None]:
-    """Every slot that is there has something to do."""
+    """Keep all slots busy during a block."""
     tasks = cluster.spawn_many(work.gated, [(work.pid,)] * cluster.slots)
     for task in tasks:
         assert say(cluster, task) == "ready"
