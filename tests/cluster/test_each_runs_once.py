@@ -23,7 +23,7 @@ from encamp.slot import ledger
 from encamp.testing import work
 from encamp.testing.fake import FakeEngine
 from encamp.testing.waiting import until
-from encamp.wire import protocol as say
+from encamp.wire import protocol
 
 SOON = 30.0
 
@@ -40,7 +40,7 @@ class Overheard(FakeEngine):
 
     def send(self, to: int, parts: Sequence[Any]) -> None:
         """Note what is sent, and send it."""
-        self.sent += say.unbundled(list(parts))
+        self.sent += protocol.unbundled(list(parts))
         super().send(to, parts)
 
     def receive(self) -> Sequence[Arrival]:
@@ -48,7 +48,7 @@ class Overheard(FakeEngine):
         arrivals = super().receive()
         for arrival in arrivals:
             if isinstance(arrival, Frame):
-                self.came += say.unbundled(arrival.parts)
+                self.came += protocol.unbundled(arrival.parts)
         return arrivals
 
     def heard(self, kind: type) -> list[Any]:
@@ -58,12 +58,12 @@ class Overheard(FakeEngine):
     def results(self) -> Counter[int]:
         """How often the result of each task came."""
         inner = [
-            say.decode(part)
+            protocol.decode(part)
             for envelope, parts in self.came
-            if isinstance(envelope, say.ManyResults)
+            if isinstance(envelope, protocol.ManyResults)
             for part in parts[1:]
         ]
-        envelopes = [*self.heard(say.Results), *inner]
+        envelopes = [*self.heard(protocol.Results), *inner]
         return Counter(result[0] for envelope in envelopes for result in envelope.results)
 
 
@@ -139,9 +139,9 @@ def test_calls_for_ended_process_do_not_run_in_next(
     log, engine = tmp_path / "log", Overheard()
     with Cluster(engine) as cluster:
         assert cluster.spawn(note, str(log), 1).result(SOON) == 1
-        late = [parts for envelope, parts in engine.sent if isinstance(envelope, say.Run)]
+        late = [parts for envelope, parts in engine.sent if isinstance(envelope, protocol.Run)]
         os.kill(cluster.spawn(work.pid).result(SOON), signal.SIGKILL)
-        until(lambda: cluster.receive(0.01, source=10**9) or engine.heard(say.SlotEnded))
+        until(lambda: cluster.receive(0.01, source=10**9) or engine.heard(protocol.SlotEnded))
         for parts in late:
             engine.send(1, parts)
         assert cluster.spawn(note, str(log), 2).result(SOON) == 2
@@ -154,8 +154,8 @@ def test_stop_order_for_ended_process_does_not_stop_its_successor(
     engine = Overheard()
     with Cluster(engine) as cluster:
         os.kill(cluster.spawn(work.pid).result(SOON), signal.SIGKILL)
-        until(lambda: cluster.receive(0.01, source=10**9) or engine.heard(say.SlotEnded))
+        until(lambda: cluster.receive(0.01, source=10**9) or engine.heard(protocol.SlotEnded))
         pid = cluster.spawn(work.pid).result(SOON)
-        engine.send(1, [say.encode(say.Stop(0, life=0))])
+        engine.send(1, [protocol.encode(protocol.Stop(0, life=0))])
         assert [cluster.spawn(work.pid).result(SOON) for _ in range(3)] == [pid] * 3
-        assert len(engine.heard(say.SlotEnded)) == 1
+        assert len(engine.heard(protocol.SlotEnded)) == 1

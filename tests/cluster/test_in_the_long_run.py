@@ -16,7 +16,7 @@ from encamp.slot.slot import current_task
 from encamp.testing import work
 from encamp.testing.fake import FakeEngine, SimulatedEngine
 from encamp.testing.waiting import gone, until
-from encamp.wire import protocol as say
+from encamp.wire import protocol
 
 SOON = 30.0
 
@@ -30,8 +30,8 @@ class Sluggish(SimulatedEngine):
 
     def send(self, to: int, parts: Sequence[Any]) -> None:
         """Lose most pings on the way."""
-        for envelope, inner in say.unbundled(list(parts)):
-            if isinstance(envelope, say.Ping):
+        for envelope, inner in protocol.unbundled(list(parts)):
+            if isinstance(envelope, protocol.Ping):
                 self.pings += 1
                 if self.pings % self.every:
                     continue

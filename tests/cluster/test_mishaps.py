@@ -48,7 +48,7 @@ from encamp.storage.outputs.patterns import Output
 from encamp.testing import work
 from encamp.testing.fake import FakeEngine, SimulatedEngine
 from encamp.testing.waiting import until
-from encamp.wire import protocol as say
+from encamp.wire import protocol
 from encamp.wire.pickling import dump, dump_failure
 
 SOON = 30.0
@@ -82,12 +82,12 @@ class LateAnswers(SimulatedEngine):
 
     def send(self, to: int, parts: Any) -> None:
         """Note what came, and answer nothing."""
-        self.came += [envelope for envelope, _ in say.unbundled(list(parts))]
-        self.calls = sum(run.count for run in self.of(say.Run))
-        self.put(*([say.encode(say.Pong(0))] for _ in self.of(say.Ping)))
+        self.came += [envelope for envelope, _ in protocol.unbundled(list(parts))]
+        self.calls = sum(run.count for run in self.of(protocol.Run))
+        self.put(*([protocol.encode(protocol.Pong(0))] for _ in self.of(protocol.Ping)))
 
     def put(self, *answers: list[Any]) -> None:
-        """Let the host say something."""
+        """Let the host send something."""
         self._inbox.put([Frame(1, parts) for parts in answers])
 
     def finish(self, *tasks: SpawnedTask) -> None:
@@ -95,7 +95,12 @@ class LateAnswers(SimulatedEngine):
 
         def all_done() -> bool:
             left = [task for task in tasks if not task.done()]
-            self.put(*([say.encode(say.Results(0, [(t.id, True, 0.0, NONE, 0)]))] for t in left))
+            self.put(
+                *(
+                    [protocol.encode(protocol.Results(0, [(t.id, True, 0.0, NONE, 0)]))]
+                    for t in left
+                )
+            )
             return not left
 
         until(all_done)
@@ -109,22 +114,22 @@ def test_a_slot_that_is_asked_to_end_gets_no_other_task_before_it_has_ended() ->
     engine = LateAnswers()
     with Cluster(engine) as cluster:
         victim = cluster.spawn(work.blocked_in_c)
-        until(lambda: engine.of(say.Run))
+        until(lambda: engine.of(protocol.Run))
         victim.kill()
-        until(lambda: engine.of(say.Stop))  # it did not say in time what it runs
-        assert engine.of(say.Stop)[0].ticket == engine.of(say.Recall)[0].ticket
+        until(lambda: engine.of(protocol.Stop))  # it did not report in time what it runs
+        assert engine.of(protocol.Stop)[0].ticket == engine.of(protocol.Recall)[0].ticket
         stopped = dump_failure(Stopped())
-        end = say.Results(0, [(victim.id, False, 1.0, bytes(stopped[0]), 0)])
-        engine.put([say.encode(end)])
+        end = protocol.Results(0, [(victim.id, False, 1.0, bytes(stopped[0]), 0)])
+        engine.put([protocol.encode(end)])
         assert isinstance(victim.exception(SOON), TaskKilled)
         after = cluster.spawn(abs, -1)
         assert cluster.receive(0.2, source=after) is None
-        assert len(engine.of(say.Run)) == 1
-        engine.put([say.encode(say.SlotEnded(0, 0, b"", began=False))])
-        until(lambda: len(engine.of(say.Run)) == 2)
-        assert engine.of(say.Run)[1].life == 1
-        result = say.Results(0, [(after.id, True, 0.0, bytes(dump(1)[0]), 0)])
-        engine.put([say.encode(result)])
+        assert len(engine.of(protocol.Run)) == 1
+        engine.put([protocol.encode(protocol.SlotEnded(0, 0, b"", began=False))])
+        until(lambda: len(engine.of(protocol.Run)) == 2)
+        assert engine.of(protocol.Run)[1].life == 1
+        result = protocol.Results(0, [(after.id, True, 0.0, bytes(dump(1)[0]), 0)])
+        engine.put([protocol.encode(result)])
         assert after.result(SOON) == 1
 
 
@@ -136,7 +141,7 @@ def test_a_task_that_was_given_back_before_shows_where_it_ran_if_results_arrive_
         until(lambda: engine.calls == 3)
         second.host, second.slot = "another host", 7
         results = [(task.id, True, 0.0, NONE, 0) for task in (first, second)]
-        engine.put([say.encode(say.Results(0, results))])
+        engine.put([protocol.encode(protocol.Results(0, results))])
         assert [task.result(SOON) for task in (first, second)] == [None, None]
         assert (second.host, second.slot) == (first.host, 0)
         engine.finish(*rest)
@@ -150,21 +155,21 @@ def test_a_kill_whose_answer_was_long_on_its_way_hits_no_other_task(runs: str) -
         engine.finish(quick)  # two of the others are sent ahead now
         until(lambda: engine.calls == 3)
         victim.kill()
-        until(lambda: engine.of(say.Stop))
-        ticket = engine.of(say.Stop)[0].ticket
+        until(lambda: engine.of(protocol.Stop))
+        ticket = engine.of(protocol.Stop)[0].ticket
         if runs == "the victim":
-            engine.put([say.encode(say.GivenBack(0, ticket, [following.id], victim.id))])
-            until(lambda: [stop.ticket for stop in engine.of(say.Stop)] == [ticket, 0])
+            engine.put([protocol.encode(protocol.GivenBack(0, ticket, [following.id], victim.id))])
+            until(lambda: [stop.ticket for stop in engine.of(protocol.Stop)] == [ticket, 0])
             assert engine.calls == 3
-            engine.put([say.encode(say.SlotEnded(0, 0, b""))])
+            engine.put([protocol.encode(protocol.SlotEnded(0, 0, b""))])
             assert isinstance(victim.exception(SOON), TaskKilled)
         else:
-            end = say.Results(0, [(victim.id, True, 1.0, NONE, 0)])
-            given = say.GivenBack(0, ticket, [], following.id)
-            engine.put([say.encode(end)], [say.encode(given)])
+            end = protocol.Results(0, [(victim.id, True, 1.0, NONE, 0)])
+            given = protocol.GivenBack(0, ticket, [], following.id)
+            engine.put([protocol.encode(end)], [protocol.encode(given)])
             assert victim.result(SOON) is None
             until(following.running)
-            assert len(engine.of(say.Stop)) == 1
+            assert len(engine.of(protocol.Stop)) == 1
         engine.finish(following, *rest)  # for which its slot must be open
 
 
@@ -800,7 +805,7 @@ def test_order_to_leaving_agent_ends_with_its_reason(answers: bool) -> None:
             tickets = agents.begin_housekeeping("clear", each=True)
             agent = agents.here()[0]
             if answers:
-                done = say.HousekeepingDone(next(iter(tickets)), True, "17")
+                done = protocol.HousekeepingDone(next(iter(tickets)), True, "17")
                 agents.housekeeping_done(agent, done, [])
             agents.left(agent.number, "it is gone")
             return tickets
@@ -823,7 +828,7 @@ def test_agent_joining_during_close_is_ended(
         told: list[tuple[int, object]] = []
 
         def post(number: int, parts: Any) -> None:
-            told.append((number, say.decode(parts[0])))
+            told.append((number, protocol.decode(parts[0])))
 
         def join(*, closing: bool) -> None:
             monkeypatch.setattr(controller, "closing", closing)
@@ -835,7 +840,7 @@ def test_agent_joining_during_close_is_ended(
             cluster._pump.call(lambda: join(closing=False))
             assert told == []
             cluster._pump.call(lambda: join(closing=True))
-            assert told == [(17, say.End())]
+            assert told == [(17, protocol.End())]
         monkeypatch.setattr(controller, "closing", False)
 
 

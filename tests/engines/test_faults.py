@@ -15,7 +15,7 @@ from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostAdded, HostDeleted
 from encamp.errors import TaskLost
 from encamp.testing import work
-from encamp.testing.conformance.bound import PATIENCE, gates, results, say
+from encamp.testing.conformance.bound import PATIENCE, gates, next_message, results
 from encamp.testing.fake import FakeEngine
 from encamp.testing.waiting import until
 from encamp.wire.frames import Parts
@@ -103,13 +103,13 @@ def test_repeated_frames_count_once(cluster: Cluster, tmp_path: Path) -> None:
     task = cluster.spawn(work.echo, 50)
     for number in range(50):
         cluster.send(task, number)
-    assert [say(cluster, task) for _ in range(50)] == list(range(50))
+    assert [next_message(cluster, task) for _ in range(50)] == list(range(50))
 
 
 @pytest.mark.parametrize("to_host", [True, False])
 def test_lost_frame_drops_host_without_hang(cluster: Cluster, to_host: bool) -> None:
     doomed = cluster.spawn(work.wait_for_ever, on="fake-2")
-    say(cluster, doomed)
+    next_message(cluster, doomed)
     way = (None, "fake-2") if to_host else ("fake-2", None)
     engine_of(cluster).lose(*way)
     assert isinstance(doomed.exception(PATIENCE), TaskLost)
@@ -134,7 +134,7 @@ def test_a_short_partition_costs_nothing(cluster: Cluster, tmp_path: Path) -> No
 def test_after_a_long_partition_late_results_are_refused(cluster: Cluster) -> None:
     engine = engine_of(cluster)
     cut_off = cluster.spawn(work.gated, work.add, 1, on="fake-3", notify=False)
-    assert say(cluster, cut_off) == "ready"
+    assert next_message(cluster, cut_off) == "ready"
     cluster.send(cut_off, "go")
     engine.cut("fake-3")
     error = cut_off.exception(PATIENCE)
@@ -161,7 +161,7 @@ def test_waiting_tasks_fail_when_all_hosts_are_lost(
 ) -> None:
     running = cluster.spawn_many(work.wait_for_ever, [()] * 3)
     for task in running:
-        say(cluster, task)
+        next_message(cluster, task)
     waiting = cluster.spawn_many(work.add, [(1,)] * 20)
     monkeypatch.setattr(hosts_join_and_leave, "REPLACED", 0.5)
     for host in ALL:

@@ -22,7 +22,7 @@ from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostDeleted
 from encamp.errors import ClusterError, EngineFailed, EngineUnavailable, TaskLost
 from encamp.testing import work
-from encamp.testing.conformance.bound import PATIENCE, results, say
+from encamp.testing.conformance.bound import PATIENCE, next_message, results
 from encamp.testing.waiting import gone, until
 
 if shutil.which("pvmd"):
@@ -102,10 +102,10 @@ def test_messages_of_any_size_round_trip() -> None:
         task = cluster.spawn(work.echo, len(sizes) + 1)
         for size in sizes:
             cluster.send(task, bytearray(some[:size]))
-            assert say(cluster, task) == some[:size]
+            assert next_message(cluster, task) == some[:size]
         many = [some[start : start + 1 + start % 9_000] for start in range(0, 2_000_000, 500)]
         cluster.send(task, many)
-        assert say(cluster, task) == many
+        assert next_message(cluster, task) == many
 
 
 def test_frozen_agent_does_not_delay_others() -> None:
@@ -120,7 +120,7 @@ def test_frozen_agent_does_not_delay_others() -> None:
             for _ in range(20):
                 cluster.send(one, os.urandom(1 << 20))
             cluster.send(other, "hello")
-            assert say(cluster, other) == "hello"
+            assert next_message(cluster, other) == "hello"
             assert not one.done()
             cluster.send(one, bytearray(1 << 20))  # may be changed later: waits for the loss
             with pytest.raises(TaskLost):
@@ -133,7 +133,7 @@ def test_frozen_agent_does_not_delay_others() -> None:
 def test_an_agent_that_is_killed_is_noticed_and_replaced(how: int) -> None:
     with Cluster("pvm", slots=2, machine="own") as cluster:
         task = cluster.spawn(work.wait_for_ever)
-        pid = say(cluster, task)
+        pid = next_message(cluster, task)
         (agent,) = agents_of(cluster)
         os.kill(agent, how)
         with pytest.raises(TaskLost, match="agent on localhost"):
@@ -159,7 +159,7 @@ def test_a_daemon_that_is_killed_is_noticed_and_nothing_is_left() -> None:
     cluster = Cluster("pvm", slots=2, machine="own")
     try:
         task = cluster.spawn(work.wait_for_ever)
-        pid = say(cluster, task)
+        pid = next_message(cluster, task)
         agents = agents_of(cluster)
         os.kill(daemon_of(cluster), signal.SIGKILL)
         with pytest.raises(TaskLost, match="daemon"):

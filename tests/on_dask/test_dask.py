@@ -24,7 +24,7 @@ from encamp.cluster.cluster import Cluster
 from encamp.engines.dask.tunnels import Relay
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable, TaskLost
 from encamp.testing import work
-from encamp.testing.conformance.bound import PATIENCE, results, say
+from encamp.testing.conformance.bound import PATIENCE, next_message, results
 from encamp.testing.waiting import children_with, gone, until
 from some_dask import SomeDask, some_dask
 
@@ -129,7 +129,7 @@ def test_workers_that_are_busy_start_agents_all_the_same(client: Any, tmp_path: 
 def test_a_worker_that_dies_loses_its_tasks_and_another_takes_its_place(client: Any) -> None:
     with Cluster(client) as cluster:
         tasks = cluster.spawn_many(work.wait_for_ever, [()] * 4)
-        pids = [say(cluster, task) for task in tasks]
+        pids = [next_message(cluster, task) for task in tasks]
         victim = next(iter(client.run(os.getpid).values()))
         os.kill(victim, signal.SIGKILL)
         until(lambda: sum(task.done() for task in tasks) == 2)
@@ -180,7 +180,7 @@ def test_an_adaptive_cluster_grows_for_tasks_and_shrinks_after_them(tmp_path: Pa
             assert cluster.slots >= 1
             tasks = cluster.spawn_many(work.gated, [(work.pid,)] * 2)
             until(lambda: cluster.slots == 2, 60)  # Dask waits for seconds, then starts a worker
-            assert [say(cluster, task) for task in tasks] == ["ready"] * 2
+            assert [next_message(cluster, task) for task in tasks] == ["ready"] * 2
             for task in tasks:
                 cluster.send(task, "go")
             assert len(results(tasks)) == 2

@@ -15,7 +15,7 @@ import pytest
 from encamp.cluster.cluster import Cluster
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable, TaskLost
 from encamp.testing import work
-from encamp.testing.conformance.bound import PATIENCE, results, say
+from encamp.testing.conformance.bound import PATIENCE, next_message, results
 from encamp.testing.waiting import children_with, gone, until
 from some_ipyparallel import SomeEngines, some_engines
 
@@ -114,7 +114,7 @@ def test_engines_that_join_get_work_and_one_that_dies_loses_its_tasks(
         engines.order("start_engines 1")
         until(lambda: cluster.slots == count + 1)
         tasks = cluster.spawn_many(work.wait_for_ever, [()] * cluster.slots)
-        pids = [say(cluster, task) for task in tasks]
+        pids = [next_message(cluster, task) for task in tasks]
         victim = client[max(client.ids)].apply_sync(os.getpid)
         os.kill(victim, signal.SIGKILL)
         until(lambda: any(task.done() for task in tasks))
@@ -156,7 +156,7 @@ def _line(process: psutil.Process) -> list[str]:
 
 
 def test_invalid_cluster_argument_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(EngineUnavailable, match="no cluster was reached by its connection_file"):
+    with pytest.raises(EngineUnavailable, match="no cluster was reached through its connection"):
         Cluster("ipyparallel", connection_file=str(tmp_path / "none.json"))
     with pytest.raises(BadJob, match="client and profile"):
         Cluster("ipyparallel", client=object(), profile="x")

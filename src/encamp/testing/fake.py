@@ -29,11 +29,11 @@ from encamp.engines.engine_interface import (
 )
 from encamp.errors import EngineFailed, NoSuchHost
 from encamp.version import __version__
-from encamp.wire import protocol as say
+from encamp.wire import protocol
 from encamp.wire.frames import Buffer, Parts, head
 
 _END_WITHIN = 10.0
-"""Seconds that agents have to end when the engine stops."""
+"""Seconds that agents may take to end when the engine stops."""
 
 
 class _Inbox:
@@ -215,7 +215,7 @@ class FakeEngine(_FakeEndpoint, Engine):
     def _orders_of(self, slots: int | None) -> bytes:
         if slots is None:
             return self._orders
-        return say.encode(msgspec.structs.replace(say.decode(self._orders), slots=slots))
+        return protocol.encode(msgspec.structs.replace(protocol.decode(self._orders), slots=slots))
 
     def _run(self, number: int, host: _FakeHost) -> None:
         from encamp.agent.agent import serve
@@ -313,7 +313,7 @@ class SimulatedEngine(Engine):
         """See `Engine.start`."""
         began = time.thread_time()
         for agent in range(1, self._hosts + 1):
-            hello = say.Hello(
+            hello = protocol.Hello(
                 host=f"simulated-{agent}",
                 pid=agent,
                 slots=self._slots,
@@ -323,7 +323,7 @@ class SimulatedEngine(Engine):
                 python="3",
                 version=__version__,
             )
-            self._inbox.put([Joined(agent), Frame(agent, [say.encode(hello)])])
+            self._inbox.put([Joined(agent), Frame(agent, [protocol.encode(hello)])])
         self.own_seconds += time.thread_time() - began
 
     def hold(self) -> None:
@@ -340,21 +340,21 @@ class SimulatedEngine(Engine):
         """See `Endpoint.send`."""
         began = time.thread_time()
         self.frames += 1
-        for envelope, inner in say.unbundled(list(parts)):
+        for envelope, inner in protocol.unbundled(list(parts)):
             answer = _ANSWERS.get(type(envelope))
-            if isinstance(envelope, say.Run):
+            if isinstance(envelope, protocol.Run):
                 self._run(to, envelope, inner)
             elif answer is not None:
-                self._inbox.put([Frame(to, [say.encode(answer(envelope))])])
+                self._inbox.put([Frame(to, [protocol.encode(answer(envelope))])])
         self.own_seconds += time.thread_time() - began
 
-    def _run(self, to: int, run: say.Run, parts: Parts) -> None:
+    def _run(self, to: int, run: protocol.Run, parts: Parts) -> None:
         self.calls += run.count
-        calls = say.decode_calls(parts[1])
-        results = say.Results(
+        calls = protocol.decode_calls(parts[1])
+        results = protocol.Results(
             run.slot, [(task, True, 0.0, _NOTHING, 0) for task, _, _, _, _ in calls]
         )
-        frame = Frame(to, [say.encode(results)])
+        frame = Frame(to, [protocol.encode(results)])
         if self._holding:
             self._held.append(frame)
         else:
@@ -381,11 +381,11 @@ class SimulatedEngine(Engine):
         self.close()
 
 
-_ANSWERS: dict[type, Callable[..., say.Envelope]] = {
-    say.Recall: lambda asked: say.GivenBack(asked.slot, asked.ticket, [], -1),
-    say.Ping: lambda asked: say.Pong(asked.ticket),
-    say.Housekeeping: lambda asked: say.HousekeepingDone(asked.ticket, True, "0"),
-    say.Stop: lambda asked: say.SlotEnded(asked.slot, -9, b""),
+_ANSWERS: dict[type, Callable[..., protocol.Envelope]] = {
+    protocol.Recall: lambda asked: protocol.GivenBack(asked.slot, asked.ticket, [], -1),
+    protocol.Ping: lambda asked: protocol.Pong(asked.ticket),
+    protocol.Housekeeping: lambda asked: protocol.HousekeepingDone(asked.ticket, True, "0"),
+    protocol.Stop: lambda asked: protocol.SlotEnded(asked.slot, -9, b""),
 }
 
 

@@ -38,9 +38,9 @@ class Counter:
 
     def wait_for(self, path: str) -> str:
         """Write the process id to a file, and wait until another file exists."""
-        said = Path(f"{path} begun")
-        said.with_suffix(".part").write_text(f"{os.getpid()} {current_task().host}")
-        said.with_suffix(".part").rename(said)
+        begun = Path(f"{path} begun")
+        begun.with_suffix(".part").write_text(f"{os.getpid()} {current_task().host}")
+        begun.with_suffix(".part").rename(begun)
         while not Path(path).exists():
             time.sleep(0.005)
         return path

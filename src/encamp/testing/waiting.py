@@ -13,7 +13,7 @@ import psutil
 PATIENCE = 30.0
 """Seconds after which a wait fails."""
 _PAUSE, _LONGEST_PAUSE = 0.005, 0.1
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 
 def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
@@ -23,7 +23,7 @@ def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
     while not condition():
         now = time.monotonic()
         assert now < deadline, f"it did not happen within {seconds:g} s"
-        # Where a look takes long, most of the time is left to what is waited for.
+        # If a check takes long, most of the time is left to what is waited for.
         time.sleep(min(max(_PAUSE, 4 * (now - began)), _LONGEST_PAUSE))
         began = time.monotonic()
 

@@ -610,11 +610,11 @@ def leave_speaker(gate: Portable) -> None:
     threading.Thread(target=context.run, args=(speak,), daemon=True).start()
 
 
-def _noted(file: Path, deed: Callable[[], object]) -> None:
+def _noted(file: Path, action: Callable[[], object]) -> None:
     try:
-        said = repr(deed())
+        outcome = repr(action())
     except RuntimeError as exc:
-        said = str(exc)
-    made = file.with_suffix(".new")
-    made.write_text(said)
-    made.rename(file)
+        outcome = str(exc)
+    new = file.with_suffix(".new")
+    new.write_text(outcome)
+    new.rename(file)

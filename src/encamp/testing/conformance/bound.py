@@ -74,7 +74,7 @@ class Bound:
 
     def pid_sent_by(self, cluster: Cluster, task: SpawnedTask) -> int:
         """The process id that a task reports, as seen from here."""
-        pid = say(cluster, task)
+        pid = next_message(cluster, task)
         return self.here(task.host, pid)
 
     @pytest.fixture(scope="class")
@@ -169,14 +169,16 @@ class ReusedCluster:
             cluster.close(cancel=True)
 
 
-def say(cluster: Cluster, source: SpawnedTask | int | None = None) -> Any:
+def next_message(cluster: Cluster, source: SpawnedTask | int | None = None) -> Any:
     """The next message that is not an event; fails if none arrives."""
-    got = heard(cluster, source)
+    got = sender_and_message(cluster, source)
     return got[1]
 
 
-def heard(cluster: Cluster, source: SpawnedTask | int | None = None) -> tuple[int, Any]:
-    """The next message that is not an event, and its sender."""
+def sender_and_message(
+    cluster: Cluster, source: SpawnedTask | int | None = None
+) -> tuple[int, Any]:
+    """The sender of the next message that is not an event, and the message."""
     deadline = time.monotonic() + PATIENCE
     while (left := deadline - time.monotonic()) > 0:
         got = cluster.receive(left, source=source)
@@ -195,7 +197,7 @@ def gates(cluster: Cluster, count: int, function: Any, *args: Any, **options: An
     """Start ``count`` tasks, which wait until the block has ended; yields their list."""
     tasks = cluster.spawn_many(work.gated, [(function, *args)] * count, **options)
     for task in tasks:
-        assert say(cluster, task) == "ready"
+        assert next_message(cluster, task) == "ready"
     yield tasks
     for task in tasks:
         cluster.send(task, "go")

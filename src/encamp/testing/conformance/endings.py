@@ -23,9 +23,9 @@ from encamp.testing.conformance.bound import (
     PATIENCE,
     Bound,
     gates,
+    next_message,
     on_every_slot,
     results,
-    say,
 )
 from encamp.testing.waiting import gone, until
 
@@ -53,7 +53,7 @@ class Endings(Bound):
 
     def test_a_killed_task_reports_its_result_and_its_exit(self, cluster: Cluster) -> None:
         task = cluster.spawn(work.wait_for_ever)
-        say(cluster, task)
+        next_message(cluster, task)
         task.kill()
         first, second = (cluster.receive(PATIENCE, source=task) for _ in range(2))
         assert first is not None
@@ -144,7 +144,7 @@ class Endings(Bound):
         self, cluster: Cluster, marks: Path, how: str, code: int
     ) -> None:
         fatal = cluster.spawn_many(work.die_after, [(how,)] * cluster.slots)
-        assert [say(cluster, task) for task in fatal] == ["ready"] * cluster.slots
+        assert [next_message(cluster, task) for task in fatal] == ["ready"] * cluster.slots
         names = [f"task-{number}" for number in range(200)]
         behind = cluster.spawn_many(work.count_run, [(portable(marks), name) for name in names])
         for task in fatal:
@@ -183,7 +183,7 @@ class Endings(Bound):
 
     def test_a_task_that_is_stopped_with_its_slot_is_no_crash(self, cluster: Cluster) -> None:
         task = cluster.spawn(work.tell_pid_and_wait)
-        own = say(cluster, task)
+        own = next_message(cluster, task)
         pid = self.here(task.host, own)
         os.kill(pid, signal.SIGSTOP)
         cluster.send(task, "go")

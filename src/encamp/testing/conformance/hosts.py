@@ -19,7 +19,7 @@ from encamp.cluster.task import SpawnedTask
 from encamp.errors import TaskLost
 from encamp.storage.shared_folders import portable
 from encamp.testing import work
-from encamp.testing.conformance.bound import PATIENCE, ClusterOf, results, say
+from encamp.testing.conformance.bound import PATIENCE, ClusterOf, next_message, results
 from encamp.testing.conformance.losses import LosesHosts
 from encamp.testing.waiting import until
 
@@ -28,7 +28,7 @@ SHORT = 2.0
 _QUICK = 0.3
 """Seconds between beats where their length is not what is tested."""
 
-Told = TypeVar("Told", HostAdded, HostDeleted)
+Event = TypeVar("Event", HostAdded, HostDeleted)
 
 
 class Hosts(LosesHosts):
@@ -123,7 +123,7 @@ class Hosts(LosesHosts):
             far = hosts[-1]
             echo = cluster.spawn(work.echo, 100, on=far)
             cluster.send(echo, "before")
-            assert say(cluster, echo) == "before"
+            assert next_message(cluster, echo) == "before"
             self.cut(cluster, far.name)
             names = [f"task-{number}" for number in range(100)]
             tasks = cluster.spawn_many(work.count_run, [(portable(marks), name) for name in names])
@@ -131,7 +131,7 @@ class Hosts(LosesHosts):
                 cluster.send(echo, number)
             assert cluster.receive(SHORT, source=echo) is None
             self.restore(cluster, far.name)
-            assert [say(cluster, echo) for _ in range(99)] == list(range(99))
+            assert [next_message(cluster, echo) for _ in range(99)] == list(range(99))
             results([echo, *tasks])
             assert {name: (marks / name).read_bytes() for name in names} == dict.fromkeys(
                 names, b"x"
@@ -140,7 +140,7 @@ class Hosts(LosesHosts):
             assert _ends(cluster, [echo, *tasks]) == [TaskResult, TaskExit] * 101
 
 
-def event(cluster: Cluster, kind: type[Told]) -> Told:
+def event(cluster: Cluster, kind: type[Event]) -> Event:
     """The next event of that kind about a host."""
     deadline = time.monotonic() + PATIENCE
     while (got := cluster.receive(max(0.0, deadline - time.monotonic()), source=0)) is not None:
@@ -162,7 +162,7 @@ def _busy(cluster: Cluster) -> Iterator[None]:
     """Keep all slots busy during a block."""
     tasks = cluster.spawn_many(work.gated, [(work.pid,)] * cluster.slots)
     for task in tasks:
-        assert say(cluster, task) == "ready"
+        assert next_message(cluster, task) == "ready"
     yield
     for task in tasks:
         cluster.send(task, "go")

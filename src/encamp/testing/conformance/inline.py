@@ -14,7 +14,14 @@ from encamp.cluster.events import TaskResult
 from encamp.cluster.task import SpawnedTask
 from encamp.errors import UnsupportedByEngine
 from encamp.testing import work
-from encamp.testing.conformance.bound import PATIENCE, Bound, ClusterOf, ReusedCluster, results, say
+from encamp.testing.conformance.bound import (
+    PATIENCE,
+    Bound,
+    ClusterOf,
+    ReusedCluster,
+    next_message,
+    results,
+)
 
 
 class Inline(Bound):
@@ -42,7 +49,7 @@ class Inline(Bound):
         task = cluster.spawn(work.echo, 20)
         for number in range(20):
             cluster.send(task, bytes([number]) * size)
-            assert say(cluster, task) == bytes([number]) * size
+            assert next_message(cluster, task) == bytes([number]) * size
         assert task.result(PATIENCE) == 20
 
     @pytest.mark.parametrize("size", [4, 40_000, 4 << 20])
@@ -81,7 +88,7 @@ class Inline(Bound):
 
     def test_what_inline_slots_cannot_do_is_refused_at_once(self, cluster: Cluster) -> None:
         task = cluster.spawn(work.gated, work.add, 1)
-        assert say(cluster, task) == "ready"
+        assert next_message(cluster, task) == "ready"
         with pytest.raises(UnsupportedByEngine):
             task.kill()
         for options in ({"time_limit": 1.0}, {"fresh": True}):
@@ -94,7 +101,7 @@ class Inline(Bound):
         cluster = cluster_of(1, inline=True)
         task = cluster.spawn(work.echo, 1)
         cluster.send(task, "hello")
-        assert say(cluster, task) == "hello"
+        assert next_message(cluster, task) == "hello"
         cluster.spawn(work.echo, 1)
         cluster.close(cancel=True)
 

@@ -16,9 +16,9 @@ from encamp.testing.conformance.bound import (
     PATIENCE,
     Bound,
     ClusterOf,
+    next_message,
     on_every_slot,
     results,
-    say,
 )
 from encamp.testing.waiting import gone, until
 
@@ -60,7 +60,7 @@ class Isolation(Bound):
         talking = cluster.spawn(work.echo, 3, fresh=True)
         for number in range(3):
             cluster.send(talking, number)
-        assert [say(cluster, talking) for _ in range(3)] == [0, 1, 2]
+        assert [next_message(cluster, talking) for _ in range(3)] == [0, 1, 2]
         with pytest.raises(work.Odd):
             cluster.spawn(work.raise_odd, 1, fresh=True).result(PATIENCE)
         with pytest.raises(TaskLost) as caught:

@@ -52,8 +52,8 @@ class LosesController(Bound):
             [sys.executable, str(script)], stdout=subprocess.PIPE, text=True
         ) as controller:
             assert controller.stdout is not None
-            said = [controller.stdout.readline().split() for _ in range(2)]
-            pids = [self.here(host, int(pid)) for pid, host in said]
+            lines = [controller.stdout.readline().split() for _ in range(2)]
+            pids = [self.here(host, int(pid)) for pid, host in lines]
             family = psutil.Process(controller.pid).children(recursive=True)
             controller.send_signal(signal.SIGKILL)
         until(lambda: all(gone(pid) for pid in [*pids, *(process.pid for process in family)]))

@@ -16,9 +16,9 @@ from encamp.testing.conformance.bound import (
     PATIENCE,
     Bound,
     gates,
-    heard,
+    next_message,
     results,
-    say,
+    sender_and_message,
 )
 from encamp.testing.waiting import until
 
@@ -42,14 +42,14 @@ class Messages(Bound):
         task = cluster.spawn(work.echo, 2000)
         for number in range(2000):
             cluster.send(task, number)
-        assert [say(cluster, task) for _ in range(2000)] == list(range(2000))
+        assert [next_message(cluster, task) for _ in range(2000)] == list(range(2000))
 
     @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 65_536, MIB, LARGE])
     def test_bytes_of_any_size_come_as_they_went(self, cluster: Cluster, size: int) -> None:
         task = cluster.spawn(work.echo, 1)
         sent = (b"0123456789abcdef" * (size // 16 + 1))[:size]
         cluster.send(task, sent)
-        assert say(cluster, task) == sent
+        assert next_message(cluster, task) == sent
 
     @pytest.mark.parametrize("size", [0, 1, 1000, LARGE // 8])
     def test_arrays_come_as_they_went_and_can_be_written_to(
@@ -63,7 +63,7 @@ class Messages(Bound):
             else numpy.arange(size)
         )
         cluster.send(task, {"array": sent, "view": sent[..., ::3]})
-        got = say(cluster, task)
+        got = next_message(cluster, task)
         assert numpy.array_equal(got["array"], sent)
         assert numpy.array_equal(got["view"], sent[..., ::3])
         assert got["array"].dtype == sent.dtype
@@ -73,7 +73,7 @@ class Messages(Bound):
         numpy = pytest.importorskip("numpy")
         task = cluster.spawn(work.echo, 1)
         cluster.send(task, [numpy.full(520, number) for number in range(3000)])
-        got = say(cluster, task)
+        got = next_message(cluster, task)
         assert [int(array[-1]) for array in got] == list(range(3000))
 
     def test_what_was_sent_may_be_changed_at_once(self, cluster: Cluster) -> None:
@@ -86,20 +86,20 @@ class Messages(Bound):
         ((_, got),) = task.result(PATIENCE)
         assert (got == 1).all()
         sender = cluster.spawn(work.changed_after_sending, numpy.ones(4 * MIB))
-        assert (say(cluster, sender) == 1).all()
+        assert (next_message(cluster, sender) == 1).all()
 
     def test_what_cannot_be_pickled_is_refused_where_it_is_sent(self, cluster: Cluster) -> None:
         task = cluster.spawn(work.echo, 1)
         with pytest.raises(Exception, match="pickle"):
             cluster.send(task, threading.Lock())
         cluster.send(task, "good")
-        assert say(cluster, task) == "good"
+        assert next_message(cluster, task) == "good"
 
     def test_many_senders_are_all_heard_each_in_its_order(self, cluster: Cluster) -> None:
         tasks = cluster.spawn_many(work.send_numbers, [(0, 500)] * cluster.slots)
         found: dict[int, list[int]] = {task.id: [] for task in tasks}
         for _ in range(500 * len(tasks)):
-            source, (sender, number) = heard(cluster)
+            source, (sender, number) = sender_and_message(cluster)
             assert source == sender
             found[source].append(number)
         assert all(numbers == list(range(500)) for numbers in found.values())
@@ -146,7 +146,7 @@ class Messages(Bound):
         task = cluster.spawn(work.flood, 8 * MIB, 4)
         for number in range(4):
             cluster.send(task, bytes([number]) * 8 * MIB)
-        assert [say(cluster, task)[:1] for _ in range(4)] == [b"\0", b"\1", b"\2", b"\3"]
+        assert [next_message(cluster, task)[:1] for _ in range(4)] == [b"\0", b"\1", b"\2", b"\3"]
         assert task.result(PATIENCE) == [8 * MIB] * 4
 
     def test_a_message_waits_for_a_task_that_has_not_begun(self, cluster: Cluster) -> None:
@@ -163,7 +163,7 @@ class Messages(Bound):
     def test_a_task_may_write_to_one_that_has_not_begun(self, cluster: Cluster) -> None:
         with gates(cluster, cluster.slots - 1, work.pid):
             blocker = cluster.spawn(work.gated, work.pid)
-            assert say(cluster, blocker) == "ready"
+            assert next_message(cluster, blocker) == "ready"
             waiting = cluster.spawn(work.collect, 10)
             cluster.send(blocker, "go")
             until(blocker.done)
@@ -200,14 +200,14 @@ class Messages(Bound):
 
     def test_a_task_that_waits_for_a_message_uses_no_cpu(self, cluster: Cluster) -> None:
         task = cluster.spawn(work.cpu_of_waiting)
-        assert say(cluster, task) == "ready"
+        assert next_message(cluster, task) == "ready"
         assert cluster.receive(0.5, source=task) is None
         cluster.send(task, "go")
         assert task.result(PATIENCE) < 0.05
 
     def test_a_waiting_receive_is_woken(self, cluster: Cluster) -> None:
         task = cluster.spawn(work.gated, work.send_numbers, 0, 1)
-        assert say(cluster, task) == "ready"
+        assert next_message(cluster, task) == "ready"
         threading.Timer(0.2, cluster.send, (task, "go")).start()
         assert cluster.receive(None) is not None
 
@@ -223,7 +223,7 @@ class Messages(Bound):
     def test_a_source_filter_in_a_task_keeps_the_others_in_order(self, cluster: Cluster) -> None:
         chosen = cluster.spawn(work.picks)
         first, second = (cluster.spawn(work.gated, work.send_numbers, chosen.id, 1) for _ in "ab")
-        assert [say(cluster, task) for task in (first, second)] == ["ready", "ready"]
+        assert [next_message(cluster, task) for task in (first, second)] == ["ready", "ready"]
         for task in (first, second):
             cluster.send(task, "go")
             task.result(PATIENCE)
@@ -235,7 +235,7 @@ class Messages(Bound):
         found: dict[int, list[Any]] = {}
 
         def listen(number: int) -> None:
-            found[number] = [say(cluster, tasks[number]) for _ in range(50)]
+            found[number] = [next_message(cluster, tasks[number]) for _ in range(50)]
 
         threads = [threading.Thread(target=listen, args=(number,)) for number in range(2)]
         for thread in threads:

@@ -27,9 +27,9 @@ from encamp.testing.conformance.bound import (
     Bound,
     ClusterOf,
     gates,
+    next_message,
     on_every_slot,
     results,
-    say,
 )
 from encamp.testing.waiting import until
 
@@ -237,7 +237,7 @@ class Running(Bound):
         slow.add_done_callback(called.append)
         with pytest.raises(TimeoutError):
             slow.result(0.05)
-        assert say(cluster, slow) == "ready"
+        assert next_message(cluster, slow) == "ready"
         cluster.send(slow, "go")
         slow.result(PATIENCE)
         until(lambda: called == [slow])

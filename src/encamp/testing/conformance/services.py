@@ -472,12 +472,12 @@ class Lasting(ServiceSuite):
         with pytest.raises(ServerLost):
             service.call("die").get(_LONG)
         again = service.options(retries=2).call("wait_for", str(marks / "go"))
-        said = marks / "go begun"
-        until(said.exists)
-        pid, _, host = said.read_text().partition(" ")
-        said.unlink()
+        begun = marks / "go begun"
+        until(begun.exists)
+        pid, _, host = begun.read_text().partition(" ")
+        begun.unlink()
         os.kill(self.here(host, int(pid)), signal.SIGKILL)
-        until(said.exists)
+        until(begun.exists)
         (marks / "go").touch()
         assert again.get(_LONG) == str(marks / "go")
 

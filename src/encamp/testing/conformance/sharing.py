@@ -20,8 +20,8 @@ from encamp.testing.conformance.bound import (
     ClusterOf,
     ReusedCluster,
     gates,
-    heard,
-    say,
+    next_message,
+    sender_and_message,
 )
 from encamp.testing.waiting import until
 
@@ -44,7 +44,7 @@ class Sharing(Bound):
     ) -> None:
         task = cluster.spawn(work.refill, 0, times, size)
         task.result(PATIENCE)
-        assert [work.whole(say(cluster, task)) for _ in range(times)] == list(range(times))
+        assert [work.whole(next_message(cluster, task)) for _ in range(times)] == list(range(times))
 
     @pytest.mark.parametrize(("size", "times"), SIZES)
     def test_a_task_may_do_so_whatever_task_it_sends_to(
@@ -55,7 +55,7 @@ class Sharing(Bound):
         assert target.result(PATIENCE) == list(range(times))
         sender.result(PATIENCE)
         itself = cluster.spawn(work.refill, -1, times, size)
-        assert say(cluster, itself) == list(range(times))
+        assert next_message(cluster, itself) == list(range(times))
         itself.result(PATIENCE)
 
     @pytest.mark.parametrize(("size", "times"), SIZES)
@@ -72,7 +72,7 @@ class Sharing(Bound):
                 cluster.send(late, array)
         assert late.result(PATIENCE) == list(range(times))
         task = cluster.spawn(work.gated, work.fillings, times)
-        assert say(cluster, task) == "ready"
+        assert next_message(cluster, task) == "ready"
         for number in ["go", *range(times)]:
             array[:] = number if number != "go" else 0
             cluster.send(task, array if number != "go" else number)
@@ -91,7 +91,7 @@ class Sharing(Bound):
         task = cluster.spawn(work.chorus, 4, count, size)
         turns: dict[int, list[int]] = {}
         for _ in range(4 * count):
-            number, turn, data = say(cluster, task)
+            number, turn, data = next_message(cluster, task)
             assert data == bytes(size)
             turns.setdefault(number, []).append(turn)
             cluster.send(task, (number, turn))
@@ -106,18 +106,18 @@ class Sharing(Bound):
         tasks = [
             cluster.spawn(work.gated, work.fillings, 0, notify=False) for _ in range(cluster.slots)
         ]
-        assert [say(cluster, task) for task in tasks] == ["ready"] * len(tasks)
+        assert [next_message(cluster, task) for task in tasks] == ["ready"] * len(tasks)
         gate.touch()
         marked = [marks / name for name in ("listened", "named", "spoken")]
         until(lambda: marked[1].exists() and marked[2].exists())
         for task in tasks:
             cluster.send(task, "go")
             assert task.result(PATIENCE) == []
-        assert [self._said(file) for file in marked[1:]] == ["has ended"] * 2
+        assert [self._outcome(file) for file in marked[1:]] == ["has ended"] * 2
         assert cluster.receive(0) is None
 
     @staticmethod
-    def _said(file: Path) -> str:
+    def _outcome(file: Path) -> str:
         return (
             "has ended"
             if "has ended" in file.read_text(encoding="utf-8")
@@ -136,7 +136,7 @@ class Sharing(Bound):
 
         def listen() -> None:
             for _ in range(40):
-                found.append(heard(cluster))
+                found.append(sender_and_message(cluster))
 
         threads = [threading.Thread(target=speak, args=(number,)) for number in range(4)]
         threads += [threading.Thread(target=listen) for _ in range(2)]
@@ -182,7 +182,7 @@ class SharingInline(Sharing):
     def test_threads_of_a_task_send_and_receive(self, cluster: Cluster, size: int) -> None:
         """Calls that would wait for each other raise an error at once."""
         task = cluster.spawn(work.chorus, 4, 1, size)
-        said = task.result(PATIENCE)
-        assert len(said) == 4
-        assert all(one.startswith("RuntimeError: an inline task can send") for one in said)
+        errors = task.result(PATIENCE)
+        assert len(errors) == 4
+        assert all(one.startswith("RuntimeError: an inline task can send") for one in errors)
         assert cluster.spawn(work.add, 1).result(PATIENCE) == 2
