@@ -41,8 +41,10 @@ def _made(kind: type[T], names: tuple[str, ...], values: tuple[Any, ...]) -> T:
 @quickly_pickled
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Where an attempt ran. ``worker`` names the executor's worker (an ipyparallel engine, a Dask
-    worker, a pool's process); ``pid`` is the process id of the slot that ran the steps.
+    """Where an attempt ran.
+
+    ``worker`` is the name of the executor's worker: an ipyparallel engine, a Dask worker, a pool's
+    process. ``pid`` is the process id of the slot that ran the steps.
     """
 
     host: str

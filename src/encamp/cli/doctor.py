@@ -45,7 +45,7 @@ _ON_MESH = ("dask", "ipyparallel")
 _WITHIN = 120.0
 """Seconds that the checks of one host may take."""
 _LOGIN_WITHIN = 30.0
-"""Seconds that a host has to answer to ssh."""
+"""Seconds that a host may take to answer ssh."""
 _SILENT = ("timed out", "No route to host")
 _APART = 1.0
 """Tolerated difference between the clocks of hosts in seconds."""

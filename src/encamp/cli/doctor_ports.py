@@ -19,7 +19,7 @@ from encamp.slot.slot import current_task
 _CONNECT_WITHIN = 2.0
 """Timeout of a connection in seconds."""
 _WITHIN = 30.0
-"""Seconds that all hosts have for each step."""
+"""Seconds that all hosts together may take for each step."""
 _AT_ONCE = 32
 _REMEDY = "let the hosts connect to each other at any port above 1023, or see docs/dask.md"
 

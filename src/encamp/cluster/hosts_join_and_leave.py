@@ -216,7 +216,7 @@ class Agents:
         self.listen()
 
     def left(self, number: int, why: str) -> None:
-        """Handle the leave of an agent; the tasks that it was running are lost."""
+        """Handle an agent that has left; the tasks that it was running are lost."""
         agent = self.by_number.pop(number, None)
         if agent is None or self._controller.closing:
             return

@@ -107,7 +107,7 @@ class Messages:
         return bool(self.waiters) and self._arrived
 
     def call_waiters(self, *, failed: bool) -> None:
-        """Call the waiting functions if a message has arrived, or none will."""
+        """Call the waiting functions if a message has arrived, or if none will (``failed``)."""
         if self.waiters and (self._arrived or failed):
             self._arrived = False
             waiters, self.waiters = self.waiters, []

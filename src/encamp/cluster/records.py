@@ -111,7 +111,7 @@ class TaskRecord:
             begins(self.future, slot.host.name, slot.number)
 
     def ran(self, slot: SlotRecord) -> None:
-        """Record where the task ran, if its result is the first that is known of its run."""
+        """Record where the task ran, if its result is the first sign of its run."""
         self.future.host, self.future.slot = slot.host.name, slot.number
 
     def left(self) -> None:

@@ -20,7 +20,8 @@ Chunks = tuple[Callable[..., list[T]], Iterator[tuple[Any, ...]]]
 CHUNKS_PER_SLOT = 8
 """Chunks per slot if ``chunksize`` is not given: enough to even out slow ones."""
 LARGEST_CHUNK = 1000
-"""The most items of such a chunk; the time for the task itself is negligible beside these."""
+"""The most items of such a chunk; compared with these, the time for the task itself is
+negligible."""
 
 
 def good_size(

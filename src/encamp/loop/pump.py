@@ -126,7 +126,7 @@ class Pump(EventLoop):
         self._release(now)
 
     def _release(self, now: float) -> None:
-        """Let others drive. The background thread may sleep since this one has begun long ago."""
+        """Let others drive; if this thread drove for long, the background thread must be woken."""
         self._driver = 0
         long = now - self._since > _LONG / 2
         self.lock.release()

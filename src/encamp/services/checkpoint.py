@@ -44,8 +44,9 @@ class Checkpoint:
 
 
 def restored(made: Any, state: bytes, kind: str) -> tuple[Any, Leases]:
-    """The object with a saved state, ``made`` after its ``restore()`` or the saved one; the leases.
+    """The object in its saved state, and the leases.
 
+    The object is ``made`` after its ``restore()``, or the saved one if it has no such method.
     ``kind`` is the name of its class. Raises RuntimeError.
     """
     with _explained(f"the last saved state of {kind} could not be restored", "restore"):

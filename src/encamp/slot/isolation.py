@@ -24,7 +24,7 @@ _SLOTS_OWN = int(signal.SIGINT), int(signal.SIGTERM)
 _TIMERS = tuple(map(int, (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)))
 _MODULE = "resource"
 _ENVIRONMENT = os.environ
-"""A call may put another object in its place."""
+"""A call may replace `os.environ` by another object."""
 
 
 class NotIsolated:

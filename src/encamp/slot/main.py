@@ -46,7 +46,7 @@ from encamp.wire.protocol import (
 )
 
 _AT_REST = 0.1
-"""Seconds without calls after which `this_process.at_rest` counts."""
+"""Seconds without calls after which the function of `this_process.at_rest` is called."""
 
 
 class SlotSettings(msgspec.Struct, array_like=True):

@@ -3,14 +3,14 @@
 The system calls of a socket take longer than everything else that a small message needs, and waking
 a process takes ten times longer still. Therefore the memory that a slot shares with its agent
 (`ledger`) has a cell for each direction. A sender fills the cell if the receiver polls it; other
-messages go by the socket.
+messages go over the socket.
 
     8 bytes      whether the receiver polls
     8 bytes      how many messages were put into the cell
     8 bytes      how many of these were taken
     8 bytes      the task that sends or receives the message
     8 bytes      its length
-    8 bytes      how many messages had gone by the socket before it
+    8 bytes      how many messages had gone over the socket before it
     `ROOM`       its pickle
 
 The sixth number keeps the messages of a sender in order: the receiver takes the message from the
@@ -18,8 +18,8 @@ cell once it has read that many from the socket, and before it reads more.
 
 A receiver polls from its first wait until just before it sleeps. Then it clears the first number
 and checks the cell once more. A sender that fills the cell and then finds the number cleared sends
-`CheckMemory` by the socket. This relies on each side seeing the other's writes in order, and on no
-read being moved before a locked instruction that precedes it, so it is for x86 only.
+`CheckMemory` over the socket. This relies on each side seeing the other's writes in order, and on
+no read being moved before a locked instruction that precedes it, so it is for x86 only.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Cell:
     def prepare(self, task: int, writer: Writer, send: Callable[[Parts], object]) -> PreparedSend:
         """Return a function that puts a task's message into the cell, and returns whether it could.
 
-        ``send`` sends by the socket; ``writer`` counts what went there.
+        ``send`` sends over the socket; ``writer`` counts what went there.
         """
         words, room, lock = self.words, self._room, self._lock
 
@@ -90,7 +90,7 @@ class Cell:
             pass
 
     def take(self, read: int) -> Caught | None:
-        """Take the message, unless more than ``read`` messages went by the socket before it."""
+        """Take the message, unless more than ``read`` messages went over the socket before it."""
         words = self.words
         put = words[_PUT]
         if put == words[_TAKEN] or words[_BEHIND] > read:
@@ -160,7 +160,7 @@ class SlotShortcut:
         self._poller = Poller()
         self._looks = self._passed = 0
         self.used = False
-        """Whether a task has ever received by it. Until then there is nothing in the cell."""
+        """Whether a task has ever received through it. Until then there is nothing in the cell."""
 
     def prepare(self, message: Message) -> PreparedSend | None:
         """A function that sends payloads to the receiver of ``message``, if that is the program."""
@@ -249,7 +249,7 @@ class LocalSlot(Protocol):
         """The slot's process, or None if messages to it have to wait."""
 
     def send_to_process(self, process: Process, parts: Parts) -> None:
-        """Send a message by the socket, unless the process was replaced."""
+        """Send a message over the socket, unless the process was replaced."""
 
 
 class ProgramShortcut(Shortcut):

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from encamp.wire.outbox import Outbox  # would load OpenSSL in each slot
 
 _LOOKS = 40
-"""Number of looks into the inbox at a time: one takes less time than the code around it."""
+"""How many times the inbox is polled at a time: one poll takes less time than the code around
+it."""
 _TRIES = 32
 _TO, _SENDER = 1, 2
 """Positions in `LABEL`, in units of eight bytes."""
@@ -168,7 +169,7 @@ class EngineShortcut(Shortcut):
         self._open = True
 
     def close(self) -> None:
-        """Receive no more messages by the shortcut."""
+        """Receive no more messages through the shortcut."""
         self._open = False
 
     def prepare(self, message: Message) -> PreparedSend:

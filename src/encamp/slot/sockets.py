@@ -108,7 +108,7 @@ class SlotSockets:
                 self._push(self._data, self.writer)
 
     def send_to(self, slot: int, parts: Parts) -> bool:
-        """Send to another slot of this host by a link; False if there is none."""
+        """Send to another slot of this host over a link; False if there is none."""
         link = self._links.get(slot)
         if link is None:
             return False

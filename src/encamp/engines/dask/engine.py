@@ -236,7 +236,7 @@ class DaskEngine(MeshEngine):
             self._begin(new)
 
     def _worker_gone(self, address: str) -> None:
-        """Handle the leave of a worker; agents that have joined report their own end."""
+        """Handle a worker that has left; agents that have joined report their own end."""
         self._slots_of.pop(address, None)
         self._give_up_unjoined(address, "its worker has left")
 

@@ -98,7 +98,7 @@ def _connected(file: str | None, profile: str | None, within: float) -> Any:
     except Exception as exc:
         what = f"connection_file {file!r}" if file else f"profile {profile!r}"
         message = f"it lacks {exc}" if isinstance(exc, KeyError) else text_of(exc)
-        why = f"no cluster was reached by its {what}: {message}"
+        why = f"no cluster was reached through its {what}: {message}"
         raise EngineUnavailable("ipyparallel", why, _START_ONE) from exc
 
 

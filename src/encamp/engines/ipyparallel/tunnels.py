@@ -91,7 +91,7 @@ class _EngineSide:
             used = near.recv(1, socket.MSG_PEEK)
         except OSError:
             used = b""
-        if not used:  # the agent has connected by another route, or has ended
+        if not used:  # the agent has connected over another route, or has ended
             near.close()
         elif run in self._programs:
             self._carry(run, number, near)

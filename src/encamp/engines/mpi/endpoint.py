@@ -46,7 +46,7 @@ IDLE = 0.004
 """Seconds between two polls of a rank that has just become idle."""
 LONG = 0.25
 IDLE_LONG = 0.01, 0.02
-"""The same, when nothing has arrived for ``LONG`` seconds, and for a second."""
+"""The same, if nothing has arrived for `LONG` seconds, and for one second."""
 UNDER_WAY = 0.0002
 """Seconds between two polls after that, while a message is in transit."""
 
@@ -465,7 +465,7 @@ class MPIEndpoint(Endpoint):
         return [self._have_left, sent, received]
 
     def _late(self) -> bool:
-        """Drop what has arrived, and pause; returns whether to stop waiting.
+        """Drop what has arrived, and pause; returns whether it is too late to wait any longer.
 
         Agents stay as long as the controller, since an MPI may end all ranks if one ends.
         """

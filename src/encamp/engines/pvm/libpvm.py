@@ -186,7 +186,7 @@ def delhosts(names: Sequence[str]) -> list[int]:
 
 
 def fail_host(tid: int) -> bool:
-    """Tell this host's daemon that another one, ``tid``, is dead; returns whether it knew it.
+    """Tell this host's daemon that another one, ``tid``, is dead; returns whether it knew that one.
 
     This is ``pvm_tickle`` with 8, which no page of the manual describes.
     """

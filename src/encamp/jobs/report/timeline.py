@@ -59,13 +59,13 @@ class Lanes:
         self._place(workers if len(workers) <= MOST_LANES else _by_host(workers))
 
     def of(self, task: int) -> list[int]:
-        """The lanes of the attempts of task number ``at`` in the report."""
+        """The lanes of the attempts of task number ``task`` in the report."""
         if not hasattr(self, "_starts"):
             self._starts = array("L", accumulate(self.tries, initial=0))
         return list(self._numbers[self._starts[task] : self._starts[task + 1]])
 
     def _attempts(self, report: JobReport) -> dict[_Worker, _Attempts]:
-        """The attempts of each worker; notes what the tasks were like."""
+        """The attempts of each worker; also records each task's number of attempts and failures."""
         workers: dict[_Worker, _Attempts] = defaultdict(_Attempts)
         ran, count = report.of_state(*RAN), 0
         for at, state in enumerate(self.states):

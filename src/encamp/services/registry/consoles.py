@@ -27,7 +27,7 @@ KEPT = 1 << 20
 _NAME = "consoles"
 _PIECE = 1 << 16
 _LOOK = 0.1
-"""Seconds between two looks for more output."""
+"""Seconds between two checks for more output."""
 
 
 class Facts(msgspec.Struct, frozen=True):

@@ -73,7 +73,7 @@ class Index:
         """Whether it was just created and is empty."""
 
     def add(self, row: Row) -> None:
-        """Record an entry; for a recorded one, its use, and what was unknown."""
+        """Record an entry; of a recorded one update the use, and fill in what was unknown."""
         values = (row.key, row.kind, row.source, row.state, row.size, row.files)
         self._database.execute(
             "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?)"

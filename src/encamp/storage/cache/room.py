@@ -82,7 +82,7 @@ class Room:
         return free
 
     def evict(self, size: int, what: str, *, spare: set[str]) -> bool:
-        """Remove the least recently used entries, ``size`` bytes by the index if there are as many.
+        """Remove the least recently used entries, of ``size`` bytes together or more, if possible.
 
         Returns whether anything was removed; the disk may have gained less, because entries are
         recorded before they are fetched.

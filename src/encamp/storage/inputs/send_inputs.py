@@ -32,7 +32,7 @@ CHUNK = 4 << 20
 class Chunk(msgspec.Struct, frozen=True):
     """Bytes of a file from an offset on, with their digest and the file's state.
 
-    Before them is a hole of this many bytes, which are not sent.
+    Before them is a hole of ``hole`` bytes, which are not sent.
     """
 
     data: bytes

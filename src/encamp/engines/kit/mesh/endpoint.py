@@ -48,7 +48,8 @@ _REST = 0.5
 _SPIN = 0.0002
 """Seconds that an end polls without a pause after the last arrival."""
 _OFTEN, _SELDOM = 8, 64
-"""Polling without success stops after the first number of arrivals; the second one resumes it."""
+"""The count after a successful poll, of which each poll in vain takes 2; and for how many arrivals
+polling pauses when the count is used up."""
 _EVENTS = 256
 _ALL: weakref.WeakSet[MeshEndpoint] = weakref.WeakSet()
 

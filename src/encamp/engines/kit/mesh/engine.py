@@ -231,7 +231,7 @@ class MeshEngine(MeshEndpoint, Engine):
             self._broken.setdefault(message.number, time.monotonic() + LOST_BY_OTHERS)
 
     def lost(self, number: int, link: TLSConnection, why: Exception) -> None:
-        """Handle the leave of an agent; nothing more arrives from it."""
+        """Handle an agent that has left; nothing more arrives from it."""
         agent = self.known.get(number)
         if agent is None or agent.link not in (None, link):
             return  # it has another connection
