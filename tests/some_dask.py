@@ -67,14 +67,14 @@ def some_dask(folder: Path, **options: Any) -> Iterator[SomeDask]:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            said = json.loads(process.stdout.readline())
+            data = json.loads(process.stdout.readline())
             files = {}
-            for name, text in said["files"].items():
+            for name, text in data["files"].items():
                 file = folder / f"{name}.pem"
                 file.write_text(text)
                 file.chmod(0o600)
                 files[name] = str(file)
-            yield SomeDask(said["address"], files, process)
+            yield SomeDask(data["address"], files, process)
         finally:
             process.stdin.close()
             try:

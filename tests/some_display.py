@@ -20,8 +20,8 @@ def x_display() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     with subprocess.Popen(line, pass_fds=[write], stderr=subprocess.DEVNULL) as server:
         os.close(write)
         try:
-            with os.fdopen(read) as told:
-                name = f":{told.readline().strip()}"
+            with os.fdopen(read) as output:
+                name = f":{output.readline().strip()}"
             yield name, server
         finally:
             server.kill()

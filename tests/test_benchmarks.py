@@ -163,10 +163,10 @@ def test_a_name_without_figures_is_answered_with_those_that_have_some(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _module("__main__").main(["storage", name]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith(f"{name} has no figures here; choose from storage, compute,")
-    assert "python -m benchmarks.steps" in told.err
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"{name} has no figures here; choose from storage, compute,")
+    assert "python -m benchmarks.steps" in captured.err
 
 
 def test_make_bench_ends_with_1_where_a_figure_misses(

@@ -31,8 +31,10 @@ def test_a_machines_memory_is_what_others_say_of_it() -> None:
         "import psutil; from encamp.cores_and_memory import memory_of_machine as ours; "
         "print(ours() == psutil.virtual_memory().total)"
     )
-    told = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True)
-    assert told.stdout == "True\n"
+    result = subprocess.run(
+        [sys.executable, "-c", asked], check=True, capture_output=True, text=True
+    )
+    assert result.stdout == "True\n"
 
 
 def tree(

@@ -149,9 +149,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_example(folder: Path) -> str:
     """What the command says."""
     with start_example(folder) as process:
-        said, _ = process.communicate(timeout=100)
-    assert process.returncode == 0, said
-    return said
+        output, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, output
+    return output
 
 
 def start_example(folder: Path) -> subprocess.Popen[str]:
@@ -210,8 +210,8 @@ def test_a_second_run_leaves_everything_as_it_is(finished: Path) -> None:
     files = [path for path in finished.rglob("*.np?") if path.is_file()]
     before = {path: path.stat().st_mtime_ns for path in files}
     report = (finished / "terrain.job/report.json").read_bytes()
-    said = run_example(finished.parents[1])
-    assert "terrain: 14 up to date in " in said
+    output = run_example(finished.parents[1])
+    assert "terrain: 14 up to date in " in output
     assert {path: path.stat().st_mtime_ns for path in files} == before
     assert (finished / "terrain.job/report.json").read_bytes() == report
 

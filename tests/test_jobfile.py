@@ -633,8 +633,8 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_reported_with_position_and_remedy(name, tmp_path):
-    text, told = BAD[name]
-    assert complaint(tmp_path, text) == told
+    text, expected = BAD[name]
+    assert complaint(tmp_path, text) == expected
 
 
 def test_the_message_begins_with_file_line_and_column(tmp_path):

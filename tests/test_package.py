@@ -92,11 +92,11 @@ def test_an_installed_wheel_has_the_command_and_its_manual_page(
     line.append("--ignore-installed")  # else pip removes the encamp that runs these tests
     subprocess.run([*line, "--prefix", tmp_path, wheel], check=True, timeout=60)
     [site] = tmp_path.glob("lib/*/site-packages")
-    told = subprocess.run(
+    result = subprocess.run(
         [tmp_path / "bin/encamp", "--version"],
         env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert told.stdout == f"encamp, version {__version__}\n", told.stderr
+    assert result.stdout == f"encamp, version {__version__}\n", result.stderr
     page = (tmp_path / "share/man/man1/encamp.1").read_text(encoding="ascii")
     assert re.findall(r"^\.SH (.*)$", page, re.MULTILINE) == [
         "NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "COMMANDS",

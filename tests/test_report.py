@@ -495,8 +495,8 @@ class Browser:
         line = [self.command, *(f"--{flag}" for flag in flags.split())]
         line += [f"--user-data-dir={self.profile}", *options, "--dump-dom", page.as_uri()]
         done = subprocess.run(line, capture_output=True, timeout=100, check=True)
-        said = done.stderr.decode(errors="replace").splitlines()
-        return done.stdout.decode(), [text for text in said if "CONSOLE" in text]
+        output = done.stderr.decode(errors="replace").splitlines()
+        return done.stdout.decode(), [text for text in output if "CONSOLE" in text]
 
 
 @pytest.fixture
@@ -515,9 +515,9 @@ def test_browser_console_errors_are_captured(browser: Browser, tmp_path: Path) -
 @pytest.mark.parametrize("make", [six_tasks, lambda: many_tasks(2000)], ids=["6", "2000"])
 def test_the_page_shows_every_task_and_attempt(make: Any, browser: Browser, tmp_path: Path) -> None:
     report = make()
-    dom, said = browser.run(write_report(report, tmp_path))
+    dom, output = browser.run(write_report(report, tmp_path))
     page = Page(dom)
-    assert said == []
+    assert output == []
     assert page.names == [task.name for task in report.tasks]
     bars = page.having("bar")
     attempts = [attempt for task in report.tasks for attempt in task.attempts]
@@ -537,9 +537,9 @@ def with_services() -> JobReport:
 
 @pytest.mark.browser
 def test_the_page_shows_what_services_have_done(browser: Browser, tmp_path: Path) -> None:
-    dom, said = browser.run(write_report(with_services(), tmp_path))
+    dom, output = browser.run(write_report(with_services(), tmp_path))
     page = Page(dom)
-    assert said == []
+    assert output == []
     assert read_report(tmp_path / "report.json") == with_services()
     assert [" 1,207 calls" in text for text in page.texts["soft"]].count(True) == 1
     assert "img" not in {tag for tag, _ in page.tags}
@@ -570,15 +570,15 @@ def test_the_page_of_a_run_that_failed_names_inputs_and_claims_no_speed_up(
     failed = [replace(task, state="failed") for task in report.tasks]
     dom = browser.run(write_report(replace(report, tasks=failed), tmp_path))[0]
     assert Page(dom).texts["figure"][2] == "\N{EN DASH}"
-    told = [text for texts in Page(dom).texts.values() for text in texts]
-    assert "4 inputs: /data/in.las" in told
+    texts = [text for texts in Page(dom).texts.values() for text in texts]
+    assert "4 inputs: /texts/in.las" in texts
 
 
 @pytest.mark.browser
 def test_hostile_names_are_shown_and_do_nothing(browser: Browser, tmp_path: Path) -> None:
-    dom, said = browser.run(write_report(hostile(), tmp_path))
+    dom, output = browser.run(write_report(hostile(), tmp_path))
     page = Page(dom)
-    assert said == []
+    assert output == []
     assert page.texts["title"][0].startswith("<script>")
     assert "img" not in {tag for tag, _ in page.tags}
     assert sum(tag == "script" for tag, _ in page.tags) == 2
@@ -594,8 +594,8 @@ def test_hostile_names_are_shown_and_do_nothing(browser: Browser, tmp_path: Path
 )
 def test_tasks_that_never_ran_are_shown_too(make: Any, browser: Browser, tmp_path: Path) -> None:
     report = make()
-    dom, said = browser.run(write_report(report, tmp_path))
-    assert said == []
+    dom, output = browser.run(write_report(report, tmp_path))
+    assert output == []
     page = Page(dom)
     assert len(page.having("task")) == len(report.tasks)
     assert len(page.having("bar")) == sum(len(task.attempts) for task in report.tasks)
@@ -682,13 +682,13 @@ def test_the_page_shows_inputs_arguments_steps_and_the_order(
 ) -> None:
     report = with_inputs()
     assert read_report(write_report(report, tmp_path).with_name("report.json")) == report
-    dom, said = browser.run(with_script(tmp_path / "report.html", _UNFOLD))
-    assert said == []
-    told = json.loads(Page(dom).texts["output"][0])
+    dom, output = browser.run(with_script(tmp_path / "report.html", _UNFOLD))
+    assert output == []
+    texts = json.loads(Page(dom).texts["output"][0])
     for text in ("Inputs (the first 1 of 4)", "in.las", "4.88 KiB", "Arguments"):
-        assert text in told
-    assert "task prephase" in told
-    boxes = [text for text in told if text in {task.name for task in report.tasks}]
+        assert text in texts
+    assert "task prephase" in texts
+    boxes = [text for text in texts if text in {task.name for task in report.tasks}]
     assert boxes[-len(report.tasks) :] == [task.name for task in report.tasks]
 
 
@@ -705,8 +705,8 @@ def test_page_of_running_job_reloads_itself(browser: Browser, tmp_path: Path) ->
     )  # fmt: skip
     write_page(report, folder, status, 4.0)
     page = with_script(tmp_path / "report.html", _AT_ONCE, before=True)
-    dom, said = browser.run(page)
-    assert said == []
+    dom, output = browser.run(page)
+    assert output == []
     assert "running: 5 of 6, about 1 min 05 s left" in dom
     assert "for 3.00 s, attempt 2" in dom
     assert Page(dom).texts["title"][0] == "renewed"
@@ -719,8 +719,8 @@ def test_the_page_runs_no_script_but_its_own(browser: Browser, tmp_path: Path) -
     page = write_report(many_tasks(), tmp_path)
     script = "<script>document.title = 'owned'</script>"
     page.write_text(page.read_text().replace("</body>", f"{script}</body>"))
-    dom, (said,) = browser.run(page)
-    assert "Content Security Policy" in said
+    dom, (output,) = browser.run(page)
+    assert "Content Security Policy" in output
     assert Page(dom).texts["title"][0] != "owned"
 
 
@@ -734,8 +734,8 @@ def test_the_page_sorts_filters_zooms_and_follows_the_keyboard(
     allowed = b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = page.read_text().replace("script-src ", f"script-src 'sha256-{allowed}' ")
     page.write_text(text.replace("</body>", USE_THE_PAGE + "</body>"))
-    dom, said = browser.run(page)
-    assert said == []
+    dom, output = browser.run(page)
+    assert output == []
     seen = json.loads(Page(dom).texts["output"][0])
     ran = [task for task in report.tasks if task.attempts]
     steps = {

@@ -73,7 +73,7 @@ def test_unawaited_answers_are_dropped(connection: Answering) -> None:
 
 def wait_twice(slot: Any) -> list[bool]:
     """Whether a call that waits, at the end of its slot, is told so each time."""
-    told = []
+    received = []
 
     def waits() -> None:
         slot._thread = threading.get_ident()  # of an inline slot: nobody else may wait
@@ -81,12 +81,12 @@ def wait_twice(slot: Any) -> list[bool]:
             try:
                 slot.until(lambda: None, None)
             except SystemExit:
-                told.append(True)
+                received.append(True)
 
     thread = threading.Thread(target=waits, daemon=True)
     thread.start()
     thread.join(SOON)
-    return told
+    return received
 
 
 def test_a_thread_that_waits_again_at_the_end_does_not_block() -> None:

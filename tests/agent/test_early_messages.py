@@ -273,9 +273,9 @@ def test_calls_that_are_on_their_way_are_given_back_too(
     monkeypatch.setattr("encamp.slot.sockets.readable", lambda *_: writer.send([encode(run)]))
     slot: Any = sockets.slot
     slot.number, slot.give_back = 0, lambda: ([len(taken)], -1)
-    said = list[Parts]()
-    monkeypatch.setattr(sockets.control_writer, "send", said.append)
+    received = list[Parts]()
+    monkeypatch.setattr(sockets.control_writer, "send", received.append)
     sockets._recall(Recall(0, 7, 1))
-    assert [decode(parts[0]) for parts in said] == [GivenBack(0, 7, [1], -1)]
+    assert [decode(parts[0]) for parts in received] == [GivenBack(0, 7, [1], -1)]
     sockets._recall(Recall(0, 8, 1))
     assert len(taken) == 1

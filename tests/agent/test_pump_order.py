@@ -35,10 +35,10 @@ def test_stale_events_do_not_reach_new_owner_of_descriptor() -> None:
     pump = Pump()
     read, write = os.pipe()
     other_read, other_write = os.pipe()
-    told: list[str] = []
+    received: list[str] = []
 
     def replaced(_: int) -> None:
-        told.append("first")
+        received.append("first")
         pump.forget(read)
         pump.forget(other_read)
         for fd in (read, write, other_read, other_write):
@@ -46,7 +46,7 @@ def test_stale_events_do_not_reach_new_owner_of_descriptor() -> None:
         ends[:] = [*os.pipe(), *os.pipe()]  # the same numbers
         assert {read, other_read} <= {*ends}
         for fd in (ends[0], ends[2]):
-            pump.watch(fd, lambda _: told.append("new"))
+            pump.watch(fd, lambda _: received.append("new"))
 
     ends: list[int] = []
     pump.watch(read, replaced)
@@ -54,10 +54,10 @@ def test_stale_events_do_not_reach_new_owner_of_descriptor() -> None:
     os.write(write, b"x")
     os.write(other_write, b"x")
     pump.turn(0)
-    assert told == ["first"]
+    assert received == ["first"]
     os.write(ends[1], b"x")
     pump.turn(0)
-    assert told == ["first", "new"]
+    assert received == ["first", "new"]
     pump.close()
     for fd in ends:
         os.close(fd)

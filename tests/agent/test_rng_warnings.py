@@ -161,7 +161,7 @@ def test_a_generator_in_a_collection_and_a_derived_one_are_found(
     one: Cluster, function: Callable[[], float]
 ) -> None:
     warned = repeated(lambda: [one.spawn(function).result(SOON) for _ in range(2)])
-    assert [told[0] for told in warned] == [function.__name__]
+    assert [warning[0] for warning in warned] == [function.__name__]
 
 
 class Anything:
@@ -194,4 +194,4 @@ def test_a_generator_within_an_argument(one: Cluster, within: Callable[[Any], An
         for _ in range(2):
             one.spawn(id, within(np.random.default_rng(1))).result(SOON)
 
-    assert [told[0] for told in repeated(act)] == ["id"]
+    assert [warning[0] for warning in repeated(act)] == ["id"]

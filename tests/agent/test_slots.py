@@ -84,16 +84,18 @@ def test_leftovers_of_call_are_collected_at_slot_end(slots: Slots, tmp_path: Pat
 
 
 def test_slots_end_at_the_same_time(slots: Slots, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
+    received: list[str] = []
     real = SupervisedSlot.ask_to_stop, SupervisedSlot.stop
     monkeypatch.setattr(
-        SupervisedSlot, "ask_to_stop", lambda slot: told.append("ask") or real[0](slot)
+        SupervisedSlot, "ask_to_stop", lambda slot: received.append("ask") or real[0](slot)
     )
-    monkeypatch.setattr(SupervisedSlot, "stop", lambda slot: told.append("stop") or real[1](slot))
+    monkeypatch.setattr(
+        SupervisedSlot, "stop", lambda slot: received.append("stop") or real[1](slot)
+    )
     with slots.borrow(), slots.borrow(), slots.borrow():
         pass
     slots.close()
-    assert told == ["ask"] * 3 + ["stop"] * 3
+    assert received == ["ask"] * 3 + ["stop"] * 3
 
 
 def test_as_many_slots_as_run_at_once(slots: Slots) -> None:
@@ -111,9 +113,9 @@ def test_as_many_slots_as_run_at_once(slots: Slots) -> None:
 
 
 def test_notes_of_function_arrive_in_order(slots: Slots) -> None:
-    told: list[object] = []
-    assert run(slots, work.tell_all, 5, on_message=told.append) == 5
-    assert told == list(range(5))
+    received: list[object] = []
+    assert run(slots, work.tell_all, 5, on_message=received.append) == 5
+    assert received == list(range(5))
 
 
 def test_the_last_note_is_found_when_the_slot_has_died(slots: Slots) -> None:
@@ -135,13 +137,13 @@ def test_a_note_is_found_while_the_function_runs_and_never_by_the_next(
 
 
 def test_overlong_note_is_sent_as_message(slots: Slots) -> None:
-    told: list[object] = []
+    received: list[object] = []
     notes: list[object] = []
     long = "x" * LONGEST_NOTE
-    take = {"on_message": told.append, "on_note": notes.append}
+    take = {"on_message": received.append, "on_note": notes.append}
     with pytest.raises(SlotLost):
         run(slots, work.note_and_die, 1, long, tick=60, **take)
-    assert told == [long]
+    assert received == [long]
     assert notes == []
 
 
@@ -197,7 +199,7 @@ def test_a_tick_that_raises_stops_whatever_runs(slots: Slots, function: Any) -> 
 @pytest.mark.parametrize("session", [False, True])
 @pytest.mark.parametrize("ends", ["returns", "dies", "stopped"])
 def test_background_processes_end_with_function(slots: Slots, session: bool, ends: str) -> None:
-    told: list[object] = []
+    received: list[object] = []
     endings: dict[str, Any] = {
         "returns": nullcontext(),
         "dies": pytest.raises(SlotLost),
@@ -209,17 +211,17 @@ def test_background_processes_end_with_function(slots: Slots, session: bool, end
             work.background,
             session,
             ends,
-            on_message=told.append,
-            on_tick=lambda: _enough() if ends == "stopped" and told else None,
+            on_message=received.append,
+            on_tick=lambda: _enough() if ends == "stopped" and received else None,
         )
-    (pid,) = told
+    (pid,) = received
     assert gone(pid)
 
 
 def test_a_zombie_of_the_function_does_not_hold_up_its_end(slots: Slots) -> None:
-    told: list[object] = []
+    received: list[object] = []
     with pytest.raises(_Enough):
-        run(slots, work.zombie, on_message=told.append, on_tick=lambda: told and _enough())
+        run(slots, work.zombie, on_message=received.append, on_tick=lambda: received and _enough())
 
 
 def test_the_slot_ends_with_its_supervisor_and_takes_all_along(tmp_path: Path) -> None:

@@ -85,11 +85,13 @@ def test_bytecode_of_another_python_is_refused_before_it_runs(
     """Python itself would run it: with wrong results, or until it crashes."""
     monkeypatch.setattr(by_value, "_PYTHON", "cpython 3.99")
     function = _made("<stdin>")["outer"]
-    said = r"runs in cpython 3.99 cannot run in \w+ 3\.\d+: use one version of Python on all hosts"
+    message = (
+        r"runs in cpython 3.99 cannot run in \w+ 3\.\d+: use one version of Python on all hosts"
+    )
     with encamp.Cluster("local", slots=1) as cluster:
-        with pytest.raises(OtherPython, match=said):
+        with pytest.raises(OtherPython, match=message):
             cluster.spawn(function, 4).result(60)
-        with pytest.raises(ServiceFailed, match=said):
+        with pytest.raises(ServiceFailed, match=message):
             cluster.publish(_made("<stdin>")["Thing"]).call("method", 4).get(60)
         assert cluster.spawn(abs, -4).result(60) == 4
     job = encamp.Job("job", to="out")
@@ -97,7 +99,7 @@ def test_bytecode_of_another_python_is_refused_before_it_runs(
     job.add("function", [encamp.call(function, 4)])
     report = job.run(slots=1, check=False)
     assert [task.state for task in report.tasks] == ["done", "failed"]
-    assert re.search(said, report["function"].why)
+    assert re.search(message, report["function"].why)
 
 
 @pytest.mark.parametrize("how", [["-m", "encamp", "run", "job.py"], ["job.py"]])

@@ -53,10 +53,10 @@ class Ended:
 def encamp(*words: str | Path, by: Sequence[str | Path] = (), timeout: float = 60) -> Ended:
     """Run the command to its end; ``by`` is a command line that starts it."""
     line = [str(word) for word in (*by, ENCAMP, *words)]
-    status, *said = (
+    status, *output = (
         _by_itself(line, timeout) if by or not _as_at_first() else _forked(line, timeout)
     )
-    out, err = (text.decode("utf-8", "backslashreplace") for text in said)
+    out, err = (text.decode("utf-8", "backslashreplace") for text in output)
     return Ended(status, out, err)
 
 

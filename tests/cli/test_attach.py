@@ -76,15 +76,15 @@ def test_a_console_keeps_what_came_last_and_takes_no_more_disk() -> None:
     [file] = console._folder.glob("*.text")
     assert file.stat().st_size == 12_000_000
     assert file.stat().st_blocks * 512 < 4 * KEPT
-    told: list[bytes] = []
-    write = told.append
+    received: list[bytes] = []
+    write = received.append
 
     def end(text: bytes) -> None:
         own.ended(1)  # what is there is read nevertheless
         write(text)
 
     console.follow(end)
-    text = b"".join(told).decode()  # no character is cut apart
+    text = b"".join(received).decode()  # no character is cut apart
     assert text.endswith(line * 1000)
     assert KEPT - 4 < len(text.encode()) <= KEPT
     own.close()

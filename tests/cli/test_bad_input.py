@@ -430,8 +430,8 @@ def test_files_with_odd_names_go_through_command_lines_whole(here: Path) -> None
 def test_messages_about_odd_names_stay_on_one_line(here: Path) -> None:
     name = os.fsdecode(b"data/new\nline \xff\x1b[31m")
     (here / name).symlink_to("nowhere")
-    said = run_task('mirror = "data/new*"').check_refused("does not exist")
-    assert r"data/new\nline \xff\x1b[31m" in said
+    message = run_task('mirror = "data/new*"').check_refused("does not exist")
+    assert r"data/new\nline \xff\x1b[31m" in message
 
 
 def test_a_job_file_with_an_odd_name_is_run(here: Path) -> None:

@@ -59,10 +59,10 @@ def test_a_local_storage_that_cannot_be_written_to_fails_with_a_remedy(here: Pat
     shell = f'mkdir store && mount -o remount,ro "{here}" && {LOCAL}="{here}/store" exec "$@"'
     ended = encamp("doctor", "-n", "1", by=[*by, "sh", "-c", shell, "sh"])
     assert ended.status == 1, ended
-    level, said = line(ended.out, "local storage")
+    level, output = line(ended.out, "local storage")
     assert level == "fails"
-    assert "read-only file system" in said
-    assert f"-> set {LOCAL}" in said
+    assert "read-only file system" in output
+    assert f"-> set {LOCAL}" in output
     assert line(ended.out, "destination")[0] == "fails"
 
 
@@ -72,9 +72,9 @@ def test_a_small_shared_memory_and_few_files_are_noted(here: Path) -> None:
     limited = [*by, "sh", "-c", 'ulimit -n 500 && exec "$@"', "sh"]
     ended = encamp("doctor", "-n", "2", by=limited)
     assert ended.status == 0, ended
-    level, said = line(ended.out, "/dev/shm")
-    assert (level, "2 ranks of MPI may need 64.0 MiB" in said) == ("note", True)
-    assert "--shm-size" in said
+    level, output = line(ended.out, "/dev/shm")
+    assert (level, "2 ranks of MPI may need 64.0 MiB" in output) == ("note", True)
+    assert "--shm-size" in output
     assert line(ended.out, "open files")[0] == "note"
 
 

@@ -74,13 +74,13 @@ def test_every_ending_has_its_exit_status_and_no_traceback(
 
     monkeypatch.setattr(cli, "main", main)
     assert exit_status(cli) == status
-    said = capfd.readouterr()
-    assert "Traceback" not in said.err
-    assert said.out == ""
+    captured = capfd.readouterr()
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
     silent = how in ("well", "a number", "zero", "failed tasks", "nobody reads") or how.startswith(
         "exit "
     )
-    assert (said.err.strip() == "") == (silent and how != "exit with words")
+    assert (captured.err.strip() == "") == (silent and how != "exit with words")
 
 
 _STOPPED_WHILE_LOADING = """

@@ -227,8 +227,8 @@ BAD: dict[str, tuple[list[str], dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_sentence(case: str, data: Path) -> None:
-    words, options, said = BAD[case]
-    assert said in refused(*words, **options).replace(f"{data}/", "")
+    words, options, expected = BAD[case]
+    assert expected in refused(*words, **options).replace(f"{data}/", "")
 
 
 TABLES = {
@@ -276,12 +276,12 @@ def test_the_command_runs_resumes_and_says_what_went_wrong(data: Path) -> None:
 
 def test_failures_are_counted_and_run_again(data: Path) -> None:
     line = [ENCAMP, "map", "test {line} != b", "--lines", "-", "--no-outputs", "-q"]
-    for more, told in ([], "failed: b\n"), (["--failed", "--retries", "1"], "failed: b\n"):
+    for more, expected in ([], "failed: b\n"), (["--failed", "--retries", "1"], "failed: b\n"):
         done = subprocess.run(
             [*line, *more], input="a\nb\nc\n", capture_output=True, text=True, timeout=60
         )
         assert done.returncode == 1
-        assert done.stderr.startswith(told)
+        assert done.stderr.startswith(expected)
 
 
 def test_a_command_that_takes_over_the_job_of_another_is_warned_of(data: Path) -> None:
@@ -294,9 +294,9 @@ def test_a_command_that_takes_over_the_job_of_another_is_warned_of(data: Path) -
     (data / "results/map-prog.job").mkdir(parents=True)
     assert warned("prog {input}") == ""
     assert warned("prog {input}") == ""
-    said = warned("prog -r {input}")
-    assert "the job map-prog was created by another command, 'prog {input}'; " in said
-    assert said.endswith("--name map-prog-2")
+    output = warned("prog -r {input}")
+    assert "the job map-prog was created by another command, 'prog {input}'; " in output
+    assert output.endswith("--name map-prog-2")
     assert warned("prog -r {input}") == ""
 
 

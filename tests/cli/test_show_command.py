@@ -49,8 +49,8 @@ def shown(place: Path | str, task: str, capsys: pytest.CaptureFixture[str]) -> l
 def test_show_prints_values_outputs_and_log(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = re.compile(r" on \S+ \(\S+\):")
     when = re.compile(r"of \d{4}(-\d\d){2} \d\d(:\d\d){2}")
-    told = shown("out", "good", capsys)
-    lines = [when.sub("of WHEN", where.sub(":", line)) for line in told]
+    output = shown("out", "good", capsys)
+    lines = [when.sub("of WHEN", where.sub(":", line)) for line in output]
     assert lines == [
         "good: done (it has not been done before)",
         "  parameters: c = 'good'",

@@ -119,20 +119,20 @@ def test_status_of_a_job_that_is_stopped_or_running_or_killed(here: Path) -> Non
         return file.exists() and file.read_text().endswith("\n")
 
     stopped(signal.SIGINT, running, "run", "long.toml")
-    told = encamp("status", "results").out
-    assert told.startswith("long: 1 done, 1 waiting; the last run stopped ")
+    output = encamp("status", "results").out
+    assert output.startswith("long: 1 done, 1 waiting; the last run stopped ")
     (here / "pid").unlink()
     process = start("run", "long.toml")
     try:
         until(running)
-        told = encamp("status", "results").out
-        assert re.match(f"long: being run by {who(process.pid)}(; 1 task done so far)?\n", told)
+        output = encamp("status", "results").out
+        assert re.match(f"long: being run by {who(process.pid)}(; 1 task done so far)?\n", output)
     finally:
         process.kill()
         process.communicate()
-    told = encamp("status", "results").out
+    output = encamp("status", "results").out
     end = f"the last run, by {who(process.pid)}, was killed; run again to continue\n"
-    assert told == f"long: 1 task done; {end}"
+    assert output == f"long: 1 task done; {end}"
 
 
 def who(pid: int) -> str:
@@ -328,9 +328,11 @@ def test_closed_or_full_stdout_gives_no_traceback(here: Path, words: list[str]) 
     os.close(writer)
     assert (gone.returncode, gone.stderr) == (1, b"")
     with Path("/dev/full").open("w") as full:
-        told = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
-    assert told.returncode == 1
-    assert told.stderr == b"encamp: standard output: no space left on device\n"
+        result = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60
+        )
+    assert result.returncode == 1
+    assert result.stderr == b"encamp: standard output: no space left on device\n"
 
 
 def test_status_follows_a_job_until_it_has_ended(here: Path) -> None:
@@ -367,10 +369,10 @@ def test_status_follows_a_job_until_it_has_ended(here: Path) -> None:
 def test_followed_job_is_printed_only_on_change(
     capsys: pytest.CaptureFixture[str], as_json: bool
 ) -> None:
-    told: dict[str, object] = {}
+    received: dict[str, object] = {}
     for done, now in ((1, 1.0), (1, 2.0), (2, 3.0), (2, 4.0)):
         status = JobStatus("job", "out/job.job", "running", "here", now, counts={"done": done})
-        print_changes([StatusAndText(status, [f"{done} done"])], told, as_json=as_json)
+        print_changes([StatusAndText(status, [f"{done} done"])], received, as_json=as_json)
     lines = capsys.readouterr().out.splitlines()
     assert [json.loads(line)["counts"]["done"] for line in lines if as_json] == [1, 2] * as_json
     assert as_json or lines == ["1 done", "2 done"]

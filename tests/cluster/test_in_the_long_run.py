@@ -88,10 +88,10 @@ def _say_slowly(texts: list[str], last: str) -> None:
 def test_followed_output_arrives_once_in_order(
     local_storage_base: Path, no_slots_left: None, tasks: int
 ) -> None:
-    told: dict[int, str] = {}
+    received: dict[int, str] = {}
 
     def follow(task: int, text: str) -> None:
-        told[task] = told.get(task, "") + text
+        received[task] = received.get(task, "") + text
 
     texts = ["one", "two\nand three", "four"]
     with Cluster("local", slots=1, follow=follow) as cluster:
@@ -99,11 +99,11 @@ def test_followed_output_arrives_once_in_order(
             task, expected = cluster.spawn(_say_slowly, texts, "five", notify=False), ""
             for text in texts:
                 expected += f"{text}\n"
-                until(lambda: told.get(task.id, "") == expected)  # noqa: B023
+                until(lambda: received.get(task.id, "") == expected)  # noqa: B023
                 cluster.send(task, "go on")
             task.result(SOON)
             expected += "five\n"
-            assert told[task.id] == expected
+            assert received[task.id] == expected
             assert task.output == expected
 
 

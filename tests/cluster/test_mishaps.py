@@ -514,12 +514,12 @@ def test_publishing_in_progress_completes_at_kill_all(
 def test_waiters_are_notified_of_cluster_close(one: Cluster) -> None:
     task = one.spawn(work.wait_for_ever, notify=False)
     ready(one, task)
-    told: list[Any] = []
-    waiter = threading.Thread(target=lambda: told.append(task.exception()))
+    received: list[Any] = []
+    waiter = threading.Thread(target=lambda: received.append(task.exception()))
     waiter.start()
     one.close(cancel=True)
     waiter.join(SOON)
-    assert isinstance(told[0], TaskKilled)
+    assert isinstance(received[0], TaskKilled)
 
 
 def test_coroutines_that_wait_for_messages_end_with_the_cluster(
@@ -825,10 +825,10 @@ def test_agent_joining_during_close_is_ended(
     """The others were told before it had joined."""
     with Cluster(FakeEngine(hosts=1, slots=1)) as cluster:
         controller = cluster._controller
-        told: list[tuple[int, object]] = []
+        received: list[tuple[int, object]] = []
 
         def post(number: int, parts: Any) -> None:
-            told.append((number, protocol.decode(parts[0])))
+            received.append((number, protocol.decode(parts[0])))
 
         def join(*, closing: bool) -> None:
             monkeypatch.setattr(controller, "closing", closing)
@@ -838,9 +838,9 @@ def test_agent_joining_during_close_is_ended(
         with monkeypatch.context() as patched:
             patched.setattr(controller.outbox, "post", post)
             cluster._pump.call(lambda: join(closing=False))
-            assert told == []
+            assert received == []
             cluster._pump.call(lambda: join(closing=True))
-            assert told == [(17, protocol.End())]
+            assert received == [(17, protocol.End())]
         monkeypatch.setattr(controller, "closing", False)
 
 

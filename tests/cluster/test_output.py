@@ -25,9 +25,9 @@ SOON = 30.0
 
 @pytest.fixture
 def followed(local_storage_base: Path, no_slots_left: None) -> Iterator[tuple[Cluster, list[str]]]:
-    said: list[str] = []
-    with Cluster("local", slots=1, follow=lambda _, text: said.append(text)) as cluster:
-        yield cluster, said
+    received: list[str] = []
+    with Cluster("local", slots=1, follow=lambda _, text: received.append(text)) as cluster:
+        yield cluster, received
 
 
 def print_in_parts(text: bytes) -> None:
@@ -45,27 +45,27 @@ def test_each_task_is_followed_from_its_first_character_on(
     followed: tuple[Cluster, list[str]], tmp_path: Path
 ) -> None:
     """Also one that prints less than the task before."""
-    cluster, said = followed
+    cluster, output = followed
     for text in ("aaaaaaaaaa", "b", "cc"):
         task = cluster.spawn(print_and_wait, text, tmp_path / text)
-        until(lambda wanted=text: "".join(said).endswith(wanted))
+        until(lambda wanted=text: "".join(output).endswith(wanted))
         (tmp_path / text).touch()
         task.result(SOON)
-    assert "".join(said) == "aaaaaaaaaabcc"
+    assert "".join(output) == "aaaaaaaaaabcc"
 
 
 def test_split_characters_are_followed_whole(
     followed: tuple[Cluster, list[str]],
 ) -> None:
-    cluster, said = followed
+    cluster, output = followed
     task = cluster.spawn(print_in_parts, "aä€😀.".encode())
     for text in ("a", "a", "aä"):  # after one, two and three bytes
-        until(lambda text=text: "".join(said) == text)  # type: ignore[misc]
+        until(lambda text=text: "".join(output) == text)  # type: ignore[misc]
         cluster.send(task, None)
     for _ in range(20):
         cluster.send(task, None)
     task.result(SOON)
-    until(lambda: "".join(said) == "aä€😀.")
+    until(lambda: "".join(output) == "aä€😀.")
     assert task.output == "aä€😀."
 
 
@@ -133,13 +133,13 @@ def _sleeps(slot: int) -> bool:
 def test_idle_slot_does_not_wake_up_and_still_limits_output(
     followed: tuple[Cluster, list[str]], tmp_path: Path
 ) -> None:
-    cluster, said = followed
+    cluster, output = followed
     slot = cluster.spawn(os.getpid).result(SOON)
     until(lambda: _sleeps(slot))
     assert cluster.spawn(flood, 20, tmp_path / "done").result(SOON) == 20_000_000
     until(lambda: _sleeps(slot))
     cluster.spawn(print_and_wait, "again", tmp_path / "seen")
-    until(lambda: "".join(said).endswith("again"))
+    until(lambda: "".join(output).endswith("again"))
     (tmp_path / "seen").touch()
 
 

@@ -35,8 +35,8 @@ def test_lines_of_tasks_do_not_split_those_of_the_program(count: int) -> None:
         timeout=60,
         check=True,
     )
-    said = ["[task 1] said by a task: äöü"] * count
-    assert done.stdout.splitlines() == ["first", *said, "a line that is ended later"]
+    lines = ["[task 1] said by a task: äöü"] * count
+    assert done.stdout.splitlines() == ["first", *lines, "a line that is ended later"]
 
 
 def test_replacement_of_stdout_gets_the_lines() -> None:

@@ -131,8 +131,8 @@ def test_steps_of_a_job_may_use_such_a_library_too(here: Path) -> None:
         job.add(f"t{number}", [call(pool_step)], outputs={"pid": f"{number}"})
     job.add("c", [command("sleep 1000 & echo $$ > pid", shell=True)], outputs={"pid": "c"})
     job.run(slots=1)
-    said = [(here / f"out/{n}/pid").read_text().split() for n in range(2)]
-    pids, values = zip(*said, strict=True)
+    lines = [(here / f"out/{n}/pid").read_text().split() for n in range(2)]
+    pids, values = zip(*lines, strict=True)
     assert values == ("7", "7")
     assert len(set(pids)) == 2
 

@@ -40,15 +40,15 @@ def speak(system: OpusOS, said: Said, name: str, times: int) -> int:
 
 
 def test_tasks_take_turns_in_the_order_that_pyopus_gives_them(system: OpusOS) -> None:
-    said: Said = []
-    first = system.Spawn(speak, args=[system, said, "a"], kwargs={"times": 3})
-    second = system.Spawn(speak, [system, said, "b", 5])
-    said.append("spawned")
+    spoken: Said = []
+    first = system.Spawn(speak, args=[system, spoken, "a"], kwargs={"times": 3})
+    second = system.Spawn(speak, [system, spoken, "b", 5])
+    spoken.append("spawned")
     assert (first, second) == (2, 3)
     assert system.Join() == {2: 3}
-    said.append("joined")
+    spoken.append("joined")
     assert system.Join() == {3: 5}
-    assert said == ["a0", "a1", "b0", "spawned", "a2", "b1", "b2", "joined", "b3", "b4"]
+    assert spoken == ["a0", "a1", "b0", "spawned", "a2", "b1", "b2", "joined", "b3", "b4"]
     assert system.Join() == {}
 
 

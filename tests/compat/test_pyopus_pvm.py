@@ -337,13 +337,13 @@ def test_tasks_are_spawned_and_have_the_ids_that_they_see_themselves(
 ) -> None:
     done = run("pvm_spawn.py", debug)
     place = f"at {HERE}(40000), child of 40001, in {SCRIPTS}"
-    told = {id_: [f"{id_} {place}", f"exit of {id_}"] for id_ in ("60001", "60002")}
+    output = {id_: [f"{id_} {place}", f"exit of {id_}"] for id_ in ("60001", "60002")}
     for part in [
         "before None None None None\nalive True True\n",
         "me 40001 localhost(40000) PVM_NOTASK ['localhost(40000)']\n",
         "slots 2 2 {1, 2} {PVMHostID(262144, 'localhost')}\n",
         "spawned ['60001', '60002'] ['localhost(40000)', 'localhost(40000)']\nfull 0 []\n",
-        f"told {told}\ntasks True ",
+        f"told {output}\ntasks True ",
         "fresh 3\nkept True\n",
         "after None None\n",
     ]:
@@ -398,10 +398,10 @@ def test_mirrored_files_are_in_a_folder_that_is_called_as_by_pyopus(
     for name in ["a.cir", "b.cir", "models/m.lib"]:
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text("x")
-    said = run("pvm_storage.py", str(here)).stdout.splitlines()
-    folders = [line for line in said if line.startswith("pyopus-")]
+    output = run("pvm_storage.py", str(here)).stdout.splitlines()
+    folders = [line for line in output if line.startswith("pyopus-")]
     assert {*folders} == {f"pyopus-{getpass.getuser()} PID_vm{number}" for number in (0, 3)}
-    assert [line for line in said if line not in folders] == [
+    assert [line for line in output if line not in folders] == [
         "['a.cir', 'b.cir', 'lib/models/m.lib']",
         "['a.cir', 'b.cir', 'lib/models/m.lib']",
         "['m.lib']",

@@ -74,13 +74,13 @@ def test_slots_of_ranks_on_one_host_are_rank_0s_if_these_differ_in_cores_only(mp
 
 @pytest.mark.parametrize("way", WAYS)
 def test_spawned_tasks_print_and_return_the_same_ids(way: str) -> None:
-    said = lines(way, "spawn.py")
-    greetings = sorted(line for line in said if line.startswith("greeting"))
+    output = lines(way, "spawn.py")
+    greetings = sorted(line for line in output if line.startswith("greeting"))
     slots = ["1:1", "1:4", "2:2", "2:5", "3:3"]
     assert greetings == [f"greeting from {task}" for task in slots]
     head = f"{HOST} ncpu={CORES} free slots: "
     place = f"child of 0:0, in {SCRIPTS}"
-    assert [line for line in said if line not in greetings] == [
+    assert [line for line in output if line not in greetings] == [
         "slots 4 free 3 me 0:0 MPI_NOTASK",
         f"{head}[1, 2, 3]",
         "\tslot=   0 task=   0",
@@ -98,7 +98,7 @@ def test_spawned_tasks_print_and_return_the_same_ids(way: str) -> None:
         "next [MPITaskID(3, 3), MPITaskID(1, 4), MPITaskID(2, 5)]",
         "finished",
     ]
-    assert said[-1] == "finished"
+    assert output[-1] == "finished"
 
 
 @pytest.mark.parametrize("way", [*WAYS, "inline"])
@@ -118,10 +118,10 @@ def test_mirrored_files_are_in_a_folder_that_is_called_as_by_pyopus(way: str, he
     for name in ["a.cir", "b.cir", "models/m.lib"]:
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).write_text("x")
-    said = lines(way, "storage.py", str(here))
-    folders = [line for line in said if line.startswith("pyopus-")]
+    output = lines(way, "storage.py", str(here))
+    folders = [line for line in output if line.startswith("pyopus-")]
     assert {*folders} == {f"pyopus-{getpass.getuser()} PID_vm{number}" for number in (0, 2)}
-    assert [line for line in said if line not in folders] == [
+    assert [line for line in output if line not in folders] == [
         "['a.cir', 'b.cir', 'lib/models/m.lib']",
         "['a.cir', 'b.cir', 'lib/models/m.lib']",
         "['m.lib']",
@@ -164,13 +164,13 @@ def test_slot_keeps_process_and_error_is_reported_at_end(way: str, words: list[s
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_cooperative_system_outsources_tasks(way: str) -> None:
-    said = lines(way, "outsource.py")
-    turns = [line for line in said if re.fullmatch(r"[abxy] \d", line)]
+    output = lines(way, "outsource.py")
+    turns = [line for line in output if re.fullmatch(r"[abxy] \d", line)]
     assert [line for line in turns if line[0] in "ab"] == ["a 0", "a 1", "b 0", "b 1"]
     assert sorted(line for line in turns if line[0] in "xy") == sorted(
         f"{name} {number}" for name in "xy" for number in range(3) for _ in range(2)
     )
-    assert [line for line in said if line not in turns] == [
+    assert [line for line in output if line not in turns] == [
         "slots 4 free 3 finished 0",
         "running [2, 3, 4, 5]",
         "[(2, 2), (3, 2), (4, [3, 3]), (5, [3, 3])]",

@@ -422,7 +422,7 @@ def test_a_forked_process_is_refused_a_cluster_of_its_own_at_once() -> None:
             finally:
                 os._exit(0)
         os.close(writing)
-        with open(reading) as said:  # noqa: PTH123
-            assert "was forked from one that is in a virtual machine" in said.read()
+        with open(reading) as output:  # noqa: PTH123
+            assert "was forked from one that is in a virtual machine" in output.read()
         os.waitpid(child, 0)
         assert cluster.spawn(abs, -1).result(PATIENCE) == 1

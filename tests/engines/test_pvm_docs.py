@@ -49,6 +49,6 @@ def test_the_samples_for_several_hosts_run_on_a_lab() -> None:
             sample = sample.replace(f'("node{number}"', f'("{host.name} ip={host.address}"')
             sample = sample.replace(f'"node{number}"', f'"{host.name} ip={host.address}"')
         sample = re.sub(r'on="(\w+) ip=\S+"', r'on="\1"', sample)
-        said = printed(sample, **lab.environment)
-    assert "{'lab1': 3, 'lab2': 2}" in said or "{'lab2': 3, 'lab1': 2}" in said
-    assert "HostAdded(host=Host(name='lab3'" in said
+        output = printed(sample, **lab.environment)
+    assert "{'lab1': 3, 'lab2': 2}" in output or "{'lab2': 3, 'lab1': 2}" in output
+    assert "HostAdded(host=Host(name='lab3'" in output

@@ -161,7 +161,7 @@ def test_an_interrupt_while_hosts_are_added_is_one_and_leaves_nothing(lab: Lab) 
     ) as program:
         until(lambda: children_with("pvm.add_hosts_process", program.pid))
         os.killpg(program.pid, signal.SIGINT)
-        said = program.communicate(timeout=PATIENCE)[1]
-    assert said.endswith("\nKeyboardInterrupt\n")
+        output = program.communicate(timeout=PATIENCE)[1]
+    assert output.endswith("\nKeyboardInterrupt\n")
     assert program.returncode == -signal.SIGINT
     until(lambda: nothing_left(lab))

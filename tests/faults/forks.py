@@ -127,8 +127,8 @@ class Forks:
             ["strace", "-f", *options, "-p", str(pid)], stderr=subprocess.PIPE, text=True
         )
         assert strace.stderr is not None
-        said = strace.stderr.readline()
-        assert "attached" in said, said
+        output = strace.stderr.readline()
+        assert "attached" in output, output
         self.go()
         end = self.end()
         strace.communicate(timeout=60)
@@ -141,8 +141,8 @@ class Forks:
 
     def _heard(self) -> dict[str, Any]:
         assert self._server.stdout is not None
-        said: dict[str, Any] = json.loads(self._server.stdout.readline())
-        return said
+        data: dict[str, Any] = json.loads(self._server.stdout.readline())
+        return data
 
     def close(self) -> None:
         assert self._server.stdin is not None

@@ -96,13 +96,13 @@ def test_hosts_that_cannot_be_reached_are_named_and_the_others_cleaned(lab: Lab)
 
 
 def test_bad_input_gets_one_sentence(lab: Lab) -> None:
-    for given, said in {
+    for given, expected in {
         ("--hosts", ","): "it names no host",
         ("--python", "/usr/bin/python3"): "name some",
     }.items():
         done = lab.hosts[0].run([COMMAND, "clean", *given], check=False)
         assert done.returncode == 2
-        assert said in done.stderr
+        assert expected in done.stderr
         assert len(done.stderr.splitlines()) == 1
     env = {"ENCAMP_SSH": "no-such-command"}
     done = lab.hosts[0].run([COMMAND, "clean", "--hosts", "lab1"], check=False, env=env)

@@ -38,16 +38,16 @@ def test_each_host_of_a_lab_has_its_own_lines(lab: Lab) -> None:
     with first.popen([COMMAND, *words], stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as run:
         out, errors = run.communicate(timeout=280)
     assert (run.returncode, errors) == (1, ""), out
-    said = sections(out)
-    assert set(said) >= {"lab1", "lab2", "lab9", AFAR}
-    assert "note   warning" in said["lab1"]
-    assert "can read the network between the hosts" in said["lab1"]
-    assert f"seen here as {second.share / 'results'}" in said["lab2"]
+    output = sections(out)
+    assert set(output) >= {"lab1", "lab2", "lab9", AFAR}
+    assert "note   warning" in output["lab1"]
+    assert "can read the network between the hosts" in output["lab1"]
+    assert f"seen here as {second.share / 'results'}" in output["lab2"]
     for host in ("lab1", "lab2"):
-        assert "a lock that the program's host holds is visible here" in said[host]
-        assert "the ports of all other hosts can be reached" in said[host]
-    assert "fails" in said["lab9"]
-    assert "  note   shared folders" in said[AFAR]
-    assert "PARALLEL_MIRRORED_STORAGE" in said[AFAR]
-    assert "fails" not in said["lab2"] + said[AFAR]
+        assert "a lock that the program's host holds is visible here" in output[host]
+        assert "the ports of all other hosts can be reached" in output[host]
+    assert "fails" in output["lab9"]
+    assert "  note   shared folders" in output[AFAR]
+    assert "PARALLEL_MIRRORED_STORAGE" in output[AFAR]
+    assert "fails" not in output["lab2"] + output[AFAR]
     assert first.run(["ls", "-A", destination]).stdout == ""

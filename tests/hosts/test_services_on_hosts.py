@@ -101,5 +101,5 @@ def test_a_service_on_three_hosts_outlives_the_loss_of_one(lab: Lab) -> None:
             assert attached.wait(20) == 0
         last.start()
         print(file=run.stdin, flush=True)
-        _, said = run.communicate(timeout=60)
-        assert run.returncode == 0, said
+        _, output = run.communicate(timeout=60)
+        assert run.returncode == 0, output

@@ -29,8 +29,8 @@ def terrain(host: Host, to: Path, *options: str, storage: str = "storage") -> No
     """Run the job from a host, which ends well and says nothing."""
     command = [COMMAND, "run", "--quiet", *options, EXAMPLE, to, "--minutes", "360"]
     done = host.run(command, env={LOCAL: f"{host.disk}/{storage}"}, timeout=100)
-    said = (done.stdout + done.stderr).splitlines()
-    assert [line for line in said if not re.search(READABLE, line)] == []
+    output = (done.stdout + done.stderr).splitlines()
+    assert [line for line in output if not re.search(READABLE, line)] == []
 
 
 def results(folder: Path) -> dict[str, str]:

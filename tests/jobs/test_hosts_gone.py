@@ -43,8 +43,8 @@ def test_run_without_hosts_stops_with_one_sentence_and_continues_later(
 
     thread = threading.Thread(target=kill_all)
     thread.start()
-    told = r"all of its hosts are lost; the last one was fake-2: \S"
-    with Cluster(engine) as cluster, pytest.raises(EngineFailed, match=told):
+    message = r"all of its hosts are lost; the last one was fake-2: \S"
+    with Cluster(engine) as cluster, pytest.raises(EngineFailed, match=message):
         survey(here).run(cluster)
     thread.join()
     report = encamp.Job("survey", to="out").folder / "report.json"

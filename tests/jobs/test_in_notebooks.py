@@ -164,16 +164,16 @@ def test_redefinition_after_add_gives_warning(kernel: Kernel) -> None:
         "import encamp\ndef main(): return {'v': 1}\ndef other(): return {'v': 0}\n"
         "job = encamp.Job('numbers', to='results')\njob.add('a', main)\njob.add('b', other)"
     )
-    told = "report = job.run(); print(report.values()[0]['v'], *report.warnings)"
-    assert kernel.text(told).endswith("1\n")
+    code = "report = job.run(); print(report.values()[0]['v'], *report.warnings)"
+    assert kernel.text(code).endswith("1\n")
     kernel.run("def other(): return {'v': 0}  # as before")
-    assert kernel.text(told).endswith("1\n")
+    assert kernel.text(code).endswith("1\n")
     kernel.run("def main(): return {'v': 2}")
     warning = (
         "the function main was defined again after it was added to task a: the job runs the old "
         "one; run the cell that makes the job again to use the new one"
     )
-    assert f"1 {warning}\n" in kernel.text(told)
+    assert f"1 {warning}\n" in kernel.text(code)
     assert warning in kernel.text("print(*job.run(dry_run=True).warnings)")
 
 

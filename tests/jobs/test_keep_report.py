@@ -42,9 +42,9 @@ def test_the_report_stays_until_something_runs(
     assert again.count("up to date") == 2
     assert _report() == before
     status_command(Path("out"))
-    said = capsys.readouterr().out
-    assert said.startswith("job: 2 up to date; the last run ended ")
-    assert "no task had to run" in said
+    output = capsys.readouterr().out
+    assert output.startswith("job: 2 up to date; the last run ended ")
+    assert "no task had to run" in output
     _run("a", "b", "c")
     assert read_report(FOLDER / "report.json").count("done") == 1
     status_command(Path("out"))

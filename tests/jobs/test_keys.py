@@ -115,8 +115,8 @@ def test_every_field_has_a_key_rule(kind: Any, table: dict[str, Any]) -> None:
 def test_a_key_has_all_that_matters_and_nothing_else(here: Path) -> None:
     _prepare_inputs()
     assert _job().run(slots=1)["task"].state == "done"
-    said = {name: _foreseen(make()) for name, (make, _) in CASES.items()}
-    assert said == {name: why for name, (_, why) in CASES.items()}
+    reasons = {name: _foreseen(make()) for name, (make, _) in CASES.items()}
+    assert reasons == {name: why for name, (_, why) in CASES.items()}
     assert _foreseen(_job()) == NOT
 
 

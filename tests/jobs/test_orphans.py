@@ -61,8 +61,8 @@ def test_orphans_are_reported_and_pruned(here: Path, capsys: pytest.CaptureFixtu
         report = _run(_job([1]))
     assert report["sum"].state == "up to date"
     assert report.warnings == foreseen.warnings != []
-    said = json.loads(Path("out/job.job/report.json").read_text())
-    assert said["warnings"] == report.warnings
+    data = json.loads(Path("out/job.job/report.json").read_text())
+    assert data["warnings"] == report.warnings
     prune_command(Path("out"), dry_run=True)
     top = Path("out").resolve()
     wanted = [f"{top}/m/2/m2.txt", f"{top}/m/2"]
@@ -293,8 +293,8 @@ def test_prune_leaves_what_is_not_the_jobs_own(
         "unknown",
     ]
     assert Path("out/bare").is_dir()
-    said = capsys.readouterr().out
-    assert f"kept {files['unknown']}: it has changed since the job published it" in said
+    output = capsys.readouterr().out
+    assert f"kept {files['unknown']}: it has changed since the job published it" in output
 
 
 def test_prune_waits_for_no_running_job(here: Path) -> None:
@@ -429,12 +429,12 @@ def test_warning_names_some_orphans_and_counts_the_rest(here: Path) -> None:
     _run(_job(range(_NAMED + 3)))
     for count in (1, _NAMED, _NAMED + 1, _NAMED + 2):
         with pytest.warns(UserWarning, match="makes any more"):
-            (told,) = _run(_job(range(count, _NAMED + 3)), dry_run=True).warnings
+            (output,) = _run(_job(range(count, _NAMED + 3)), dry_run=True).warnings
         named = ", ".join(f"m/{n}/m{n}.txt" for n in range(min(count, _NAMED)))
         more = f" and {count - _NAMED} more" if count > _NAMED else ""
         files = "a file" if count == 1 else f"{count} files"
-        assert f"reads {files} that" in told
-        assert f"any more: {named}{more}; to read" in told
+        assert f"reads {files} that" in output
+        assert f"any more: {named}{more}; to read" in output
 
 
 def test_prune_removes_files_before_journal_records(

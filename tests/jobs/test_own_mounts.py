@@ -115,12 +115,12 @@ def run(base: Path, tasks: str, *, keep: str = "never", somebody: str = NOBODY) 
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    told: list[list[Any]] = json.loads(ended.stdout)
-    return told
+    tasks: list[list[Any]] = json.loads(ended.stdout)
+    return tasks
 
 
 def test_overlays_are_mounted_in_slot_namespace(base: Path) -> None:
-    told = run(
+    tasks = run(
         base,
         """
         def work():
@@ -130,13 +130,13 @@ def test_overlays_are_mounted_in_slot_namespace(base: Path) -> None:
         """,
     )
     user = int(NOBODY) if os.geteuid() == 0 else os.geteuid()
-    assert told == [["done", told[0][1], [user, told[0][2][1], ["task", "tree"]], None]]
+    assert tasks == [["done", tasks[0][1], [user, tasks[0][2][1], ["task", "tree"]], None]]
 
 
 def test_a_task_that_writes_changes_its_own_copy_only(base: Path) -> None:
     before = {path.name: path.read_bytes() for path in (base / "data/tree").iterdir()}
     big = (base / "data/big").read_bytes()
-    told = run(
+    tasks = run(
         base,
         """
         def change():
@@ -154,10 +154,10 @@ def test_a_task_that_writes_changes_its_own_copy_only(base: Path) -> None:
         job.add("look", look, mirror=big, after="change")
         """,
     )
-    assert [task[0] for task in told] == ["done", "done"]
-    assert {"new", "moved"} <= set(told[0][2])
-    assert not {"2", "3"} & set(told[0][2])
-    assert told[1][2] == 1 << 20
+    assert [task[0] for task in tasks] == ["done", "done"]
+    assert {"new", "moved"} <= set(tasks[0][2])
+    assert not {"2", "3"} & set(tasks[0][2])
+    assert tasks[1][2] == 1 << 20
     assert {path.name: path.read_bytes() for path in (base / "data/tree").iterdir()} == before
     assert (base / "data/big").read_bytes() == big
     published = {path.name: path.read_text() for path in (base / "out/changed").iterdir()}
@@ -172,7 +172,7 @@ def test_allowed_operations_do_not_depend_on_tree_size(base: Path, files: int) -
     (base / "data/tree/deep/a").write_text("a")
     (base / "data/tree").rename(base / "data/own")
     (base / "data/tree").mkdir()
-    told = run(
+    tasks = run(
         base,
         """
         import shutil
@@ -189,7 +189,7 @@ def test_allowed_operations_do_not_depend_on_tree_size(base: Path, files: int) -
         job.add("two", change, mirror=["own", encamp.Mirror("big", to="sub")])
         """,
     )
-    assert [task[:3:2] for task in told] == [["done", ["b", "linked", "sub", "tree"]]] * 2
+    assert [task[:3:2] for task in tasks] == [["done", ["b", "linked", "sub", "tree"]]] * 2
 
 
 CHANGED = """
@@ -207,9 +207,9 @@ def test_the_folder_of_a_task_that_failed_or_crashed_is_kept_as_plain_files(
     base: Path, end: str
 ) -> None:
     """A killed slot takes its mounts along; what was changed is looked for all the same."""
-    (told,) = run(base, CHANGED.replace("END", end), keep="failed")
-    assert told[0] == "failed"
-    kept = Path(told[3].partition(":")[2]) / "task"
+    (task,) = run(base, CHANGED.replace("END", end), keep="failed")
+    assert task[0] == "failed"
+    kept = Path(task[3].partition(":")[2]) / "task"
     assert (kept / "tree/1").read_text() == "mine"
     assert (kept / "made").read_text() == "mine"
     assert (kept / "tree/2").read_text() == "content 2"
@@ -221,7 +221,7 @@ def test_kept_folder_shows_input_changes_of_crashed_task(base: Path) -> None:
     for name in ("data/tree/gone", "data/tree/replaced", "data/tree/joined"):
         (base / name).mkdir()
         (base / name / "old").write_text("old")
-    (told,) = run(
+    (task,) = run(
         base,
         """
         def change():
@@ -242,7 +242,7 @@ def test_kept_folder_shows_input_changes_of_crashed_task(base: Path) -> None:
         """,
         keep="failed",
     )
-    tree = Path(told[3].partition(":")[2]) / "task/tree"
+    tree = Path(task[3].partition(":")[2]) / "task/tree"
     names = {str(path.relative_to(tree)) for path in tree.rglob("*")}
     plain = {"0", *(str(number) for number in range(3, 40))}
     changed = {"1", "1/inner", "moved", "link", "joined", "joined/old", "joined/new"}
@@ -254,8 +254,8 @@ def test_kept_folder_shows_input_changes_of_crashed_task(base: Path) -> None:
 
 @pytest.mark.parametrize("end", ["raise ValueError", "os.kill(os.getpid(), 9)"])
 def test_files_of_failed_or_crashed_task_are_rescued(base: Path, end: str) -> None:
-    (told,) = run(base, CHANGED.replace("END", end))
-    assert told[0] == "failed"
+    (task,) = run(base, CHANGED.replace("END", end))
+    assert task[0] == "failed"
     assert (base / "out/rescued/made").read_text() == "mine"
     assert (base / "out/rescued/1").read_text() == "mine"
 
@@ -275,14 +275,14 @@ def test_somebody_else_sees_neither_sandboxes_nor_the_cache(base: Path) -> None:
                     continue
                 print("could")
     """
-    told = []
+    received = []
     for somebody in ("1234", NOBODY):
         line = [*python(somebody), "-c", textwrap.dedent(look), str(storage)]
         ended = subprocess.run(line, capture_output=True, text=True, cwd="/", check=True)
-        told.append(ended.stdout.split())
+        received.append(ended.stdout.split())
     for new in storage.glob("*/new"):
         new.rmdir()
-    assert told == [[], ["could"] * 8]
+    assert received == [[], ["could"] * 8]
 
 
 def test_two_users_of_one_local_storage_have_a_folder_each(base: Path) -> None:

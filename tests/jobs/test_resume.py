@@ -185,15 +185,15 @@ CHANGES: dict[str, tuple[Callable[[Strips], object], set[str], str, str]] = {
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_change_runs_just_the_right_tasks_and_says_why(strips: Strips, what: str) -> None:
-    change, expected, told, why = CHANGES[what]
+    change, expected, task, why = CHANGES[what]
     strips.run()
     change(strips)
     _, foreseen = strips.run(dry_run=True)
     ran, report = strips.run()
     assert ran == expected
-    assert why in report[told].why
+    assert why in report[task].why
     assert {task.name for task in foreseen.tasks if task.state == "to do"} == expected
-    assert why in foreseen[told].why
+    assert why in foreseen[task].why
     assert strips.run()[0] == set()
 
 

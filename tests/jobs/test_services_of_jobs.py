@@ -33,11 +33,15 @@ def test_the_report_tells_what_the_services_on_its_cluster_have_done(here: Path)
         job.add("one", encamp.call(work.add, 1))
         report = job.run(cluster)
         service.call("add").get(20)
-    gone, told = report.services
-    assert (told.service, told.calls, [one.calls for one in told.servers]) == ("Counter", 1, [1])
+    gone, counter = report.services
+    assert (counter.service, counter.calls, [one.calls for one in counter.servers]) == (
+        "Counter",
+        1,
+        [1],
+    )
     assert (gone.service, gone.calls, gone.servers) == ("gone", 1, ())
     assert gone.former[0].state == "ended"
-    assert str(report.services) == f"{gone}\n\n{told}"
+    assert str(report.services) == f"{gone}\n\n{counter}"
     assert "Counter: 1 of 1 servers, 0 waiting, 0 lost\nserver  host" in str(report.services)
     again = read_report(Path("results/with services.job/report.json"))
     assert again == report

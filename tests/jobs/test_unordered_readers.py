@@ -64,10 +64,10 @@ def test_a_reader_that_does_not_wait_is_refused(strips: Path, pattern: str, abso
     mirror = str(strips / pattern) if absolute else pattern
     with pytest.raises(BadJob) as caught:
         _job(mirror).run()
-    said = str(caught.value)
-    assert said.startswith("task read: its mirror ")
-    assert " reads what task m" in said
-    assert "use outputs_of('m" in said
+    message = str(caught.value)
+    assert message.startswith("task read: its mirror ")
+    assert " reads what task m" in message
+    assert "use outputs_of('m" in message
     assert not Path("out/job.job").exists()
 
 
@@ -134,12 +134,12 @@ def test_rescued_files_are_read_only_by_later_tasks(strips: Path) -> None:
         reader = Mirror(mirror, required=False)
         with pytest.raises(BadJob) as caught:
             Prepared(_pair(reader, on_failure={"*.log": "logs"}))
-        said = str(caught.value)
+        message = str(caught.value)
         assert (
             "reads what task m leaves when it fails ('*.log' in logs), but the task does not"
-            in said
+            in message
         )
-        assert "publish to a different folder or name, or exclude it from the mirror" in said
+        assert "publish to a different folder or name, or exclude it from the mirror" in message
         Prepared(_pair(reader, after="m", on_failure={"*.log": "logs"}))
     Prepared(_pair(Mirror("out/logs/*.txt", required=False), on_failure={"*.log": "logs"}))
 

@@ -248,11 +248,11 @@ BAD_FILES = {
 
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_values_file_without_values_is_reported(name: str, here: Path) -> None:
-    text, said = BAD_FILES[name]
+    text, expected = BAD_FILES[name]
     Path(name).write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(BadValues) as raised:
         read_values(Path(name), "t")
-    assert said in str(raised.value)
+    assert expected in str(raised.value)
     assert str(raised.value).count("a task's value must be") == 1
 
 

@@ -415,8 +415,8 @@ def test_a_lab_by_hand_stays_until_ctrl_c() -> None:
     words = [sys.executable, "-m", "tests.lab", "up", "2", "--without-share", "1"]
     start = {"stdout": subprocess.PIPE, "text": True, "cwd": TESTS.parent}
     with subprocess.Popen(words, **start) as byhand:  # type: ignore[call-overload]
-        told = list(iter(byhand.stdout.readline, "Ctrl-C takes it down\n"))
-        ssh = next(line.split()[-2] for line in told if "to get in" in line)
+        output = list(iter(byhand.stdout.readline, "Ctrl-C takes it down\n"))
+        ssh = next(line.split()[-2] for line in output if "to get in" in line)
         assert from_outside([ssh, "lab2", "hostname"]).stdout == "lab2\n"
         byhand.send_signal(signal.SIGINT)
         assert byhand.wait(20) == 0

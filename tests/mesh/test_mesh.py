@@ -128,8 +128,8 @@ def test_two_agents_talk_without_the_controller(net: Net) -> None:
         second.send(first.number, [b"%d" % number])
     for one, other in ((first, second), (second, first)):
         net.until(lambda n=one.number: len(net.frames(n)) == 101)  # type: ignore[misc]
-        said = texts(net.frames(one.number))[1:]
-        assert said == [(other.number, b"%d" % number) for number in range(100)]
+        output = texts(net.frames(one.number))[1:]
+        assert output == [(other.number, b"%d" % number) for number in range(100)]
     assert not any(peer.relayed for end in (first, second) for peer in end._peers.values())
 
 
@@ -143,8 +143,8 @@ def test_agents_that_do_not_reach_each_other_talk_by_the_controller(net: Net) ->
         first.send(second.number, [b"%d" % number, b"x" * 1000])
         second.send(first.number, [b"%d" % number])
     net.until(lambda: len(net.frames(second.number)) == len(net.frames(first.number)) == 101)
-    said = texts(net.frames(second.number))[1:]
-    assert said == [(first.number, b"%d|" % number + b"x" * 1000) for number in range(100)]
+    output = texts(net.frames(second.number))[1:]
+    assert output == [(first.number, b"%d|" % number + b"x" * 1000) for number in range(100)]
     assert first._peers[second.number].relayed
 
 

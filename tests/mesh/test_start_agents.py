@@ -70,12 +70,12 @@ def test_the_environment_of_an_agent(here: bool, monkeypatch: pytest.MonkeyPatch
         ("MINE", "kept"),
     ):
         monkeypatch.setenv(name, value)
-    said = {"PARALLEL_X": "the program's", "PARALLEL_Y": "y", "ENCAMP_Z": "z"}
-    order = Order("run", "", "", [], host_id() if here else "another host", said)
+    variables = {"PARALLEL_X": "the program's", "PARALLEL_Y": "y", "ENCAMP_Z": "z"}
+    order = Order("run", "", "", [], host_id() if here else "another host", variables)
     found = environment(order, {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "PMI_RANK", "IPP_CONNECTION_INFO", "MINE")
     assert [found.get(name) for name in names] == [None, "3", None, None, "kept"]
-    theirs = [found.get(name) for name in said]
+    theirs = [found.get(name) for name in variables]
     assert theirs == (["the program's", "y", "z"] if here else ["the host's", "y", None])
 
 

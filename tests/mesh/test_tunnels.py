@@ -175,15 +175,15 @@ def test_all_bytes_arrive_in_order_and_few_are_on_their_way() -> None:
 
 def test_few_pieces_are_on_their_way_however_small_they_are() -> None:
     async def main() -> int:
-        ours, said = socket.socketpair(), list[TunnelData]()
-        tunnel = Tunnel(ours[1], said.append)
+        ours, sent = socket.socketpair(), list[TunnelData]()
+        tunnel = Tunnel(ours[1], sent.append)
         carrying = tunnel.begin()
         for _ in range(2 * tunnel_module._MOST):
             ours[0].send(b"x")
             await asyncio.sleep(0.0005)
-        before = len(said)
+        before = len(sent)
         tunnel.receive(1)
-        while len(said) == before:
+        while len(sent) == before:
             await asyncio.sleep(0.001)
         ours[0].close()
         carrying.cancel()

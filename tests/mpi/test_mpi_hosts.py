@@ -225,18 +225,18 @@ def refused(lab: Lab, mpi: str, *hosts: str) -> str:
 
 
 def test_unusable_host_gives_one_sentence(lab: Lab, mpi: str) -> None:
-    said = refused(lab, mpi, "lab1", "lab9")
-    assert said.startswith(f"{FAILED}'lab9' cannot be reached: ssh: Could not resolve")
+    message = refused(lab, mpi, "lab1", "lab9")
+    assert message.startswith(f"{FAILED}'lab9' cannot be reached: ssh: Could not resolve")
     with without_encamp(lab.hosts[1]):
-        said = refused(lab, mpi, "lab1", "lab2")
-    assert said == f"{FAILED}'lab2' has no encamp for {sys.executable}"
+        message = refused(lab, mpi, "lab1", "lab2")
+    assert message == f"{FAILED}'lab2' has no encamp for {sys.executable}"
 
 
 @pytest.mark.parametrize("mpi", MPIS[1:], indirect=True)
 def test_hanging_host_is_reported_before_launcher_timeout(lab: Lab, mpi: str) -> None:
     with frozen(lab.hosts[1]):
-        said = refused(lab, mpi, "lab1", "lab2")
-    assert said == f"{FAILED}'lab2' does not answer within 5 s"
+        message = refused(lab, mpi, "lab1", "lab2")
+    assert message == f"{FAILED}'lab2' does not answer within 5 s"
 
 
 @pytest.mark.parametrize("delay", [0.6, 1.1])

@@ -243,13 +243,13 @@ def test_invalid_cluster_argument_is_reported() -> None:
 
 
 def test_workers_may_be_jobs_of_a_batch_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[Any] = []
+    received: list[Any] = []
 
     class SomeCluster(distributed.LocalCluster):  # type: ignore[misc]
         """What dask-jobqueue's are like, but on this host."""
 
         def __init__(self, **options: Any) -> None:
-            said.append(options)
+            received.append(options)
             local = {"processes": False, "n_workers": 0, "threads_per_worker": 1}
             super().__init__(**local, dashboard_address="127.0.0.1:0")
 
@@ -259,7 +259,7 @@ def test_workers_may_be_jobs_of_a_batch_system(monkeypatch: pytest.MonkeyPatch) 
     with Cluster("dask", jobqueue="some", slots=2, queue="short") as cluster:
         until(lambda: cluster.slots == 2)
         assert results(cluster.spawn_many(work.add, [(1,)] * 4)) == [2] * 4
-    assert said == [{"queue": "short"}]
+    assert received == [{"queue": "short"}]
     with pytest.raises(BadJob, match="must be one of some, not 'slurn'"):
         Cluster("dask", jobqueue="slurn", slots=2)
     with pytest.raises(BadJob, match="slots"):

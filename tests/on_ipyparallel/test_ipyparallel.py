@@ -45,8 +45,8 @@ def agents_of(client: Any) -> list[int]:
 
 def idle(client: Any) -> bool:
     """Whether no engine has anything to do, as far as the controller knows."""
-    told = [client.queue_status(engine) for engine in client.ids]
-    return not any(said["queue"] or said["tasks"] for said in told)
+    statuses = [client.queue_status(engine) for engine in client.ids]
+    return not any(status["queue"] or status["tasks"] for status in statuses)
 
 
 def wait_for(file: str, number: int) -> int:
@@ -175,8 +175,8 @@ def test_engines_of_other_python_are_reported_and_unchanged(
     """Of them it is asked as text; functions would be bytecode of this version."""
     theirs = platform.python_version()
     monkeypatch.setattr(platform, "python_version", lambda: "3.99.1")
-    said = f"it runs Python {theirs}, but this program runs Python 3.99.1: use one version"
-    with pytest.raises(EngineFailed, match=said):
+    message = f"it runs Python {theirs}, but this program runs Python 3.99.1: use one version"
+    with pytest.raises(EngineFailed, match=message):
         Cluster(client)
     monkeypatch.undo()
     with Cluster(client) as cluster:

@@ -618,9 +618,9 @@ def test_strangers_job_does_not_prevent_pruning(
     job.add("two", "touch two.sum", outputs={"*.sum": "sums"})
     job.run()
     cli.main(["prune", "."], standalone_mode=False)
-    said = capsys.readouterr().out
-    assert "evil.job: it belongs to the user nobody" in said
-    assert "sums/one.sum" in said
+    output = capsys.readouterr().out
+    assert "evil.job: it belongs to the user nobody" in output
+    assert "sums/one.sum" in output
     assert [file.name for file in (scratch / "sums").iterdir()] == ["two.sum"]
 
 
@@ -671,10 +671,10 @@ def test_strangers_job_does_not_hide_tasks(
     stranger("mkdir a.job; echo {} > a.job/report.json; echo > a.job/journal.jsonl")
     stranger("mkdir z.job; mkfifo z.job/journal.jsonl")
     cli.main(["show", ".", "one"], standalone_mode=False)
-    said = capsys.readouterr().out
-    assert "one of the job sums: done" in said
-    assert "a.job: it belongs to the user nobody" in said
-    assert "z.job: it belongs to the user nobody" in said
+    output = capsys.readouterr().out
+    assert "one of the job sums: done" in output
+    assert "a.job: it belongs to the user nobody" in output
+    assert "z.job: it belongs to the user nobody" in output
     with pytest.raises(NotOurs, match="belongs to the user nobody"):
         cli.main(["show", ".", "none"], standalone_mode=False)
 

@@ -50,9 +50,9 @@ def test_the_console_shows_no_escape_sequences(
     for task in report.tasks:
         progress.ended(task)
     progress.finished(report)
-    said = "".join(capfd.readouterr())
-    assert "why" in said
-    assert _is_harmless(said)
+    output = "".join(capfd.readouterr())
+    assert "why" in output
+    assert _is_harmless(output)
 
 
 def test_status_and_show_show_no_escape_sequences(
@@ -65,13 +65,13 @@ def test_status_and_show_show_no_escape_sequences(
     write_report(replace(_evil_report(folder), ended=1e300), folder)
     assert read_report(folder / "report.json").ended == 1e300
     cli.main(["status", "out"], standalone_mode=False)
-    said = capsys.readouterr().out
-    assert "at an unknown time" in said
-    assert _is_harmless(said)
+    output = capsys.readouterr().out
+    assert "at an unknown time" in output
+    assert _is_harmless(output)
     cli.main(["show", "out", f"task{EVIL}"], standalone_mode=False)
-    said = capsys.readouterr().out
-    assert "failed (why" in said
-    assert _is_harmless(said)
+    output = capsys.readouterr().out
+    assert "failed (why" in output
+    assert _is_harmless(output)
 
 
 def test_errors_show_no_escape_sequences(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

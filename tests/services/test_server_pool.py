@@ -205,11 +205,11 @@ def test_release_of_ended_lease_frees_no_other_server() -> None:
 
 def test_server_for_ended_task_goes_to_next_request() -> None:
     pool, (server,) = _pool("a")
-    told: list[int] = []
+    received: list[int] = []
     records: Any = SimpleNamespace(
         controller=SimpleNamespace(tasks={3}),
         held={},
-        send_letter=lambda client, *_: told.append(client),
+        send_letter=lambda client, *_: received.append(client),
     )
     service: Any = SimpleNamespace(
         pool=pool, published=SimpleNamespace(at_least_once=False), methods=[]
@@ -217,7 +217,7 @@ def test_server_for_ended_task_goes_to_next_request() -> None:
     for client in (2, 3):
         pool.ask(client, 1, 1, 0)
     ClientLetters(records).grant(service)
-    assert (told, server.holder, records.held) == ([3], 3, {3: {server}})
+    assert (received, server.holder, records.held) == ([3], 3, {3: {server}})
 
 
 def _waits(*, server: int = 0, number: int = 0, service: int = 0, **more: object) -> WaitStarted:

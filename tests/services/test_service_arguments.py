@@ -263,14 +263,14 @@ def test_a_display_that_cannot_be_used_is_refused(
     cluster: encamp.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     need("xterm", shutil.which("xterm") is not None)
-    told = r"display: the X display '{}' cannot be opened; check .* \(xset -display {} q\)"
+    message = r"display: the X display '{}' cannot be opened; check .* \(xset -display {} q\)"
     for name in ("nobody", "here:", ":x", ":1 ", "a b:0"):
         with pytest.raises(BadJob, match="display: must be the name of an X display, like ':0'"):
             cluster.publish(Adder, display=name)
-    with pytest.raises(BadJob, match=told.format(":987", ":987")):
+    with pytest.raises(BadJob, match=message.format(":987", ":987")):
         cluster.publish(Adder, display=":987")
     monkeypatch.setenv("DISPLAY", ":988.0")
-    with pytest.raises(BadJob, match=told.format(":988.0", ":988.0")):
+    with pytest.raises(BadJob, match=message.format(":988.0", ":988.0")):
         cluster.publish(Adder, display=True)
 
 

@@ -92,8 +92,8 @@ def test_ctrl_c_still_interrupts_a_program_that_uses_dask_jobqueue(where: str, s
     pytest.importorskip("dask_jobqueue")
     line = [sys.executable, "-c", REFUSED, where]
     done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=PATIENCE)
-    told, default = done.stdout.splitlines()
-    assert re.search(said, told)
+    output, default = done.stdout.splitlines()
+    assert re.search(said, output)
     assert default == "True"
 
 

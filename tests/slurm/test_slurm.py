@@ -93,8 +93,8 @@ def test_steps_of_tasks_can_start_steps_of_slurm(
     (here / "job.toml").write_text(INNER_STEPS)
     options = "-n 2" if how == "local" else f"-e mpi -n 2 -o launcher={_mpiexec(how)}"
     batch = slurm.submit(f"{outer}{BIN}/encamp run {options} job.toml", "-n2", "-t2", cwd=here)
-    said = batch.ended()
-    assert "inner: 3 done" in said, said
+    output = batch.ended()
+    assert "inner: 3 done" in output, output
     for number in (1, 2, 3):
         variables = (here / f"out/env-{number}.txt").read_text()
         assert f"SLURM_JOB_ID={batch.number}\n" in variables
@@ -130,8 +130,8 @@ def test_the_warning_of_slurm_stops_a_job_in_good_order(slurm: SomeSlurm, here: 
     # Slurm looks every 30 s for signals that are due within the next 30 s: 75 s before the end
     # means 15 to 45 s after the start. With less, it may arrive before encamp handles signals.
     batch = slurm.submit(line, "-n1", "--signal=B:USR1@75", "-t2", cwd=here)
-    said = batch.ended()
-    assert "encamp: stopped by SIGUSR1; finished tasks stay done; run again to continue" in said
+    output = batch.ended()
+    assert "encamp: stopped by SIGUSR1; finished tasks stay done; run again to continue" in output
 
 
 def test_the_script_of_the_page_runs(slurm: SomeSlurm, here: Path) -> None:
@@ -141,8 +141,8 @@ def test_the_script_of_the_page_runs(slurm: SomeSlurm, here: Path) -> None:
     _mpiexec("openmpi")
     lines = script.replace("exec encamp", f"exec {BIN}/encamp").splitlines()
     smaller = ["--nodes=1", "--ntasks-per-node=2"]  # an option that is given counts, not the line's
-    said = slurm.submit("\n".join(lines[1:]), *smaller, cwd=here).ended()
-    assert "inner: 3 done" in said, said
+    output = slurm.submit("\n".join(lines[1:]), *smaller, cwd=here).ended()
+    assert "inner: 3 done" in output, output
 
 
 @pytest.mark.parametrize("engine", ["mpich", "openmpi", "pvm", "dask", "ipyparallel"])
@@ -161,8 +161,8 @@ def test_jobs_use_all_hosts_and_cores_of_their_allocation(lab: Lab, engine: str)
     with some_slurm(lab.folder / "etc", lab) as made:
         line = "unset PARALLEL_LOCAL_STORAGE PARALLEL_MIRRORED_STORAGE PVM_ROOT\n" + shell
         line += f"{BIN}/encamp run {options} job.toml"
-        said = made.submit(line, "-N3", "--ntasks-per-node=2", "-t2", cwd=folder).ended()
-    assert "12 tasks in 6 slots" in said, said
-    assert "j: 12 done" in said, said
+        output = made.submit(line, "-N3", "--ntasks-per-node=2", "-t2", cwd=folder).ended()
+    assert "12 tasks in 6 slots" in output, output
+    assert "j: 12 done" in output, output
     hosts = {(folder / f"out/{number}.txt").read_text().strip() for number in range(1, 13)}
     assert hosts == {"lab1", "lab2", "lab3"}

@@ -70,18 +70,18 @@ def lost() -> object:
 
 def unstartable() -> object:
     """What is raised where no slot starts."""
-    said = []
+    received = []
     with encamp.Executor(slots=2) as executor:
-        said.append(str(executor.submit(abs, -1).exception()))
+        received.append(str(executor.submit(abs, -1).exception()))
     with encamp.Cluster("local", slots=2) as cluster:
-        said.append(str(cluster.spawn(abs, -1).exception()))
+        received.append(str(cluster.spawn(abs, -1).exception()))
         try:
             cluster.spawn(abs, -1)
         except encamp.EncampError as exc:
-            said.append(str(exc))
+            received.append(str(exc))
     with encamp.Cluster("local", slots=1) as cluster:
-        said.append(str(cluster.spawn(abs, -1, fresh=True).exception()))
-    return said
+        received.append(str(cluster.spawn(abs, -1, fresh=True).exception()))
+    return received
 
 
 if __name__ == "__main__":

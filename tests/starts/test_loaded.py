@@ -18,8 +18,8 @@ print([name for name in {_LATE} if name in sys.modules])
 
 
 def test_a_job_loads_nothing_that_few_jobs_need() -> None:
-    told = subprocess.run([sys.executable, "-c", _PROGRAM], check=True, capture_output=True)
-    assert told.stdout.split() == [b"[]"]
+    result = subprocess.run([sys.executable, "-c", _PROGRAM], check=True, capture_output=True)
+    assert result.stdout.split() == [b"[]"]
 
 
 def test_slot_does_not_load_openssl() -> None:

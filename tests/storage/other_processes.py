@@ -63,8 +63,8 @@ def unprivileged(function: Callable[[], object]) -> str:
             os._exit(0)
     os.close(writer)
     os.waitpid(child, 0)
-    with os.fdopen(reader) as told:
-        return told.read()
+    with os.fdopen(reader) as output:
+        return output.read()
 
 
 def _told(function: Callable[[], object]) -> str:

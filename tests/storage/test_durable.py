@@ -49,5 +49,5 @@ def test_a_file_that_was_sent_is_on_the_disk_when_that_is_said(here: Path) -> No
     trace = traced(here / "script.py")
     part = here / "out/.encamp-t"
     assert part.stat().st_size == 2500
-    (said,) = [call for call in trace.calls if call.texts == [str(part).encode()]]
-    assert trace.flushed(part, before=said)
+    (received,) = [call for call in trace.calls if call.texts == [str(part).encode()]]
+    assert trace.flushed(part, before=received)

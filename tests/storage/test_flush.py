@@ -13,20 +13,20 @@ from encamp.storage.disk import flush
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What was flushed: "disk", or the names of files; all of it really is."""
-    told: list[str] = []
+    received: list[str] = []
     one_by_one, whole = flush._one_by_one, flush._flushed_whole
 
     def files(paths: list[Path]) -> dict[Path, OSError]:
-        told.extend(path.name for path in paths)
+        received.extend(path.name for path in paths)
         return one_by_one(paths)
 
     def disk(device: int, file: Path) -> bool:
-        told.append("disk")
+        received.append("disk")
         return whole(device, file)
 
     monkeypatch.setattr(flush, "_one_by_one", files)
     monkeypatch.setattr(flush, "_flushed_whole", disk)
-    return told
+    return received
 
 
 def made(folder: Path, count: int) -> list[Path]:

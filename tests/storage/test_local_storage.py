@@ -144,10 +144,10 @@ def test_an_unwritable_place_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     with open_folder() as folder:
         folder.chmod(0o555)
         monkeypatch.setenv(LOCAL, str(folder))
-        said = unprivileged(local_storage)
-        assert said.startswith("BadLocalStorage")
-        assert "permission denied" in said
-        assert LOCAL in said
+        message = unprivileged(local_storage)
+        assert message.startswith("BadLocalStorage")
+        assert "permission denied" in message
+        assert LOCAL in message
         folder.chmod(0o777)
 
 
@@ -158,9 +158,9 @@ def test_an_own_folder_that_became_unwritable_is_refused(monkeypatch: pytest.Mon
 
     with open_folder() as folder:
         monkeypatch.setenv(LOCAL, str(folder))
-        said = unprivileged(spoilt)
-        assert said.startswith("BadLocalStorage")
-        assert "cannot be written to" in said
+        message = unprivileged(spoilt)
+        assert message.startswith("BadLocalStorage")
+        assert "cannot be written to" in message
 
 
 def test_a_full_one_is_named_with_need_and_free_space(

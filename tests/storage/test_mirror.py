@@ -421,10 +421,10 @@ def test_an_unreadable_input_is_refused_before_anything_runs() -> None:
         (base / "file").chmod(0)
         (base / "tree").chmod(0)
         for pattern in ("file", "tree"):
-            said = unprivileged(lambda p=pattern: plan([Mirror(p)], base))
-            assert said.startswith("UnusableInput")
-            assert "permission denied" in said
-            assert str(base / pattern) in said
+            message = unprivileged(lambda p=pattern: plan([Mirror(p)], base))
+            assert message.startswith("UnusableInput")
+            assert "permission denied" in message
+            assert str(base / pattern) in message
         (base / "tree").chmod(0o700)
 
 

@@ -154,8 +154,8 @@ def test_unavailable_mode_is_refused_with_reason(mode: Mode, why: str, here: Pat
 
 
 def test_ordinary_user_outside_slot_cannot_mount() -> None:
-    said = unprivileged(lambda: overlay.why_not(Path("/tmp")))
-    assert said == "only root, or a task in a process of its own, may mount"
+    message = unprivileged(lambda: overlay.why_not(Path("/tmp")))
+    assert message == "only root, or a task in a process of its own, may mount"
 
 
 def test_unknown_mode_is_refused_at_definition() -> None:
@@ -183,11 +183,11 @@ def test_the_log_says_by_which_way_and_why(here: Path, caplog: pytest.LogCapture
     ]
     with caplog.at_level(logging.DEBUG, "encamp"), placed(items):
         pass
-    said = "\n".join(record.getMessage() for record in caplog.records)
-    assert f"{here}/linked by link: it is declared read-only" in said
-    assert f"{here}/copied by copy: {REFUSED}; it is not declared read-only" in said
-    assert f"{here}/direct by direct: only one task needs it" in said
-    assert f"fetching {here}/linked: first use on this host" in said
+    message = "\n".join(record.getMessage() for record in caplog.records)
+    assert f"{here}/linked by link: it is declared read-only" in message
+    assert f"{here}/copied by copy: {REFUSED}; it is not declared read-only" in message
+    assert f"{here}/direct by direct: only one task needs it" in message
+    assert f"fetching {here}/linked: first use on this host" in message
 
 
 def test_only_ordinary_users_with_something_big_need_mounts_of_their_own(

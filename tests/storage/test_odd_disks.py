@@ -38,9 +38,9 @@ def test_destination_without_fsync_is_warned_about_once_and_complete(
     number: int, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse(monkeypatch, "fsync", number)
-    with pytest.warns(UserWarning, match="cannot flush") as told:
+    with pytest.warns(UserWarning, match="cannot flush") as warned:
         publish()
-    assert len(told) == 1
+    assert len(warned) == 1
     assert (here / "out/b").read_text() == "b"
 
 
@@ -49,9 +49,9 @@ def test_a_destination_without_permissions_is_named_once_and_gets_all(
     number: int, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse(monkeypatch, "fchmod", number)
-    with pytest.warns(UserWarning, match="keeps no permissions") as told:
+    with pytest.warns(UserWarning, match="keeps no permissions") as warned:
         publish()
-    assert len(told) == 1
+    assert len(warned) == 1
     assert (here / "out/b").read_text() == "b"
 
 

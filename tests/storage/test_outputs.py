@@ -278,13 +278,13 @@ def test_a_folder_beside_the_destination_is_refused_unless_it_is_written_whole(
 def test_a_destination_that_is_not_writable_is_refused_before_anything_runs() -> None:
     with open_folder() as base:
         base.chmod(0o755)
-        said = unprivileged(lambda: check_outputs([Output("a", "new/folder")], base))
+        message = unprivileged(lambda: check_outputs([Output("a", "new/folder")], base))
         if os.geteuid() == 0:
-            assert said.startswith("BadDestination")
-            assert "cannot be written to" in said
+            assert message.startswith("BadDestination")
+            assert "cannot be written to" in message
         base.chmod(0o555)
-        said = unprivileged(lambda: check_outputs([Output("a")], base))
-        assert said.startswith("BadDestination")
+        message = unprivileged(lambda: check_outputs([Output("a")], base))
+        assert message.startswith("BadDestination")
         base.chmod(0o777)
 
 
@@ -397,9 +397,9 @@ def test_an_unreadable_output_is_named_as_such(tmp_path: Path) -> None:
         def attempt() -> None:
             stage(base / "task", as_outputs("a"), base / "to", token="t", task="name")
 
-        said = unprivileged(attempt)
-        assert "task name: its output a cannot be published" in said
-        assert "it cannot be read: permission denied" in said
+        message = unprivileged(attempt)
+        assert "task name: its output a cannot be published" in message
+        assert "it cannot be read: permission denied" in message
         assert below(base / "to") == []
 
 

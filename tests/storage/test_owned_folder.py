@@ -151,9 +151,9 @@ def test_cleaners_that_race_harm_no_maker_and_leave_nothing() -> None:
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    said = "".join(finish(process) for process in processes)
-    assert {Path(line) for line in said.splitlines()} == dead
-    assert len(said.splitlines()) == len(dead), "each is claimed by one cleaner"
+    message = "".join(finish(process) for process in processes)
+    assert {Path(line) for line in message.splitlines()} == dead
+    assert len(message.splitlines()) == len(dead), "each is claimed by one cleaner"
     assert left() == []
 
 
@@ -439,7 +439,7 @@ def test_the_environment_of_the_task_does_not_move_its_folder(
 
 def test_a_lock_outlives_no_exec() -> None:
     """A command that a task started and left behind does not make its owner look alive."""
-    said = run(
+    output = run(
         """
         import subprocess, sys
         from encamp.storage.owned_folder import OwnedFolder
@@ -449,7 +449,7 @@ def test_a_lock_outlives_no_exec() -> None:
         print(owned.path, child.pid)
         """
     )
-    folder, pid = said.split()
+    folder, pid = output.split()
     try:
         assert reclaim() == [Path(folder)]
     finally:

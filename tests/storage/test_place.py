@@ -285,10 +285,10 @@ def test_an_unreadable_file_in_a_tree_is_named(monkeypatch: pytest.MonkeyPatch) 
             with mirrored("tree", base):
                 pytest.fail("the file cannot be read")
 
-        said = unprivileged(attempt)
-        assert said.startswith("UnusableInput")
-        assert str(base / "tree/secret") in said
-        assert "permission denied" in said
+        message = unprivileged(attempt)
+        assert message.startswith("UnusableInput")
+        assert str(base / "tree/secret") in message
+        assert "permission denied" in message
 
 
 def test_a_disk_that_fills_up_at_stage_in_is_named_with_need_and_free_space(

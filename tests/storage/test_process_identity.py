@@ -227,11 +227,11 @@ def test_a_cleaner_in_a_container_takes_what_the_dead_left_and_nothing_of_the_li
     process, living = started([])
     code = "from encamp.storage.dead_owners import reclaim; print(*reclaim(), sep='\\n')"
     try:
-        told = subprocess.run(
+        result = subprocess.run(
             [*inside, sys.executable, "-c", code], capture_output=True, text=True, check=True,
             env={**os.environ, LOCAL: os.environ[LOCAL]},
         )  # fmt: skip
-        assert told.stdout.split() == [str(dead)]
+        assert result.stdout.split() == [str(dead)]
         assert living.exists()
         assert not dead.exists()
     finally:

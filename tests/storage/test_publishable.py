@@ -317,11 +317,11 @@ def test_folders_that_cannot_be_listed_are_an_error(here: Path) -> None:
 
         for pattern in ("*", "shut", "*/a", "**/a"):
             try:
-                told = unprivileged(lambda: attempt(pattern))  # noqa: B023
+                message = unprivileged(lambda: attempt(pattern))  # noqa: B023
             finally:
                 pass
-            assert "its output" in told, pattern
-            assert "shut" in told, pattern
+            assert "its output" in message, pattern
+            assert "shut" in message, pattern
         (base / "task/shut").chmod(0o777)
 
 

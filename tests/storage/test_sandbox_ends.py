@@ -121,7 +121,7 @@ def test_killed_while_it_brings_back_it_leaves_only_whole_files_once_the_next_ha
 
 
 def test_a_sigterm_handler_of_the_users_own_is_left_in_place(tmp_path: Path) -> None:
-    said = run(
+    output = run(
         """
         import os, signal, encamp
         signal.signal(signal.SIGTERM, lambda *_: print("mine"))
@@ -130,7 +130,7 @@ def test_a_sigterm_handler_of_the_users_own_is_left_in_place(tmp_path: Path) -> 
             print(folder.is_dir())
         """
     )
-    assert said == "mine\nTrue\n"
+    assert output == "mine\nTrue\n"
 
 
 def test_interpreter_exit_in_block_removes_folder() -> None:
