@@ -56,7 +56,7 @@ function bytes(n) {
 const moment = t => new Date(t * 1000).toLocaleString(undefined,
   {year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZoneName: "short"});
 
-// What the page shows of each task and attempt, worked out once.
+// What the page shows of each task and attempt, computed once.
 const kind = phase => ({"job prephase": 0, "task prephase": 1, "task postphase": 3})[phase.name] ?? 2;
 const attempts = [];
 report.tasks.forEach((task, index) => {
@@ -94,12 +94,12 @@ const stateMark = state => {
   return el("span", {class: "mark s-" + tone, "aria-hidden": "true"}, glyph);
 };
 
-// A page that is written while the run goes on: it reads itself again, unless it is being used.
+// A page that is written during the run: it reloads itself, unless somebody is using it.
 const RENEWED_EVERY = Math.max(3000, 500 * (report.pause ?? 0)), SILENT_AFTER = 120 + 3 * (report.pause ?? 0);
 function liveOutcome() {
   const live = report.live, ended = total - (live.counts.waiting ?? 0) - (live.counts.running ?? 0);
   if (Date.now() / 1000 - live.now > SILENT_AFTER)
-    return ["blocked", "■", `no news since ${new Date(live.now * 1000).toLocaleTimeString()}: the run may have been killed`];
+    return ["blocked", "■", `no update since ${new Date(live.now * 1000).toLocaleTimeString()}: the run may have been killed`];
   const rest = live.left === null ? "" : `, about ${live.left < 60 ? Math.round(live.left) + " s" : seconds(live.left)} left`;
   return ["todo", "▸", live.state === "stopping" ? "stopping" : `running: ${ended.toLocaleString("en")} of ${total.toLocaleString("en")}${rest}`];
 }
@@ -127,9 +127,9 @@ function followRun() {
     wanted.words = $("find").value = words;
     if (words) drawRows();
     scrollTo(x, y);
-  } catch { /* it was not read again */ }
+  } catch { /* it was not reloaded */ }
   if (!report.live) return;
-  document.querySelector("footer").firstChild.textContent = "Written while the run goes on; at its end there are ";
+  document.querySelector("footer").firstChild.textContent = "Written during the run; at its end there are ";
   setTimeout(renewed, RENEWED_EVERY);
 }
 
@@ -147,7 +147,7 @@ function drawHeader() {
     : !total ? ["same", "=", "no tasks"]
     : count("up to date") === total ? ["same", "=", "everything was up to date"]
     : count("done") + count("up to date") === total ? ["done", "✓", "all done"]
-    : ["other", "…", "not ended"];
+    : ["other", "…", "not finished"];
   $("outcome").classList.add("s-" + tone);
   $("outcome").textContent = `${glyph} ${words}`;
   const facts = [["Results in", el("a", {href: report.href}, shown(report.destination))], ["Started", moment(report.started)],
@@ -212,17 +212,17 @@ function drawFailures() {
     list.append(el("p", {style: "margin:12px 0 0"}, all));
   }
   if (blocked) $("failures").append(el("p", {class: "soft", style: "margin:12px 0 0"},
-    stateMark("blocked"), `${plural(blocked, "task")} blocked: not run, because of a failure before.`));
+    stateMark("blocked"), `${plural(blocked, "task")} blocked: not run, because a task that they wait for failed.`));
 }
 
-// The timeline: bars stand in per cent of their track, so that a zoom only changes its width.
+// The timeline: bars are placed in per cent of their track, so that a zoom only changes its width.
 const zero = Math.min(report.started, ...attempts.slice(0, MOST_BARS).map(a => a.start));
 const span = Math.max(report.ended, ...attempts.slice(0, MOST_BARS).map(a => a.end)) - zero || 1;
 const percent = t => 100 * t / span;
 const lanes = report.lanes.map(lane => ({...lane, bars: []}));
 let zoom = 1, current = null;
 
-// One colour a kind of phase; steps that follow each other in two shades of theirs.
+// A colour for each kind of phase; consecutive steps alternate between two shades.
 function phaseColours(attempt) {
   let steps = 0;
   return attempt.phases.map(phase => kind(phase) === 2 && steps++ % 2 ? "--step2" : PHASE_COLOURS[kind(phase)]);
@@ -271,7 +271,7 @@ function laneRow(lane) {
 function hostRow(host, its) {
   const busy = sum(attempts.filter(a => (a.where?.host ?? null) === host).map(a => a.busy)) + (left.busy[host ?? ""] ?? 0);
   const share = its.length && host !== null ? `${plural(its.length, "lane")}, ${Math.round(100 * busy / its.length / span)} % busy` : "";
-  return el("div", {class: "row host"}, el("div", {class: "side"}, el("strong", {}, host === null ? "No host known" : shown(host)), el("span", {class: "soft"}, share)));
+  return el("div", {class: "row host"}, el("div", {class: "side"}, el("strong", {}, host === null ? "Unknown host" : shown(host)), el("span", {class: "soft"}, share)));
 }
 function busyRow(drawn) {
   const parts = 800, width = span / parts, load = new Float64Array(parts);
@@ -291,7 +291,7 @@ function busyRow(drawn) {
   load.forEach((n, at) => { line += `V${(1 - 0.88 * n / top).toFixed(3)}H${at + 1}`; });
   path.setAttribute("d", line + "V1Z");
   svg.append(path);
-  return el("div", {class: "row busy"}, el("div", {class: "side"}, el("span", {}, "At work"),
+  return el("div", {class: "row busy"}, el("div", {class: "side"}, el("span", {}, "Busy slots"),
     el("span", {class: "soft"}, `up to ${Math.ceil(top - 0.01)}`)), el("div", {class: "track"}, svg));
 }
 function drawTicks() {
@@ -382,7 +382,7 @@ function fillTip(a) {
     facts.push(el("dt", {}, dot, shown(phase.name)), el("dd", {}, seconds(phase.seconds)));
   });
   const more = [["waited for a slot", a.phases.length && a.start > a.submitted ? seconds(a.start - a.submitted) : null],
-    ["mirrored", a.bytes_mirrored ? bytes(a.bytes_mirrored) : null], ["job inputs brought", a.bytes_shared ? bytes(a.bytes_shared) : null],
+    ["mirrored", a.bytes_mirrored ? bytes(a.bytes_mirrored) : null], ["job inputs fetched", a.bytes_shared ? bytes(a.bytes_shared) : null],
     ["CPU time", a.cpu_seconds ? seconds(a.cpu_seconds) : null], ["peak memory", a.peak_memory ? bytes(a.peak_memory) : null]];
   for (const [name, value] of more) if (value) facts.push(el("dt", {class: "soft"}, name), el("dd", {}, value));
   const outcome = a.failed ? "failed" : a.task.state;
@@ -443,7 +443,7 @@ function listen() {
 // The table.
 const COLUMNS = [
   ["Task", t => t.name, null, "text first"], ["State", t => Object.keys(STATES).indexOf(t.state), null, "text"],
-  ["Host", t => t.host, null, "text"], ["Worker", t => t.worker, null, "text worker"], ["Tries", t => t.attempts.length, null, ""],
+  ["Host", t => t.host, null, "text"], ["Worker", t => t.worker, null, "text worker"], ["Attempts", t => t.attempts.length, null, ""],
   ["Job pre", t => t.phase[0], seconds, ""], ["Task pre", t => t.phase[1], seconds, ""], ["Steps", t => t.phase[2], seconds, ""],
   ["Task post", t => t.phase[3], seconds, ""], ["Total", t => t.total, seconds, ""], ["Mirrored", t => t.bytes, bytes, ""],
   ["CPU", t => t.cpu, seconds, ""], ["Memory", t => t.memory, bytes, ""], ["Why", t => t.reason, null, "text why"],
@@ -458,7 +458,7 @@ function cell(task, [name, value, format, type]) {
     el("button", {class: "plain", "aria-expanded": "false", onclick: () => toggle(task)}, shown(task.name)));
   if (name === "State") return el("td", {class: type}, stateMark(task.state), task.state);
   const is = value(task);
-  if (name === "Tries") return el("td", {class: is ? "" : "none"}, is ? String(is) : "–");
+  if (name === "Attempts") return el("td", {class: is ? "" : "none"}, is ? String(is) : "–");
   if (is === null || is === "") return el("td", {class: type + " none"}, format ? "–" : "");
   return el("td", {class: type, title: format ? null : shown(is)}, format ? format(is) : shown(is));
 }
@@ -564,7 +564,7 @@ function drawTable() {
   drawRows();
 }
 
-// What the services on the job's cluster had done: a table of servers for each.
+// What the services on the job's cluster have done: a table of servers for each.
 const SERVER = [["Server", s => String(s.server), "text"], ["Host", s => shown(s.host || "–"), "text"], ["Slot", s => String(s.slot ?? "–"), ""],
   ["State", s => shown(s.state), "text"], ["Calls", s => s.calls.toLocaleString("en"), ""], ["Raised", s => s.failed.toLocaleString("en"), ""],
   ["Busy", s => seconds(s.busy), ""], ["Mean of the last 50", s => s.calls ? seconds(s.mean) : "–", ""]];
@@ -598,7 +598,7 @@ function drawSteps() {
   }));
 }
 
-// The order of tasks: alike ones at the same place are one box, named by a pattern.
+// The order of tasks: similar tasks at the same place share a box, named by a pattern.
 const MOST_BOXES = 120, BOX = {width: 210, height: 40, across: 60, down: 14};
 function layersOf(after) {
   const names = new Set(Object.keys(after).concat(...Object.values(after))), depth = new Map();

@@ -16,7 +16,7 @@ from encamp.reports import AttemptReport, JobReport, TaskReport
 
 _LARGEST = 20_000_000
 """Maximum size in bytes of the events of all attempts: viewers open that much quickly."""
-_NO_HOST = "no host known"
+_NO_HOST = "unknown host"
 
 
 def trace(report: JobReport, lanes: Lanes) -> list[bytes]:
