@@ -86,8 +86,8 @@ class Job(JobDefinition):
             Override the job's and its tasks' settings: further attempts after a failure, seconds
             for one attempt.
         max_failures
-            Start no more tasks after this many failures. Running tasks still end, so at most as
-            many more may fail as there are slots (or workers of an executor, if it has their
+            Start no more tasks after this many failures. Running tasks are not stopped, so at most
+            as many more may fail as there are slots (or workers, if the executor reports their
             number).
         check
             Raise `JobFailed` at the end if tasks failed; it carries the report.

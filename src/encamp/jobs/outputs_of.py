@@ -88,7 +88,7 @@ def outputs_of(
         ``**`` matches folders to any depth, and a folder stands for its tree.
     to
         Folder inside the task's folder. Files keep their path below the folder that their task's
-        output names; with a slash in the pattern they are placed as `Mirror` would.
+        output names; if the pattern has a slash, they are placed where `Mirror` would place them.
     required
         Whether the task fails if nothing matches.
 

@@ -43,8 +43,8 @@ class Mirror:
         depth without following symlinks. A path that exists is taken literally, so names with
         brackets need no escape, unless other files match as well (`BadJob`). A folder is
         mirrored as a tree. A symlink in it stays a symlink if its target is in the same tree, or
-        missing. A symlink that points outside the tree, or that the pattern matches itself, is
-        replaced by a copy of its target.
+        missing. A symlink that points outside the tree, or that is itself a match of the pattern,
+        is replaced by a copy of its target.
     to
         Folder inside the task's folder. Matches keep their name there; with ``**`` they also
         keep the folders that ``**`` matched.
