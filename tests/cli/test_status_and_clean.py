@@ -143,7 +143,7 @@ def who(pid: int) -> str:
     ("place", "words"),
     [
         ("nowhere", "nowhere: there is no such folder"),
-        ("empty", "empty: no job has run with this destination"),
+        ("empty", "empty: no job of this destination has run"),
         ("file", "file: there is no such folder"),
     ],
 )

@@ -65,7 +65,9 @@ def job_folders(destination: Path) -> list[Path]:
     folders = [destination] if destination.suffix == ".job" else sorted(destination.glob("*.job"))
     folders = [folder for folder in folders if os.path.lexists(folder / NAME)]
     if not folders:
-        raise BadJob(str(destination), "no job has run with this destination; name a job's")
+        raise BadJob(
+            str(destination), "no job of this destination has run; name a job's destination"
+        )
     return folders
 
 
