@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from encamp import Cluster
-from encamp.compat.pyopus import clustered, cooperative, mailbox, use_cluster
+from encamp.compat.pyopus import clustered, mailbox, use_cluster
 from encamp.compat.pyopus.cooperative import OpusOS
-from encamp.compat.pyopus.dispatched_jobs import MOST_AHEAD, DispatchedJobs
+from encamp.compat.pyopus.dispatch import Dispatch
+from encamp.compat.pyopus.jobs_sent_ahead import MOST_AHEAD, JobsSentAhead
 from encamp.compat.pyopus.mpi import MPI
 from encamp.compat.pyopus.scheduler import Job
 from encamp.errors import CannotTravel, TaskLost
@@ -249,7 +250,7 @@ def test_waiting_task_precedes_later_jobs(
 
 
 def test_jobs_whose_results_were_not_asked_for_leave_no_room() -> None:
-    jobs = DispatchedJobs(None)
+    jobs = JobsSentAhead(None)
     task: Any = None
     jobs.running[1] = task
     jobs.ended.append(task)
@@ -276,12 +277,11 @@ def test_messages_of_others_do_not_begin_a_wait_anew(monkeypatch: pytest.MonkeyP
 class Ended:
     """A scheduler whose tasks have ended with these errors, all together."""
 
-    vm, crowded = None, False
-
     def __init__(self, *errors: Exception | None) -> None:
         self.errors = dict(enumerate(errors, 1))
         self.started: list[int] = []
         self.taken_back: list[list[int]] = []
+        self.vm = SimpleNamespace(slots=lambda: 4, freeSlots=lambda: 2 - len(self.started))
 
     def call(self, call: object) -> Any:
         if isinstance(call, Job):
@@ -298,11 +298,8 @@ class Ended:
 
 
 def test_the_first_of_several_errors_is_raised_and_what_waits_is_taken_back() -> None:
-    scheduler = Ended(KeyError("first"), KeyError("second"))
-    system: Any = SimpleNamespace(
-        scheduler=scheduler, debug=0, slots=lambda: 4, freeSlots=lambda: 2 - len(scheduler.started)
-    )
-    run = cooperative._Dispatch(system, print, remote=True, independent=False)
+    scheduler: Any = Ended(KeyError("first"), KeyError("second"))
+    run = Dispatch(scheduler, print, print, remote=False, independent=False)
     with pytest.raises(KeyError, match="first"):
         run.run([(len,)] * 5)
     assert scheduler.started == [1, 2]

@@ -11,21 +11,12 @@ errors of tasks that are not collected are printed when the program ends.
 from __future__ import annotations
 
 import atexit
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from encamp.compat.pyopus.base import say, translateToAbstractPath, translateToActualPath
-from encamp.compat.pyopus.scheduler import (
-    Collect,
-    Job,
-    Join,
-    Scheduler,
-    Spawn,
-    SysCall,
-    Task,
-    Yield,
-)
+from encamp.compat.pyopus.dispatch import Collector, Dispatch, started
+from encamp.compat.pyopus.scheduler import Join, Scheduler, Spawn, SysCall, Task, Yield
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,10 +24,6 @@ if TYPE_CHECKING:
     from encamp.compat.pyopus.base import VirtualMachine
 
 __all__ = ["Join", "OpusOS", "Scheduler", "Spawn", "SysCall", "Task", "Yield", "cOS"]
-
-_AT_ONCE = 16
-"""Jobs that are started before other tasks of this process get their turn."""
-Collector = Generator[None, tuple[Any, ...], None]
 
 
 class OpusOS:
@@ -130,9 +117,11 @@ class OpusOS:
                 more = (host,) if collectHostIDs else ()
                 collector.send((index, job, result, *more))
 
-        with _started(collector):
+        with started(collector):
             independent = collector is None  # without one, ``jobList`` cannot know results
-            _Dispatch(self, collect, remote=remote, independent=independent).run(jobList)
+            Dispatch(
+                self.scheduler, collect, self._say, remote=remote, independent=independent
+            ).run(jobList)
         return [results[index] for index in sorted(results)] if wanted else None
 
     def dispatchSingle(
@@ -152,101 +141,9 @@ class OpusOS:
         if self.scheduler.vm is not None:
             self.scheduler.vm.finalize()
 
-
-@contextmanager
-def _started(collector: Collector | None) -> Iterator[None]:
-    """Run a block that sends to a collector."""
-    if collector is None:
-        yield
-        return
-    next(collector)
-    try:
-        yield
-    finally:
-        collector.close()
-
-
-class _Dispatch:
-    """A running `OpusOS.dispatch`; ``independent`` if no job depends on another's result."""
-
-    def __init__(
-        self, system: OpusOS, collect: Callable[..., None], *, remote: bool, independent: bool
-    ) -> None:
-        self._os, self._collected, self._remote = system, collect, remote
-        self._independent = independent
-        self._running: dict[int, tuple[int, Sequence[Any]]] = {}
-        """Number of a task → index, job."""
-        self._error: BaseException | None = None
-        self._room = 0
-        """Jobs that may be started before other tasks of this process get their turn."""
-
-    def run(self, jobs: Iterable[Sequence[Any]]) -> None:
-        """Run all jobs; raises the first error of one."""
-        try:
-            for index, job in enumerate(jobs):
-                self._spawn(index, job)
-                if not self._room:
-                    self._make_room()
-                if self._error is not None:
-                    self._os.scheduler.take_back(self._running)
-                    break
-            while self._running:
-                self._collect(block=True)
-        except BaseException as exc:
-            self._drop(wait=isinstance(exc, Exception))
-            raise
-        if self._error is not None:
-            raise self._error
-
-    def _make_room(self) -> None:
-        """Collect ended jobs, and wait until another job can start or an error has occurred."""
-        self._collect(block=self._full())
-        while self._full() and self._running and self._error is None:
-            self._collect(block=True)
-
-    def _full(self) -> bool:
-        """Whether to wait for a result before the next job; notes how many may be started."""
-        vm = self._os.scheduler.vm
-        if not self._remote or vm is None:
-            return self._os.slots() < 2 or self._os.freeSlots() <= 0
-        room = vm.roomForJobs(self._independent) - self._os.finishedTasks()
-        if not self._os.scheduler.crowded:
-            self._room = max(0, min(room, _AT_ONCE if self._independent else 1))
-        return room <= 0
-
-    def _spawn(self, index: int, job: Sequence[Any]) -> None:
-        args = job[1] if len(job) > 1 else ()
-        kwargs = job[2] if len(job) > 2 else {}
-        call = Job(job[0], args, kwargs, remote=self._remote, independent=self._independent)
-        tid = None
-        if self._room:
-            self._room -= 1
-            tid = self._os.scheduler.start(call)
-        if tid is None:
-            tid = self._os.scheduler.call(call)
-        self._running[tid] = index, job
-        self._say(f"task {tid} was spawned")
-
-    def _collect(self, *, block: bool) -> None:
-        ended = self._os.scheduler.call(Collect(self._running, block))
-        for child, (index, job) in [(ended[tid], self._running.pop(tid)) for tid in ended]:
-            self._say(f"task {child.tid} was joined")
-            if child.error is None:
-                self._collected(index, job, child.remoteHostID, child.retval)
-            elif self._error is None:
-                self._error = child.error
-
-    def _drop(self, *, wait: bool) -> None:
-        """Cancel jobs that have not started, and wait for the others, whose results are dropped."""
-        self._collected = lambda *_: None
-        with suppress(Exception):  # the error that stopped the dispatch matters more
-            self._os.scheduler.take_back(self._running)
-            while wait and self._running:
-                self._collect(block=True)
-
-    def _say(self, text: str) -> None:
-        if self._os.debug:
-            say("COS", f"{text}, running tasks: {[*self._running]}")
+    def _say(self, text: str, running: Iterable[int]) -> None:
+        if self.debug:
+            say("COS", f"{text}, running tasks: {[*running]}")
 
 
 cOS = OpusOS()  # noqa: N816 - its name in PyOPUS

@@ -21,7 +21,7 @@ from encamp import cores_and_memory
 from encamp.cluster.cluster import port_of
 from encamp.cluster.print_output import show, show_lines_at_once
 from encamp.cluster.spawn_options import SpawnOptions
-from encamp.compat.pyopus.dispatched_jobs import DispatchedJobs
+from encamp.compat.pyopus.jobs_sent_ahead import JobsSentAhead
 from encamp.compat.pyopus.mailbox import Finish, Mailbox, with_sender
 from encamp.errors import ClusterClosed, EncampError, NoSuchHost, TaskKilled
 from encamp.executor.mapping import cancel_all
@@ -77,7 +77,7 @@ class Spawner:
         """Numbers of tasks whose errors are raised elsewhere, so that they are not printed."""
         self.killed: set[int] = set()
         """Numbers of tasks that the program itself has killed."""
-        self.jobs = DispatchedJobs(self.port)
+        self.jobs = JobsSentAhead(self.port)
         self._known: set[int] = set()
         """Numbers of tasks whose results have arrived, until their exits have."""
         self._live: dict[int, SlotRecord] = {}

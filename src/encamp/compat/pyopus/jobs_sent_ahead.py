@@ -20,7 +20,7 @@ MOST_AHEAD = 100
 """Maximum number of jobs that `cOS.dispatch` without a collector takes ahead for a slot."""
 
 
-class DispatchedJobs:
+class JobsSentAhead:
     """The jobs of a spawner that are running, and ended ones that were not asked for yet."""
 
     def __init__(self, cluster: ClusterPort | None) -> None:
