@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from encamp.cluster.messages import Messages
+from encamp.cluster.message_queue import MessageQueue
 from encamp.cluster.task import SpawnedTask, Timing, begins
 from encamp.errors import JobBusy
 from encamp.jobs.journal import run_lock as locks
@@ -76,7 +76,7 @@ class Alone:
 
 def test_each_message_is_taken_by_one_thread() -> None:
     end: Any = SimpleNamespace()
-    mail, count = Messages({}, Outbox(end)), 1500
+    mail, count = MessageQueue({}, Outbox(end)), 1500
     for number in range(count):
         mail.put(number % 3, (number,))
     taken: list[int] = []

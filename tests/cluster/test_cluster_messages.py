@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from encamp import Cluster
-from encamp.cluster import messages
-from encamp.cluster.messages import Messages
+from encamp.cluster import message_queue
+from encamp.cluster.message_queue import MessageQueue
 from encamp.cluster.records import HostRecord, SlotRecord, TaskRecord
 from encamp.cluster.sent_functions import Function
 from encamp.cluster.spawn_options import SpawnOptions
@@ -25,7 +25,7 @@ class Post:
         self.sent: list[tuple[int, list[Any]]] = []
         end: Any = SimpleNamespace(send=lambda to, parts: self.sent.append((to, list(parts))))
         self.tasks: dict[int, TaskRecord] = {}
-        self.mail = Messages(self.tasks, Outbox(end))
+        self.mail = MessageQueue(self.tasks, Outbox(end))
 
     def task(self, number: int) -> TaskRecord:
         options, canceller = SpawnOptions().checked(), SimpleNamespace()
@@ -151,7 +151,7 @@ def test_waiter_is_called_once_on_arrival(post: Post) -> None:
 def test_results_that_nothing_receives_are_warned_of_once(
     monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder, received: bool
 ) -> None:
-    monkeypatch.setattr(messages, "MUCH", 500_000)
+    monkeypatch.setattr(message_queue, "MUCH", 500_000)
     with Cluster(slots=1) as cluster:
         for size in (10, 300_000, 300_000, 300_000, 300_000):
             assert cluster.spawn(bytes, size).result(30) == bytes(size)

@@ -23,7 +23,7 @@ from encamp.cluster.call_setup import Setups
 from encamp.cluster.disk_thread import DiskThread
 from encamp.cluster.hosts_join_and_leave import AgentRecord, Agents
 from encamp.cluster.kill_and_cancel import NOT_INLINE, KillAndCancel
-from encamp.cluster.messages import Messages
+from encamp.cluster.message_queue import MessageQueue
 from encamp.cluster.records import SENT, WAITING, Cause, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
 from encamp.cluster.sent_functions import Functions, name_of_called
@@ -127,7 +127,7 @@ class Controller:
         """All tasks that have not ended."""
         self.incoming: deque[TaskRecord] = deque()
         self._numbers = itertools.count(1)
-        self.messages = Messages(self.tasks, self.outbox)
+        self.messages = MessageQueue(self.tasks, self.outbox)
         self.task_outputs = TaskOutputs(follow)
         named = engine.name if self.inline else ""
         self.kill_and_cancel = KillAndCancel(self, self.scheduler, self.pump, self.outbox, named)

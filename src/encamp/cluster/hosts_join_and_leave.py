@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from encamp.agent.child_process import last_words
 from encamp.cluster.events import Host, HostAdded, HostDeleted
-from encamp.cluster.messages import Messages
+from encamp.cluster.message_queue import MessageQueue
 from encamp.cluster.records import HostRecord, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
 from encamp.engines.engine_interface import Engine
@@ -114,7 +114,7 @@ class Agents:
         scheduler: Scheduler,
         pump: Pump,
         outbox: Outbox,
-        messages: Messages,
+        messages: MessageQueue,
     ) -> None:
         self._controller, self._engine, self._scheduler = controller, engine, scheduler
         self._pump, self._outbox, self._messages = pump, outbox, messages

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from encamp.cluster.disk_thread import DiskThread
 from encamp.cluster.kill_and_cancel import KillAndCancel
-from encamp.cluster.messages import Messages
+from encamp.cluster.message_queue import MessageQueue
 from encamp.cluster.records import TaskRecord
 from encamp.cluster.scheduler import Scheduler
 from encamp.cluster.spawn_options import SpawnOptions
@@ -86,7 +86,7 @@ class ControllerForServices(Protocol):
         """The hosts and their slots."""
 
     @property
-    def messages(self) -> Messages:
+    def messages(self) -> MessageQueue:
         """The messages of tasks."""
 
     @property

@@ -1,4 +1,4 @@
-"""Messages between tasks and the program, at the controller."""
+"""The controller's queue of messages: for the program, and for tasks that have not started."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FULL = (
 )
 
 
-class Messages:
+class MessageQueue:
     """The queue of messages for the program, and messages to tasks that have not started."""
 
     def __init__(self, tasks: Mapping[int, TaskRecord], outbox: Outbox) -> None:
