@@ -24,11 +24,7 @@ from functools import partial
 from operator import attrgetter, itemgetter
 from typing import Any
 
-SIGNALS = tuple(
-    number
-    for number in range(1, signal.NSIG)
-    if number in signal.valid_signals() and number not in (signal.SIGKILL, signal.SIGSTOP)
-)
+SIGNALS = tuple(sorted(map(int, signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})))
 _BLOCK = int(signal.SIG_BLOCK)
 _HERE = os.PRIO_PROCESS, 0
 _ALL = 6
