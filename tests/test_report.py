@@ -571,7 +571,7 @@ def test_the_page_of_a_run_that_failed_names_inputs_and_claims_no_speed_up(
     dom = browser.run(write_report(replace(report, tasks=failed), tmp_path))[0]
     assert Page(dom).texts["figure"][2] == "\N{EN DASH}"
     texts = [text for texts in Page(dom).texts.values() for text in texts]
-    assert "4 inputs: /texts/in.las" in texts
+    assert "4 inputs: /data/in.las" in texts
 
 
 @pytest.mark.browser
