@@ -172,6 +172,6 @@ def test_a_job_whose_report_is_broken_hides_no_task_of_another(
 def test_a_task_that_is_not_there_is_told(job: Path) -> None:
     with pytest.raises(BadJob, match="called 'god'; did you mean 'good'"):
         show_command(Path("out"), "god")
-    with pytest.raises(BadJob, match="there are good, bad"):
+    with pytest.raises(BadJob, match="its tasks are good, bad"):
         show_command(job, "x")
     encamp("show", "nowhere", "x").check_refused("nowhere: there is no such folder")
