@@ -13,20 +13,18 @@ import os
 import signal
 import sys
 import threading
-import time
-from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from hashlib import blake2b
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from inspect import signature
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encamp.engines.engine_interface import Endpoint, Engine, Joined
 from encamp.engines.kit.variables_not_inherited import OF_MPI_RANKS
-from encamp.engines.mpi.endpoint import IDLE, MPIEndpoint
-from encamp.engines.mpi.find_launcher import REMEDY
+from encamp.engines.mpi.communicator import communicator, show_process
+from encamp.engines.mpi.endpoint import MPIEndpoint
+from encamp.engines.mpi.finalize import exit_after_controller, finalize, let_agents_exit
 from encamp.engines.mpi.host_checks import interface_towards
+from encamp.engines.mpi.initialize import initialize
 from encamp.engines.mpi.launched_engine import LaunchedMPI, call_home, relay
 from encamp.engines.mpi.leftovers import remains_here, remove, segments_here, topology_here
 from encamp.engines.mpi.libraries import take_left_out
@@ -34,15 +32,12 @@ from encamp.engines.mpi.mpi_variables import (
     CONTROLLER,
     DEFAULTS,
     IFACES,
-    NETMOD,
-    PMIX_RANK,
-    PROVIDER,
-    RANKS,
     RANKS_HERE,
-    RANKS_OF_SLURM,
     SHARED_MEMORY,
-    THREAD_LEVEL,
-    prefers_ucx,
+    count_of,
+    forget_variables,
+    number_of_ranks,
+    variables_set,
 )
 from encamp.engines.mpi.one_host import OneHostMPIEngine, cores_of_ranks_here
 from encamp.errors import EngineFailed, EngineUnavailable
@@ -54,19 +49,12 @@ if TYPE_CHECKING:
 
     from mpi4py.MPI import Intracomm
 
-_FINALIZE_WITHIN = 10
-_LIBRARY = (
-    "set MPI4PY_LIBMPI to the library that belongs to this mpirun: in packages from PyPI "
-    "lib/libmpi.so.12 (MPICH) or lib/libmpi.so.40 (Open MPI)"
-)
 _opened = False
-_EXIT = 3
-"""Tag of rank 0's message that lets the others exit."""
 
 
 def launched() -> bool:
     """Whether ``mpirun`` or the like has started this process as one of several ranks."""
-    return _ranks() > 1
+    return number_of_ranks() > 1
 
 
 def open_endpoint(**options: Any) -> Endpoint:
@@ -78,7 +66,7 @@ def open_endpoint(**options: Any) -> Endpoint:
     if not launched():
         return LaunchedMPI(**options)
     signature(LaunchedMPI).bind(**options)  # wrong names are errors here, too
-    _check_slots(options.get("slots"), _ranks())
+    _check_slots(options.get("slots"), number_of_ranks())
     return _open_rank(one_host=False)
 
 
@@ -98,18 +86,18 @@ def _open_rank(*, one_host: bool) -> Endpoint:
             "mpi", why, "use one cluster for everything: job.run(cluster), Executor(cluster)"
         )
     _opened = True
-    private = _count(RANKS_HERE) == _ranks() and "mpi4py.MPI" not in sys.modules
-    with _endable(), _variables(SHARED_MEMORY if private else {}):
-        mpi = _mpi4py(alone=private)
-        comm = _communicator(mpi)
+    private = count_of(RANKS_HERE) == number_of_ranks() and "mpi4py.MPI" not in sys.modules
+    with _endable(), variables_set(SHARED_MEMORY if private else {}):
+        mpi = initialize(alone=private)
+        comm = communicator(mpi)
     cores = cores_of_ranks_here(comm) if one_host else None
     if comm.rank == 0:
         engine = MPIEngine(mpi, comm, private=private)
         return engine if cores is None else OneHostMPIEngine(engine, cores)
-    _forget(OF_MPI_RANKS)
+    forget_variables(OF_MPI_RANKS)
     endpoint = MPIEndpoint(mpi, comm)
-    _show_process(comm)
-    atexit.register(_exit_after_controller, endpoint, mpi, comm)
+    show_process(comm)
+    atexit.register(exit_after_controller, endpoint, mpi, comm)
     return endpoint
 
 
@@ -134,17 +122,17 @@ def join(arguments: Sequence[str]) -> MPIEndpoint | None:
     link = call_home()
     left_out = [*take_left_out(), *_take_defaults()]
     with _interface():
-        mpi = _mpi4py()
-    comm = _communicator(mpi)
+        mpi = initialize()
+    comm = communicator(mpi)
     signal.alarm(0)
     # All ranks have opened these; they would stay if this process were killed
     remove([*segments_here(of="mpich"), *topology_here()])
     remains = remains_here(os.getppid())
-    _forget((*OF_MPI_RANKS, *filter(None, names)))
+    forget_variables((*OF_MPI_RANKS, *filter(None, names)))
     endpoint = MPIEndpoint(mpi, comm, base)
-    endpoint.watch(_show_process(comm))
+    endpoint.watch(show_process(comm))
     endpoint.remains, endpoint.left_out = remains, left_out
-    atexit.register(_finalize, endpoint, mpi)
+    atexit.register(finalize, endpoint, mpi)
     if comm.rank:
         endpoint.watch({0: os.getppid()})  # the parent process ends with the controller
         return endpoint
@@ -171,7 +159,7 @@ def _interface() -> AbstractContextManager[None]:
     """Let OFI use the interface that reaches the controller's host, unless one is set."""
     controller = os.environ.pop(CONTROLLER, None)
     name = controller and interface_towards(controller)
-    return _variables(dict.fromkeys(IFACES, name) if name else {})
+    return variables_set(dict.fromkeys(IFACES, name) if name else {})
 
 
 class MPIEngine(MPIEndpoint, Engine):
@@ -184,7 +172,7 @@ class MPIEngine(MPIEndpoint, Engine):
         super().__init__(mpi, comm)
         self.private = private
         self.agents = self._ranks - 1
-        self.watch(_show_process(comm))
+        self.watch(show_process(comm))
         atexit.register(self._release_agents)
 
     def start(self, orders: bytes) -> None:
@@ -213,30 +201,9 @@ class MPIEngine(MPIEndpoint, Engine):
             remove(remains_here())
             self.end_watched()  # Open MPI does not, if it can continue without them
             self._comm.Abort(1)
-        for rank in range(1, self._ranks):
-            with suppress(self._mpi.Exception):
-                self._comm.Isend(b"", rank, _EXIT).Free()
+        let_agents_exit(self._mpi, self._comm)
         if self._dead:  # Open MPI may wait for them forever
-            _finalize(self, self._mpi)
-
-
-def _ranks() -> int:
-    """How many ranks a launcher has started; 0 if this process is not a rank."""
-    return _count(RANKS) or (_count(RANKS_OF_SLURM) if PMIX_RANK in os.environ else 0)
-
-
-def _count(names: Sequence[str]) -> int:
-    values = [os.environ[name] for name in names if os.environ.get(name, "").isdecimal()]
-    return int(values[0]) if values else 0
-
-
-@contextmanager
-def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for a block, except those that are set already."""
-    new = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(new)
-    yield
-    _forget(tuple(new))
+            finalize(self, self._mpi)
 
 
 @contextmanager
@@ -250,112 +217,3 @@ def _endable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-
-
-def _forget(beginnings: tuple[str, ...]) -> None:
-    """Remove environment variables, so that no process that is started here inherits them."""
-    for name in [name for name in os.environ if name.startswith(beginnings)]:
-        del os.environ[name]
-
-
-def _mpi4py(*, alone: bool = True) -> ModuleType:
-    """The initialised MPI library; ``alone`` if all ranks are on this host."""
-    try:
-        if "mpi4py.MPI" not in sys.modules:
-            _one_thread_at_a_time()
-            if not alone:
-                return _over_ofi()
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as exc:
-        why = ": ".join(line.strip() for line in str(exc).strip().splitlines()[:2])
-        found = launched() and isinstance(exc, RuntimeError)
-        raise EngineUnavailable("mpi", why, _LIBRARY if found else REMEDY) from exc
-    return MPI
-
-
-def _one_thread_at_a_time() -> None:
-    """Request an MPI without locks, which is about 10 % faster, unless the user wants them."""
-    import mpi4py
-
-    if THREAD_LEVEL not in os.environ:
-        mpi4py.rc.thread_level = "serialized"
-
-
-def _over_ofi() -> ModuleType:
-    """The same, with variables that select working networks before MPI is initialised."""
-    import mpi4py
-
-    mpi4py.rc.initialize = False
-    from mpi4py import MPI
-
-    if not MPI.Is_initialized():
-        library = MPI.Get_library_version()
-        provider = {} if library.startswith("Open MPI") else PROVIDER
-        with _variables({**provider, **(NETMOD if prefers_ucx(library) else {})}):
-            MPI.Init_thread(getattr(MPI, f"THREAD_{mpi4py.rc.thread_level}".upper()))
-        atexit.register(_finalize_once, MPI)
-    return MPI
-
-
-def _finalize_once(mpi: ModuleType) -> None:
-    if not mpi.Is_finalized():
-        mpi.Finalize()
-
-
-def _communicator(mpi: ModuleType) -> Intracomm:
-    """A separate communicator; blocks until all ranks have called this."""
-    comm: Intracomm
-    comm, request = mpi.COMM_WORLD.Idup()
-    if comm.size != _ranks():
-        remove(remains_here())  # a single rank leaves its memory behind, even after a normal end
-        library = mpi.Get_library_version().strip()[:40]
-        why = f"mpi4py uses {library}, but the launcher belongs to a different MPI"
-        raise EngineUnavailable("mpi", why, "set MPI4PY_LIBMPI, or use the launcher of that MPI")
-    if not _poll(request.Test, ALL_START):
-        why = (
-            f"not all ranks have opened a cluster within {ALL_START:g} s; all ranks must "
-            "run the same script"
-        )
-        raise EngineFailed("mpi", why)
-    comm.Set_errhandler(mpi.ERRORS_RETURN)
-    return comm
-
-
-def _show_process(comm: Intracomm) -> dict[int, int]:
-    """Send rank 0 this process's id; returns, at rank 0, rank → process id for its host."""
-    host = blake2b(Path("/proc/sys/kernel/random/boot_id").read_bytes(), digest_size=7)
-    host.update(str(Path("/proc/self/ns/pid").readlink()).encode())
-    mine = array("q", [int.from_bytes(host.digest()), os.getpid()])
-    all_of_them = array("q", bytes(16 * comm.size))
-    comm.Gather(mine, all_of_them if comm.rank == 0 else None)
-    found = zip(all_of_them[::2], all_of_them[1::2], strict=True)
-    return {rank: pid for rank, (where, pid) in enumerate(found) if rank and where == mine[0]}
-
-
-def _poll(done: Callable[[], bool], timeout: float | None = None) -> bool:
-    """Wait without using the core, unlike MPI's own functions; False on timeout."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    while not done():
-        if deadline is not None and time.monotonic() > deadline:
-            return False
-        time.sleep(IDLE)
-    return True
-
-
-def _exit_after_controller(endpoint: MPIEndpoint, mpi: ModuleType, comm: Intracomm) -> None:
-    with suppress(mpi.Exception):
-        _poll(comm.Irecv(bytearray(1), 0, _EXIT).Test)
-    _finalize(endpoint, mpi)
-
-
-def _finalize(endpoint: MPIEndpoint, mpi: ModuleType) -> None:
-    """Finalize MPI, or end the process by a signal if others would block that."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if not endpoint.settled:
-        os.kill(os.getpid(), signal.SIGKILL)  # some MPIs do not notice an exit
-    if not mpi.Is_finalized():
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(_FINALIZE_WITHIN)
-        mpi.Finalize()
-        signal.alarm(0)

@@ -36,9 +36,9 @@ from encamp.engines.mpi.endpoint import MPIEndpoint
 from encamp.engines.mpi.find_launcher import REMEDY, find_launcher
 from encamp.engines.mpi.host_checks import HostChecks, command_by, remote_shell
 from encamp.engines.mpi.launch_plan import LaunchPlan
+from encamp.engines.mpi.launched_job import END, FRAME, GIVE_UP, HEAD, KEY, LEFT, READY, LaunchedJob
 from encamp.engines.mpi.launcher_process import ended_by_intruder
 from encamp.engines.mpi.leftovers import clear
-from encamp.engines.mpi.mpi_job import END, FRAME, GIVE_UP, HEAD, KEY, LEFT, READY, MPIJob
 from encamp.engines.mpi.mpi_variables import HOME, HYDRA_RANK, KEY_FILE, RANK
 from encamp.errors import BadFrame, BadJob, EngineFailed, EngineUnavailable
 from encamp.number_checks import duration, whole
@@ -178,7 +178,7 @@ class LaunchedMPI(Engine):
         self._slots = self.agents = slots or total
         self.private = not named
         self._poll = select.epoll()
-        self._run: MPIJob | None = None
+        self._run: LaunchedJob | None = None
         self._deadline = 0.0
         self._base = 0
         self._refusals, self._intrusions = _REFUSALS, _INTRUSIONS
@@ -218,7 +218,7 @@ class LaunchedMPI(Engine):
         if self._run is None:
             raise self._failure or EngineFailed(self.name, "it was interrupted while it started")
 
-    def _give_up_if_unusable(self, run: MPIJob | None, checks: HostChecks) -> None:
+    def _give_up_if_unusable(self, run: LaunchedJob | None, checks: HostChecks) -> None:
         """Give up a job that does not start because of unusable hosts."""
         faults = checks.faults() if checks.answered else {}
         with self._lock:
@@ -235,7 +235,7 @@ class LaunchedMPI(Engine):
         ranks = self._slots + 1
         plan = LaunchPlan(self._launcher, ranks, hosts, self._module, arguments, self._rsh_agent)
         with _signals_deferred():
-            self._run = MPIJob(plan, self._base, self._poll)
+            self._run = LaunchedJob(plan, self._base, self._poll)
             self._base += self._slots
             self._deadline = time.monotonic() + self._start_timeout
 
@@ -258,7 +258,7 @@ class LaunchedMPI(Engine):
                 raise self._failure
             return arrivals
 
-    def _advance(self, run: MPIJob, arrivals: list[Arrival]) -> None:
+    def _advance(self, run: LaunchedJob, arrivals: list[Arrival]) -> None:
         had = len(run.agents)
         for arrival in run.advance():
             arrivals.append(arrival)
@@ -276,7 +276,7 @@ class LaunchedMPI(Engine):
                 self._run.silent.add(agent)
                 self._run.send([HEAD.pack(GIVE_UP, agent)])
 
-    def _lost(self, run: MPIJob, arrivals: list[Arrival]) -> None:
+    def _lost(self, run: LaunchedJob, arrivals: list[Arrival]) -> None:
         """Report the end of a job, and start the next one unless that would be in vain."""
         lost = sorted(run.agents)
         why = run.end(GRACE)

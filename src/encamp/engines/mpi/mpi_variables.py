@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 # What a launcher gives its ranks
 
@@ -81,3 +84,29 @@ def prefers_ucx(library: str) -> bool:
     """
     device = re.search(r"MPICH Device:\s*ch4:ucx\b([^\n]*)", library)
     return device is not None and "ofi" in device[1]
+
+
+def number_of_ranks() -> int:
+    """How many ranks a launcher has started; 0 if this process is not a rank."""
+    return count_of(RANKS) or (count_of(RANKS_OF_SLURM) if PMIX_RANK in os.environ else 0)
+
+
+def count_of(names: Sequence[str]) -> int:
+    """The number in the first of these variables that has one; 0 if none has."""
+    values = [os.environ[name] for name in names if os.environ.get(name, "").isdecimal()]
+    return int(values[0]) if values else 0
+
+
+@contextmanager
+def variables_set(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a block, except those that are set already."""
+    new = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(new)
+    yield
+    forget_variables(tuple(new))
+
+
+def forget_variables(beginnings: tuple[str, ...]) -> None:
+    """Remove environment variables, so that no process that is started here inherits them."""
+    for name in [name for name in os.environ if name.startswith(beginnings)]:
+        del os.environ[name]

@@ -1,4 +1,4 @@
-"""One MPI job as its controller sees it: the socket to its rank 0, and how the job ends.
+"""A launched MPI job as its controller sees it: the socket to its rank 0, and how the job ends.
 
 Controller and gateway both send messages whose first part is a head.
 """
@@ -85,7 +85,7 @@ def _short_folder() -> str | None:
     return None if longest < _LONGEST_PATH else "/tmp"  # noqa: S108
 
 
-class MPIJob:
+class LaunchedJob:
     """One job from its start: it connects, sends the key, is ready, and ends.
 
     Without threads and without waiting: ``poll`` is readable when `advance` has something to do.
