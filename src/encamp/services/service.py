@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal
@@ -19,7 +18,6 @@ from encamp.errors import (
     NoSuchHost,
     NotEnough,
     NotInTime,
-    ServerLost,
     UnknownOption,
     UnsupportedByEngine,
     WrongType,
@@ -32,10 +30,11 @@ from encamp.services.collective_calls import Caller, CollectiveCalls
 from encamp.services.current_client import client_of
 from encamp.services.group import Group
 from encamp.services.letters import APPLY, CALL, Granted
-from encamp.services.proxy import Proxy, pickled, proxies, send
+from encamp.services.proxy import Proxy, pickled, proxies
 from encamp.services.registry.registry import Registry
 from encamp.services.registry.service_records import PublishedService
 from encamp.services.result import Result
+from encamp.services.retried_calls import call_with_retries
 from encamp.services.server import Blueprint
 from encamp.services.xterm_windows import Windows
 from encamp.units import counted
@@ -286,33 +285,9 @@ class Service(CollectiveCalls):
 
     def _call(self, method: str, parts: Parts, server: int = 0, op: int = CALL) -> Result:
         result = new_result(self, method)
-        self._try(result, method, parts, self._retries, server, op)
+        acquire = functools.partial(self._client.acquire, self._number, 1, server)
+        call_with_retries(acquire, self._proxies, (op, method, parts), result, self._retries)
         return result
-
-    def _try(
-        self, result: Result, method: str, parts: Parts, retries: int, server: int, op: int
-    ) -> None:
-        def granted(wanted: Future[Any]) -> None:
-            error = wanted.exception()
-            if error is not None:
-                result.settle(None, error)
-                return
-            proxy = self._proxies(wanted.result())[0]
-            if not retries:
-                send(proxy, op, method, parts, result)
-            else:
-                tried = send(proxy, op, method, parts)
-                tried.add_done_callback(lambda _: ended(tried))
-            proxy.release()
-
-        def ended(tried: Result) -> None:
-            error = tried.exception()
-            if isinstance(error, ServerLost):
-                self._try(result, method, parts, retries - 1, server, op)
-            else:
-                result.settle(None if error is not None else tried.result(), error)
-
-        self._client.acquire(self._number, 1, server).add_done_callback(granted)
 
     # All servers at once
 

@@ -34,12 +34,12 @@ from encamp.services.letters import (
     WaitStarted,
     decode,
 )
-from encamp.services.registry.at_least_once import Replays
 from encamp.services.registry.client_letters import ClientLetters
 from encamp.services.registry.consoles import Consoles
 from encamp.services.registry.deadlocks import Deadlocks
 from encamp.services.registry.program_client import ProgramClient
 from encamp.services.registry.questions import Questions
+from encamp.services.registry.replay_calls import Replays
 from encamp.services.registry.saved_states import SavedStates
 from encamp.services.registry.server_endings import ServerEndings
 from encamp.services.registry.server_record import STARTING, ServerRecord

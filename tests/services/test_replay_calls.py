@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from encamp.services.letters import CALL, Calls, Saved, ServiceCall
-from encamp.services.registry.at_least_once import Replays
+from encamp.services.registry.replay_calls import Replays
 from encamp.services.registry.server_record import ServerRecord
 
 
