@@ -17,9 +17,9 @@ import types
 from pathlib import Path
 
 for name in (
-    "cli.attach", "cli.cache", "cli.clean", "cli.command_line", "cli.debug", "cli.doctor",
-    "cli.map", "cli.prune", "cli.run", "cli.show", "cli.status", "cluster.cluster",
-    "executor.executor", "jobs.file.jobfile", "jobs.run.run_job",
+    "cli.attach", "cli.cache", "cli.clean", "cli.command_line", "cli.debug",
+    "cli.doctor.doctor_command", "cli.map", "cli.prune", "cli.run", "cli.show", "cli.status",
+    "cluster.cluster", "executor.executor", "jobs.file.jobfile", "jobs.run.run_job",
 ):  # fmt: skip
     importlib.import_module(f"encamp.{name}")
 

@@ -9,19 +9,20 @@ import pytest
 from console_command import Ended, encamp, with_small_disk, works
 
 from conftest import need
-from encamp.cli import doctor_checks
-from encamp.cli.doctor import _clock, _login
-from encamp.cli.doctor_checks import (
+from encamp.cli.doctor import checks_on_each_host
+from encamp.cli.doctor.check_result import Level
+from encamp.cli.doctor.checks_between_hosts import clock
+from encamp.cli.doctor.checks_on_each_host import (
     HostReport,
-    Level,
     ProgramFacts,
     check,
     libraries_here,
     python_here,
 )
+from encamp.cli.doctor.login_checks import login_result
 from encamp.cli.ssh_commands import HostOutput
 from encamp.control_groups import processes_left
-from encamp.storage.local_storage import LOCAL
+from encamp.storage.local_storage import LOCAL, local_storage
 
 
 def line(out: str, what: str) -> tuple[str, str]:
@@ -141,7 +142,7 @@ def test_cleaner_without_locks_is_reported(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "tmpreaper").write_text("#!/bin/sh\n")
     (tmp_path / "tmpreaper").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(doctor_checks, "_TMP", [doctor_checks.local_storage().parent])
+    monkeypatch.setattr(checks_on_each_host, "_TMP", [local_storage().parent])
     assert level_of(check(facts()), "cleaners") == "note"
 
 
@@ -183,7 +184,7 @@ def test_the_processes_that_groups_leave_are_counted(tmp_path: Path) -> None:
 def test_a_clock_is_wrong_by_what_lies_outside_of_asking(
     now: float, level: Level, said: str
 ) -> None:
-    found = _clock(HostReport(now), 100.0, 110.0)
+    found = clock(HostReport(now), 100.0, 110.0)
     assert (found.level, said in found.found) == (level, True)
 
 
@@ -197,6 +198,6 @@ def test_a_clock_is_wrong_by_what_lies_outside_of_asking(
     ],
 )
 def test_logins_are_judged(lines: list[str], why: str, level: Level, said: str) -> None:
-    found = _login(HostOutput("n", lines, why), here=False)
+    found = login_result(HostOutput("n", lines, why), here=False)
     assert (found.level, said in found.found) == (level, True)
     assert bool(found.remedy) is (level != "ok")

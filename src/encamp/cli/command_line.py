@@ -501,7 +501,7 @@ def completion(shell: str) -> None:
 )
 @_reached
 def doctor(destination: str | None, **options: object) -> int:
-    from encamp.cli.doctor import doctor_command
+    from encamp.cli.doctor.doctor_command import doctor_command
 
     return doctor_command(destination, **options)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""The checks of ``encamp doctor`` that run on each host, as a task."""
+"""The checks that run on each host, as a task: Python, libraries, disks, limits."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 from encamp import control_groups, cores_and_memory
-from encamp.errors import EncampError, UnusableInput, printable, reason, shortened
+from encamp.cli.doctor.check_result import CheckResult, Level, why_of
+from encamp.errors import EncampError, UnusableInput, printable
 from encamp.storage.disk.disk_full import free_space
 from encamp.storage.disk.disk_kind import kind_and_source
 from encamp.storage.disk.tmp_cleaners import locked
@@ -29,8 +29,6 @@ from encamp.storage.shared_folders import MIRRORED, Portable, local
 from encamp.units import counted, size_text
 from encamp.version import __version__, same_minor
 
-Level = Literal["ok", "note", "fails"]
-"""``note``: it works, but more slowly or less safely than it could."""
 LIBRARIES = ("cloudpickle", "msgspec", "psutil", "wcmatch")
 """Libraries that slots need."""
 _OTHERS = ("numpy",)
@@ -50,16 +48,6 @@ _IGNORE_LOCKS = ("tmpreaper", "tmpwatch")
 _NETWORK = ("nfs", "fuse.sshfs", "cifs", "smb", "lustre", "beegfs", "gpfs", "ceph", "glusterfs",
             "fuse.glusterfs", "9p", "afs")  # fmt: skip
 _TMP = ("/tmp", "/var/tmp")  # noqa: S108 - where cleaners work
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """The result of a check, and a remedy unless it is ``ok``."""
-
-    level: Level
-    what: str
-    found: str
-    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,11 +73,6 @@ class HostReport:
 
     now: float
     lines: list[CheckResult] = field(default_factory=list)
-
-
-def why_of(exc: BaseException) -> str:
-    """The message of an error, with its type unless it is encamp's."""
-    return shortened(str(exc)) if isinstance(exc, EncampError) else reason(exc)
 
 
 def python_here() -> str:

@@ -1,4 +1,4 @@
-"""Whether hosts can connect to each other's ports, as most engines need; for ``encamp doctor``."""
+"""The check whether hosts can connect to each other's ports, as most engines need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from encamp.cli.doctor_checks import CheckResult
+from encamp.cli.doctor.check_result import CheckResult
 from encamp.cluster.cluster import SPAWNER, Cluster
 from encamp.cluster.task import SpawnedTask
 from encamp.slot.slot import current_task

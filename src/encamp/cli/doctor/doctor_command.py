@@ -13,21 +13,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from encamp import slurm
-from encamp.cli.doctor_checks import (
-    CheckResult,
-    HostReport,
-    ProgramFacts,
-    check,
-    libraries_here,
-    python_here,
-    why_of,
+from encamp.cli.doctor.check_result import CheckResult, why_of
+from encamp.cli.doctor.checks_between_hosts import clock, frames
+from encamp.cli.doctor.checks_on_each_host import ProgramFacts, check, libraries_here, python_here
+from encamp.cli.doctor.login_checks import (
+    BY_HAND,
+    log_in_to,
+    login_result,
+    remedy_for,
+    same_host,
+    silent,
 )
-from encamp.cli.doctor_ports import ports
+from encamp.cli.doctor.port_checks import ports
 from encamp.cli.print_answer import print_answer
 from encamp.cli.run import engine_options
-from encamp.cli.ssh_commands import HostOutput, log_in
+from encamp.cli.ssh_commands import HostOutput
 from encamp.cluster.cluster import Cluster
-from encamp.cluster.events import Host
 from encamp.engines.find_engine import engine_module
 from encamp.engines.kit.hostfile import host_in
 from encamp.errors import EncampError, InputError, printable
@@ -44,26 +45,7 @@ _ON_MESH = ("dask", "ipyparallel")
 """Engines that send frames by encamp's own connections."""
 _WITHIN = 120.0
 """Seconds that the checks of one host may take."""
-_LOGIN_WITHIN = 30.0
-"""Seconds that a host may take to answer ssh."""
-_SILENT = ("timed out", "No route to host")
-_APART = 1.0
-"""Tolerated difference between the clocks of hosts in seconds."""
-_SIGN = "encamp-doctor"
-_SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "ash", "mksh")
 _ALL = "all hosts together"
-_REMEDIES = {
-    "Permission denied": "have ssh log in there without a password: ssh-copy-id {host}",
-    "Could not resolve": "correct the name, or give its HostName in ~/.ssh/config",
-    "Name or service": "correct the name, or give its HostName in ~/.ssh/config",
-    "Host key verification": "log in once by hand and accept its key: ssh {host}",
-    "timed out": "check that it is switched on, and that no firewall is in between",
-    "No route to host": "check that it is switched on, and in this network",
-    "Connection refused": "start its ssh server, or give its Port in ~/.ssh/config",
-}
-"""Text in an error message of ssh → remedy."""
-_BY_HAND = "try: ssh {host} true"
-
 Table = dict[str, list[CheckResult]]
 """Host → the results of its checks."""
 
@@ -86,8 +68,8 @@ def doctor_command(
     table: Table = {}
     with _facts(_existing_part(base / destination if destination else base), table) as facts:
         named = [host_in(line).name for line in options.get("hosts", [])]  # type: ignore[attr-defined]
-        logins = _log_in(named) if engine in _BY_SSH and slurm.job_id() is None else []
-        dead = {login.host for login in logins if _silent(login)}
+        logins = log_in_to(named) if engine in _BY_SSH and slurm.job_id() is None else []
+        dead = {login.host for login in logins if silent(login)}
         if dead:  # some engines would wait for these for minutes
             lines = options["hosts"]
             options["hosts"] = [line for line in lines if host_in(line).name not in dead]  # type: ignore[attr-defined]
@@ -172,10 +154,10 @@ def _check_together(
             )
         if len(each) < 2:
             name = host_in(each[0]).name if each else socket.gethostname()
-            table.setdefault(name, []).append(replace(whole, remedy=_remedy(whole.found, name)))
+            table.setdefault(name, []).append(replace(whole, remedy=remedy_for(whole.found, name)))
         elif well:
             table[_ALL] = [replace(whole, remedy="each works on its own; see docs/hosts.md")]
-    if not any(_same(socket.gethostname(), host) and len(table[host]) > 1 for host in table):
+    if not any(same_host(socket.gethostname(), host) and len(table[host]) > 1 for host in table):
         _look_here(facts, table)
 
 
@@ -192,7 +174,9 @@ def _check_alone(
         _check_hosts(engine, options, facts, table)
     except EncampError as exc:
         why = why_of(exc)
-        table.setdefault(name, []).append(CheckResult("fails", "cluster", why, _remedy(why, name)))
+        table.setdefault(name, []).append(
+            CheckResult("fails", "cluster", why, remedy_for(why, name))
+        )
         return False
     return True
 
@@ -220,103 +204,27 @@ def _check_hosts(
                 remedy = "see the other lines of this host; tasks cannot run there"
                 lines_of_host.append(CheckResult("fails", "task", why_of(exc), remedy))
             else:
-                lines_of_host.extend([*found.lines, _clock(found, begun, time.time())])
+                lines_of_host.extend([*found.lines, clock(found, begun, time.time())])
             if engine in _ON_MESH:
-                lines_of_host.append(_frames(host))
+                lines_of_host.append(frames(host))
         for name, line in ports(cluster).items():
             table.setdefault(name, []).append(line)
         cluster.kill_all()
-    missing = [name for name in wanted if not any(_same(name, host.name) for host in hosts)]
+    missing = [name for name in wanted if not any(same_host(name, host.name) for host in hosts)]
     if len(hosts) < len(set(wanted)):
         for name in missing:
-            line = CheckResult("fails", "cluster", "it has not joined", _BY_HAND.format(host=name))
+            line = CheckResult("fails", "cluster", "it has not joined", BY_HAND.format(host=name))
             table.setdefault(name, []).append(line)
-
-
-def _clock(found: HostReport, begun: float, ended: float) -> CheckResult:
-    """The difference of a host's clock in seconds; it was read between ``begun`` and ``ended``."""
-    off = min(found.now - begun, 0.0) + max(found.now - ended, 0.0)
-    if abs(off) <= _APART:
-        return CheckResult("ok", "clock", "agrees with that of the program's host")
-    which = "ahead of" if off > 0 else "behind"
-    text = f"{abs(off):.0f} s {which} the program's host"
-    return CheckResult(
-        "note", "clock", text, "set it with chrony or ntpd; times in reports are wrong"
-    )
-
-
-def _frames(host: Host) -> CheckResult:
-    """The route of calls, results and files."""
-    if not host.frames_by:
-        return CheckResult("ok", "frames", "go directly between it and the program")
-    text = (
-        f"go through {host.frames_by}, since neither host can connect to the other: this is slower"
-    )
-    here = socket.gethostname()
-    remedy = f"let {here} connect to it, or it to {here}, at any port"
-    return CheckResult("note", "frames", text, remedy)
-
-
-def _same(one: str, other: str) -> bool:
-    """Whether two names are of one host; one may lack the domain or have a user."""
-    one, other = one.rpartition("@")[2], other.rpartition("@")[2]
-    here = socket.gethostname()
-    one, other = (here if name == "localhost" else name for name in (one, other))
-    return one == other or one.split(".")[0] == other.split(".")[0]
-
-
-# Logging in
-
-
-def _log_in(names: Sequence[str]) -> list[HostOutput]:
-    """Check how ssh logs in to the other hosts."""
-    others = [name for name in dict.fromkeys(names) if not _same(name, socket.gethostname())]
-    return log_in(others, f'echo {_SIGN} "$SHELL"', _LOGIN_WITHIN) if others else []
-
-
-def _silent(login: HostOutput) -> bool:
-    """Whether a host does not answer at all; then the engine is not tried there."""
-    return any(words in login.why for words in _SILENT)
 
 
 def _add_logins(logins: Sequence[HostOutput], table: Table) -> None:
     for login in logins:
-        host = next((host for host in table if _same(host, login.host)), login.host)
-        table.setdefault(host, []).append(_login(login, here=_works(table.get(host, []))))
-
-
-def _login(login: HostOutput, *, here: bool) -> CheckResult:
-    """The result for one login; ``here``: the engine has reached the host anyway."""
-    if login.why:
-        remedy = _remedy(login.why, login.host)
-        return CheckResult("note" if here else "fails", "ssh", login.why, remedy)
-    signs = [line for line in login.lines if line.startswith(_SIGN)]
-    printed = [line for line in login.lines if not line.startswith(_SIGN)]
-    if printed or not signs:
-        text = (
-            f"the login prints {printable(printed[0])!r}" if printed else ("it cannot run commands")
-        )
-        remedy = "print nothing in ~/.bashrc and similar files in non-interactive shells"
-        return CheckResult("note", "ssh", text, remedy)
-    shell = signs[0].split(maxsplit=1)[-1].rpartition("/")[2]
-    if shell not in _SHELLS:
-        return CheckResult(
-            "note", "ssh", f"the login shell is {printable(shell)}", "use sh, bash or zsh"
-        )
-    return CheckResult("ok", "ssh", f"logs in without a password, to {shell}")
+        host = next((host for host in table if same_host(host, login.host)), login.host)
+        table.setdefault(host, []).append(login_result(login, here=_works(table.get(host, []))))
 
 
 def _works(lines: Sequence[CheckResult]) -> bool:
     return any(line.what == "clock" for line in lines)
-
-
-def _remedy(why: str, host: str) -> str:
-    for words, remedy in _REMEDIES.items():
-        if words.lower() in why.lower():
-            return remedy.format(host=host)
-    return (
-        "see the other lines" if _same(host, socket.gethostname()) else _BY_HAND.format(host=host)
-    )
 
 
 # Printing
