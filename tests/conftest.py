@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from encamp.jobs.worker.slots import slots_here
-from encamp.slot.process_tree import descendants
+from encamp.slot.isolation.process_tree import descendants
 from encamp.storage.local_storage import LOCAL
 from encamp.storage.shared_folders import MIRRORED
 from encamp.testing.waiting import until

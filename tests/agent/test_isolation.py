@@ -241,7 +241,7 @@ def replace_objects() -> None:
 
 def real_time_priority() -> tuple[bool, int]:
     """Whether a change from 5 to 20 is undone, and to which priority."""
-    from encamp.slot.isolation import ProcessRestored
+    from encamp.slot.isolation.restore_process import ProcessRestored
 
     with ProcessRestored("/"):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(5))
@@ -462,7 +462,7 @@ def _write() -> None:
 
 KEPT = """
 import os
-from encamp.slot.isolation import ProcessRestored
+from encamp.slot.isolation.restore_process import ProcessRestored
 isolation = ProcessRestored("/")
 os.environ.update(OUTER="of the call", OWN="of the call", SET="by the initializer")
 isolation.keep(besides=["OUTER", "OWN"])

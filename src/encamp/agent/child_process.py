@@ -22,11 +22,11 @@ from encamp.engines.kit.closed_streams import open_standard_streams
 from encamp.engines.kit.variables_not_inherited import not_inherited
 from encamp.engines.kit.wait_for_process import Sentinel
 from encamp.slot import ledger
+from encamp.slot.isolation.process_tree import end_descendants, end_marked
 from encamp.slot.main import SlotSettings
 from encamp.slot.numerical_threads import of_new_slot
 from encamp.slot.open_files_limit import files_of_others, need_files
 from encamp.slot.printed_output import kept_output
-from encamp.slot.process_tree import end_descendants, end_marked
 from encamp.slot.shared_memory import Cells
 from encamp.slot.slot_command import slot_command
 from encamp.timeouts import ENDS

@@ -13,7 +13,7 @@ from encamp.agent.slot_interface import AgentSlot, OwningAgent
 from encamp.engines.engine_interface import CONTROLLER
 from encamp.loop.deferred_signals import if_task_has_any
 from encamp.loop.signal_safe_lock import NonReentrantLock
-from encamp.slot.isolation import ProcessRestored
+from encamp.slot.isolation.restore_process import ProcessRestored
 from encamp.slot.slot import INLINE_THREADS, Slot
 from encamp.wire.frames import Parts, changeable, own
 from encamp.wire.protocol import GivenBack, Message, Recall, encode

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from encamp.agent.slot_interface import AgentSlot, OwningAgent
-from encamp.slot.isolation import FolderRestored, own_folder
+from encamp.slot.isolation.restore_process import FolderRestored, own_folder
 from encamp.slot.slot import Slot
 from encamp.wire.frames import Parts, own
 from encamp.wire.protocol import GivenBack, Message, Recall, decode, encode

@@ -28,11 +28,11 @@ import msgspec
 
 from encamp.engines.kit.own_interpreter import default_signals
 from encamp.errors import Stopped
-from encamp.slot.isolation_of_processes import ProcessIsolation
+from encamp.slot.isolation.process_isolation import ProcessIsolation
+from encamp.slot.isolation.process_tree import adopt_orphans, end_descendants, helpers
 from encamp.slot.ledger import Ledger
 from encamp.slot.open_files_limit import limit_files
 from encamp.slot.printed_output import Printed
-from encamp.slot.process_tree import adopt_orphans, end_descendants, helpers
 from encamp.slot.shared_memory import USABLE, SlotShortcut
 from encamp.slot.slot import Slot
 from encamp.slot.sockets import SlotSockets
@@ -119,7 +119,7 @@ def main(encoded: bytes) -> None:
         settings.number, settings.host, sockets, settings.agent, settings.cluster
     )
     folder = str(Path.cwd()) if settings.folder != "/" else "/"
-    slot.isolation = ProcessIsolation(folder)
+    isolation = ThisProcess.isolation = slot.isolation = ProcessIsolation(folder)
     slot.ledger, slot.can_leave = Ledger(settings.ledger), True
     if settings.host and USABLE:
         sockets.shortcut = SlotShortcut(sockets, slot.ledger.memory)
@@ -131,7 +131,7 @@ def main(encoded: bytes) -> None:
     gc.freeze()  # objects of loaded modules stay, so collections do not have to visit them
     slot.ledger.open()
     with suppress(EOFError, OSError, Stopped):
-        while not (ThisProcess.stopping or ThisProcess.spoilt or slot.leaves):
+        while not (ThisProcess.stopping or isolation.spoilt or slot.leaves):
             if (
                 not slot.run_next()
                 and not _rest(slot, sockets, settings.idle_limit)

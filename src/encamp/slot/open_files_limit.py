@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 
 from encamp.errors import TooFewFiles
-from encamp.slot.isolation import resource_unseen
+from encamp.slot.isolation.restore_process import resource_unseen
 
 resource = resource_unseen()  # hidden, because slots import this, too
 

@@ -26,7 +26,7 @@ from msgspec import Raw
 from encamp.errors import InitializerFailed, Stopped, words_of
 from encamp.loop.deferred_signals import if_task_has_any
 from encamp.number_checks import as_whole, patience
-from encamp.slot.isolation import NotIsolated, ProcessRestored
+from encamp.slot.isolation.restore_process import NotIsolated, ProcessRestored
 from encamp.slot.ledger import Ledger
 from encamp.slot.numerical_threads import of_task
 from encamp.slot.run_function import called

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from encamp.slot.isolation import ProcessRestored
+from encamp.slot.isolation.process_isolation import ProcessIsolation
 from encamp.slot.slot import Slot
 
 
@@ -14,11 +14,9 @@ class ThisProcess:
     """The slot that this process is, if it is one, and what is known of it."""
 
     slot: Slot | None = None
+    isolation: ProcessIsolation | None = None
     stopping = False
     orphaned = False
-    spoilt = False
-    left_alone = False
-    """See `leave_process_alone`."""
     last_words: Callable[[], None] | None = None
     at_rest: Callable[[], None] | None = None
     at_end: Callable[[], None] | None = None
@@ -67,7 +65,8 @@ def at_end(tidy: Callable[[], None]) -> None:
 
 def spoil() -> None:
     """Replace this slot's process after the call, because some change to it cannot be undone."""
-    ThisProcess.spoilt = True
+    if ThisProcess.isolation is not None:
+        ThisProcess.isolation.spoilt = True
 
 
 def leave_process_alone() -> None:
@@ -75,7 +74,8 @@ def leave_process_alone() -> None:
 
     The caller promises that nothing else is changed. Child processes are ended as after any call.
     """
-    ThisProcess.left_alone = True
+    if ThisProcess.isolation is not None:
+        ThisProcess.isolation.left_alone = True
 
 
 @contextmanager
@@ -84,9 +84,9 @@ def undone() -> Iterator[None]:
     try:
         yield
     finally:
-        isolation = None if ThisProcess.slot is None else ThisProcess.slot.isolation
-        if isinstance(isolation, ProcessRestored) and not isolation.undo():
-            spoil()
+        isolation = ThisProcess.isolation
+        if isolation is not None and not isolation.undo():
+            isolation.spoilt = True
 
 
 def orphaned() -> bool:

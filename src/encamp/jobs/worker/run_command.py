@@ -15,8 +15,8 @@ from typing import IO, TYPE_CHECKING
 from encamp.errors import CommandNotFound, StepFailed, printable, text_of
 from encamp.jobs.steps import Command
 from encamp.process_endings import ending_text
+from encamp.slot.isolation.process_tree import end_descendants
 from encamp.slot.numerical_threads import with_chosen
-from encamp.slot.process_tree import end_descendants
 from encamp.storage.inputs.mirror import safe_target
 from encamp.timeouts import GRACE
 

@@ -28,8 +28,8 @@ from encamp.jobs.worker.log import TAIL, log_file, size_of, stage_log, tail_of
 from encamp.jobs.worker.run_command import run_command
 from encamp.jobs.worker.values_file import read_values
 from encamp.jobs.worker.work_and_outcome import Outcome, Work, unpack
-from encamp.slot.isolation import FolderRestored, resource_unseen
-from encamp.slot.process_tree import end_descendants, helpers
+from encamp.slot.isolation.process_tree import end_descendants, helpers
+from encamp.slot.isolation.restore_process import FolderRestored, resource_unseen
 from encamp.slot.redirect_output import complain, flush, output_to
 from encamp.slot.run_function import called
 from encamp.slot.this_process import (

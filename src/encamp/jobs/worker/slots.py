@@ -22,8 +22,8 @@ from typing import Any, Protocol
 from encamp.agent.child_process import REFUSED, ChildProcess, may_pass
 from encamp.agent.failed_starts import Starts
 from encamp.errors import SlotsCannotStart
+from encamp.slot.isolation.process_tree import supervised
 from encamp.slot.main import SlotSettings
-from encamp.slot.process_tree import supervised
 from encamp.slot.program_settings import SettingsSource
 from encamp.slot.slot import Setup
 from encamp.slot.this_process import at_end

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from encamp.slot.process_state import forget_warnings, properties, restored
+from encamp.slot.isolation.process_state import forget_warnings, properties, restored
 
 _CLONE_FS = 0x00000200
 _SLOTS_OWN = int(signal.SIGINT), int(signal.SIGTERM)

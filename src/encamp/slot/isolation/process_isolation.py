@@ -7,15 +7,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from encamp.slot.isolation import ProcessRestored
-from encamp.slot.process_tree import (
+from encamp.slot.isolation.process_tree import (
     descendants,
     end_descendants,
     have_children,
     helpers,
     supervised_slots,
 )
-from encamp.slot.this_process import ThisProcess, spoil
+from encamp.slot.isolation.restore_process import ProcessRestored
 
 if TYPE_CHECKING:
     from psutil import Process
@@ -26,6 +25,10 @@ class ProcessIsolation(ProcessRestored):
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder)
+        self.spoilt = False
+        """Whether some change cannot be undone, so that the process must be replaced."""
+        self.left_alone = False
+        """Whether only the current folder is restored after the running call."""
         self._opened = -1
         self._lasting: list[Process] = []
         """Processes of initializers, which are not ended after a call."""
@@ -53,13 +56,13 @@ class ProcessIsolation(ProcessRestored):
     def __exit__(self, *exc: object) -> None:
         try:
             if have_children() and self._end_children():
-                spoil()
+                self.spoilt = True
         finally:
-            left_alone, ThisProcess.left_alone = ThisProcess.left_alone, False
+            left_alone, self.left_alone = self.left_alone, False
             if left_alone:
                 self._go_back()
             elif not self.undo():
-                spoil()
+                self.spoilt = True
 
     def _end_children(self) -> bool:
         lasting = [*self._lasting, *supervised_slots()]

@@ -1,6 +1,6 @@
 """The properties of its process that a call may change: how to look at each, how to restore it.
 
-The environment, ``sys.path``, timers and resource limits are not among them, see `isolation`.
+The environment, ``sys.path``, timers and resource limits are not among them, see `restore_process`.
 """
 
 from __future__ import annotations
