@@ -17,7 +17,7 @@ from encamp.engines.mpi.launched_engine import LaunchedMPI
 from encamp.errors import BadJob, WrongType
 from encamp.jobs.job import Job
 from encamp.number_checks import MOST_SLOTS, duration, limit, patience, slot_count, whole
-from encamp.slot.slot import task_number
+from encamp.slot.current_task import task_number
 from encamp.testing import work
 from encamp.units import seconds_in
 

@@ -26,7 +26,7 @@ _HOMES = {
     "Cluster": "encamp.cluster.cluster",
     "freeze_support": "encamp.frozen_programs",
     "ClusterError": "encamp.errors",
-    "CurrentTask": "encamp.slot.slot",
+    "CurrentTask": "encamp.slot.current_task",
     "Executor": "encamp.executor",
     "Group": "encamp.services.group",
     "Parameters": "encamp.services.parameters",
@@ -46,7 +46,7 @@ _HOMES = {
     "SpawnedTask": "encamp.cluster.task",
     "TaskExit": "encamp.cluster.events",
     "TaskResult": "encamp.cluster.events",
-    "current_task": "encamp.slot.slot",
+    "current_task": "encamp.slot.current_task",
     "current_sandbox": "encamp.storage.sandbox",
     "sandbox": "encamp.storage.sandbox",
     "sandboxed": "encamp.storage.sandbox",
@@ -142,7 +142,7 @@ if TYPE_CHECKING:
     from encamp.services.result import Result
     from encamp.services.server import current_server
     from encamp.services.service import Service
-    from encamp.slot.slot import CurrentTask, current_task
+    from encamp.slot.current_task import CurrentTask, current_task
     from encamp.storage.inputs.mirror import Mirror
     from encamp.storage.outputs.patterns import Output
     from encamp.storage.sandbox import current_sandbox, sandbox, sandboxed

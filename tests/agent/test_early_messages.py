@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from encamp.agent.inline_slot import InlineSlot
-from encamp.slot.slot import Slot, current_task
+from encamp.slot.current_task import current_task
+from encamp.slot.slot import Slot
 from encamp.slot.sockets import SlotSockets
 from encamp.testing.waiting import until
 from encamp.wire.frames import Parts, Writer

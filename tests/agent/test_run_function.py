@@ -19,7 +19,7 @@ from encamp.cluster.cluster import Cluster
 from encamp.errors import BadJob, CannotTravel, TaskLost
 from encamp.jobs.job import Job
 from encamp.jobs.steps import call
-from encamp.slot.slot import current_task
+from encamp.slot.current_task import current_task
 
 SOON = 30.0
 

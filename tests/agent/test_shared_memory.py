@@ -21,8 +21,8 @@ from encamp.loop.event_loop import PASSED
 from encamp.loop.pump import Pump
 from encamp.loop.signal_safe_lock import NonReentrantLock
 from encamp.slot import ledger, shared_memory
+from encamp.slot.current_task import current_task
 from encamp.slot.shared_memory import ROOM, Cells, ProgramShortcut, SlotShortcut
-from encamp.slot.slot import current_task
 from encamp.slot.small_messages import PreparedSends
 from encamp.wire.pickling import dump
 from encamp.wire.protocol import CheckMemory, Message, Received, decode, encode

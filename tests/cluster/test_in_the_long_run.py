@@ -12,7 +12,7 @@ from encamp.agent import agent as agent_main
 from encamp.cluster import hosts_join_and_leave, start_hosts
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostDeleted
-from encamp.slot.slot import current_task
+from encamp.slot.current_task import current_task
 from encamp.testing import work
 from encamp.testing.fake import FakeEngine, SimulatedEngine
 from encamp.testing.waiting import gone, until

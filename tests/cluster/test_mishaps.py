@@ -42,7 +42,7 @@ from encamp.errors import (
     TimeLimitExceeded,
 )
 from encamp.executor import Executor
-from encamp.slot.slot import CurrentTask, ask_here, current_task
+from encamp.slot.current_task import CurrentTask, ask_here, current_task
 from encamp.storage.outputs import deliveries
 from encamp.storage.outputs.patterns import Output
 from encamp.testing import work

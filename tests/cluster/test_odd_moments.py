@@ -22,7 +22,7 @@ from encamp.cluster import hosts_join_and_leave
 from encamp.cluster.cluster import Cluster, port_of
 from encamp.cluster.task import SpawnedTask
 from encamp.errors import EncampError, TaskKilled, TaskLost, UnsupportedByEngine
-from encamp.slot.slot import current_task
+from encamp.slot.current_task import current_task
 from encamp.testing import fake, work
 from encamp.testing.fake import FakeEngine
 from encamp.testing.waiting import until

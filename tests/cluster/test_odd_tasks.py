@@ -19,7 +19,7 @@ import pytest
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import TaskExit, TaskResult
 from encamp.errors import BadJob, CannotTravel, TaskLost, UnsupportedByEngine
-from encamp.slot.slot import current_task
+from encamp.slot.current_task import current_task
 from encamp.testing import work
 from encamp.testing.waiting import until
 

@@ -14,9 +14,9 @@ import pytest
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.task_output import TaskOutputs
 from encamp.errors import BadJob, TaskLost
+from encamp.slot.current_task import current_task
 from encamp.slot.output_limit import ends_of
 from encamp.slot.redirect_output import output_to
-from encamp.slot.slot import current_task
 from encamp.testing.waiting import until
 from encamp.wire.protocol import OutputText
 

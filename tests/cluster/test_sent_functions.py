@@ -19,7 +19,8 @@ from encamp.cluster.cluster import Cluster
 from encamp.cluster.sent_functions import Functions
 from encamp.cluster.task import usual_seconds
 from encamp.executor import Executor
-from encamp.slot.slot import _current
+from encamp.slot.current_task import RUNNING_CALL
+from encamp.slot.slot import Slot
 
 SOON = 60.0
 
@@ -47,9 +48,10 @@ def define(module: types.ModuleType, code: str) -> Any:
 
 def held() -> int:
     """How many functions this slot has."""
-    here = _current.get()
+    here = RUNNING_CALL.get()
     assert here is not None
     slot, _ = here
+    assert isinstance(slot, Slot)
     return len(slot._functions)
 
 
@@ -210,9 +212,10 @@ def test_initializer_functions_are_dropped_with_executor(
 
 
 def initializers() -> int:
-    here = _current.get()
+    here = RUNNING_CALL.get()
     assert here is not None
     slot, _ = here
+    assert isinstance(slot, Slot)
     return len(slot._initialized)
 
 

@@ -15,7 +15,7 @@ from encamp.cluster.spawn_options import SpawnOptions
 from encamp.compat.pyopus.base import MsgTaskExit, MsgTaskResult, VirtualMachine
 from encamp.compat.pyopus.mailbox import Finish
 from encamp.compat.pyopus.mpi import MPIHostID, MPITaskID
-from encamp.slot.slot import Received
+from encamp.wire.protocol import Received
 
 
 class RehearsedMachine(VirtualMachine):

@@ -29,9 +29,9 @@ from encamp.compat.pyopus.pvm import PVM, PVMHostID, PVMTaskID, use_machine
 from encamp.compat.pyopus.pvm_id_bits import host_of, task_number, task_tid
 from encamp.compat.pyopus.spawner import opened, use
 from encamp.errors import EngineUnavailable, NoSuchHost, TaskKilled
-from encamp.slot.slot import Received
 from encamp.storage.shared_folders import MIRRORED
 from encamp.testing.waiting import until
+from encamp.wire.protocol import Received
 from lab import Lab, missing
 
 HERE = socket.gethostname()

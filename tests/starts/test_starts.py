@@ -17,7 +17,7 @@ import pytest
 from started import FLAGS
 
 from conftest import need
-from encamp.slot.slot import current_task
+from encamp.slot.current_task import current_task
 from encamp.testing.waiting import until
 
 STARTED = Path(__file__).with_name("started.py")

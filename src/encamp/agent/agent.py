@@ -32,8 +32,8 @@ from encamp.errors import EncampError
 from encamp.loop.event_loop import MANY, REST
 from encamp.loop.pump import Pump
 from encamp.search_paths import only_ours
+from encamp.slot.current_task import in_a_call
 from encamp.slot.open_files_limit import need_files
-from encamp.slot.slot import in_a_call
 from encamp.slot.small_messages import EngineShortcut
 from encamp.storage.cache.cache import clear_cache
 from encamp.storage.import_path import extend_import_path, is_far

@@ -37,7 +37,7 @@ from encamp.errors import (
 from encamp.notebook_html import box, heading
 from encamp.notebook_html import table as markup_table
 from encamp.number_checks import duration, patience, slot_count
-from encamp.slot.slot import task_number
+from encamp.slot.current_task import task_number
 from encamp.slot.small_messages import Shortcut
 from encamp.units import counted
 from encamp.wire.frames import changeable, own

@@ -8,12 +8,12 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from encamp.services.client import Client
 from encamp.services.step_client import StepClient
 from encamp.services.task_client import TaskClient
-from encamp.slot.slot import Slot, slot_here, step_here
+from encamp.slot.current_task import TaskSlot, slot_here, step_here
 
-_of_slots: WeakKeyDictionary[Slot, TaskClient] = WeakKeyDictionary()
+_of_slots: WeakKeyDictionary[TaskSlot, TaskClient] = WeakKeyDictionary()
 _of_programs: WeakValueDictionary[str, Client] = WeakValueDictionary()
 """By the tokens of clusters."""
-_of_steps: WeakKeyDictionary[Slot, tuple[int, dict[str, StepClient]]] = WeakKeyDictionary()
+_of_steps: WeakKeyDictionary[TaskSlot, tuple[int, dict[str, StepClient]]] = WeakKeyDictionary()
 """By the slots of jobs' steps: the number of the call that runs, and its clients by tokens."""
 
 
@@ -54,7 +54,7 @@ def client_of(token: str) -> Client:
     return client
 
 
-def _step_client(token: str, slot: Slot, call: int) -> Client:
+def _step_client(token: str, slot: TaskSlot, call: int) -> Client:
     """The client of a step for a cluster's services."""
     of_call, clients = _of_steps.get(slot, (-1, {}))
     if of_call != call:

@@ -36,9 +36,9 @@ from encamp.services.letters import (
     encode,
 )
 from encamp.services.task_client import TaskClient
+from encamp.slot.current_task import TaskSlot
 from encamp.slot.ledger import HOLD
 from encamp.slot.run_function import called
-from encamp.slot.slot import Slot
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import disclosed, dump, dump_failure, dump_result, enclosed, load
 from encamp.wire.protocol import SERVICES, SPAWNER
@@ -107,7 +107,7 @@ class Server:
 
     def __init__(self, client: TaskClient, settings: ServerSettings) -> None:
         self.task_client, self.settings = client, settings
-        self._slot: Slot = client.slot
+        self._slot: TaskSlot = client.slot
         self._connection, self._ledger = client.slot.connection, client.slot.ledger
         self._object: Any = None
         self._methods: frozenset[str] = frozenset()

@@ -24,7 +24,7 @@ from encamp.services.letters import (
     encode,
 )
 from encamp.services.result import Awaited, Result
-from encamp.slot.slot import Slot
+from encamp.slot.current_task import TaskSlot
 from encamp.wire.frames import Parts
 from encamp.wire.protocol import SERVICES, SPAWNER
 
@@ -35,7 +35,7 @@ REPORT_AFTER = 0.05
 class TaskClient(Client):
     """The client of a task. In a server it also receives the calls that clients make."""
 
-    def __init__(self, slot: Slot, task: int) -> None:
+    def __init__(self, slot: TaskSlot, task: int) -> None:
         super().__init__(task)
         self.slot = slot
         self.requests: deque[tuple[int, Calls, Parts]] = deque()

@@ -51,7 +51,7 @@ class _Link(NamedTuple):
 
 
 class SlotSockets:
-    """The slot's sockets: to its supervisor, and to other slots of its host (`slot.Connection`).
+    """The slot's sockets: to its supervisor, and to other slots of its host (a `Connection`).
 
     Any thread of a task may send and wait. Of those that wait, one polls and reads for all.
     """

@@ -12,7 +12,7 @@ from encamp.services.collective_calls import gather
 from encamp.services.proxy import Proxy
 from encamp.services.server import current_server
 from encamp.services.service import Service
-from encamp.slot.slot import current_task
+from encamp.slot.current_task import current_task
 
 
 class Counter:

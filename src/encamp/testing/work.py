@@ -21,7 +21,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
-from encamp.slot.slot import CurrentTask, current_task
+from encamp.slot.current_task import CurrentTask, current_task
 from encamp.storage.shared_folders import Portable, local
 from encamp.wire.protocol import SPAWNER
 

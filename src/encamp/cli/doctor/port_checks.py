@@ -14,7 +14,7 @@ import psutil
 from encamp.cli.doctor.check_result import CheckResult
 from encamp.cluster.cluster import SPAWNER, Cluster
 from encamp.cluster.task import SpawnedTask
-from encamp.slot.slot import current_task
+from encamp.slot.current_task import current_task
 
 _CONNECT_WITHIN = 2.0
 """Timeout of a connection in seconds."""

@@ -29,7 +29,7 @@ from encamp.compat.pyopus.mailbox import HERE, Finish, Finished, Mailbox, has_se
 from encamp.compat.pyopus.spawner import Spawner, opened
 from encamp.errors import ClusterClosed, ClusterError, EngineFailed
 from encamp.number_checks import as_number, as_whole
-from encamp.slot.slot import CurrentTask, current_task, slot_here
+from encamp.slot.current_task import CurrentTask, current_task, slot_here
 from encamp.storage.local_leftovers import reclaim_leftovers
 from encamp.wire.protocol import Received
 

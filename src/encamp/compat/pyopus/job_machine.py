@@ -18,7 +18,7 @@ from encamp.compat.pyopus.base import EndedJob, PyOpusError
 from encamp.compat.pyopus.clustered import ClusteredMachine, run_task
 from encamp.compat.pyopus.spawner import Spawner, opened
 from encamp.executor.mapping import cancel_all
-from encamp.slot.slot import slot_here
+from encamp.slot.current_task import slot_here
 from encamp.storage.shared_folders import SharedPath
 from encamp.wire.pickling import cannot_travel, dump_small, load_small
 

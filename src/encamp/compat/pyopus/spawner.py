@@ -25,7 +25,7 @@ from encamp.compat.pyopus.jobs_sent_ahead import JobsSentAhead
 from encamp.compat.pyopus.mailbox import Finish, Mailbox, with_sender
 from encamp.errors import ClusterClosed, EncampError, NoSuchHost, TaskKilled
 from encamp.executor.mapping import cancel_all
-from encamp.slot.slot import in_a_call
+from encamp.slot.current_task import in_a_call
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster

@@ -24,7 +24,7 @@ from encamp.jobs.worker.slots import Done, SlotLost, slots_here
 from encamp.jobs.worker.work_and_outcome import Outcome, Work
 from encamp.jobs.worker.worker_name import worker_name
 from encamp.services.step_questions import StepQuestion
-from encamp.slot.slot import ask_here
+from encamp.slot.current_task import ask_here
 from encamp.storage.dead_owners import reclaim
 from encamp.storage.disk.network_delay import sees
 from encamp.storage.files_by_request import IsOver, SpawnersFiles
