@@ -29,7 +29,7 @@ def test_only_new_files_of_this_user_count(change: Callable[[Path], None], tmp_p
     for name in ("beginning-1", "beginning-2", "other-3"):
         (tmp_path / name).touch()
     change(tmp_path / "beginning-2")
-    assert list(leftovers._own(tmp_path / "beginning-")) == [str(tmp_path / "beginning-1")]
+    assert list(leftovers._new_files(tmp_path / "beginning-")) == [str(tmp_path / "beginning-1")]
 
 
 def test_a_segment_that_a_process_has_mapped_is_in_use() -> None:

@@ -152,7 +152,7 @@ def _step(mapped: Mapped) -> StepTable:
         shell=mapped.shell,
         stdin=mapped.stdin,
         stdout=mapped.stdout,
-        env=dict(_named("--env", given) for given in mapped.env),
+        env=dict(_name_and_value("--env", given) for given in mapped.env),
     )
 
 
@@ -163,7 +163,7 @@ def _outputs(mapped: Mapped) -> list[str | OutputItem]:
     return [OutputItem(pattern=pattern, to=mapped.into) for pattern in patterns]
 
 
-def _named(option: str, given: str) -> tuple[str, str]:
+def _name_and_value(option: str, given: str) -> tuple[str, str]:
     name, equals, value = given.partition("=")
     if not (name and equals):
         raise BadJob(f"{option} {given}", "write it as NAME=VALUE")
@@ -220,7 +220,7 @@ def _values(mapped: Mapped, folder: Path) -> dict[str, Any]:
     if mapped.lines is not None:
         values["line"] = _texts("line", lines_in(*_text(mapped.lines, folder)))
     for given in mapped.foreach:
-        name, listed = _named("--foreach", given)
+        name, listed = _name_and_value("--foreach", given)
         if name in values:
             raise BadJob(f"--foreach {given}", f"{{{name}}} occurs twice")
         try:

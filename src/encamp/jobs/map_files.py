@@ -64,7 +64,7 @@ def map_files(
         time_limit=time_limit,
         log_limit=log_limit,
     )
-    for path, known in each_file(_found(files, job.base)):
+    for path, known in each_file(_find_files(files, job.base)):
         task = known["stem"]
         if task in job.tasks:
             task = known["name"]
@@ -89,7 +89,7 @@ def job_name(step: Call | Command) -> str:
     return f"map-{words[0][:60] if words else 'files'}"
 
 
-def _found(files: str | Path | Iterable[str | Path], base: Path) -> list[Path]:
+def _find_files(files: str | Path | Iterable[str | Path], base: Path) -> list[Path]:
     if not isinstance(files, Iterable) or isinstance(files, str):
         files = [files]
     patterns = list(files)

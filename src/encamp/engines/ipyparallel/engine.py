@@ -83,7 +83,9 @@ def open_endpoint(
         if not isinstance(given[name], str | None):
             raise BadJob(name, f"must be a string, not {given[name]!r}")
     if not chosen or chosen[0] in ("hosts", "hostfile"):
-        return _own(slots, each, restarts, hosts_of("ipyparallel", hosts, hostfile), start_timeout)
+        return _start_cluster(
+            slots, each, restarts, hosts_of("ipyparallel", hosts, hostfile), start_timeout
+        )
     if client is None:
         client, close = _connected(connection_file, profile, start_timeout), True
     else:
@@ -118,7 +120,7 @@ def _client_of(given: Any, within: float) -> tuple[Any, bool]:
     return client, False
 
 
-def _own(
+def _start_cluster(
     slots: int | None,
     each: int | None,
     restarts: int,

@@ -38,7 +38,7 @@ _LONGEST_PATH = 100
 """Bytes that the kernel allows for a socket's path (108), with a margin."""
 
 
-class _Door:
+class _Listener:
     """The socket to which a new job's rank 0 connects, in a private folder."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class LaunchedJob:
 
     def __init__(self, plan: LaunchPlan, base: int, poll: select.epoll) -> None:
         self._poll, self._base, self.plan = poll, base, plan
-        self._door = _Door()
+        self._listener = _Listener()
         self._link: socket.socket | None = None
         self._admitted = False
         self.sending = False
@@ -103,11 +103,11 @@ class LaunchedJob:
         """The agents that were given up."""
         self.ready = False
         try:
-            self.launcher = LauncherProcess(plan, self._door.folder, self._door.home)
+            self.launcher = LauncherProcess(plan, self._listener.folder, self._listener.home)
         except OSError as exc:
-            self._door.close()
+            self._listener.close()
             raise EngineUnavailable("mpi", str(exc), "check the launcher") from exc
-        poll.register(self._door.socket, select.EPOLLIN)
+        poll.register(self._listener.socket, select.EPOLLIN)
         poll.register(self.launcher.sentinel, select.EPOLLIN)
 
     def send(self, message: Sequence[Buffer]) -> None:
@@ -138,7 +138,7 @@ class LaunchedJob:
 
     def _messages(self) -> list[Parts]:
         if self._link is None:
-            self._link = self._door.accept()
+            self._link = self._listener.accept()
             if self._link is None:
                 return []
             self._reader, self._writer = Reader(self._link), Writer(self._link)
@@ -152,11 +152,11 @@ class LaunchedJob:
     def _take(self, parts: Parts, arrivals: list[Arrival]) -> None:
         kind, number = HEAD.unpack(parts[0])
         if not self._admitted:
-            if not self._door.admits(parts):
+            if not self._listener.admits(parts):
                 raise BadFrame("it does not prove that it knows the key")
             self._admitted = True
-            self._poll.unregister(self._door.socket)
-            self._door.close()
+            self._poll.unregister(self._listener.socket)
+            self._listener.close()
         elif kind == FRAME:
             arrivals.append(Frame(number, parts[1:]))
         elif kind == LEFT:
@@ -179,13 +179,13 @@ class LaunchedJob:
         why = self.launcher.why()
         if ended_by_intruder(why, ready=self.ready):
             why = f"a process outside the job has connected to MPICH's launcher, which ended; {why}"
-        for watched in (self._link, self.launcher.sentinel, self._door.socket):
+        for watched in (self._link, self.launcher.sentinel, self._listener.socket):
             if watched is not None:
                 with suppress(OSError, ValueError):
                     self._poll.unregister(watched)
         if self._link is not None:
             self._link.close()
-        self._door.close()
+        self._listener.close()
         self.launcher.close()
         return why
 

@@ -64,7 +64,7 @@ def topology_here() -> list[str]:
     fd = os.environ.get("PMI_FD", "")
     if os.environ.get("MPI_LOCALRANKID") != "0" or not fd.isdecimal():
         return []
-    if not any(_own(Path(_TOPOLOGY))):
+    if not any(_new_files(Path(_TOPOLOGY))):
         return []  # this may be a launcher other than hydra
     store = _asked(int(fd), "cmd=get_my_kvsname").get("kvsname", "")
     path = _asked(int(fd), f"cmd=get kvsname={store} key=PMI_hwloc_xmlfile").get("value", "")
@@ -91,7 +91,7 @@ def clear() -> None:
         time.sleep(_MAPPED_WITHIN)
         remove(segments.intersection(_unused_segments()))
     if not any(process.info["name"] == _PROXY for process in psutil.process_iter(["name"])):
-        remove(_own(Path(_TOPOLOGY)))
+        remove(_new_files(Path(_TOPOLOGY)))
     deadline = time.monotonic() + MARGIN
     while daemons := dict(_daemons()):
         remove(folder for folder, runs in daemons.items() if not runs)
@@ -102,7 +102,7 @@ def clear() -> None:
 
 def _daemons() -> Iterator[tuple[str, bool]]:
     """The folders of Open MPI's daemons, and whether each runs."""
-    for folder in _own(Path(tempfile.gettempdir(), f"{_DAEMON}.")):
+    for folder in _new_files(Path(tempfile.gettempdir(), f"{_DAEMON}.")):
         number = folder.rpartition(".")[2]
         if number.isdecimal():
             runs = False
@@ -117,10 +117,10 @@ def _unused_segments() -> Iterator[str]:
         with suppress(OSError):
             maps = Path(f"/proc/{process.pid}/maps").read_text(encoding="utf-8")
             used.update(found[0].strip() for found in _SEGMENT.finditer(maps))
-    return (path for path in _own(Path("/dev/shm/mpich_shm_")) if path not in used)  # noqa: S108
+    return (path for path in _new_files(Path("/dev/shm/mpich_shm_")) if path not in used)  # noqa: S108
 
 
-def _own(beginning: Path) -> Iterator[str]:
+def _new_files(beginning: Path) -> Iterator[str]:
     """This user's new files whose paths begin with ``beginning``."""
     for path in beginning.parent.glob(f"{beginning.name}*"):
         with suppress(OSError):

@@ -48,7 +48,7 @@ def main(given: str) -> None:
     codes = _add(new, patient=bool(dead))
     for number, code in enumerate(codes):
         if code == _THERE_ALREADY:
-            codes[number] = _found(new[number]) or code
+            codes[number] = _find_host(new[number]) or code
     if wanted["own"]:
         _remove_logs({code for code in codes if code > 0})
     libpvm.leave()
@@ -77,7 +77,7 @@ def _in_machine() -> set[str]:
     return {host.name for host in libpvm.config()}
 
 
-def _found(given: str) -> int:
+def _find_host(given: str) -> int:
     """The tid of a host that is in the machine under a different name; 0 if it is not found."""
     name, *options = given.split()
     given_addresses = [option[3:] for option in options if option.startswith("ip=")]

@@ -60,7 +60,7 @@ def join_by_order() -> MeshAgent:
     if order.ours:
         atexit.register(_remove, files, daemon)
     _remove_task_variables(order)
-    left_out = _take(order.variables, here=order.here)
+    left_out = _take_variables(order.variables, here=order.here)
     order.spec.process = daemon
     endpoint = join_with(order.spec)
     endpoint.left_out = left_out
@@ -86,7 +86,7 @@ def _order() -> Order:
     return msgspec.msgpack.decode(libpvm.unpack(size), type=Order)
 
 
-def _take(variables: Mapping[str, str], *, here: bool) -> list[str]:
+def _take_variables(variables: Mapping[str, str], *, here: bool) -> list[str]:
     """Set the controller's variables; returns the folders of search paths that are left out."""
     if here:
         os.environ.update(variables)

@@ -59,7 +59,7 @@ def cases(task: TaskTable, base: Path, *path: str | int) -> Iterator[Case]:
         yield Case({"index": "1"}, f"[[task]] number {int(path[-1]) + 1}")
     elif isinstance(task.foreach, dict):
         combinations = _combinations(task.foreach, base, *path, "foreach")
-        yield from combinations if task.name is not None else map(_named, combinations)
+        yield from combinations if task.name is not None else map(_with_name, combinations)
     else:
         files = _files(task.foreach, base, *path, "foreach")
         for file, values in each_file(files):
@@ -125,7 +125,7 @@ def _combinations(
         yield Case({"index": str(index), **chosen}, origin, parameters=parameters)
 
 
-def _named(case: Case) -> Case:
+def _with_name(case: Case) -> Case:
     values = [value for key, value in case.values.items() if key != "index"]
     return replace(case, name=name_of_values(values))
 

@@ -176,7 +176,7 @@ def _explained(message: str, document: dict[str, Any]) -> Problem:
     if match := re.fullmatch("Object missing required field `(.*)`", what):
         return missing(match[1], path)
     if path and path[-1] in _CHOICES:
-        return Problem(path, _no_choice(str(path[-1]), _at(document, path)))
+        return Problem(path, _wrong_choice(str(path[-1]), _at(document, path)))
     if match := re.fullmatch("Expected `([^`]+)`( >= 0)?.*", what):
         return Problem(path, _wrong_type(match[1], match[2], path, _at(document, path)))
     return Problem(path, what)
@@ -287,7 +287,7 @@ _CHOICES: dict[str | int, tuple[str, ...]] = {
 }
 
 
-def _no_choice(key: str, value: Any) -> str:
+def _wrong_choice(key: str, value: Any) -> str:
     if key == "shell":
         hint = _hint("bool", (key,), value)
         return f"'shell' must be true, false or 'bash', not {described(value)}{hint}"

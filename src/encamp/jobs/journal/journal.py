@@ -91,7 +91,7 @@ class Journal:
 
     def own(self, task: str) -> set[str]:
         """All final names that have ever belonged to this task."""
-        now = _own(self.done.outputs(task)) if task in self.done else ()
+        now = _names_of(self.done.outputs(task)) if task in self.done else ()
         return {*now, *self.earlier.get(task, ())}
 
     def current(self) -> Iterator[str]:
@@ -121,7 +121,7 @@ class Journal:
                 self.attempts.pop(task, None)
                 self.failed.discard(task)
                 if task in self.earlier:  # few of a million tasks are
-                    self._forget(task, _own(outputs_in(record)))
+                    self._forget(task, _names_of(outputs_in(record)))
             case "failed":
                 self.failed.note(task, at)
             case "submitted":
@@ -156,7 +156,7 @@ class Journal:
         """Record that former outputs are no longer the task's result, but were once its own."""
         if task not in self.done:
             return
-        if outputs := _own(self.done.outputs(task)):
+        if outputs := _names_of(self.done.outputs(task)):
             self.earlier.setdefault(task, {}).update(outputs)
         self.done.discard(task)
 
@@ -266,7 +266,7 @@ class Journal:
         self.failed.moved(failed)
 
 
-def _own(outputs: Iterable[Published]) -> dict[str, Published]:
+def _names_of(outputs: Iterable[Published]) -> dict[str, Published]:
     """The names that belong to a result, and its outputs."""
     return {output.path: output for output in outputs if not output.kept}
 

@@ -99,7 +99,7 @@ def escaped(value: Any) -> Any:
     """``value`` with undecodable bytes of file names escaped for JSON."""
     match value:
         case str():
-            odd = _odd(value) or value.startswith(_ESCAPE)
+            odd = _has_surrogates(value) or value.startswith(_ESCAPE)
             return _ESCAPE + value.encode("utf-8", "surrogatepass").hex() if odd else value
         case dict():
             return {escaped(key): escaped(inner) for key, inner in value.items()}
@@ -124,7 +124,7 @@ _MARK = b"\\u0000hex:"
 """The same in a line: this one has something to unescape."""
 
 
-def _odd(text: str) -> bool:
+def _has_surrogates(text: str) -> bool:
     return not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)
 
 

@@ -147,7 +147,7 @@ class _Hasher:
 
     def _function(self, function: types.FunctionType) -> bytes:
         function = _unwrapped(function)
-        if not _own(function):
+        if not _is_own(function):
             return self._join("function", [_name(function)])
         cells = [_content(cell) for cell in function.__closure__ or ()]
         parts = [function.__code__, function.__defaults__, function.__kwdefaults__, cells]
@@ -176,7 +176,7 @@ class _Hasher:
         return self._join("code", (*parts, self.digest(constants)))
 
     def _class(self, cls: type) -> bytes:
-        if not _own(cls):
+        if not _is_own(cls):
             return self._join("class", [_name(cls)])
         body = {name: value for name, value in vars(cls).items() if name not in _NOT_CODE}
         parts = (cls.__bases__, body, type(cls))
@@ -227,7 +227,7 @@ def _reduced(value: Any) -> Any:
 def _unwrapped(function: types.FunctionType) -> types.FunctionType:
     """The user's function inside a decorator of an installed package."""
     inner = getattr(function, "__wrapped__", None)
-    if isinstance(inner, types.FunctionType) and not _own(function):
+    if isinstance(inner, types.FunctionType) and not _is_own(function):
         return _unwrapped(inner)
     return function
 
@@ -290,7 +290,7 @@ def own_module(module: types.ModuleType | None) -> bool:
     return module.__name__ == "__main__" if file is None else _own_file(file)
 
 
-def _own(value: Callable[..., Any]) -> bool:
+def _is_own(value: Callable[..., Any]) -> bool:
     code = getattr(value, "__code__", None)
     if code is not None and Path(code.co_filename).is_absolute():
         return _own_file(code.co_filename)

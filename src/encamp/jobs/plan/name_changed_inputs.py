@@ -47,25 +47,25 @@ def _root(number: int, _roots: str | None, _home: str | None) -> str:
     return str(local(SharedPath(number, "")))
 
 
-def which(before: Sequence[InputFile], now: Sequence[InputFile]) -> str:
+def changed_input(before: Sequence[InputFile], now: Sequence[InputFile]) -> str:
     """The first input that differs, in words; empty if none of the known ones does."""
     was = {one.target: one for one in before}
     for one in now:
         if one.target not in was:
             if len(before) in (_KEPT, _KEPT_OF_JOB):
                 continue  # it may have been one of those that were not kept
-            return f"{_named(one)} is new"
+            return f"{_shown_name(one)} is new"
         earlier = was[one.target]
         if earlier.path != one.path:
-            return f"{_named(one)} was {_named(earlier)} before"
+            return f"{_shown_name(one)} was {_shown_name(earlier)} before"
         if earlier != one:
-            return _named(one)
+            return _shown_name(one)
     there = {one.target for one in now}
     gone = [one for one in before if one.target not in there]
-    return f"{_named(gone[0])} is gone" if gone else ""
+    return f"{_shown_name(gone[0])} is gone" if gone else ""
 
 
-def _named(one: InputFile) -> str:
+def _shown_name(one: InputFile) -> str:
     """An input's path, relative to the current folder if it is below."""
     return shortened(printable(one.path.removeprefix(f"{Path.cwd()}/")))
 
@@ -99,7 +99,7 @@ class JobInputs:
     def changed(self, before: str, items: Sequence[Item]) -> str:
         """The input that changed since the state with a digest; empty if unknown."""
         known = self._states().get(before)
-        return "" if known is None else which(known, listed(items, _KEPT_OF_JOB))
+        return "" if known is None else changed_input(known, listed(items, _KEPT_OF_JOB))
 
     def _states(self) -> dict[str, list[InputFile]]:
         with (

@@ -16,7 +16,7 @@ from encamp.jobs.plan.fingerprint import own_module
 from encamp.jobs.plan.graph import Graph
 from encamp.jobs.plan.inputs import Inputs, planner_of
 from encamp.jobs.plan.keys import INPUT_CHANGED, JOB_INPUT_CHANGED, JOB_INPUTS, Keys, why_outdated
-from encamp.jobs.plan.name_changed_inputs import JobInputs, listed, which, with_name
+from encamp.jobs.plan.name_changed_inputs import JobInputs, changed_input, listed, with_name
 from encamp.jobs.plan.redefined_functions import redefined
 from encamp.jobs.plan.reserved_folder import check_reserved_folder
 from encamp.jobs.plan.unordered_readers import check_readers
@@ -134,7 +134,7 @@ class Prepared:
         if why == INPUT_CHANGED:
             whole = self._journal.done.get(record.task)
             before = whole.report.inputs if whole is not None and whole.report else []
-            return which(before, listed(inputs)) if before else ""
+            return changed_input(before, listed(inputs)) if before else ""
         if why == JOB_INPUT_CHANGED:
             return self._job_inputs.changed(record.key.get(JOB_INPUTS, ""), self.inputs.shared)
         return ""

@@ -20,7 +20,7 @@ class Selection:
 
     def __init__(self, tasks: Mapping[str, Task], graph: Graph, options: RunOptions) -> None:
         self._tasks, self._graph, self._failed = tasks, graph, options.failed
-        self._named = _named(options.only, tasks) if options.only else tasks.keys()
+        self._named = _find_named(options.only, tasks) if options.only else tasks.keys()
         self.whole = not (options.only or options.failed)
         """Whether all tasks are selected."""
 
@@ -33,7 +33,7 @@ class Selection:
         return [name for name in self._tasks if name in wanted]
 
 
-def _named(patterns: Iterable[str], tasks: Mapping[str, Task]) -> Collection[str]:
+def _find_named(patterns: Iterable[str], tasks: Mapping[str, Task]) -> Collection[str]:
     found: set[str] = set()
     for pattern in patterns:
         matches = [name for name in tasks if name == pattern or fnmatchcase(name, pattern)]

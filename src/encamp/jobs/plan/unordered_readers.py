@@ -244,7 +244,7 @@ class _Check:
         met = lru_cache(maxsize=1024)(self._met_by)  # local, so that all of it is freed at once
         for mirror in self._job.mirror:
             for _, writes in self._read(mirror, met):
-                raise BadJob(f"the job's {_named(mirror)}", _for_all(writes))
+                raise BadJob(f"the job's {_described(mirror)}", _for_all(writes))
         hits = [
             _ReadingTask(task, mirror, read, writes)
             for task in self._job.tasks.values()
@@ -392,7 +392,7 @@ def check_readers(
     return set()
 
 
-def _named(mirror: Mirror) -> str:
+def _described(mirror: Mirror) -> str:
     return f"mirror {printable(mirror.pattern)!r}"
 
 
@@ -421,20 +421,20 @@ _SEPARATE = "publish to a different folder or name, or exclude it from the mirro
 
 def _of_own_failure(mirror: Mirror, writes: _Writes) -> str:
     return (
-        f"its {_named(mirror)} reads what it leaves when it fails ({_output(writes)}), "
+        f"its {_described(mirror)} reads what it leaves when it fails ({_output(writes)}), "
         f"so its next run would not have the same inputs; {_SEPARATE}"
     )
 
 
 def _of_itself(mirror: Mirror, writes: _Writes) -> str:
     return (
-        f"its {_named(mirror)} reads what it publishes itself ({_output(writes)}), so it would "
+        f"its {_described(mirror)} reads what it publishes itself ({_output(writes)}), so it would "
         f"never be up to date; {_SEPARATE}"
     )
 
 
 def _of_another(mirror: Mirror, maker: str, writes: _Writes, later: bool) -> str:
-    reads = f"its {_named(mirror)} reads what {_publishes(maker, writes)}"
+    reads = f"its {_described(mirror)} reads what {_publishes(maker, writes)}"
     if later:
         return f"{reads}, which runs later; {_SEPARATE}"
     if writes.failed:

@@ -85,7 +85,7 @@ class Lanes:
         return workers
 
     def _place(self, workers: dict[_Worker, _Attempts]) -> None:
-        for host, worker in sorted(workers, key=_natural):
+        for host, worker in sorted(workers, key=_natural_key):
             first = len(self.lanes)
             free: list[float] = []
             for start, end, number in workers[host, worker].in_order():
@@ -140,7 +140,7 @@ def times(attempt: AttemptReport) -> tuple[float, float]:
     return start, end
 
 
-def _natural(worker: _Worker) -> tuple[Any, ...]:
+def _natural_key(worker: _Worker) -> tuple[Any, ...]:
     """Sort key: ``node-2`` before ``node-10``; attempts without a host last."""
     host, name = worker
     return host is None, _in_parts(host), _in_parts(name)

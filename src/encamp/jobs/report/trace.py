@@ -28,7 +28,9 @@ def trace(report: JobReport, lanes: Lanes) -> list[bytes]:
         hosts.setdefault(lane.host, len(hosts) + 1)
     places = [(hosts[lane.host], n) for n, lane in enumerate(lanes.lanes, len(hosts) + 1)]
     """The numbers of each lane's host and of itself."""
-    names = [_named("process_name", n, 0, name=host or _NO_HOST) for host, n in hosts.items()]
+    names = [
+        _metadata_event("process_name", n, 0, name=host or _NO_HOST) for host, n in hosts.items()
+    ]
     names += _lane_names(lanes.lanes, places)
     ran = [at for at, tries in enumerate(lanes.tries) if tries]
     wrong = [at for at in lanes.wrong if lanes.tries[at]]
@@ -59,7 +61,7 @@ def _remark(text: str) -> dict[str, Any]:
     return {"name": text, "cat": "remark", "ph": "i", "s": "g", "ts": 0, "pid": 0, "tid": 0}
 
 
-def _named(kind: str, pid: int, tid: int, **args: object) -> dict[str, Any]:
+def _metadata_event(kind: str, pid: int, tid: int, **args: object) -> dict[str, Any]:
     """An event that describes a host or a lane."""
     return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": args}
 
@@ -69,8 +71,8 @@ def _lane_names(lanes: list[Lane], numbers: list[tuple[int, int]]) -> list[dict[
     for order, (lane, (pid, tid)) in enumerate(zip(lanes, numbers, strict=True)):
         name = lane.worker or "all workers"
         name = name if lane.slot is None else f"{name} / {lane.slot}"
-        events.append(_named("thread_name", pid, tid, name=name))
-        events.append(_named("thread_sort_index", pid, tid, sort_index=order))
+        events.append(_metadata_event("thread_name", pid, tid, name=name))
+        events.append(_metadata_event("thread_sort_index", pid, tid, sort_index=order))
     return events
 
 

@@ -145,7 +145,7 @@ def why_unsafe(words: Words) -> str:
     first, rest = words[0], words[1:]
     if first.text is None or not _COMMAND.fullmatch(first.text):
         return "the line contains a command whose name is not a literal word"
-    name = _known(first.text)
+    name = _base_name(first.text)
     if name in _RESERVED:
         return "it cannot be parsed for certain"
     return "" if _is_safe(name, rest) else f"its {name} might run data as code"
@@ -160,7 +160,7 @@ def _is_safe(name: str, words: Words) -> bool:
         return False
     if name in _BEFORE_ANOTHER:
         return _is_safe_inside(name, words)
-    inside = (at for at, word in enumerate(words) if _known(word.text or "") in _PROGRAMS)
+    inside = (at for at, word in enumerate(words) if _base_name(word.text or "") in _PROGRAMS)
     return not any(why_unsafe(words[at:]) for at in inside)
 
 
@@ -170,7 +170,7 @@ def code_files(words: Words) -> set[str]:
     for at, word in enumerate(words):
         if word.text in (".", "source") and at == 0:
             files.update(other.text for other in words[1:])
-        elif program := _PROGRAMS.get(_known(word.text or "")):
+        elif program := _PROGRAMS.get(_base_name(word.text or "")):
             rest = [other.text for other in words[at + 1 :] if other.text]
             files.update([one for one in rest if one[0] != "-"][: not program.runs])
             files.update(other for one, other in pairwise(rest) if one == "-f")
@@ -215,7 +215,7 @@ _RULES: dict[str, Callable[[Words], bool]] = {
 _KNOWN = {*_PROGRAMS, *_RUNS_DATA, *_BEFORE_ANOTHER, *_RULES}
 
 
-def _known(text: str) -> str:
+def _base_name(text: str) -> str:
     """A program's name without folder and version: ``python`` for ``/usr/bin/python3.11``."""
     name = text.rpartition("/")[2]
     return re.sub(r"[-.\d]+$", "", name) or name
@@ -286,7 +286,7 @@ def _is_safe_inside(name: str, words: Words) -> bool:
             return False
         if word.text is None and (word.splits or not (named or assigned)):
             return bool(name == "xargs" and at == len(words) - 1)
-        if word.text and _known(text) in _KNOWN:
+        if word.text and _base_name(text) in _KNOWN:
             return not why_unsafe(words[at:])
         named = named or bool(word.text and _NAME.fullmatch(text) and text not in _SUBCOMMANDS)
     return True

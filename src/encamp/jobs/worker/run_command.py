@@ -54,7 +54,7 @@ def _waited(process: subprocess.Popen[bytes]) -> tuple[int, struct_rusage]:
 def _start(command: Command, folder: Path, task: str, files: ExitStack) -> subprocess.Popen[bytes]:
     words = _words(command)
     environment = with_chosen(command.env) if command.env else None
-    program = _found(words[0], (environment or os.environ).get("PATH"))
+    program = _find_program(words[0], (environment or os.environ).get("PATH"))
     if program is None and not ("/" in words[0] and (folder / words[0]).exists()):
         raise CommandNotFound(task, words[0], socket.gethostname())
     try:
@@ -79,7 +79,7 @@ def _words(command: Command) -> Sequence[str]:
     return [*shell, "-c", command.line]
 
 
-def _found(word: str, path: str | None) -> str | None:
+def _find_program(word: str, path: str | None) -> str | None:
     """The program of a command's first word, looked up once if the result cannot vary."""
     known = _programs.get((word, path or ""))
     if known is not None and os.access(known, os.X_OK):

@@ -91,7 +91,7 @@ class Publishable:
         before = len(self._made), len(self._links)
         matches = find(output.pattern, self._folder)
         if "/" in output.pattern:
-            with self._leniency():
+            with self._errors_ignored():
                 self._check_listable(output.pattern)
         depth = globstar_depth(output.pattern, self._folder)
         holders = {parent for match in matches for parent in match.parents} if depth else set()
@@ -102,7 +102,7 @@ class Publishable:
                 if output.rename is not None:
                     to = inner.parent / renamed(output.rename, match.name)
                 path = self._below(str(match))
-                with self._leniency():
+                with self._errors_ignored():
                     self._take(path, to, output, top=True, held=match in holders)
         return (len(self._made), len(self._links)) != before
 
@@ -116,11 +116,11 @@ class Publishable:
         links: list[_Link] = []
         while self._links:
             link = self._links.popleft()
-            with self._leniency():
+            with self._errors_ignored():
                 if not self._unfolded(link):
                     links.append(link)
         for link in links:
-            with self._leniency():
+            with self._errors_ignored():
                 self._made.append(self._resolved(link))
         return self._made
 
@@ -170,7 +170,7 @@ class Publishable:
             elif stat.S_ISDIR(status.st_mode):
                 self._homes.setdefault(made, []).append((_base(output), to))
             else:
-                with self._leniency():
+                with self._errors_ignored():
                     self._take_leaf(made, to, output, status)
         if empty and not self._passes(path, inner, output):
             self._made.append(OutputFile(path, inner, output, "folder"))
@@ -261,7 +261,7 @@ class Publishable:
     def _refusal(self, path: str, why: str) -> UnusableOutput:
         return UnusableOutput(self._task, path, why)
 
-    def _leniency(self) -> suppress:
+    def _errors_ignored(self) -> suppress:
         return suppress(*((UnusableOutput, OSError) if self._lenient else ()))
 
 

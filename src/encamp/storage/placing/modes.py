@@ -60,10 +60,10 @@ def mode_of(item: Item, storage: Path) -> tuple[ActualMode, str]:
 
 def needs_own_mounts(items: Iterable[Item]) -> bool:
     """Whether a process that may not mount would gain from its own namespace, see `overlay`."""
-    return os.geteuid() != 0 and any(map(_gains, items))
+    return os.geteuid() != 0 and any(map(_gains_from_mounts, items))
 
 
-def _gains(item: Item) -> bool:
+def _gains_from_mounts(item: Item) -> bool:
     if item.mode == "overlay":
         return True
     return item.mode == "auto" and item.cached and _worth_a_mount(item) and not _has_folders(item)

@@ -52,7 +52,7 @@ class _Stream:
     def shake(self) -> bool:
         """Continue the handshake; returns whether it is done. Raises OSError, EOFError."""
         try:
-            while not self._shook():
+            while not self._continue_handshake():
                 self.push()
                 if not self._fetch():
                     return False
@@ -62,7 +62,7 @@ class _Stream:
             self.push()  # also an alert with the reason for the other end
         return True
 
-    def _shook(self) -> bool:
+    def _continue_handshake(self) -> bool:
         try:
             self.tls.do_handshake()
         except ssl.SSLWantReadError:
