@@ -60,10 +60,10 @@ def test_messages_wait_for_task_start_in_order(post: Post) -> None:
     task = post.task(1)
     for number in range(3):
         post.mail.send(1, 7, dump(number))
-        assert not post.mail.goes_out(1)
+        assert not post.mail.is_sent_at_once(1)
     assert post.came() == []
     post.begin(task)
-    assert post.mail.goes_out(1)
+    assert post.mail.is_sent_at_once(1)
     post.mail.send(1, SPAWNER, dump("last"))
     assert [value for *_, value in post.came()] == [0, 1, 2, "last"]
     assert {(agent, slot, to) for agent, slot, to, *_ in post.came()} == {(3, 5, 1)}
@@ -75,11 +75,11 @@ def test_messages_for_starting_task_keep_their_order(post: Post) -> None:
     post.mail.send(1, 7, dump("first"))
     task.sent(SlotRecord(3, 5, HostRecord("host", 1, 1, ())))
     task.begins()
-    assert not post.mail.goes_out(1)
+    assert not post.mail.is_sent_at_once(1)
     post.mail.send(1, 7, dump("second"))
     assert post.came() == []
     post.mail.begins(task)
-    assert post.mail.goes_out(1)
+    assert post.mail.is_sent_at_once(1)
     assert [value for *_, value in post.came()] == ["first", "second"]
 
 
@@ -128,17 +128,17 @@ def test_waiter_is_called_once_on_arrival(post: Post) -> None:
         return lambda: called.append(name)
 
     kept, gone = wake("kept"), wake("gone")
-    post.mail.call_when_there(kept)
-    post.mail.call_when_there(gone)
-    post.mail.call_no_more(gone)
-    post.mail.call_no_more(gone)
+    post.mail.call_on_arrival(kept)
+    post.mail.call_on_arrival(gone)
+    post.mail.cancel_call(gone)
+    post.mail.cancel_call(gone)
     post.mail.call_waiters(failed=False)
     assert called == []
     post.mail.put(1, dump("news"))
     post.mail.call_waiters(failed=False)
     post.mail.call_waiters(failed=False)
     assert called == ["kept"]
-    post.mail.call_when_there(kept)
+    post.mail.call_on_arrival(kept)
     post.mail.call_waiters(failed=False)
     assert called == ["kept"], "there is no news since"
     post.mail.call_waiters(failed=True)

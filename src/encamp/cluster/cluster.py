@@ -321,7 +321,7 @@ class Cluster:
             return
 
         def send_large() -> None:
-            at_once = self._agent is None and messages.goes_out(number)
+            at_once = self._agent is None and messages.is_sent_at_once(number)
             self._controller.send(number, payload if at_once else own(payload))
 
         with self._pump.signals_deferred:  # it is copied as it is now, or not sent at all
@@ -388,7 +388,7 @@ class Cluster:
         while True:
             arrived = asyncio.Event()
             wake = partial(loop.call_soon_threadsafe, arrived.set)
-            self._controller.messages.call_when_there(wake)
+            self._controller.messages.call_on_arrival(wake)
             try:
                 if (got := self.receive(0, source)) is not None:
                     return got
@@ -397,7 +397,7 @@ class Cluster:
             except TimeoutError:
                 return None
             finally:
-                self._controller.messages.call_no_more(wake)
+                self._controller.messages.cancel_call(wake)
 
     # Ending
 

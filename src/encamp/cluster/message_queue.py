@@ -92,12 +92,12 @@ class MessageQueue:
         """Empty the queue."""
         self.queue.clear()
 
-    def call_when_there(self, wake: Callable[[], object]) -> None:
+    def call_on_arrival(self, wake: Callable[[], object]) -> None:
         """Call a function once, when the queue has a message; from any thread."""
         self.waiters.append(wake)
 
-    def call_no_more(self, wake: Callable[[], object]) -> None:
-        """Undo `call_when_there`."""
+    def cancel_call(self, wake: Callable[[], object]) -> None:
+        """Undo `call_on_arrival`."""
         with suppress(ValueError):
             self.waiters.remove(wake)
 
@@ -117,7 +117,7 @@ class MessageQueue:
 
     # For tasks
 
-    def goes_out(self, number: int) -> bool:
+    def is_sent_at_once(self, number: int) -> bool:
         """Whether a message to a task would be sent at once."""
         task = self._tasks.get(number)
         return task is not None and task.state is RUNNING and number not in self.early

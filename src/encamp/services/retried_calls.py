@@ -23,7 +23,7 @@ def call_with_retries(
     """Acquire a server, make a call and release the server; does not wait.
 
     ``call`` is an operation of `letters`, a method and its arguments. ``result`` is settled by the
-    first try whose server survives, or by the last one.
+    first attempt whose server survives, or by the last one.
     """
     operation, method, parts = call
 

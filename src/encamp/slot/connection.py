@@ -1,4 +1,4 @@
-"""How a slot sends and receives: by sockets, through the queue of a thread, or by its agent."""
+"""How a slot sends and receives: over sockets, through a thread's queue, or through its agent."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def doctor_command(
     return _sum_up(table)
 
 
-# The checks, and the destination
+# The checks
 
 
 def _existing_part(folder: Path) -> Path:
