@@ -1,4 +1,4 @@
-"""What executors, jobs and dialects may do with a cluster beyond its public interface.
+"""What executors, jobs and `encamp.compat` may do with a cluster beyond its public interface.
 
 They get it from `cluster.port_of`. It holds no reference to the `Cluster`, so that the garbage
 collector can find out that it is unused.
@@ -26,7 +26,7 @@ Owned = Callable[[object], bool]
 
 
 class ClusterPort:
-    """What executors, jobs and dialects use of a cluster. For any thread, except as noted."""
+    """What executors, jobs and `encamp.compat` use of a cluster. For any thread, unless noted."""
 
     def __init__(self, controller: Controller, lifetime: Lifetime) -> None:
         self._controller, self._lifetime = controller, lifetime

@@ -1,11 +1,11 @@
-"""The dialect of the ISD grid: its clients run with new import lines, on any engine.
+"""The interface of the ISD grid: its clients run with new import lines, on any engine.
 
     hosts = create_host_list(["node1", "node2"])
     grid = Grid(hosts, src_path, display, X11_delay, debug, verbose, shared_temp_path)
     service_id = grid.publish(instance)
     proxy = grid.acquire_service(service_id)
 
-Names, arguments and order of calls are those of the grid. Unlike the grid, this dialect loses no
+Names, arguments and order of calls are those of the grid. Unlike the grid, this interface loses no
 errors, arguments or clients: `Result.get` raises the error of a remote call, `scatter` refuses a
 wrong number of arguments, and a client that dies affects no other client.
 """

@@ -1,4 +1,4 @@
-"""The dialect of PyOPUS 0.9 ``pyopus.parallel``: its scripts run with new import lines.
+"""The interface of PyOPUS 0.9 ``pyopus.parallel``: its scripts run with new import lines.
 
     pyopus.parallel.base          →  encamp.compat.pyopus.base
     pyopus.parallel.mpi           →  encamp.compat.pyopus.mpi
@@ -6,7 +6,7 @@
     pyopus.parallel.cooperative   →  encamp.compat.pyopus.cooperative
 
 Names, arguments, ids, the order of messages and return values are those of PyOPUS. Unlike PyOPUS,
-this dialect loses no errors, files or runs; see `encamp.compat.pyopus.mpi` and
+this interface loses no errors, files or runs; see `encamp.compat.pyopus.mpi` and
 `encamp.compat.pyopus.pvm`.
 """
 

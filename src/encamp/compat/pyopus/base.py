@@ -1,4 +1,4 @@
-"""The part that all virtual machines of the dialect share: ids, messages, paths, storage.
+"""The part that all of PyOPUS's virtual machines share: ids, messages, paths, storage.
 
 The names are those of PyOPUS.
 """

@@ -1,4 +1,4 @@
-"""The part that all virtual machines of the dialect share on a cluster: spawn, send, receive, end.
+"""The part that PyOPUS's virtual machines share on a cluster: spawn, send, receive, end.
 
 Subclasses define the ids and the facts about hosts.
 """
@@ -287,7 +287,7 @@ class ClusteredMachine(VirtualMachine):
         return None if received is None else self._translated(spawner, received)
 
     def _translated(self, spawner: Spawner, received: Received) -> tuple[Any, ...]:
-        """A cluster's message or event in the dialect; ``()`` if the dialect has none for it."""
+        """A cluster's message or event in PyOPUS's form; ``()`` if PyOPUS has none for it."""
         number, message = received.source, received.message
         if has_sender(message):
             return spawner.ids.get(number) or self._id(message[1], number), message[2]
@@ -301,7 +301,7 @@ class ClusteredMachine(VirtualMachine):
         return sender or self._id(None, number), message
 
     def _event_message(self, spawner: Spawner, event: HostAdded | HostDeleted) -> tuple[Any, ...]:
-        """The dialect's message for a host that has joined or left."""
+        """PyOPUS's message for a host that has joined or left."""
         name, nobody = event.host.name, self.task_type.bad()
         if isinstance(event, HostAdded):
             if not spawner.add(event.host):
@@ -385,7 +385,7 @@ def _fetch_in_task(
     if received is None:
         return None
     number, what = received.source, received.message
-    if not has_sender(what):  # from a program that does not use the dialect
+    if not has_sender(what):  # from a program without PyOPUS's interface
         return vm._id(0 if number == 0 else None, number), what
     _, place, message = what
     if isinstance(message, Finish):

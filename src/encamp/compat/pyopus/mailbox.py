@@ -1,4 +1,4 @@
-"""The messages that tasks of the dialect and the program send each other, and where they wait."""
+"""The messages that PyOPUS's tasks and the program send each other, and where they wait."""
 
 from __future__ import annotations
 

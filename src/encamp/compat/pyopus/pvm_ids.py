@@ -1,4 +1,4 @@
-"""PVM's ids in the dialect: integers, one for a host's daemon, and one for a task."""
+"""PVM's ids in PyOPUS: integers, one for a host's daemon, and one for a task."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Spawner:
         self.slot: dict[int, int] = {}
         """Number of a task → its slot, until its exit was received."""
         self.ids: dict[int, Any] = {}
-        """Number of a task → its id in the dialect, until then."""
+        """Number of a task → its id in PyOPUS's form, until then."""
         self._tasks: dict[int, SpawnedTask] = {}
         self.silent: set[int] = set()
         """Numbers of tasks whose results are not wanted."""
@@ -72,7 +72,7 @@ class Spawner:
         """Number of a task → the name of its function, until then."""
         self.mail: Mailbox | None = None
         self.host_table: Any = None
-        """A dialect's other facts about the hosts."""
+        """A virtual machine's other facts about the hosts."""
         self.raised: set[int] = set()
         """Numbers of tasks whose errors are raised elsewhere, so that they are not printed."""
         self.killed: set[int] = set()
@@ -338,7 +338,8 @@ def use_cluster(cluster: Cluster | None) -> None:
     """Let the virtual machines of this process use an open cluster; None for none.
 
     This is for programs that are not started by mpirun, and for engines that PyOPUS does not have.
-    The dialect does not show the cluster's other tasks. ``finalize()`` does not close the cluster.
+    The virtual machines do not show the cluster's other tasks. ``finalize()`` does not close the
+    cluster.
     """
     use(Spawner(cluster))
 
