@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from encamp.jobs.worker.run_command import _found
+from encamp.jobs.worker.run_command import _find_program
 
 
 def program(folder: Path, name: str = "tool") -> str:
@@ -22,21 +22,21 @@ def program(folder: Path, name: str = "tool") -> str:
 def test_removed_or_nonexecutable_program_is_looked_up_again(how: str, here: Path) -> None:
     first, second = program(here / "a"), program(here / "b")
     path = f"{here}/a:{here}/b"
-    assert _found("tool", path) == first
+    assert _find_program("tool", path) == first
     if how == "removed":
         Path(first).unlink()
     else:
         Path(first).chmod(0o644)
         if os.access(first, os.X_OK):
             pytest.skip("this user may run everything")
-    assert _found("tool", path) == second
+    assert _find_program("tool", path) == second
 
 
 def test_another_path_has_another_program(here: Path) -> None:
     first, second = program(here / "a"), program(here / "b")
-    assert _found("tool", f"{here}/a") == first
-    assert _found("tool", f"{here}/b") == second
-    assert _found("tool", str(here)) is None
+    assert _find_program("tool", f"{here}/a") == first
+    assert _find_program("tool", f"{here}/b") == second
+    assert _find_program("tool", str(here)) is None
 
 
 @pytest.mark.parametrize("relative", ["bin", ""])
@@ -48,9 +48,9 @@ def test_a_folder_that_is_relative_is_that_of_each_task(
     for name in ("one", "two"):
         (here / name).mkdir()
     monkeypatch.chdir(here / "one")
-    assert _found("tool", path) == usual
+    assert _find_program("tool", path) == usual
     own = program(here / "two" / relative)
     monkeypatch.chdir(here / "two")
-    found = _found("tool", path)
+    found = _find_program("tool", path)
     assert found is not None
     assert Path(found).absolute() == Path(own)
