@@ -184,7 +184,6 @@ def change_python() -> None:
     gc.set_threshold(5)
     socket.setdefaulttimeout(0.5)
     faulthandler.disable()
-    faulthandler.dump_traceback_later(0.01, exit=True)
     sys.setprofile(hook)
     threading.settrace(hook)
     threading.setprofile(hook)
@@ -284,6 +283,17 @@ def test_a_call_finds_its_process_as_the_first_one_did(
     cluster.spawn(deed).result(SOON)
     cluster.spawn(time.sleep, 0.03).result(SOON)
     assert cluster.spawn(state).result(SOON) == before
+
+
+def exit_soon() -> None:
+    faulthandler.dump_traceback_later(0.5, exit=True)
+
+
+def test_a_process_that_a_call_wants_to_end_later_lives_on(cluster: Cluster) -> None:
+    before = cluster.spawn(os.getpid).result(SOON)
+    cluster.spawn(exit_soon).result(SOON)
+    cluster.spawn(time.sleep, 0.6).result(SOON)
+    assert cluster.spawn(os.getpid).result(SOON) == before
 
 
 def test_every_checked_property_is_restored(
