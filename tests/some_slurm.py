@@ -63,14 +63,14 @@ class Batch:
     output: Path
 
     @property
-    def said(self) -> str:
+    def printed(self) -> str:
         """What it has printed."""
         return self.output.read_text() if self.output.exists() else ""
 
     def ended(self, seconds: float = 90.0) -> str:
         """Wait for its end; what it printed."""
         until(lambda: not self._known(), seconds)
-        return self.said
+        return self.printed
 
     def _known(self) -> bool:
         done = self.slurm.run("squeue", "--noheader", "--jobs", self.number)

@@ -30,7 +30,7 @@ def run(name: str, kernel: Kernel) -> list[dict[str, Any]]:
     return outputs
 
 
-def said(outputs: list[dict[str, Any]]) -> str:
+def text_of(outputs: list[dict[str, Any]]) -> str:
     """All text of outputs."""
     data = [one.get("data", {}) for one in outputs]
     return "\n".join(
@@ -50,14 +50,14 @@ def pictures(outputs: list[dict[str, Any]]) -> int:
 def test_the_notebook_of_circuit_sweeps(kernel: Kernel, here: Path) -> None:
     need("ngspice", shutil.which("ngspice") is not None)
     outputs = run("circuit-sweep.ipynb", kernel)
-    assert "60 up to date, 0 done" in said(outputs)
+    assert "60 up to date, 0 done" in text_of(outputs)
     assert pictures(outputs) == 1
     assert len(Path("results/filter.job/results.csv").read_text().splitlines()) == 61
 
 
 def test_the_notebook_of_strips(kernel: Kernel, here: Path) -> None:
     outputs = run("lidar-strips.ipynb", kernel)
-    text = said(outputs)
+    text = text_of(outputs)
     [foreseen] = [one for one in markups(outputs) if "nothing was run" in one]
     assert "2 to do, 4 up to date" in foreseen
     assert "an input changed: data/strip-2.npy" in foreseen
@@ -69,7 +69,7 @@ def test_the_notebook_of_strips(kernel: Kernel, here: Path) -> None:
 
 def test_the_notebook_of_replica_exchange(kernel: Kernel, here: Path) -> None:
     outputs = run("replica-exchange.ipynb", kernel)
-    [share] = [line for line in said(outputs).splitlines() if "in the right well" in line]
+    [share] = [line for line in text_of(outputs).splitlines() if "in the right well" in line]
     assert 0.3 < float(share.split()[0]) < 1.0
     assert pictures(outputs) == 1
 

@@ -38,7 +38,7 @@ def use(*mirrors: str | Mirror) -> None:
         pass
 
 
-def said(*words: str | Path) -> str:
+def cache_output(*words: str | Path) -> str:
     ended = encamp("cache", *words)
     assert (ended.status, ended.err) == (0, ""), ended
     return ended.out
@@ -53,34 +53,34 @@ def entries() -> list[Path]:
 
 
 def test_empty_cache_is_reported(here: Path) -> None:
-    assert re.fullmatch(r"0 entries, 0 B of at most [\d.]+ [GT]iB\n", said("list"))
+    assert re.fullmatch(r"0 entries, 0 B of at most [\d.]+ [GT]iB\n", cache_output("list"))
 
 
 def test_single_entry_is_reported_in_singular(data: Path) -> None:
     (data / "small").mkdir()
     (data / "small/only").write_bytes(b"x")
     use("small")
-    assert re.search(r"     1 file  .*/small\n1 entry, 1 B of", said("list"))
+    assert re.search(r"     1 file  .*/small\n1 entry, 1 B of", cache_output("list"))
 
 
 def test_entries_are_listed_by_use_with_size_kind_and_source(data: Path) -> None:
     use("model.lib")
     use("tree")
-    heading, first, second, total = said("list").splitlines()
+    heading, first, second, total = cache_output("list").splitlines()
     assert heading.split() == ["last", "used", "size", "kind", "source"]
     assert heading.index("source") == first.index(str(data))
     assert re.fullmatch(rf"{WHEN} +4\.9 KiB +file +{data}/model\.lib", first)
     assert re.fullmatch(rf"{WHEN} +6\.0 KiB +3 files +{data}/tree", second)
     assert re.fullmatch(r"2 entries, 10\.9 KiB of at most [\d.]+ [GT]iB", total)
     use("model.lib")
-    assert [line.rpartition("/")[2] for line in said("list").splitlines()[1:3]] == [
+    assert [line.rpartition("/")[2] for line in cache_output("list").splitlines()[1:3]] == [
         "tree", "model.lib",
     ]  # fmt: skip
 
 
 def test_the_limit_is_the_users(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LIMIT, "1.5 GiB")
-    assert said("list") == "0 entries, 0 B of at most 1.5 GiB\n"
+    assert cache_output("list") == "0 entries, 0 B of at most 1.5 GiB\n"
     monkeypatch.setenv(LIMIT, "plenty")
     encamp("cache", "list").check_refused(LIMIT, "'plenty'", "20 GiB")
 
@@ -89,7 +89,7 @@ def test_the_limit_is_the_users(data: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_unused_input_shows_its_mode(data: Path) -> None:
-    lines = said("why", "model.lib").splitlines()
+    lines = cache_output("why", "model.lib").splitlines()
     assert lines[0] == f"{data}/model.lib: 4.9 KiB (5000 bytes)"
     assert lines[1] == "  is not in the cache in its present state"
     assert re.fullmatch(r"  mode as a task's own input: (copy|reflink) \(.+\)", lines[2])
@@ -101,7 +101,7 @@ def test_unused_input_shows_its_mode(data: Path) -> None:
 
 def test_first_and_last_use_are_shown(data: Path) -> None:
     use("model.lib")
-    lines = said("why", "model.lib").splitlines()
+    lines = cache_output("why", "model.lib").splitlines()
     assert lines[1] == "  is in the cache"
     state = r"5000 bytes, permissions \d+, changed [^;]+"
     assert re.fullmatch(rf"  {WHEN}  entry of {state}; last used {WHEN}", lines[4])
@@ -110,7 +110,7 @@ def test_first_and_last_use_are_shown(data: Path) -> None:
 
 def test_tree_is_shown_with_number_of_files(data: Path) -> None:
     use("tree")
-    out = said("why", "tree")
+    out = cache_output("why", "tree")
     assert f"{data}/tree: 3 files, 6.0 KiB (6144 bytes)\n" in out
     assert "fetched: first use on this host" in out
 
@@ -134,9 +134,9 @@ def test_a_changed_file_says_what_changed(change: object, words: str, data: Path
     (data / "model.lib").chmod(0o644)
     use("model.lib")
     change(data / "model.lib")  # type: ignore[operator]
-    assert "is not in the cache in its present state" in said("why", "model.lib")
+    assert "is not in the cache in its present state" in cache_output("why", "model.lib")
     use("model.lib")
-    out = said("why", "model.lib")
+    out = cache_output("why", "model.lib")
     assert "fetched: it changed" in out
     assert re.search(words, next(line for line in out.splitlines() if "it changed" in line))
 
@@ -155,7 +155,7 @@ def test_a_file_in_a_tree_that_changed_says_so(data: Path) -> None:
     (data / "tree/1").write_bytes(bytes(100))
     (data / "tree/3").write_bytes(bytes(10))
     use("tree")
-    (line,) = [line for line in said("why", "tree").splitlines() if "it changed" in line]
+    (line,) = [line for line in cache_output("why", "tree").splitlines() if "it changed" in line]
     assert re.search("3 files, 6144 bytes, .*; now 4 files, 4206 bytes, ", line)
 
 
@@ -164,10 +164,10 @@ def test_eviction_shows_its_reason(data: Path, monkeypatch: pytest.MonkeyPatch) 
     (data / "other").write_bytes(bytes(8000))
     monkeypatch.setenv(LIMIT, "9000")
     use("other")
-    out = said("why", "model.lib")
+    out = cache_output("why", "model.lib")
     assert re.search(rf"{WHEN}  evicted: room for the cache's limit\n", out)
     use("model.lib")
-    assert "fetched: it was evicted: room for the cache's limit" in said("why", "model.lib")
+    assert "fetched: it was evicted: room for the cache's limit" in cache_output("why", "model.lib")
 
 
 def test_a_damaged_entry_says_that_a_task_wrote_to_it(data: Path) -> None:
@@ -178,15 +178,15 @@ def test_a_damaged_entry_says_that_a_task_wrote_to_it(data: Path) -> None:
 
     with pytest.raises(InputDamaged):
         block()
-    assert "a task wrote to it" in said("why", "model.lib")
+    assert "a task wrote to it" in cache_output("why", "model.lib")
     use(Mirror("model.lib", mode="link"))
-    assert re.search("fetched: .*a task wrote to it", said("why", "model.lib"))
+    assert re.search("fetched: .*a task wrote to it", cache_output("why", "model.lib"))
 
 
 def test_two_kinds_of_use_say_why_there_are_two_entries(data: Path) -> None:
     use("model.lib")
     use(Mirror("model.lib", mode="link"))
-    out = said("why", "model.lib")
+    out = cache_output("why", "model.lib")
     assert "fetched: it is needed read-only, too" in out
     assert out.count("  entry of ") == 2
 
@@ -201,14 +201,14 @@ def test_refusal_shows_its_reason(data: Path) -> None:
     ):
         pytest.fail("no disk is that large")
     assert re.search(
-        r"refused: 909494.7 TiB are needed, \S+ [GT]iB are free", said("why", "model.lib")
+        r"refused: 909494.7 TiB are needed, \S+ [GT]iB are free", cache_output("why", "model.lib")
     )
 
 
 def test_removed_file_keeps_its_history(data: Path) -> None:
     use("model.lib")
     (data / "model.lib").unlink()
-    out = said("why", "model.lib")
+    out = cache_output("why", "model.lib")
     assert out.startswith(f"{data}/model.lib: does not exist now\n")
     assert "entry of 5000 bytes" in out
     assert "fetched: first use on this host" in out
@@ -221,7 +221,7 @@ def test_unknown_file_is_refused(here: Path) -> None:
 def test_a_pattern_tells_of_each_file(data: Path) -> None:
     """Otherwise the second would stand there without its past."""
     use("tree/0", "tree/1")
-    out = said("why", "tree/*")
+    out = cache_output("why", "tree/*")
     assert re.findall(rf"^{data}/tree/(\d)", out, re.MULTILINE) == ["0", "1", "2"]
     assert out.count("fetched: first use on this host") == 2
 
@@ -231,19 +231,19 @@ def test_odd_names_stay_on_their_lines(here: Path) -> None:
     for name in names:
         (here / os.fsdecode(name)).write_text("x")
         use(Mirror(os.fsdecode(name)))
-    assert len(said("list").splitlines()) == len(names) + 2  # a heading and a sum
+    assert len(cache_output("list").splitlines()) == len(names) + 2  # a heading and a sum
     for name in names:
-        out = said("why", os.fsdecode(name))
+        out = cache_output("why", os.fsdecode(name))
         assert "is in the cache" in out
         assert "fetched: first use on this host" in out
 
 
 def test_looking_makes_no_entry_and_uses_none(data: Path) -> None:
     use("model.lib")
-    before = said("list")
-    said("why", "model.lib")
-    said("why", "tree")
-    assert said("list") == before
+    before = cache_output("list")
+    cache_output("why", "model.lib")
+    cache_output("why", "tree")
+    assert cache_output("list") == before
     assert len(entries()) == 1
 
 
@@ -252,20 +252,20 @@ def test_looking_makes_no_entry_and_uses_none(data: Path) -> None:
 
 def test_clearing_says_how_much_and_a_dry_run_removes_nothing(data: Path) -> None:
     use("model.lib", "tree")
-    assert said("clear", "--dry-run") == "would remove 10.9 KiB\n"
+    assert cache_output("clear", "--dry-run") == "would remove 10.9 KiB\n"
     assert len(entries()) == 2
-    assert said("clear") == "removed 10.9 KiB\n"
+    assert cache_output("clear") == "removed 10.9 KiB\n"
     assert entries() == []
-    assert said("list").startswith("0 entries, 0 B")
-    assert said("clear") == "removed 0 B\n"
+    assert cache_output("list").startswith("0 entries, 0 B")
+    assert cache_output("clear") == "removed 0 B\n"
 
 
 def test_clearing_is_in_history(data: Path) -> None:
     use("model.lib")
-    said("clear")
-    assert "evicted: the cache was cleared" in said("why", "model.lib")
+    cache_output("clear")
+    assert "evicted: the cache was cleared" in cache_output("why", "model.lib")
     use("model.lib")
-    assert "fetched: it was evicted: the cache was cleared" in said("why", "model.lib")
+    assert "fetched: it was evicted: the cache was cleared" in cache_output("why", "model.lib")
 
 
 def test_a_tree_in_use_stays(data: Path) -> None:
@@ -273,13 +273,13 @@ def test_a_tree_in_use_stays(data: Path) -> None:
         (data / f"tree/more-{number}").write_text("x")
     with sandbox(Mirror("tree")) as folder:
         before = sorted(path.name for path in (folder / "tree").iterdir())
-        assert said("clear") == "removed 0 B\n"
+        assert cache_output("clear") == "removed 0 B\n"
         assert sorted(path.name for path in (folder / "tree").iterdir()) == before
-    assert said("clear") != "removed 0 B\n"
+    assert cache_output("clear") != "removed 0 B\n"
 
 
 def test_clearing_where_nothing_ever_ran_makes_nothing(local_storage_base: Path) -> None:
-    assert said("clear") == "removed 0 B\n"
+    assert cache_output("clear") == "removed 0 B\n"
     assert list(local_storage_base.iterdir()) == []
 
 
@@ -300,14 +300,14 @@ def test_an_unreadable_input_is_refused(here: Path) -> None:
 def test_why_sees_job_inputs_that_are_there(data: Path) -> None:
     """They have an entry of their own, which is read-only."""
     use(Mirror("model.lib", readonly=True))
-    assert "  is in the cache, read-only, as job inputs are\n" in said("why", "model.lib")
+    assert "  is in the cache, read-only, as job inputs are\n" in cache_output("why", "model.lib")
     use(Mirror("model.lib", mode="copy"))
     assert (
         "  is in the cache twice: read-only (for job inputs), and with its own permissions\n"
-    ) in said("why", "model.lib")
+    ) in cache_output("why", "model.lib")
 
 
 def test_why_ignores_partly_removed_entry(data: Path) -> None:
     use("tree")
     next((local_storage() / "cache/trees").glob("*/*/tree/1")).unlink()
-    assert "  is not in the cache in its present state\n" in said("why", "tree")
+    assert "  is not in the cache in its present state\n" in cache_output("why", "tree")

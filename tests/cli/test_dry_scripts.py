@@ -104,15 +104,15 @@ def test_a_job_in_a_thread_that_outlasts_the_script_is_run_dry_too(here: Path) -
 
 
 @pytest.mark.parametrize(
-    ("step", "status", "said"), [("false", 1, "exit status 1"), ("touch x", 0, "1 done")]
+    ("step", "status", "message"), [("false", 1, "exit status 1"), ("touch x", 0, "1 done")]
 )
 def test_a_job_that_fails_in_a_thread_fails_the_script(
-    here: Path, step: str, status: int, said: str
+    here: Path, step: str, status: int, message: str
 ) -> None:
     (here / "jobs.py").write_text(IN_A_THREAD.format(wait="0.001").replace("touch x", step))
     ran = encamp("run", "jobs.py")
     assert ran.status == status
-    assert said in ran.err
+    assert message in ran.err
     assert "Traceback" not in ran.err
     assert ran.out == "end of the script\n"
     assert (here / "out/x").exists() == (status == 0)

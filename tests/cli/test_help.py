@@ -86,7 +86,7 @@ def test_version_option_prints_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["frobnicate"], "No such command 'frobnicate'"),
         (["run"], "Missing argument 'JOB.toml|SCRIPT.py'"),
@@ -99,10 +99,10 @@ def test_version_option_prints_version() -> None:
         (["clean", "everything"], "unexpected extra argument (everything)"),
     ],
 )
-def test_a_wrong_command_line_is_explained(words: list[str], said: str) -> None:
+def test_a_wrong_command_line_is_explained(words: list[str], message: str) -> None:
     ended = encamp(*words)
     assert ended.status == 2
-    assert said.replace("'", "") in ended.err.replace("'", "").replace("option: ", "option ")
+    assert message.replace("'", "") in ended.err.replace("'", "").replace("option: ", "option ")
     assert re.search(r"Try 'encamp[ a-z]* (-h|--help)' for help", ended.err)
     assert "Traceback" not in ended.err
 

@@ -250,12 +250,12 @@ def test_invalid_table_is_reported(text: str, data: Path) -> None:
     assert TABLES[text] in refused("prog", csv="t.csv", foreach=("x=1",) if "x" in text else ())
 
 
-@pytest.mark.parametrize(("given", "said"), [(b"", "standard input: has no file names")])
+@pytest.mark.parametrize(("given", "message"), [(b"", "standard input: has no file names")])
 def test_empty_standard_input_is_reported(
-    given: bytes, said: str, data: Path, monkeypatch: pytest.MonkeyPatch
+    given: bytes, message: str, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fed(monkeypatch, given)
-    assert said in refused("prog", "-")
+    assert message in refused("prog", "-")
     fed(monkeypatch, given)
     assert "standard input: has no line" in refused("prog", lines="-")
     fed(monkeypatch, b"\xff")

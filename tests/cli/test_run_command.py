@@ -302,7 +302,7 @@ def running(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("number", "said"),
+    ("number", "message"),
     [
         (signal.SIGINT, "stopped"),
         (signal.SIGTERM, "stopped by SIGTERM"),
@@ -311,7 +311,7 @@ def running(folder: Path) -> bool:
     ],
 )
 def test_signal_ends_tasks_and_next_run_continues(
-    here: Path, local_storage_base: Path, number: int, said: str
+    here: Path, local_storage_base: Path, number: int, message: str
 ) -> None:
     file = job_file("long", LONG)
     ended = stopped(number, lambda: running(here), "run", file)
@@ -319,7 +319,9 @@ def test_signal_ends_tasks_and_next_run_continues(
     assert "Traceback" not in ended.err
     assert list((here / "results/long.job").glob("running-*")) == []
     assert "long: 1 done, 1 waiting in" in ended.err
-    assert ended.err.endswith(f"encamp: {said}; finished tasks stay done; run again to continue\n")
+    assert ended.err.endswith(
+        f"encamp: {message}; finished tasks stay done; run again to continue\n"
+    )
     assert not psutil.pid_exists(int((here / "pid").read_text()))
     assert list(local_storage_base.glob("encamp-*/sandboxes/*")) == []
     again = encamp("run", job_file("long", LONG.replace("sleep 600", "true")))

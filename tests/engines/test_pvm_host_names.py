@@ -27,7 +27,7 @@ if shutil.which("pvmd"):
 
 LOG = """\
 [t80040000] 11/21 19:24:06 ready Sat Nov 21 19:24:06 2026
-[t80000000] 11/21 19:24:06 stdout@10.0.0.1: {said}
+[t80000000] 11/21 19:24:06 stdout@10.0.0.1: {message}
 [t80000000] 11/21 19:24:06 stdout@10.0.0.1:
 [t80000000] 11/21 19:24:06 stdout@10.0.0.1: EOF
 [t80040000] 11/21 19:24:06 startack() host lab1 expected version, got "PvmCantStart"
@@ -63,7 +63,7 @@ def nothing_left(lab: Lab) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("message", "reason"),
     [
         ("** need to *run* PVM as a *regular* user!", "set PVM_ALLOW_ROOT=1 on lab1, for non-int"),
         ("ssh: connect to host 10.0.0.1 port 22: No route to host", "No route to host"),
@@ -73,8 +73,10 @@ def nothing_left(lab: Lab) -> bool:
         ("pvmd: no luck", "the PVM daemon cannot be started there: pvmd: no luck"),
     ],
 )
-def test_reasons_are_in_plain_words(said: str, reason: str) -> None:
-    why = why_not_added({"lab1 ip=10.0.0.1 dx=/some/pvmd": -29}, LOG.format(said=said), "my_ssh")
+def test_reasons_are_in_plain_words(message: str, reason: str) -> None:
+    why = why_not_added(
+        {"lab1 ip=10.0.0.1 dx=/some/pvmd": -29}, LOG.format(message=message), "my_ssh"
+    )
     assert why.startswith(f"hosts could not be added: lab1: {reason}")
     assert "dx=" not in why
     assert "\n" not in why

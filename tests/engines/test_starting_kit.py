@@ -118,7 +118,7 @@ def test_a_login_that_is_always_refused_is_given_up(ends: str, clock: Clock) -> 
 
 
 @pytest.mark.parametrize(
-    ("code", "said", "was"),
+    ("code", "message", "was"),
     [
         (255, "kex_exchange_identification: read: Connection reset by peer", True),
         (255, "Connection closed by 10.0.0.1 port 22", True),
@@ -127,8 +127,8 @@ def test_a_login_that_is_always_refused_is_given_up(ends: str, clock: Clock) -> 
         (None, "Connection closed by 10.0.0.1 port 22", False),
     ],
 )
-def test_ssh_says_whether_a_login_was_refused(code: int | None, said: str, was: bool) -> None:
-    assert refused(code, said) == was
+def test_ssh_says_whether_a_login_was_refused(code: int | None, message: str, was: bool) -> None:
+    assert refused(code, message) == was
 
 
 @pytest.mark.parametrize(

@@ -52,13 +52,13 @@ MISTAKES: list[tuple[Any, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("line", "options", "said"), MISTAKES)
+@pytest.mark.parametrize(("line", "options", "message"), MISTAKES)
 def test_unusable_command_line_is_refused_at_once(
-    line: Any, options: dict[str, Any], said: str
+    line: Any, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(BadJob) as caught:
         command(line, **options)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_task_names_must_be_strings(here: Path) -> None:

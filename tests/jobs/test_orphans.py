@@ -134,7 +134,7 @@ def test_folders_that_were_published_empty_go_by_prune_if_they_are_still_empty(
 
 
 @pytest.mark.parametrize(
-    ("mirror", "told"),
+    ("mirror", "warned"),
     [
         (Mirror("out/m", "in"), True),
         (Mirror("out/m/2/m2.txt", "in"), True),
@@ -142,10 +142,10 @@ def test_folders_that_were_published_empty_go_by_prune_if_they_are_still_empty(
         (Mirror("out/m/1", "in"), False),
     ],
 )
-def test_only_readers_of_orphans_are_warned(here: Path, mirror: Mirror, told: bool) -> None:
+def test_only_readers_of_orphans_are_warned(here: Path, mirror: Mirror, warned: bool) -> None:
     _run(_job([1, 2]))
     job = _job([1], mirror=mirror)
-    if told:
+    if warned:
         with pytest.warns(UserWarning, match=FIRST):
             _run(job, dry_run=True)
     else:
@@ -400,13 +400,13 @@ def test_run_and_status_count_orphans_until_removed(
     def job(*numbers: int) -> encamp.Job:
         return _job(numbers, mirror="models")
 
-    def told() -> list[str]:
+    def orphan_lines() -> list[str]:
         lines = status_of(TrustedFolder(Path("out/job.job"))).lines
         return [line for line in lines if "makes any more" in line]
 
     Path("models").mkdir()
     assert _run(job(1, 2, 3)).orphans == 0
-    assert told() == []
+    assert orphan_lines() == []
     assert _run(job(1), dry_run=True).orphans == 2
     report = _run(job(1))
     assert report.orphans == 2  # nothing had to run, and the report says it all the same
@@ -414,14 +414,14 @@ def test_run_and_status_count_orphans_until_removed(
     assert words in str(report)
     assert words in report._repr_html_()
     end = "of earlier runs that no task of the job makes any more: encamp prune out"
-    assert told() == [f"  2 files {end}"]
+    assert orphan_lines() == [f"  2 files {end}"]
     Path("out/m/2/m2.txt").unlink()
-    assert told() == [f"  1 file {end}"]
+    assert orphan_lines() == [f"  1 file {end}"]
     for module in ("encamp.jobs.plan.orphans", "encamp.reports"):
         monkeypatch.setattr(f"{module}.MOST_COUNTED", 0)
-    assert told() == [f"  more than 0 files {end}"]
+    assert orphan_lines() == [f"  more than 0 files {end}"]
     prune_command(Path("out"), dry_run=False)
-    assert told() == []
+    assert orphan_lines() == []
     assert _run(job(1)).orphans == 0
 
 

@@ -25,7 +25,7 @@ def test_retries_and_a_time_limit_are_in_place_of_those_of_the_job(job: encamp.J
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"retries": -1}, "job.run: retries must be 0 or more, not -1"),
         ({"retries": "many"}, "retries must be an integer, not 'many'"),
@@ -43,10 +43,10 @@ def test_retries_and_a_time_limit_are_in_place_of_those_of_the_job(job: encamp.J
     ],
 )
 def test_invalid_run_options_are_refused(
-    job: encamp.Job, options: dict[str, Any], said: str
+    job: encamp.Job, options: dict[str, Any], message: str
 ) -> None:
     job.add("a", "true")
-    with pytest.raises(BadJob, match=said):
+    with pytest.raises(BadJob, match=message):
         job.run(**options)
 
 

@@ -132,7 +132,7 @@ def answers(connection: socket.socket, within: float = 20.0) -> bool:
     return True
 
 
-def said(host: Host, *command: str | Path) -> str:
+def output_of(host: Host, *command: str | Path) -> str:
     """What a command on the host prints."""
     return host.run(command).stdout.strip()
 
@@ -140,7 +140,7 @@ def said(host: Host, *command: str | Path) -> str:
 def boot_id_there(host: Host) -> str:
     """What encamp there takes for the boot id."""
     code = "from encamp.storage.process_identity import boot_id; print(boot_id())"
-    return said(host, sys.executable, "-c", code)
+    return output_of(host, sys.executable, "-c", code)
 
 
 def test_each_host_has_its_own_name_address_processes_memory_and_folders(lab: Lab) -> None:
@@ -149,13 +149,13 @@ def test_each_host_has_its_own_name_address_processes_memory_and_folders(lab: La
             host.run(["touch", f"{folder}/{host.name}"])
     for host in lab.hosts:
         for folder in ("/tmp", "/dev/shm", host.storage):
-            found = said(host, "find", folder, "-maxdepth", "1", "-name", "lab?")
+            found = output_of(host, "find", folder, "-maxdepth", "1", "-name", "lab?")
             assert found == f"{folder}/{host.name}"
-        assert said(host, "hostname") == host.name
-        assert said(host, "ip", "-br", "-4", "addr").split()[-1] == f"{host.address}/24"
-        assert "init.py" in said(host, "cat", "/proc/1/cmdline")
-        assert said(host, "sh", "-c", "echo ~") == said(host, "sh", "-c", "echo ~root")
-        assert said(host, "ps", "-e", "-o", "comm=").split().count("sshd") == 1
+        assert output_of(host, "hostname") == host.name
+        assert output_of(host, "ip", "-br", "-4", "addr").split()[-1] == f"{host.address}/24"
+        assert "init.py" in output_of(host, "cat", "/proc/1/cmdline")
+        assert output_of(host, "sh", "-c", "echo ~") == output_of(host, "sh", "-c", "echo ~root")
+        assert output_of(host, "ps", "-e", "-o", "comm=").split().count("sshd") == 1
     assert len({Path(f"/proc/{host.pids()[0]}/ns/mnt").readlink() for host in lab.hosts}) == 3
     assert len({(host.address, host.storage) for host in lab.hosts}) == 3
 
@@ -166,7 +166,7 @@ def test_the_share_has_another_path_on_each_host_and_the_same_content(lab: Lab) 
     assert second.share is not None
     assert len({first.share, second.share, lab.share}) == 3
     first.run(["sh", "-c", f"echo content > {first.share}/file"])
-    assert said(second, "cat", second.share / "file") == "content"
+    assert output_of(second, "cat", second.share / "file") == "content"
     assert (lab.share / "file").read_text() == "content\n"
     for elsewhere in (first.share, lab.share):
         assert "No such file" in second.run(["ls", elsewhere], check=False, env=ENGLISH).stderr
@@ -177,8 +177,8 @@ def test_a_host_can_be_without_the_share(lab: Lab) -> None:
     code = "from encamp.storage.shared_folders import shared_roots; print(shared_roots())"
     third = lab.hosts[2]
     assert third.share is None
-    assert said(third, sys.executable, "-c", code) == "[]"
-    assert said(third, "find", "/media", "/tmp", "-name", "here") == ""
+    assert output_of(third, sys.executable, "-c", code) == "[]"
+    assert output_of(third, "find", "/media", "/tmp", "-name", "here") == ""
 
 
 @pytest.mark.parametrize(("start", "ssh"), [(None, "own"), (0, "ssh"), (2, "own")])
@@ -187,7 +187,7 @@ def test_ssh_gets_in_and_finds_the_hosts_variables(lab: Lab, start: int | None, 
     for host, target in zip(lab.hosts, ("lab1", lab.hosts[1].address, "lab3"), strict=True):
         words = [lab.ssh_command if ssh == "own" else ssh, target]
         done = run([*words, f"echo $(hostname) ${LOCAL} ${MIRRORED} $HOME $MORE"])
-        home = said(host, "sh", "-c", "echo ~root")
+        home = output_of(host, "sh", "-c", "echo ~root")
         expected = [host.name, str(host.storage), str(host.share or ":"), home, "two", "words"]
         assert (done.stdout.split(), done.stderr) == (expected, "")
 
@@ -214,7 +214,7 @@ def test_lab_run_passes_variables_and_reports_status_and_timeout(lab: Lab) -> No
     assert failed.value.returncode == 3
     with pytest.raises(subprocess.TimeoutExpired):
         host.run(["sleep", "1000"], timeout=0.2)
-    until(lambda: "sleep" not in said(host, "ps", "-e", "-o", "comm="))
+    until(lambda: "sleep" not in output_of(host, "ps", "-e", "-o", "comm="))
 
 
 def test_a_killed_host_says_no_goodbye_and_boots_again_with_its_disk(pair: Lab) -> None:
@@ -228,7 +228,7 @@ def test_a_killed_host_says_no_goodbye_and_boots_again_with_its_disk(pair: Lab) 
         assert not answers(connection, within=0.5)
         assert asleep.wait(20) == -signal.SIGKILL
         assert not any(psutil.pid_exists(pid) for pid in pids)
-        assert said(pair.hosts[0], "hostname") == "lab1"
+        assert output_of(pair.hosts[0], "hostname") == "lab1"
         with pytest.raises(LabError, match="lab2 is not up"):
             host.run(["true"])
         with pytest.raises(OSError, match=r"timed out|No route"):
@@ -236,10 +236,10 @@ def test_a_killed_host_says_no_goodbye_and_boots_again_with_its_disk(pair: Lab) 
         host.start()
         with pytest.raises(ConnectionResetError):
             until(lambda: answers(connection))
-    found = said(host, "find", host.storage, "/tmp", "-maxdepth", "1", "-type", "f")
+    found = output_of(host, "find", host.storage, "/tmp", "-maxdepth", "1", "-type", "f")
     assert found == str(host.storage / "kept")
     assert boot_id_there(host) != before
-    assert said(pair.hosts[0], "ssh", host.name, "hostname") == host.name
+    assert output_of(pair.hosts[0], "ssh", host.name, "hostname") == host.name
 
 
 def test_a_cut_host_hears_nothing_until_its_network_is_restored(pair: Lab) -> None:
@@ -281,7 +281,7 @@ def test_a_frozen_host_can_be_killed(pair: Lab) -> None:
     pair.hosts[0].kill()
     assert asleep.wait(20) == -signal.SIGKILL
     pair.hosts[0].start()
-    assert said(pair.hosts[0], "hostname") == "lab1"
+    assert output_of(pair.hosts[0], "hostname") == "lab1"
 
 
 def test_a_full_disk_takes_nothing_more_until_it_is_freed(pair: Lab) -> None:
@@ -303,7 +303,7 @@ def test_a_boot_id_is_the_hosts_own_and_can_be_changed(pair: Lab) -> None:
     assert len({boot_id_there(first), boot_id_there(second), boot_id()}) == 3
     new = first.new_boot_id()
     assert boot_id_there(first) == new
-    assert said(first, "ssh", "lab1", "cat", "/proc/sys/kernel/random/boot_id") == new
+    assert output_of(first, "ssh", "lab1", "cat", "/proc/sys/kernel/random/boot_id") == new
 
 
 def test_file_server_share_has_the_given_rate() -> None:
@@ -313,9 +313,9 @@ def test_file_server_share_has_the_given_rate() -> None:
         host = lab.hosts[0]
         assert lab.files is not None
         assert host.share is not None
-        assert f"{host.share} type fuse.sshfs" in said(host, "mount")
-        assert said(host, "sh", "-c", f"cat {host.share}/file | wc -c") == str(size)
-        limited = said(lab.files, "tc", "-s", "qdisc", "show", "dev", "eth0")
+        assert f"{host.share} type fuse.sshfs" in output_of(host, "mount")
+        assert output_of(host, "sh", "-c", f"cat {host.share}/file | wc -c") == str(size)
+        limited = output_of(lab.files, "tc", "-s", "qdisc", "show", "dev", "eth0")
         assert "tbf" in limited
         assert "rate 16Mbit" in limited
         held_back = re.search(r"overlimits (\d+)", limited)
@@ -339,7 +339,7 @@ def test_a_lab_whose_hub_was_killed_is_down_and_can_be_closed() -> None:
 def test_several_labs_can_be_up_at_once_and_know_nothing_of_each_other() -> None:
     with Lab(1) as one, Lab(1) as two:
         assert one.hosts[0].address != two.hosts[0].address
-        assert said(one.hosts[0], "ssh", "lab1", "hostname") == "lab1"
+        assert output_of(one.hosts[0], "ssh", "lab1", "hostname") == "lab1"
         words = [sys.executable, "-Ic", CONNECT, two.hosts[0].address, "22"]
         assert "unreachable" in one.hosts[0].run(words, check=False).stderr
 

@@ -81,19 +81,21 @@ print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 
 
 @pytest.mark.parametrize(
-    ("where", "said"),
+    ("where", "message"),
     [
         ("main", "jobqueue.* must be one of .*slurm"),
         ("thread", "main thread of the main interpreter; import dask_jobqueue in the main thread"),
     ],
 )
-def test_ctrl_c_still_interrupts_a_program_that_uses_dask_jobqueue(where: str, said: str) -> None:
+def test_ctrl_c_still_interrupts_a_program_that_uses_dask_jobqueue(
+    where: str, message: str
+) -> None:
     """dask-jobqueue makes Ctrl-C end the program with status 0 as soon as it is imported."""
     pytest.importorskip("dask_jobqueue")
     line = [sys.executable, "-c", REFUSED, where]
     done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=PATIENCE)
     output, default = done.stdout.splitlines()
-    assert re.search(said, output)
+    assert re.search(message, output)
     assert default == "True"
 
 

@@ -46,7 +46,7 @@ def start(
     )  # fmt: skip
 
 
-def said(
+def answer_of(
     way: str, here: Path, *flags: str, before: Callable[[], None] = lambda: None, **more: str
 ) -> Any:
     done = start(sys.executable, *flags, STARTED, way, before=before, **more)
@@ -66,7 +66,7 @@ def careless() -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_slots_and_commands_begin_with_default_signals(way: str, here: Path) -> None:
-    facts = said(way, here, before=careless)
+    facts = answer_of(way, here, before=careless)
     assert facts["status"] == 1
     pythons = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
     assert facts["own"] == {"SigBlk": 0, "SigIgn": pythons}
@@ -74,7 +74,7 @@ def test_slots_and_commands_begin_with_default_signals(way: str, here: Path) -> 
 
 
 def test_unknown_exit_status_is_not_invented(here: Path) -> None:
-    ended, after = said("lost", here, before=careless)
+    ended, after = answer_of("lost", here, before=careless)
     assert "ended with exit status 0" not in ended
     assert "was lost" in ended
     assert after == 2
@@ -166,7 +166,7 @@ DEFAULTS = dict.fromkeys(FLAGS, 0) | {"dev_mode": False}
 def test_slots_have_the_flags_of_their_program(
     flags: tuple[str, ...], differ: dict[str, int], warnings: list[str], x: list[str], here: Path
 ) -> None:
-    facts = said("on_cluster", here, *flags, PYTHONUTF8="0")
+    facts = answer_of("on_cluster", here, *flags, PYTHONUTF8="0")
     assert facts["flags"] == DEFAULTS | differ
     assert facts["warnings"] == warnings
     assert facts["x"] == x
@@ -268,7 +268,7 @@ def test_a_job_whose_slots_cannot_start_ends_with_their_words(here: Path) -> Non
 
 
 def test_a_cluster_whose_slots_cannot_start_fails_with_their_words(here: Path) -> None:
-    for text in said("unstartable", here, PYTHONPATH=str(BROKEN), BROKEN=str(STARTED)):
+    for text in answer_of("unstartable", here, PYTHONPATH=str(BROKEN), BROKEN=str(STARTED)):
         assert "ImportError: half of it is missing" in text
 
 
@@ -330,7 +330,7 @@ def test_too_few_files_is_reported_once_before_run(here: Path) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_slots_keep_the_limit_that_their_program_had(way: str, here: Path) -> None:
-    assert said(way, here, before=limited(32, 512))["files"] == 32
+    assert answer_of(way, here, before=limited(32, 512))["files"] == 32
 
 
 @contextmanager
