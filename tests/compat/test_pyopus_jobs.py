@@ -16,9 +16,9 @@ import pytest
 from encamp import Cluster
 from encamp.compat.pyopus import clustered, mailbox, use_cluster
 from encamp.compat.pyopus.cooperative import OpusOS
-from encamp.compat.pyopus.dispatch import Dispatch
 from encamp.compat.pyopus.jobs_sent_ahead import MOST_AHEAD, JobsSentAhead
 from encamp.compat.pyopus.mpi import MPI
+from encamp.compat.pyopus.running_dispatch import Dispatch
 from encamp.compat.pyopus.scheduler import Job
 from encamp.errors import CannotTravel, TaskLost
 

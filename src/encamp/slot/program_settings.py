@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from encamp.slot.isolation.process_state import set_up_loggers
+from encamp.slot.isolation.restored_properties import set_up_loggers
 
 _LOOK_AGAIN = 0.02
 """Seconds after which all loggers are checked again, even if the root logger is unchanged."""

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from encamp.compat.pyopus.base import say, translateToAbstractPath, translateToActualPath
-from encamp.compat.pyopus.dispatch import Collector, Dispatch, started
+from encamp.compat.pyopus.running_dispatch import Collector, Dispatch, started
 from encamp.compat.pyopus.scheduler import Join, Scheduler, Spawn, SysCall, Task, Yield
 
 if TYPE_CHECKING:

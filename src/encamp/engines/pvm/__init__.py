@@ -2,6 +2,7 @@
 
 engine             the controller's end
 agent              what its tasks do first
+sent_variables     environment variables of the controller, for agents
 libpvm             PVM's library
 membership         this process as a task of the machine
 machine            finds or orders a virtual machine

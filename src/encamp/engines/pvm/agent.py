@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -16,15 +16,13 @@ from encamp.engines.kit.variables_not_inherited import not_inherited
 from encamp.engines.pvm import libpvm
 from encamp.engines.pvm.machine import daemon_files
 from encamp.engines.pvm.membership import own_descriptor
+from encamp.engines.pvm.sent_variables import take_variables
 from encamp.errors import EngineFailed
-from encamp.search_paths import SEARCH_PATHS, take_search_paths, whole_search_path
 from encamp.timeouts import STARTS
 from encamp.wire.wait_for_descriptor import readable
 
 ORDER = 21
 """The tag of the message with the order."""
-_TRAVELS = ("PARALLEL_", *SEARCH_PATHS)
-"""Prefixes of variables that agents on other hosts get from the controller."""
 
 
 class Order(msgspec.Struct):
@@ -44,15 +42,6 @@ class Order(msgspec.Struct):
         return f"<Order of agent {self.spec.number}>"
 
 
-def variables_for(here: bool) -> dict[str, str]:
-    """The variables of this process that agents get, on this host or on others."""
-    if here:
-        return dict(os.environ)
-    variables = {name: value for name, value in os.environ.items() if name.startswith(_TRAVELS)}
-    paths = [name for name in SEARCH_PATHS if name in variables]
-    return variables | {name: whole_search_path(variables[name]) for name in paths}
-
-
 def join_by_order() -> MeshAgent:
     """The endpoint of an agent that `PVMEngine` has spawned. Raises `EngineFailed`."""
     daemon, files = os.getppid(), daemon_files()
@@ -60,7 +49,7 @@ def join_by_order() -> MeshAgent:
     if order.ours:
         atexit.register(_remove, files, daemon)
     _remove_task_variables(order)
-    left_out = _take_variables(order.variables, here=order.here)
+    left_out = take_variables(order.variables, here=order.here)
     order.spec.process = daemon
     endpoint = join_with(order.spec)
     endpoint.left_out = left_out
@@ -84,17 +73,6 @@ def _order() -> Order:
         readable(fd, left)
     size, _, _ = libpvm.bufinfo(buffer)
     return msgspec.msgpack.decode(libpvm.unpack(size), type=Order)
-
-
-def _take_variables(variables: Mapping[str, str], *, here: bool) -> list[str]:
-    """Set the controller's variables; returns the folders of search paths that are left out."""
-    if here:
-        os.environ.update(variables)
-        return []
-    left_out = take_search_paths(variables)
-    new = {k: v for k, v in variables.items() if k not in (*SEARCH_PATHS, *os.environ)}
-    os.environ.update(new)
-    return left_out
 
 
 def _remove_task_variables(order: Order) -> None:

@@ -28,10 +28,11 @@ from encamp.engines.kit.start_agents import Spec
 from encamp.engines.pvm import libpvm
 from encamp.engines.pvm.add_hosts import add_hosts
 from encamp.engines.pvm.add_hosts_process import remove_log
-from encamp.engines.pvm.agent import ORDER, Order, join_by_order, variables_for
+from encamp.engines.pvm.agent import ORDER, Order, join_by_order
 from encamp.engines.pvm.host_names import addresses_in, first_words, host_names
 from encamp.engines.pvm.libpvm import HostInfo, PVMError
 from encamp.engines.pvm.membership import ADDED, ENDED, PRINTED, Membership, own_membership
+from encamp.engines.pvm.sent_variables import variables_for
 from encamp.errors import BadJob, EngineFailed
 from encamp.number_checks import whole
 from encamp.timeouts import GRACE

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from encamp.slot.isolation.process_state import forget_warnings, properties, restored
+from encamp.slot.isolation.restored_properties import forget_warnings, properties, restored
 
 _CLONE_FS = 0x00000200
 _SLOTS_OWN = int(signal.SIGINT), int(signal.SIGTERM)
@@ -43,7 +43,7 @@ class NotIsolated:
 class ProcessRestored(NotIsolated):
     """At the end of the context, restore this process to its state when the object was made.
 
-    This includes the environment, ``sys.path``, timers, limits and all of `process_state`. The
+    This includes the environment, ``sys.path``, timers, limits and the `restored_properties`. The
     current folder becomes ``folder``. May be entered repeatedly. Only for the main thread.
     """
 
