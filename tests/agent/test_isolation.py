@@ -475,7 +475,7 @@ import os
 from encamp.slot.isolation.restore_process import ProcessRestored
 isolation = ProcessRestored("/")
 os.environ.update(OUTER="of the call", OWN="of the call", SET="by the initializer")
-isolation.keep(besides=["OUTER", "OWN"])
+isolation.keep(except_for=["OUTER", "OWN"])
 os.environ.update(OUTER="of a later call", SET="by a later call", LATER="by a later call")
 isolation.undo()
 print([os.environ.get(name) for name in ("OUTER", "OWN", "SET", "LATER")])

@@ -148,16 +148,16 @@ def test_idle_servers_are_counted(cluster: Cluster, here: Path) -> None:
     service.ready(2, 30)
     services = cluster._controller.services
     assert services is not None
-    assert services.resting == 2
+    assert services.idle_servers == 2
     assert service.call("same", 1).get(30) == 1
-    assert services.resting == 2  # a callback had freed its server
+    assert services.idle_servers == 2  # a callback had freed its server
     with service.acquire(30) as proxy:
-        assert services.resting == 2  # held, but not called
+        assert services.idle_servers == 2  # held, but not called
         waits = proxy.wait_for(str(here / "go"))
-        assert services.resting == 1
+        assert services.idle_servers == 1
         (here / "go").touch()
         waits.get(30)
-        assert services.resting == 2
+        assert services.idle_servers == 2
 
 
 def test_a_service_ends_with_the_last_of_its_hosts(engine: FakeEngine, cluster: Cluster) -> None:

@@ -85,7 +85,7 @@ class Agent:
         *,
         to_controller: Callable[[Any, Parts], None] | None = None,
     ) -> None:
-        self.to_controller, self.beside = to_controller, to_controller is not None
+        self.to_controller, self.in_program = to_controller, to_controller is not None
         self.endpoint, self.pump, self.number = endpoint, pump, endpoint.number
         self.host = host or socket.gethostname()
         self.over = False
@@ -105,7 +105,7 @@ class Agent:
         )
         self.inbox.handlers = {Orders: self._take_orders}
         self._linked: set[tuple[int, int]] = set()
-        if not self.beside:
+        if not self.in_program:
             pump.attach(endpoint, self.arrived)
             pump.at_turn_end.append(self.end_turn)
 
@@ -142,7 +142,7 @@ class Agent:
             SlotKind.INLINE: lambda number: InlineSlot(self, number, folder),
         }
         self._hello(count, left_out)
-        if not self.beside or orders.kind is SlotKind.PROCESS:
+        if not self.in_program or orders.kind is SlotKind.PROCESS:
             reclaim_in_background()  # leftovers of killed runs on this host
         if self.endpoint.short is not None and not (orders.silence_limit or orders.key):
             self.shortcut = EngineShortcut(

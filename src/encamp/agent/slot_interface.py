@@ -25,7 +25,7 @@ class OwningAgent(Protocol):
     orders: Orders | None
     cluster: str
     shortcut: EngineShortcut | None
-    beside: bool
+    in_program: bool
     to_controller: Callable[[Any, Parts], None] | None
     """Passes an envelope to the controller, if that is in this process."""
     over: bool

@@ -30,7 +30,7 @@ class ThreadSlot(AgentSlot):
     ) -> None:
         super().__init__(agent, number)
         self._slot = Slot(number, agent.host, self, agent.number, agent.cluster)
-        self._slot.beside = agent.beside
+        self._slot.in_program = agent.in_program
         self._folder = folder
         self._changed = threading.Condition()
         self._over = False

@@ -93,12 +93,12 @@ class Lifetime:
             services = controller.services
             if controller.incoming or services is None:
                 return not (controller.incoming or controller.tasks)
-            alone = len(controller.tasks) <= services.lasting or services.crowding
+            alone = len(controller.tasks) <= services.servers or services.occupy_all_slots
             return alone and services.idle
 
         self._pump.until(done)
         if controller.services is not None:
-            self._pump.call(controller.services.wind_up)
+            self._pump.call(controller.services.end_servers)
             self._pump.until(lambda: not (controller.incoming or controller.tasks))
 
     def _cancel(self) -> None:

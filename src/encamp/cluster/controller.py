@@ -220,8 +220,8 @@ class Controller:
             self.pump.nudge(_PATIENCE)
         elif self.scheduler.idle:
             self.pump.nudge()
-        elif (services := self.services) is not None and services.lasting >= self.scheduler.slots:
-            services.crowded()
+        elif (services := self.services) is not None and services.servers >= self.scheduler.slots:
+            services.warn_if_occupied()
         return task
 
     def check_open(self) -> None:
@@ -256,8 +256,8 @@ class Controller:
             while (scheduler.plain or scheduler.needy) and (assigned := scheduler.assign()):
                 for slot, tasks in assigned:
                     self._run(slot, tasks)
-            resting = 0 if self.services is None else self.services.resting
-            busy = scheduler.slots - scheduler.idle - resting
+            idle = 0 if self.services is None else self.services.idle_servers
+            busy = scheduler.slots - scheduler.idle - idle
             self.pump.eager = self._has_slots_here and not scheduler.ahead and busy < self._cores
             self.pump.rest = REST if scheduler.ahead > MANY * scheduler.slots else 0.0
             if scheduler.idle and scheduler.ahead:
@@ -297,8 +297,8 @@ class Controller:
             return f"it was sent to {slot.host.name}, where another task runs before it"
         if not scheduler.slots:
             return "no slot has started yet"
-        if self.services is not None and self.services.crowding:
-            return f"servers of {self.services.holders} occupy all slots"
+        if self.services is not None and self.services.occupy_all_slots:
+            return f"servers of {self.services.names} occupy all slots"
         if not scheduler.idle:
             return "all slots are occupied"
         if record is not None and record.options.need != PLAIN:

@@ -23,11 +23,11 @@ class ServicesInterface(Protocol):
     """A layer above with its own long-lived tasks. Its methods are called by the driving thread."""
 
     @property
-    def lasting(self) -> int:
+    def servers(self) -> int:
         """How many of the cluster's tasks are its own: they end only when it ends them."""
 
     @property
-    def resting(self) -> int:
+    def idle_servers(self) -> int:
         """The number of its tasks that are known to be idle."""
 
     @property
@@ -35,11 +35,11 @@ class ServicesInterface(Protocol):
         """Whether no request or answer is pending that its servers can still fulfil."""
 
     @property
-    def crowding(self) -> bool:
+    def occupy_all_slots(self) -> bool:
         """Whether its tasks occupy all slots, so that no other task can start."""
 
     @property
-    def holders(self) -> str:
+    def names(self) -> str:
         """The names of its services that occupy slots."""
 
     def arrived(self, sender: int, parts: Parts) -> None:
@@ -48,13 +48,13 @@ class ServicesInterface(Protocol):
     def ended(self, task: TaskRecord, good: bool, value: Any) -> None:
         """Called when a task has ended, its own or another."""
 
-    def crowded(self) -> None:
+    def warn_if_occupied(self) -> None:
         """Called when a task was spawned while its own tasks occupy all slots."""
 
     def hosts_changed(self) -> None:
         """Called when the number of slots has changed."""
 
-    def wind_up(self) -> None:
+    def end_servers(self) -> None:
         """Called when the cluster is about to close; ends its tasks cleanly."""
 
     def statistics(self) -> list[ServiceStatistics]:

@@ -52,7 +52,7 @@ class TaskSlot:
         self.number, self.host, self.agent, self.cluster = number, host, agent, cluster
         self.connection = connection
         _slots.add(self)
-        self.beside = False
+        self.in_program = False
         """Whether it is a thread of the program that has spawned the tasks."""
         self.thread = threading.get_ident()
         """The only thread that may use the shortcut for small messages."""
@@ -194,7 +194,7 @@ class CurrentTask:
         The name of its host, and its slot's number there.
     folder
         Its private folder; None if it has none.
-    beside
+    in_program
         Whether it runs in the program's own process.
     """
 
@@ -204,7 +204,7 @@ class CurrentTask:
         self._slot, self._prepared, self._shortcut = slot, slot.prepared, slot.connection.shortcut
         self.id = task
         self.name = name or f"task {task}"
-        self.host, self.slot, self.beside = slot.host, slot.number, slot.beside
+        self.host, self.slot, self.in_program = slot.host, slot.number, slot.in_program
         self.folder: Path | None = None
 
     def send(self, to: int | Any, message: object) -> None:

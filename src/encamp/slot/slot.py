@@ -355,7 +355,9 @@ class Slot(TaskSlot):
             del self._functions[number]
             self._context = copy_context()
             kept = {name: os.environ.get(name) for name in own}
-            self.isolation.keep(besides=[name for name, text in kept.items() if text == own[name]])
+            self.isolation.keep(
+                except_for=[name for name, text in kept.items() if text == own[name]]
+            )
         return self._initialized[number]
 
     def _threads(self, cores: int) -> dict[str, str]:

@@ -66,7 +66,7 @@ def task_here() -> Here | None:
     slot = slot_here()
     if slot is not None and (here := running.get(slot[1])) is not None:
         return here
-    others = [here for here in running.values() if not here.task.beside]
+    others = [here for here in running.values() if not here.task.in_program]
     return others[0] if len(others) == 1 else None
 
 

@@ -63,7 +63,7 @@ class Registry:
         self.token = controller.token
         self.program = records.program = ProgramClient(controller, self.letter)
         program_client(self.token, self.program)
-        self._warned_crowded = False
+        self._warned_occupied = False
         self._saved_states = SavedStates(controller.disk_thread)
         self._consoles = Consoles()
         self._windows = Opener(controller.pump, controller.disk_thread)
@@ -100,33 +100,33 @@ class Registry:
     # ServicesInterface
 
     @property
-    def lasting(self) -> int:
-        """See `ServicesInterface.lasting`."""
+    def servers(self) -> int:
+        """See `ServicesInterface.servers`."""
         return len(self._records.by_task)
 
     @property
-    def resting(self) -> int:
-        """See `ServicesInterface.resting`."""
+    def idle_servers(self) -> int:
+        """See `ServicesInterface.idle_servers`."""
         return max(0, len(self._records.by_task) - self.program.awaited - len(self._records.held))
 
     @property
     def idle(self) -> bool:
         """See `ServicesInterface.idle`."""
         services = self._records.services.values()
-        unserved = [one for one in services if not one.placed] if self.crowding else []
+        unserved = [one for one in services if not one.placed] if self.occupy_all_slots else []
         waiting = any(one.pool.waiting for one in services if one not in unserved)
         return not (waiting or self.program.awaits({one.number for one in unserved}))
 
     @property
-    def crowding(self) -> bool:
-        """See `ServicesInterface.crowding`."""
+    def occupy_all_slots(self) -> bool:
+        """See `ServicesInterface.occupy_all_slots`."""
         slots = self._records.controller.scheduler.slots
         services = list(self._records.services.values())  # a user's thread may ask
         return 0 < slots <= sum(one.placed for one in services)
 
     @property
-    def holders(self) -> str:
-        """See `ServicesInterface.holders`."""
+    def names(self) -> str:
+        """See `ServicesInterface.names`."""
         services = list(self._records.services.values())
         return joined(one.name for one in services if one.placed)
 
@@ -144,14 +144,14 @@ class Registry:
         if handler is not None:
             handler(sender, letter, parts)
 
-    def crowded(self) -> None:
-        """See `ServicesInterface.crowded`."""
-        if self._warned_crowded or self._records.pump.driving or not self.crowding:
+    def warn_if_occupied(self) -> None:
+        """See `ServicesInterface.warn_if_occupied`."""
+        if self._warned_occupied or self._records.pump.driving or not self.occupy_all_slots:
             return
         services = [one for one in list(self._records.services.values()) if one.placed]
         names = dict.fromkeys(one.name for one in services if not one.ended)
         if names:  # otherwise they are ending
-            self._warned_crowded = True
+            self._warned_occupied = True
             what = remedy(several=len(names) > 1)
             _log.warning(
                 "tasks wait because servers of %s occupy all slots; %s", joined(names), what
@@ -161,15 +161,15 @@ class Registry:
         """See `ServicesInterface.hosts_changed`."""
         self._records.pump.call_soon(self._starter.reconcile)
 
-    def wind_up(self) -> None:
-        """See `ServicesInterface.wind_up`."""
-        self._records.winding_up = True
+    def end_servers(self) -> None:
+        """See `ServicesInterface.end_servers`."""
+        self._records.ending = True
         for service in self._records.services.values():
             self._starter.terminate(service)
 
     def close(self) -> None:
         """See `ServicesInterface.close`."""
-        self._records.winding_up = self._records.closed = True
+        self._records.ending = self._records.closed = True
         self._saved_states.close()
         self._consoles.close()
 

@@ -114,7 +114,7 @@ class ServiceRecords:
         self.lost: dict[int, ServerGone] = {}
         self.errors: dict[int, EncampError] = {}
         """By former server, the error for its clients."""
-        self.winding_up = self.closed = False
+        self.ending = self.closed = False
 
     @property
     def dropped(self) -> bool:

@@ -82,7 +82,7 @@ class Starter:
 
     def _fill(self, service: ServiceRecord) -> None:
         """Start missing servers; cancel surplus ones that wait for a slot."""
-        if service.over() is not None or self._records.winding_up:
+        if service.over() is not None or self._records.ending:
             return
         wanted = self._records.wanted(service)
         servers = list(service.pool.servers.values())
@@ -138,7 +138,7 @@ class Starter:
     def reconcile(self) -> None:
         """Adapt the number of servers of each service to the slots or hosts."""
         for service in list(self._records.services.values()):
-            if service.over() is None and not self._records.winding_up and self._records.usable():
+            if service.over() is None and not self._records.ending and self._records.usable():
                 try:
                     self._fill(service)
                 except EncampError as exc:

@@ -41,9 +41,9 @@ class ProcessIsolation(ProcessRestored):
         with suppress(OSError):
             self._opened = os.open(self._folder, os.O_PATH | os.O_DIRECTORY)
 
-    def keep(self, besides: Iterable[str] = ()) -> None:
+    def keep(self, except_for: Iterable[str] = ()) -> None:
         """See `NotIsolated.keep`."""
-        super().keep(besides)
+        super().keep(except_for)
         self._open()
         self._lasting = descendants()
 
@@ -66,4 +66,4 @@ class ProcessIsolation(ProcessRestored):
 
     def _end_children(self) -> bool:
         lasting = [*self._lasting, *supervised_slots()]
-        return end_descendants(grace=0, besides=lasting, spare=helpers())
+        return end_descendants(grace=0, except_for=lasting, spare=helpers())

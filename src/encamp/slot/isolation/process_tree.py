@@ -76,27 +76,27 @@ def helpers() -> set[int]:
 def end_descendants(
     grace: float,
     pid: int | None = None,
-    besides: Iterable[psutil.Process] = (),
+    except_for: Iterable[psutil.Process] = (),
     spare: Container[int] = (),
 ) -> bool:
     """End all processes that descend from ``pid`` (default: this one), but not ``pid`` itself.
 
     They get SIGTERM, and SIGKILL after ``grace`` seconds; what they start in this time gets SIGKILL
-    at once. Blocks until they have ended. The processes ``besides`` and their descendants are left
-    running; so are the process ids in ``spare``, but not their descendants. Returns whether a
-    module of this process may try to continue using one that was ended.
+    at once. Blocks until they have ended. ``except_for`` are processes that are left running with
+    their descendants, ``spare`` are process ids that are left running without them. Returns whether
+    a module of this process may try to continue using one that was ended.
     """
     if pid is not None:
         return bool(_end_all(lambda: _descendants(pid), grace))
     if not have_children():
         return False
-    lasting = {process.pid for process in besides}
+    lasting = {process.pid for process in except_for}
 
     def others() -> list[int]:
         return [child for child in _children() if child not in lasting and child not in spare]
 
     def find() -> list[psutil.Process]:
-        return [process for process in _descendants(None, besides) if process.pid not in spare]
+        return [process for process in _descendants(None, except_for) if process.pid not in spare]
 
     children = others()
     ended = _end_all(find, grace) if spare or children else {}
@@ -165,9 +165,11 @@ def _children() -> set[int]:
     return found
 
 
-def _descendants(pid: int | None, besides: Iterable[psutil.Process] = ()) -> list[psutil.Process]:
+def _descendants(
+    pid: int | None, except_for: Iterable[psutil.Process] = ()
+) -> list[psutil.Process]:
     found = _find(pid)
-    for process in besides:
+    for process in except_for:
         left_alone = {process, *_find(process.pid)}
         found = [one for one in found if one not in left_alone]
     return _living(found)

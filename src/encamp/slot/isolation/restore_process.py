@@ -36,8 +36,8 @@ class NotIsolated:
     def __exit__(self, *exc: object) -> None:
         pass
 
-    def keep(self, besides: Iterable[str] = ()) -> None:
-        """Never undo the changes made so far, except to the environment variables ``besides``."""
+    def keep(self, except_for: Iterable[str] = ()) -> None:
+        """Never undo the changes so far, except for those to the named environment variables."""
 
 
 class ProcessRestored(NotIsolated):
@@ -88,11 +88,11 @@ class ProcessRestored(NotIsolated):
             good = _put_limits_back(self._limits) and good
         return good
 
-    def keep(self, besides: Iterable[str] = ()) -> None:
+    def keep(self, except_for: Iterable[str] = ()) -> None:
         """See `NotIsolated.keep`."""
         before = self._environment
         self._note()
-        for name in map(os.fsencode, besides):
+        for name in map(os.fsencode, except_for):
             self._environment.pop(name, None)
             if name in before:
                 self._environment[name] = before[name]
@@ -112,7 +112,7 @@ class FolderRestored(NotIsolated):
     def __exit__(self, *exc: object) -> None:
         self._go_back()
 
-    def keep(self, besides: Iterable[str] = ()) -> None:
+    def keep(self, except_for: Iterable[str] = ()) -> None:
         """See `NotIsolated.keep`."""
         self._folder = _current_folder(self._folder)
 
