@@ -27,6 +27,10 @@ def fail():
     Path("why.txt").write_text("because")
     raise ValueError("no")
 
+def crash():
+    Path("big.bin").write_bytes(Path("in.bin").read_bytes())
+    os._exit(7)
+
 def hang():
     Path("big.bin").write_bytes(bytes(BIG))
     time.sleep(600)
@@ -42,6 +46,8 @@ if __name__ == "__main__":
             cluster.spawn(fail, **left).result(60)
         except ValueError:
             pass
+        left |= {"on_failure": "*", "outputs": (), "to": to / "crash", "mirror": to / "in.bin"}
+        print(cluster.spawn(crash, **left).exception(60).exit_code)
         hung = cluster.spawn(hang, outputs="big.bin", to=to / "gone", on="lab4")
         while not hung.running():
             time.sleep(0.01)
@@ -65,12 +71,15 @@ def test_inputs_and_outputs_of_a_host_without_the_share_are_whole(lab: Lab) -> N
     (folder / "script.py").write_text(SCRIPT)
     there = controller.share / "ships"
     done = controller.run([sys.executable, there / "script.py", there], timeout=100)
-    killed, missing = done.stdout.splitlines()
-    assert killed == "TaskKilled"
+    code, killed, missing = done.stdout.splitlines()
+    assert (code, killed) == ("7", "TaskKilled")
     assert "matches the output 'not-made'" in missing
     assert (folder / "out/big.bin").read_bytes() == content[:9_000_000][::-1]
     assert (folder / "other/place/small.txt").read_text() == "one"
     assert (folder / "out/why.txt").read_text() == "because"
+    crashed = sorted((folder / "crash").iterdir())
+    assert [path.name for path in crashed] == ["big.bin", "in.bin"]
+    assert [path.read_bytes() == content[:9_000_000] for path in crashed] == [True, True]
     assert not (folder / "gone").exists()
     assert list(folder.rglob(".encamp-*")) == []
     assert afar.run(["find", "/media/lab1"], check=False).stdout == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import time
@@ -14,16 +15,18 @@ from typing import Any
 import pytest
 
 import encamp
-from encamp.errors import BadJob, SourceChanged, TaskLost
+from encamp.errors import BadJob, SourceChanged, TaskKilled, TaskLost, TimeLimitExceeded
 from encamp.jobs.run_clock import Clock
 from encamp.jobs.worker import supervise_attempt
 from encamp.jobs.worker.run_phases import StepBegins
-from encamp.storage.folder_life import FolderPlan
+from encamp.storage.folder_life import FolderPlan, end_dead, rescue_dead
+from encamp.storage.outputs import stage as stage_module
 from encamp.storage.outputs.patterns import Output, OutputMap
 from encamp.storage.outputs.publish import final_name
 from encamp.storage.outputs.stage import unstage
-from encamp.storage.owned_folder import TASK
+from encamp.storage.owned_folder import LOCK, TASK
 from encamp.storage.placing.place import Placer
+from encamp.testing.fake import FakeEngine
 
 Body = Callable[[], None]
 
@@ -89,6 +92,27 @@ def die(body: Body) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def hang(body: Body) -> None:
+    body()
+    encamp.current_task().send(0, "ready")
+    time.sleep(1000)
+
+
+def block(body: Body) -> None:
+    """Hang in compiled code that holds Python's interpreter lock."""
+    body()
+    encamp.current_task().send(0, "ready")
+    libc = ctypes.PyDLL(None)
+    while True:
+        libc.sleep(1)
+
+
+def terminate(body: Body) -> None:
+    body()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1000)
+
+
 def in_sandbox(end: Callable[[Body], None], body: Body, on_failure: OutputMap) -> None:
     with (
         encamp.sandbox("data/*.csv", to="to", on_failure=on_failure) as folder,
@@ -97,10 +121,45 @@ def in_sandbox(end: Callable[[Body], None], body: Body, on_failure: OutputMap) -
         end(body)
 
 
-def in_spawned_task(end: Callable[[Body], None], body: Body, on_failure: OutputMap) -> None:
+def in_spawned_task(
+    end: Callable[[Body], None], body: Body, on_failure: OutputMap, **options: Any
+) -> None:
     with encamp.Cluster(slots=1) as cluster:
-        options: dict[str, Any] = {"mirror": "data/*.csv", "to": "to", "on_failure": on_failure}
-        cluster.spawn(end, body, **options).result()
+        cluster.spawn(plain).result()  # the slot has imported this module
+        given: dict[str, Any] = {"mirror": "data/*.csv", "to": "to", "on_failure": on_failure}
+        task = cluster.spawn(end, body, **given, **options)
+        if end in (hang, block) and "time_limit" not in options:
+            heard = cluster.receive(60, source=task)
+            assert heard is not None
+            assert heard.message == "ready"
+            task.kill()
+        task.result()
+
+
+def in_limited_time(end: Callable[[Body], None], body: Body, on_failure: OutputMap) -> None:
+    in_spawned_task(end, body, on_failure, time_limit=1)
+
+
+def in_fresh_process(end: Callable[[Body], None], body: Body, on_failure: OutputMap) -> None:
+    in_spawned_task(end, body, on_failure, fresh=True)
+
+
+def in_persistent_folder(end: Callable[[Body], None], body: Body, on_failure: OutputMap) -> None:
+    in_spawned_task(end, body, on_failure, persistent=True)
+
+
+def in_executor(end: Callable[[Body], None], body: Body, on_failure: OutputMap) -> None:
+    with encamp.Executor(slots=1) as pool:
+        own = pool.options(mirror="data/*.csv", to="to", on_failure=on_failure)
+        list(own.map(end, [body]))
+
+
+def afar(end: Callable[[Body], None], body: Body, on_failure: OutputMap) -> None:
+    """On a host that does not see the destination."""
+    with pytest.MonkeyPatch.context() as patch, encamp.Cluster(FakeEngine(1, 1)) as cluster:
+        patch.setattr(stage_module, "reaches", lambda folder, beacon: False)
+        given: dict[str, Any] = {"mirror": "data/*.csv", "to": "to", "on_failure": on_failure}
+        cluster.spawn(end, body, **given).result()
 
 
 def in_job(end: Callable[[Body], None], body: Body, on_failure: OutputMap) -> None:
@@ -114,6 +173,19 @@ WAYS = {
     "sandbox-exit": (in_sandbox, leave, SystemExit),
     "spawn": (in_spawned_task, fail, ValueError),
     "spawn-exit": (in_spawned_task, leave, SystemExit),
+    "spawn-killed": (in_spawned_task, die, TaskLost),
+    "spawn-kill": (in_spawned_task, hang, TaskKilled),
+    "spawn-blocked": (in_spawned_task, block, TaskKilled),
+    "spawn-time-limit": (in_limited_time, hang, TimeLimitExceeded),
+    "spawn-terminated": (in_spawned_task, terminate, TaskLost),
+    "fresh-killed": (in_fresh_process, die, TaskLost),
+    "fresh-kill": (in_fresh_process, hang, TaskKilled),
+    "fresh-terminated": (in_fresh_process, terminate, TaskLost),
+    "persistent-killed": (in_persistent_folder, die, TaskLost),
+    "persistent-kill": (in_persistent_folder, hang, TaskKilled),
+    "afar-killed": (afar, die, TaskLost),
+    "afar-terminated": (afar, terminate, TaskLost),
+    "executor-killed": (in_executor, die, TaskLost),
     "job": (in_job, fail, encamp.JobFailed),
     "job-exit": (in_job, leave, encamp.JobFailed),
     "job-killed": (in_job, die, encamp.JobFailed),
@@ -164,8 +236,14 @@ CASES: dict[str, tuple[Body, OutputMap, dict[str, str]]] = {
 }
 
 
-RUNS = [(way, case) for way in WAYS for case in CASES if "exit" not in way or case == "inputs"]
-RUNS.remove(("job-killed", "unreadable"))  # the process that cannot read the file is dead
+ALL_CASES = {"sandbox", "spawn", "job", "spawn-killed", "afar-killed", "job-killed"}
+"""Ways that differ from these only in how the task ends have one case."""
+RUNS = [(way, case) for way in WAYS for case in CASES if way in ALL_CASES or case == "inputs"]
+for one in ("spawn-killed", "afar-killed", "job-killed"):
+    RUNS.remove((one, "unreadable"))  # the process that cannot read the file is dead
+
+
+MOST_WAYS = sorted(ALL_CASES | {"sandbox-exit", "spawn-exit", "job-exit"})
 
 
 @pytest.mark.parametrize(("way", "case"), RUNS)
@@ -174,15 +252,15 @@ def test_failed_task_publishes_what_there_is(way: str, case: str) -> None:
     assert published(way, body, on_failure) == expected
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", MOST_WAYS)
 def test_file_that_may_not_be_replaced_stops_no_other(way: str) -> None:
     Path("to").mkdir()
     Path("to/a.txt").write_text("earlier")
-    kept = [Output("a.txt", existing="error"), "b.csv"]
+    kept: OutputMap = [Output("a.txt", existing="error"), "b.csv"]
     assert published(way, plain, kept) == {"a.txt": "earlier", "b.csv": "half"}
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", MOST_WAYS)
 def test_sources_of_inputs_are_not_replaced(way: str, here: Path) -> None:
     outputs = {"*.csv": str(here / "data"), "*.txt": "."}
     if way.startswith("job"):  # a job finds this out before it runs
@@ -247,3 +325,16 @@ def test_unchanged_input_is_no_output_of_a_job() -> None:
         job.run(slots=1)
     with encamp.sandbox("data/*.csv", outputs={"*.csv": "data"}):
         pass  # may replace them, and need not
+
+
+def test_what_a_rescuer_has_staged_is_removed_if_it_dies(here: Path) -> None:
+    task = here / "of a dead slot" / TASK
+    task.mkdir(parents=True)
+    (task / "c.csv").write_text("c")
+    plan = FolderPlan("task", "token", (), (), (Output("*", str(here / "to")),))
+    staged = rescue_dead(task.parent, plan, None, notes_parts=True)
+    assert [path.name for path in Path("to").iterdir()] == [Path(str(staged[0].part)).name]
+    Path(f"{task.parent}{LOCK}").touch()
+    end_dead(task.parent, keeps=False)
+    assert list(Path("to").iterdir()) == []
+    assert not task.parent.exists()

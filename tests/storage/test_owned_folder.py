@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from other_processes import finish, open_folder, run, start, unprivileged
 
 from encamp.errors import UnsafeTarget
@@ -18,7 +19,8 @@ from encamp.storage.dead_owners import keep_dead, reclaim, reclaim_folder
 from encamp.storage.disk.removal import remove_tree
 from encamp.storage.kept_folders import clean_kept, kept
 from encamp.storage.local_storage import LOCAL, local_storage
-from encamp.storage.owned_folder import LOCK, OwnedFolder, sandboxes
+from encamp.storage.owned_folder import LOCK, RESCUE, OwnedFolder, sandboxes
+from encamp.storage.process_identity import ProcessFacts, this_process
 
 OWNER = """
     import time
@@ -92,6 +94,39 @@ def test_the_folder_of_a_living_owner_is_never_reclaimed() -> None:
     finally:
         living.kill()
         living.communicate()
+    assert reclaim() == [folder]
+
+
+def noted(folder: Path, supervisor: ProcessFacts) -> None:
+    (folder / RESCUE).write_bytes(supervisor.as_bytes() + b"\nplan")
+
+
+@pytest.mark.parametrize("with_lock", [True, False])
+def test_a_folder_from_which_a_living_process_rescues_files_is_left_to_it(with_lock: bool) -> None:
+    folder = killed_owner()
+    noted(folder, this_process())
+    if not with_lock:
+        Path(f"{folder}{LOCK}").unlink()
+    for dry_run in (True, False):
+        assert reclaim(dry_run=dry_run) == []
+    assert (folder / "task/result").exists()
+    assert reclaim_folder(folder)
+    assert left() == []
+
+
+def test_a_folder_whose_rescuer_is_dead_or_not_visible_is_reclaimed() -> None:
+    me = this_process()
+    for other in (
+        replace(me, start="1"),
+        replace(me, boot="earlier"),
+        replace(me, namespace="another"),
+        replace(me, pid=2**30),
+    ):
+        folder = killed_owner()
+        noted(folder, other)
+        assert reclaim() == [folder]
+    folder = killed_owner()
+    (folder / RESCUE).write_bytes(b"")  # the disk was full
     assert reclaim() == [folder]
 
 

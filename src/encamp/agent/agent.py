@@ -25,6 +25,7 @@ from encamp import cores_and_memory
 from encamp.agent.gpus import gpus_here
 from encamp.agent.inline_slot import InlineSlot
 from encamp.agent.process_slot import ProcessSlot, reclaim_in_background, reclaim_quietly
+from encamp.agent.rescue import Rescues
 from encamp.agent.slot_interface import AgentSlot
 from encamp.agent.thread_slot import ThreadSlot
 from encamp.engines.engine_interface import CONTROLLER, Arrival, Endpoint, Frame, Left
@@ -46,6 +47,7 @@ from encamp.wire.frames import Parts
 from encamp.wire.inbox import Handler, Inbox
 from encamp.wire.outbox import Outbox
 from encamp.wire.protocol import (
+    NOWHERE,
     Answer,
     End,
     Hello,
@@ -96,6 +98,7 @@ class Agent:
         self.cluster = ""
         """See `Orders.cluster`."""
         self.slots: list[AgentSlot] = []
+        self.rescues = Rescues(self)
         self.outbox = Outbox(endpoint)
         self.inbox = Inbox[int](
             self.outbox,
@@ -184,7 +187,7 @@ class Agent:
         return {
             Message: self._message,
             Run: self._give,
-            Answer: self._give,
+            Answer: self._answer,
             Location: self._location,
             Recall: _from_controller(lambda recall: self.slots[recall.slot].recall(recall)),
             Stop: _from_controller(lambda stop: self.slots[stop.slot].stop(stop.life, stop.ticket)),
@@ -196,6 +199,12 @@ class Agent:
     def _message(self, sender: int, envelope: Message, parts: Parts) -> None:
         if 0 <= envelope.slot < len(self.slots):
             self.slots[envelope.slot].give(envelope, parts)
+
+    def _answer(self, sender: int, envelope: Answer, parts: Parts) -> None:
+        if envelope.slot != NOWHERE:
+            self._give(sender, envelope, parts)
+        elif sender == CONTROLLER:
+            self.rescues.answered(envelope, parts)
 
     def _give(self, sender: int, envelope: Run | Answer | Location, parts: Parts) -> None:
         self.slots[envelope.slot].give(envelope, parts)
@@ -275,6 +284,7 @@ class Agent:
             deadline = time.monotonic() + ENDS  # for all slots together
             for slot in self.slots:
                 slot.end(max(0.0, deadline - time.monotonic()))
+            self.rescues.end(max(0.0, deadline - time.monotonic()))
             if any(slot.killed for slot in self.slots):
                 reclaim_quietly()
             with suppress(EncampError, OSError):

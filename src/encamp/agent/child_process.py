@@ -57,6 +57,8 @@ class ChildProcess:
         """Messages that have arrived on the socket ``data``, and were forwarded."""
         self.talks = False
         """Whether messages may also arrive in a cell, see `shared_memory`."""
+        self.last_note = b""
+        """What `noted` was when it had ended."""
         self._mark = token_hex(8)
         self._unknown = False
         """Whether its exit status is unknown."""
@@ -251,6 +253,7 @@ class ChildProcess:
         if self.exit_fd >= 0:
             if not self.was_ready:
                 self.start_failure = last_words(self.printed())
+            self.last_note = self.noted()
             self._sentinel.close()
             os.close(self.ledger)
             self._output.close()

@@ -14,6 +14,7 @@ from msgspec import DecodeError, Raw
 
 from encamp.agent.child_process import REFUSED, ChildProcess, may_pass
 from encamp.agent.failed_starts import Starts
+from encamp.agent.rescue import noted_task
 from encamp.agent.slot_interface import AgentSlot, OwningAgent
 from encamp.engines.engine_interface import CONTROLLER
 from encamp.errors import BadFrame, EncampError, SlotsCannotStart
@@ -21,6 +22,7 @@ from encamp.slot import ledger
 from encamp.slot.main import SlotSettings
 from encamp.slot.shared_memory import USABLE
 from encamp.storage.dead_owners import reclaim
+from encamp.storage.process_identity import this_process
 from encamp.timeouts import ANSWERS, ENDS
 from encamp.wire.frames import Parts
 from encamp.wire.protocol import (
@@ -72,6 +74,7 @@ class ProcessSlot(AgentSlot):
             niceness=of_host((orders or Orders()).niceness, agent.host, 0),
             interpreter=of_host((orders or Orders()).interpreters, agent.host, ""),
             cluster=agent.cluster,
+            supervisor=this_process().as_bytes(),
         )
         self._life = 0
         self._number = 0
@@ -94,6 +97,8 @@ class ProcessSlot(AgentSlot):
         self._ending = False
         self._mark = (0, 0)
         """The last `Ledger.mark` of the process that has ended."""
+        self._note = b""
+        """Its last note, see `Rescues.begin`."""
         self._refused = 0
         """Number of consecutive times that the system has refused to start a process."""
         self._fresh_refused = 0
@@ -331,6 +336,7 @@ class ProcessSlot(AgentSlot):
             else:
                 self._leaving.remove(process)
                 process.ended()
+                self.agent.rescues.begin(process.last_note)
 
         self.agent.pump.call_later(_LOOK, look)
 
@@ -371,6 +377,7 @@ class ProcessSlot(AgentSlot):
         text, began = process.printed(), process.in_a_call
         self._mark = process.mark
         begun, exit_code = process.has_begun, process.ended()
+        self._note = process.last_note
         self._starts.note(process.start_failure, begun=begun, waited=self.busy > 0)
         began = began or self._starts.by_call  # if True, the first waiting call fails
         self.agent.unlink(self.number)
@@ -413,13 +420,14 @@ class ProcessSlot(AgentSlot):
     def _report_end(
         self, exit_code: int | None, text: bytes, *, began: bool = False, gone: bool = False
     ) -> None:
-        ended = SlotEnded(self.number, exit_code, text, began, gone, self._mark)
-        self._mark = (0, 0)
+        note, mark, self._note, self._mark = self._note, self._mark, b"", (0, 0)
+        ended = SlotEnded(self.number, exit_code, text, began, gone, mark, noted_task(note))
         self.busy = 0
         self._stopping = False
         self._tickets.clear()
         self._life += 1
         self.agent.pass_on(ended, [encode(ended)])
+        self.agent.rescues.begin(note)  # which the controller must learn first
 
     def recall(self, order: Recall) -> None:
         """See `AgentSlot.recall`."""
@@ -479,6 +487,8 @@ class ProcessSlot(AgentSlot):
         leaving, self._leaving = self._leaving, []
         for process in (*self._processes(), *leaving):
             self.killed = not process.stop(within) or self.killed
+            self.agent.rescues.drop(process.last_note)
+        self.agent.rescues.drop(self._note)
 
     def _processes(self) -> list[ChildProcess]:
         return [process for process in (self._process, self._spare) if process is not None]

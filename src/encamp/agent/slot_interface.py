@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from encamp.agent.rescue import Rescues
 from encamp.engines.engine_interface import Endpoint
 from encamp.loop.pump import Pump
 from encamp.slot.small_messages import EngineShortcut
@@ -29,6 +30,7 @@ class OwningAgent(Protocol):
     to_controller: Callable[[Any, Parts], None] | None
     """Passes an envelope to the controller, if that is in this process."""
     over: bool
+    rescues: Rescues
 
     def pass_on(self, envelope: Any, parts: Parts) -> bool:
         """Forward what a slot sends.

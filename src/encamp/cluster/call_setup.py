@@ -12,9 +12,10 @@ from encamp.cluster.spawn_options import CheckedOptions
 from encamp.errors import CannotTravel, UnusableInput, text_of
 from encamp.slot.slot import Setup
 from encamp.storage.disk.temporary_names import new_token
-from encamp.storage.files_by_request import FilesQuestion, IsOver, TaskFiles
+from encamp.storage.files_by_request import FilesQuestion, IsOver, PublishRescued, TaskFiles
 from encamp.storage.folder_life import FolderPlan
 from encamp.storage.outputs.accepted_names import Accepted, accepted, below
+from encamp.storage.outputs.deliveries import deliver_one
 from encamp.storage.outputs.patterns import folders_of
 from encamp.storage.outputs.sees_destination import Beacons
 from encamp.storage.outputs.stage import Staged
@@ -108,6 +109,8 @@ class Setups:
             if isinstance(question, IsOver):
                 return True
             raise UnusableInput(question.about, "the task that asked for it has ended")
+        if isinstance(question, PublishRescued):
+            return self._publish_rescued(task, question.staged)
         options = task.options
         if options.answer is not None:
             return options.answer(question)
@@ -115,6 +118,11 @@ class Setups:
         if files is None:
             raise UnusableInput(question.about, "the task that asked for it has no files")
         return files.answer(question)
+
+    def _publish_rescued(self, task: TaskRecord, staged: list[Staged]) -> None:
+        if task.error is None:
+            raise UnusableInput(task.label, "its files are not awaited")
+        deliver_one(self.accepted(task, staged).staged, lenient=True)
 
     def _beacon(self, options: CheckedOptions) -> str:
         """The description by which hosts recognize destinations; empty if this is the only host."""

@@ -80,6 +80,7 @@ from encamp.wire.protocol import (
     ManyResults,
     Message,
     OutputText,
+    Rescued,
     Results,
     Run,
     SlotEnded,
@@ -163,6 +164,7 @@ class Controller:
             Ask: self._ask,
             GivenBack: self.kill_and_cancel.given_back,
             SlotEnded: self.agents.slot_ended,
+            Rescued: self.agents.rescued,
             HousekeepingDone: self.agents.housekeeping_done,
         }
         if engine.agent_here is None or engine.patience() is not None:  # the engine has arrivals
@@ -522,7 +524,7 @@ class Controller:
 
         def done(_: Any, error: BaseException | None) -> None:
             if result.failure:  # the call's own error matters more
-                self._failed(task, slot, *load_failure(result.failure))
+                self._failed(task, slot, *load_failure(result.failure), left=result.left)
             else:
                 self.end(task, error is None, result.value if error is None else error)
 
@@ -531,7 +533,15 @@ class Controller:
         else:
             done(None, None)
 
-    def _failed(self, task: TaskRecord, slot: SlotRecord, error: BaseException, text: str) -> None:
+    def _failed(
+        self,
+        task: TaskRecord,
+        slot: SlotRecord,
+        error: BaseException,
+        text: str,
+        *,
+        left: bool = False,
+    ) -> None:
         kind = type(error)  # `isinstance` would run the error's own code
         if kind is NotImportable and self._again_by_value(task, error.module):  # type: ignore[attr-defined]
             return
@@ -541,6 +551,9 @@ class Controller:
             return
         if kind is Stopped:
             error = task.why_ended(slot, None, "its slot was asked to end")
+            if left:
+                self.agents.end_after_rescue(task, slot, error)
+                return
         elif kind is NotImportable:
             module = error.module  # type: ignore[attr-defined]
             error = ModuleNotFoundError(
@@ -665,7 +678,8 @@ class Controller:
             if task.state is WAITING:
                 self.cancelled(task)
             else:
-                self.end(task, False, TaskKilled(task.label, task.future.host or "its host"))
+                killed = TaskKilled(task.label, task.future.host or "its host")
+                self.end(task, False, task.error or killed)
 
     def fail(self, exc: Exception) -> None:
         """Fail everything after a failure of the engine."""
@@ -676,7 +690,8 @@ class Controller:
             failure.__cause__ = exc
         self.failure = failure
         for task in self.known():
-            self.end(task, False, TaskLost(task.label, "its host", None, failure.why))
+            lost = TaskLost(task.label, "its host", None, failure.why)
+            self.end(task, False, task.error or lost)
 
 
 def _unsendable(task: TaskRecord, exc: BaseException) -> CannotTravel:

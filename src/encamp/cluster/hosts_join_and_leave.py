@@ -16,7 +16,7 @@ from encamp.cluster.message_queue import MessageQueue
 from encamp.cluster.records import HostRecord, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
 from encamp.engines.engine_interface import Engine
-from encamp.errors import EngineFailed, TaskLost
+from encamp.errors import EncampError, EngineFailed, TaskLost
 from encamp.loop.pump import Pump
 from encamp.storage.import_path import left_out_words
 from encamp.timeouts import BEAT, MISSED, REPLACED
@@ -30,6 +30,7 @@ from encamp.wire.protocol import (
     HousekeepingDone,
     OutputText,
     Ping,
+    Rescued,
     SlotEnded,
     encode,
 )
@@ -59,6 +60,8 @@ class AgentRecord:
         """The number of consecutive pings that it has not answered."""
         self.gone: set[SlotRecord] = set()
         """Its slots whose processes have ended."""
+        self.rescues: dict[int, TaskRecord] = {}
+        """By number, tasks that end when it has rescued their files."""
         self.refreshing = 0
         """Ticket of the request to replace the processes of its idle slots; 0 if there is none."""
         self.answered = True
@@ -225,6 +228,8 @@ class Agents:
                 continue
             ahead = self._scheduler.remove(slot)
             self._lose(slot, ahead[:1], ahead[1:], None, why)
+        for task in list(agent.rescues.values()):
+            self._controller.end(task, False, task.error)
         for ticket in agent.tickets:
             if self.housekeeping.get(ticket, ()) is None:
                 self.housekeeping[ticket] = number, False, why
@@ -274,7 +279,7 @@ class Agents:
         begun = ahead[:1] if envelope.began else []
         if not agent.refreshing:
             self._scheduler.open(slot)
-        self._lose(slot, begun, ahead[len(begun) :], envelope.exit_code, why)
+        self._lose(slot, begun, ahead[len(begun) :], envelope.exit_code, why, envelope.rescue)
         if envelope.gone:
             self._go_without(agent, slot, envelope.text.decode("utf-8", "replace"))
 
@@ -299,13 +304,35 @@ class Agents:
         others: list[TaskRecord],
         exit_code: int | None,
         why: str,
+        rescue: int = 0,
     ) -> None:
-        """Fail the call that was running in a dead process of a slot, and queue the others."""
+        """Fail the call that was running in a dead process of a slot, and queue the others.
+
+        A task whose files its agent will ``rescue`` fails after that.
+        """
         for task in others:
             self._controller.waits_again(task)
         self._controller.put_back(others, slot)
         for task in begun:
-            self._controller.end(task, False, task.why_ended(slot, exit_code, why))
+            error = task.why_ended(slot, exit_code, why)
+            if task.id == rescue:
+                self.end_after_rescue(task, slot, error)
+            else:
+                self._controller.end(task, False, error)
+
+    def end_after_rescue(self, task: TaskRecord, slot: SlotRecord, error: EncampError) -> None:
+        """Fail a task when the agent of its slot has rescued its files, or is lost."""
+        agent = self.by_number.get(slot.agent)
+        if agent is None:
+            self._controller.end(task, False, error)
+        else:
+            task.is_rescued(error)
+            agent.rescues[task.id] = task
+
+    def rescued(self, agent: AgentRecord, envelope: Rescued, parts: Parts) -> None:
+        """Handle the end of a rescue."""
+        if (task := agent.rescues.pop(envelope.task, None)) is not None:
+            self._controller.end(task, False, task.error)
 
     def begin_housekeeping(self, what: str, *, each: bool) -> dict[int, str]:
         """Ask ``each`` agent, or one per host, for `Housekeeping`; returns tickets → host names."""

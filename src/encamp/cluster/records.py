@@ -6,7 +6,7 @@
 
 A waiting task is in a queue of the scheduler. A sent task may wait at its slot behind others, and
 be given back. A task that has left its slot either waits again or has ended, except that outputs
-may still have to be published.
+may still have to be published, or files of it to be rescued.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class TaskRecord:
         "arguments",
         "cause",
         "devices",
+        "error",
         "function",
         "future",
         "id",
@@ -82,6 +83,8 @@ class TaskRecord:
         """The slot that it was sent to, until it leaves that."""
         self.devices: tuple[str, ...] = ()
         self.cause: Cause | None = None
+        self.error: EncampError | None = None
+        """Its error, while files of it are being rescued."""
         self.unwanted = False
         """Whether it is cancelled if its slot gives it back."""
         self.mark = (0, 0)
@@ -142,6 +145,10 @@ class TaskRecord:
     def died(self, mark: tuple[int, int]) -> None:
         """Record how far it was when its process died."""
         self.mark = mark
+
+    def is_rescued(self, error: EncampError) -> None:
+        """Record that it ends with an error, but files of it are to be published before."""
+        self.error = error
 
     def cancel_if_given_back(self, wanted: bool = True) -> None:
         """Record whether it is cancelled when its slot gives it back."""

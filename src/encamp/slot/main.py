@@ -83,6 +83,8 @@ class SlotSettings(msgspec.Struct, array_like=True):
     """The slot's Python interpreter; if empty, its supervisor's."""
     cluster: str = ""
     """See `Orders`."""
+    supervisor: bytes = b""
+    """See `Slot.supervisor`."""
     modules: list[str] = []
     """Modules of encamp that its calls need."""
 
@@ -119,6 +121,7 @@ def main(encoded: bytes) -> None:
         settings.number, settings.host, sockets, settings.agent, settings.cluster
     )
     folder = str(Path.cwd()) if settings.folder != "/" else "/"
+    slot.supervisor = settings.supervisor
     isolation = ThisProcess.isolation = slot.isolation = ProcessIsolation(folder)
     slot.ledger, slot.can_leave = Ledger(settings.ledger), True
     if settings.host and USABLE:

@@ -101,6 +101,8 @@ class Slot(TaskSlot):
         self._expected: dict[int, int] = {}
         """By task with messages but no call yet, the number of the `Run` that brings the call."""
         self._latest = 0
+        self.supervisor = b""
+        """The `ProcessFacts` of the process that rescues files of killed calls; empty: none."""
         self.leaves = False
         """Whether its process will end now, for a new one."""
         self._reloads = 0
@@ -335,10 +337,14 @@ class Slot(TaskSlot):
                 made.give(arg)
         if setup.folder is None:
             return called(function, args, kwargs)
-        from encamp.slot.call_folder import in_folder  # imported here, because few calls have one
+        # imported here, because few calls have one
+        from encamp.slot.call_folder import Rescuer, in_folder
         from encamp.storage.files_by_request import SpawnersFiles
 
-        return in_folder(setup.folder, task, SpawnersFiles(self.ask), function, args, kwargs)
+        rescues = self.supervisor and setup.folder.on_failure
+        rescuer = Rescuer(self.supervisor, self.ledger.note) if rescues else None
+        files = SpawnersFiles(self.ask)
+        return in_folder(setup.folder, task, files, rescuer, function, args, kwargs)
 
     def _set_up(self, task: int, setup: Setup) -> Initialized | None:
         extend_import_path(setup.sys_path)

@@ -19,6 +19,7 @@ from encamp.storage.local_storage import local_storage, local_storage_path
 from encamp.storage.owned_folder import (
     LOCK,
     PARTS,
+    RESCUE,
     doubt_linked,
     is_at,
     named_refusals,
@@ -36,6 +37,7 @@ def reclaim(
 ) -> list[Path]:
     """Remove the folders of dead owners and return them; those of living owners stay.
 
+    So do those from which a living process will rescue files, see `FolderLife.note_rescue`.
     ``storage`` is the `local_storage`, if the caller has it already.
     Several processes may do this at once. A folder that cannot be removed is noted in ``stayed``,
     or warned about, and does not stop anything. Raises `BadLocalStorage`.
@@ -56,29 +58,44 @@ def reclaim(
 
 def _reclaimed(folder: Path, stayed: dict[Path, OSError] | None, *, dry_run: bool) -> bool:
     try:
-        return reclaim_folder(folder, dry_run=dry_run)
+        return reclaim_folder(folder, dry_run=dry_run, rescued=False)
     except OSError as exc:
         not_removed(folder, exc, stayed)
         return False
 
 
-def reclaim_folder(folder: Path, *, dry_run: bool = False) -> bool:
-    """Remove ``folder`` if its owner is dead; returns whether that was so."""
+def reclaim_folder(folder: Path, *, dry_run: bool = False, rescued: bool = True) -> bool:
+    """Remove ``folder`` if its owner is dead; returns whether that was so.
+
+    Unless its files were ``rescued``, this must not be left to another process.
+    """
     lock = _lock_of(folder)
     if not lock.exists():
         # A lock file is created before its folder and removed after it, so without one the folder
         # has no owner, unless the folder has just been removed. A cleaner may have removed only the
         # lock file; but then the owner still holds the lock of the folder itself.
-        with _hold_unowned(folder) as dead:
+        with _hold_unowned(folder) as free:
+            dead = free and (rescued or not _awaits_rescue(folder))
             if dead and not dry_run and not lock.exists():
                 remove_folder(folder, folder.parent.parent)
             return dead
-    with _taken_over(lock) as dead:
+    with _taken_over(lock) as free:
+        dead = free and (rescued or not _awaits_rescue(folder))
         if dead and not dry_run:
             _remove_parts(folder)
             remove_folder(folder, folder.parent.parent)
             lock.unlink(missing_ok=True)
         return dead
+
+
+def _awaits_rescue(folder: Path) -> bool:
+    """Whether a living process that is visible here rescues files from the folder."""
+    try:
+        with (folder / RESCUE).open("rb") as note:
+            supervisor = facts_in(note.readline(MOST_FACTS))
+    except OSError:
+        return False
+    return supervisor is not None and supervisor.near and not supervisor.known_dead
 
 
 @contextmanager

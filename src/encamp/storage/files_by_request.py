@@ -21,6 +21,7 @@ from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.send_inputs import Chunk, Sender, SentEntry
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.send_outputs import OutputPaths, Piece, Receiver
+from encamp.storage.outputs.stage import Staged
 from encamp.storage.shared_folders import Portable, below, local, name_of
 
 
@@ -67,6 +68,12 @@ class WritePiece(FilesQuestion, frozen=True):
 
 class IsOver(FilesQuestion, frozen=True):
     """Asks whether the task is no longer wanted."""
+
+
+class PublishRescued(FilesQuestion, frozen=True):
+    """Asks to publish the files of a task whose process is dead, as far as possible."""
+
+    staged: list[Staged]
 
 
 class SpawnersFiles:

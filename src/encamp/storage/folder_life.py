@@ -6,8 +6,10 @@ create, place the inputs ──► the task runs ──► stage its outputs ─
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -21,7 +23,7 @@ from encamp.storage.inputs.send_inputs import Channel
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.send_outputs import OutputChannel
 from encamp.storage.outputs.stage import Staged, stage
-from encamp.storage.owned_folder import TASK
+from encamp.storage.owned_folder import RESCUE, TASK, add_parts
 from encamp.storage.persistent import give_back, persistent_sandbox
 from encamp.storage.placing.unchanged_inputs import InputSources
 from encamp.storage.sandbox_folder import Sandbox
@@ -145,6 +147,18 @@ class FolderLife:
     def _announce(self) -> Callable[[list[Path]], None] | None:
         return None if self._spare else self.sandbox.note_parts
 
+    def note_rescue(self, supervisor: bytes) -> None:
+        """Have a process rescue the files of ``on_failure`` if this one dies, see `noted_plan`.
+
+        ``supervisor`` are its `ProcessFacts`. While it lives, nobody else removes the folder of a
+        dead process. Raises OSError.
+        """
+        self.sandbox.note_rescue(supervisor + b"\n" + pickle.dumps(self._plan))
+
+    def forget_rescue(self) -> None:
+        """Have no process do so any more."""
+        self.sandbox.forget_rescue()
+
     def leave(self) -> None:
         """Leave the folder to the supervisor of this process, see `rescue_dead`."""
         self._over = True
@@ -164,11 +178,27 @@ class FolderLife:
             self.sandbox.remove()
 
 
-def rescue_dead(path: Path, plan: FolderPlan, channel: Files | None) -> list[Staged]:
-    """`FolderLife.rescue` for the folder of a dead process; ``path`` is `Sandbox.path`."""
+def noted_plan(path: Path) -> FolderPlan | None:
+    """The plan that `FolderLife.note_rescue` has noted in the folder of a dead process, if any."""
+    try:
+        _, plan = (path / RESCUE).read_bytes().split(b"\n", 1)
+        found: FolderPlan = pickle.loads(plan)  # noqa: S301 - in this user's private folder
+    except Exception:  # noqa: BLE001 - the disk was full, perhaps
+        return None
+    return found
+
+
+def rescue_dead(
+    path: Path, plan: FolderPlan, channel: Files | None, *, notes_parts: bool = False
+) -> list[Staged]:
+    """`FolderLife.rescue` for the folder of a dead process; ``path`` is `Sandbox.path`.
+
+    With ``notes_parts``, what is not published before `end_dead` is removed then.
+    """
     with suppress(OSError):
         recover(path)
-    return _rescued(path / TASK, plan, channel, InputSources(plan.items).is_from, None)
+    announce = partial(add_parts, path) if notes_parts else None
+    return _rescued(path / TASK, plan, channel, InputSources(plan.items).is_from, announce)
 
 
 def end_dead(path: Path, *, keeps: bool) -> Path | None:

@@ -32,6 +32,8 @@ TASK = "task"
 LOG = "log"
 PARTS = "parts"
 LINKED = "linked"
+RESCUE = "rescue"
+"""Who rescues files of the task if its process dies, and how; see `FolderLife.note_rescue`."""
 _SMALLEST = 4096
 """Bytes on the disk that an empty folder takes."""
 
@@ -125,6 +127,15 @@ class OwnedFolder:
         with suppress(OSError), (self.path / PARTS).open("ab") as notes:
             notes.write(os.fsencode(part) + b"\0")
 
+    def note_rescue(self, note: bytes) -> None:
+        """Record who rescues files of the task if the owner dies. Raises OSError."""
+        (self.path / RESCUE).write_bytes(note)
+
+    def forget_rescue(self) -> None:
+        """Remove that note."""
+        with suppress(OSError):
+            (self.path / RESCUE).unlink()
+
     def note_linked(self, entries: Iterable[Path]) -> None:
         """Record trees of the cache that the task could write to; an empty list when checked.
 
@@ -168,6 +179,12 @@ class OwnedFolder:
                 with suppress(OSError):  # it is closed even if close(2) fails
                     os.close(fd)
         self._lock, self._folder = -1, None
+
+
+def add_parts(folder: Path, parts: Iterable[Path]) -> None:
+    """Record more temporary files in the folder of a dead owner, see `OwnedFolder.note_parts`."""
+    with suppress(OSError), (folder / PARTS).open("ab") as notes:
+        notes.write(b"".join(os.fsencode(part) + b"\0" for part in parts))
 
 
 @contextmanager

@@ -92,6 +92,14 @@ class Sandbox:
         """`OwnedFolder.note_parts`."""
         self._owned.note_parts(parts)
 
+    def note_rescue(self, note: bytes) -> None:
+        """`OwnedFolder.note_rescue`."""
+        self._owned.note_rescue(note)
+
+    def forget_rescue(self) -> None:
+        """`OwnedFolder.forget_rescue`."""
+        self._owned.forget_rescue()
+
     def put_aside(self) -> None:
         """Empty the folder, and keep it for this process's next task, see `spare_folder`."""
         put_aside(self._owned)

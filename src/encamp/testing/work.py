@@ -503,6 +503,14 @@ def write(name: str, text: str) -> str:
     return str(Path.cwd())
 
 
+def write_and_end(name: str, text: str, how: str) -> NoReturn:
+    """Write a file into the current folder, and end as `die` does, or "wait" to be ended."""
+    write(name, text)
+    if how != "wait":
+        die(how)
+    wait_for_ever()
+
+
 def upper(source: str, target: str) -> None:
     """Write a copy of a file in capital letters."""
     Path(target).write_text(Path(source).read_text(encoding="utf-8").upper(), encoding="utf-8")

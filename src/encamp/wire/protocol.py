@@ -1,11 +1,13 @@
 """The protocol between the two sides of a cluster: the envelopes of their messages.
 
 An envelope is the first part of a message; payloads and buffers follow it. Agents read only
-envelopes. Payloads are unpickled only in slots and by the controller.
+envelopes, and the answers to their own questions. Other payloads are unpickled only in slots and
+by the controller.
 
     controller ── Orders, Recall, Stop, Housekeeping, Ping, End ──► agent
     controller ── Run, Message, Location, Answer ──► agent ──► slot
-    controller ◄── Hello, ManyResults, SlotEnded, HousekeepingDone, Pong ── agent
+    controller ◄── Hello, ManyResults, SlotEnded, Rescued, HousekeepingDone, Pong ── agent
+    controller ◄── Ask ── agent,   controller ── Answer ──► agent, when it rescues files
     controller ◄── Results, Started, OutputText, Message, Locate, Ask, GivenBack ── agent ◄── slot
     agent ── Recall, Link ──► slot,   agent ◄── Exiting ── slot
     program ── CheckMemory ──► slot, and slot ──► program, when both share memory
@@ -266,6 +268,7 @@ class Ask(Envelope, tag=14):
     """A question of a task to the controller, which follows."""
 
     slot: int
+    """`NOWHERE` if the agent asks for the task."""
     task: int
     ticket: int
 
@@ -306,6 +309,14 @@ class SlotEnded(Envelope, tag=18):
     """Whether the slot has ended, too, since no other process could be started."""
     mark: tuple[int, int] = (0, 0)
     """The last `Ledger.mark` of its call."""
+    rescue: int = 0
+    """The task of which files are being rescued, until `Rescued`; 0: none."""
+
+
+class Rescued(Envelope, tag=26):
+    """An agent has rescued what it could of the files of a task whose process is dead."""
+
+    task: int
 
 
 class Exiting(Envelope, tag=24):
@@ -341,7 +352,7 @@ _Any = (
     Orders | Hello | Run | Recall | GivenBack | Stop | Results | Started | OutputText
     | SupervisorMessage | Message | Locate | Location | Link | Ask | Answer | Housekeeping
     | HousekeepingDone | SlotEnded | Ping | Pong | End | Bundle | ManyResults | Exiting
-    | CheckMemory
+    | CheckMemory | Rescued
 )  # fmt: skip
 
 

@@ -11,9 +11,16 @@ from typing import Any
 import pytest
 
 from encamp.cluster.cluster import Cluster
-from encamp.errors import MissingOutput, NoMatch
+from encamp.errors import MissingOutput, NoMatch, TaskKilled, TaskLost
 from encamp.testing import work
-from encamp.testing.conformance.bound import PATIENCE, Bound, gates, on_every_slot, results
+from encamp.testing.conformance.bound import (
+    PATIENCE,
+    Bound,
+    gates,
+    next_message,
+    on_every_slot,
+    results,
+)
 
 
 class Files(Bound):
@@ -62,6 +69,20 @@ class Files(Bound):
         crashed = cluster.spawn(work.shout_and_die, "x", outputs="?", to=to)
         assert crashed.exception(PATIENCE) is not None
         assert not to.exists() or _published(to) == []
+
+    @pytest.mark.parametrize("how", ["kill", "segv", "exit", "wait"])
+    def test_files_of_a_task_whose_process_is_killed_are_published(
+        self, cluster: Cluster, share: Path, tmp_path: Path, how: str
+    ) -> None:
+        for to in (share / f"rescued after {how}", tmp_path / "rescued"):
+            task = cluster.spawn(work.write_and_end, "a.log", "x", how, on_failure="*.log", to=to)
+            if how == "wait":
+                next_message(cluster, task)
+                task.kill()
+            error = task.exception(PATIENCE)
+            assert isinstance(error, TaskKilled if how == "wait" else TaskLost)
+            assert _published(to) == ["a.log"]
+            assert (to / "a.log").read_text() == "x"
 
     def test_a_pattern_without_a_match_is_told_by_name(self, cluster: Cluster, share: Path) -> None:
         with pytest.raises(NoMatch, match="nowhere"):
