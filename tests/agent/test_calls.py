@@ -90,7 +90,7 @@ def wait_twice(slot: Any) -> list[bool]:
 
 
 def test_a_thread_that_waits_again_at_the_end_does_not_block() -> None:
-    slot = ThreadSlot(SimpleNamespace(host="here", number=1, beside=False, cluster=""), 0, "/")  # type: ignore[arg-type]
+    slot = ThreadSlot(SimpleNamespace(host="here", number=1, in_program=False, cluster=""), 0, "/")  # type: ignore[arg-type]
     slot.begin_end()
     slot.end(SOON)
     assert wait_twice(slot) == [True, True]

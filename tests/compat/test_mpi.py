@@ -379,7 +379,7 @@ def test_a_mirror_map_is_checked_when_the_machine_is_made(here: Path) -> None:
 def test_only_the_spawner_knows_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     from encamp.compat.pyopus import clustered
 
-    task = SimpleNamespace(id=4, host="far", beside=False)
+    task = SimpleNamespace(id=4, host="far", in_program=False)
     monkeypatch.setitem(clustered.running, 4, SimpleNamespace(place=2, task=task, mail=None))
     assert (str(MPI.taskID()), str(MPI.hostID()), str(MPI.parentTaskID())) == ("2:4", "far", "0:0")
     assert MPI.vmStatus is None
