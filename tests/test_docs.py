@@ -97,8 +97,9 @@ def test_the_links_of_a_page_lead_somewhere(page: str) -> None:
     assert missing == []
 
 
-def test_the_architecture_names_files_that_exist() -> None:
-    text = (ROOT / "docs/architecture.md").read_text()
+@pytest.mark.parametrize("page", ["architecture", "decisions"])
+def test_pages_about_the_code_name_files_that_exist(page: str) -> None:
+    text = (ROOT / f"docs/{page}.md").read_text()
     named = set(re.findall(r"[\w./-]+/\w+\.py\b", text))
     assert len(named) > 20
     places = ROOT, ROOT / "src/encamp"
