@@ -143,7 +143,7 @@ def test_a_worker_that_reaches_only_the_scheduler_works(lab: Lab, tmp_path: Path
         done = subprocess.run(
             [*command, "-o", f"address={address}", tmp_path], capture_output=True, text=True
         )
-    assert re.search(r"note +frames +go by Dask's scheduler", done.stdout), done
+    assert re.search(r"note +frames +go through Dask's scheduler", done.stdout), done
     assert re.search(
         rf"note +ports +cannot connect to any port of {socket.gethostname()}\n", done.stdout
     ), done

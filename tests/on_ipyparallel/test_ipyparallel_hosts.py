@@ -133,4 +133,4 @@ def test_an_engine_that_reaches_only_the_controller_works(lab: Lab, tmp_path: Pa
         done = subprocess.run(
             [*command, "-o", f"connection_file={file}", tmp_path], capture_output=True, text=True
         )
-    assert re.search(r"note +frames +go by ipyparallel's controller", done.stdout), done
+    assert re.search(r"note +frames +go through ipyparallel's controller", done.stdout), done
