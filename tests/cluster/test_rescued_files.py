@@ -18,8 +18,9 @@ from encamp.agent.process_slot import ProcessSlot
 from encamp.cluster.cluster import Cluster
 from encamp.errors import TaskKilled, TaskLost, UnusableInput
 from encamp.slot.current_task import slot_here
-from encamp.storage import folder_life
+from encamp.storage import dead_owners, folder_life
 from encamp.storage.files_by_request import PublishRescued
+from encamp.storage.local_storage import local_storage
 from encamp.storage.outputs import stage as stage_module
 from encamp.storage.owned_folder import RESCUE
 from encamp.testing.fake import FakeEngine
@@ -286,3 +287,126 @@ def test_only_files_of_a_task_that_waits_for_them_are_published() -> None:
                 cluster.spawn(publish_now, task).result(SOON)
         other.kill()
         assert isinstance(other.exception(SOON), TaskKilled)
+
+
+def end_self(name: str) -> None:
+    """End as by an administrator's SIGTERM."""
+    leave(name)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1000)
+
+
+def test_a_process_that_makes_room_for_a_fresh_one_while_it_ends_is_rescued() -> None:
+    with Cluster(slots=1) as cluster:
+        for number in range(3):
+            task = cluster.spawn(end_self, str(number), on_failure="*.log", to="to")
+            fresh = cluster.spawn(abs, -7, fresh=True)
+            assert isinstance(task.exception(SOON), TaskLost)
+            assert fresh.result(SOON) == 7
+    assert published() == {f"{number}.log": str(number) for number in range(3)}
+
+
+def hang_and_end_slowly(name: str) -> None:
+    """Leave a second between the result and the end of the process."""
+    here = slot_here()
+    assert here is not None
+    connection: Any = here[0].connection
+    wait = connection.wait
+
+    def slowly(limit: float | None) -> Any:
+        time.sleep(1)
+        return wait(limit)
+
+    connection.wait = slowly
+    hang(name)
+
+
+def test_a_process_that_is_renewed_while_it_ends_is_rescued() -> None:
+    with Cluster(slots=1) as cluster:
+        task = at_hand(cluster, hang_and_end_slowly, "a")
+        task.kill()
+        time.sleep(0.2)
+        cluster.clear_local_storage(SOON)
+        assert isinstance(task.exception(SOON), TaskKilled)
+    assert published() == {"a.log": "a"}
+
+
+def end_with_slow_removal(name: str, fails: bool) -> None:
+    from encamp.storage import owned_folder
+
+    remove = owned_folder.remove_folder
+
+    def slowly(*args: Any, **options: Any) -> None:
+        remove(*args, **options)
+        time.sleep(1)
+
+    owned_folder.remove_folder = slowly
+    leave(name)
+    Path("out.txt").write_text("good")
+    encamp.current_task().send(0, "ready")
+    if fails:
+        raise ValueError("mine")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_kill_after_the_end_of_a_call_leaves_its_result_as_it_is(fails: bool) -> None:
+    with Cluster(slots=1) as cluster:
+        task = cluster.spawn(
+            end_with_slow_removal, "a", fails, outputs="out.txt", on_failure="*.log", to="to"
+        )
+        assert cluster.receive(SOON, source=task) is not None
+        time.sleep(0.4)
+        task.kill()
+        error = task.exception(SOON)
+    if fails:
+        assert isinstance(error, ValueError)
+        assert published() == {"a.log": "a"}
+    else:
+        assert error is None
+        assert published() == {"out.txt": "good"}
+
+
+def test_a_folder_that_others_look_at_while_it_is_removed_does_not_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    awaits = dead_owners._awaits_rescue
+
+    def slowly(folder: Path) -> bool:
+        """Holds the folder's lock longer."""
+        if found := awaits(folder):
+            time.sleep(1)
+        return found
+
+    monkeypatch.setattr(dead_owners, "_awaits_rescue", slowly)
+    sandboxes = local_storage() / "sandboxes"
+    with Cluster(slots=1) as cluster:
+        for name in ("a", "b"):
+            task = at_hand(cluster, die_when_told, name)
+            cluster.send(task, "now")
+            assert isinstance(task.exception(SOON), TaskLost)
+
+        def none_left() -> bool:
+            dead_owners.reclaim()
+            return not list(sandboxes.iterdir())
+
+        until(none_left)
+        assert list(sandboxes.iterdir()) == []
+    assert published() == {"a.log": "a", "b.log": "b"}
+
+
+def test_a_host_that_rescues_files_counts_as_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch, before=True)
+    reported: list[dict[int, int]] = []
+    with Cluster(slots=1) as cluster:
+        controller = cluster._controller
+        monkeypatch.setattr(controller.engine, "needs", lambda busy, _: reported.append(busy))
+        task = at_hand(cluster, hang, "a")
+        task.kill()
+        gate.wait(cluster, task)
+        controller.pump.call(controller.agents.report_needs)
+        gate.open.set()
+        assert isinstance(task.exception(SOON), TaskKilled)
+        controller.pump.call(controller.agents.report_needs)
+        (number,) = controller.agents.by_number
+    assert reported[0] == {number: 1}
+    assert reported[-1] == {}

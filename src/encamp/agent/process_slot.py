@@ -372,6 +372,7 @@ class ProcessSlot(AgentSlot):
             if process not in self._leaving:  # the spare one has died
                 self._forget(process)
                 process.ended()
+                self.agent.rescues.begin(process.last_note)
             return
         self._forget(process)
         text, began = process.printed(), process.in_a_call
@@ -474,6 +475,7 @@ class ProcessSlot(AgentSlot):
         done.wait()
         for process in idle:
             process.stop()
+            self.agent.pump.call_soon(partial(self.agent.rescues.begin, process.last_note))
 
     def begin_end(self) -> None:
         """See `AgentSlot.begin_end`."""

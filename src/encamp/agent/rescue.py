@@ -165,6 +165,9 @@ def _folder_in(note: bytes) -> LeftFolder | None:
 
 def _remove(path: Path) -> None:
     from encamp.storage.folder_life import end_dead
+    from encamp.storage.owned_folder import RESCUE
 
     with suppress(Exception):
+        with suppress(OSError):  # first, so that any process may remove it if this one cannot
+            (path / RESCUE).unlink()
         end_dead(path, keeps=False)

@@ -198,8 +198,10 @@ class Agents:
         self._pump.call_later(BEAT, self._beat)
 
     def report_needs(self) -> None:
-        """Report the load to an elastic engine, now and regularly."""
-        self._engine.needs(*self._scheduler.load())
+        """Report the load to an elastic engine, now and regularly. Agents that rescue are busy."""
+        busy, waiting = self._scheduler.load()
+        rescuing = {number: 1 for number, agent in self.by_number.items() if agent.rescues}
+        self._engine.needs(rescuing | busy, waiting)
         self._pump.call_later(_REPORT_AFTER, self.report_needs)
 
     def _beat(self) -> None:

@@ -86,23 +86,42 @@ def in_folder(
     kwargs: dict[str, Any],
 ) -> FolderResult:
     """Call the function in its folder, which is its current folder and the task's ``folder``."""
+    result: FolderResult | None = None
+    try:
+        with FolderLife(plan, files) as life:
+            life.place()
+            result = _watched(plan, life, task, rescuer, function, args, kwargs)
+    except Stopped:
+        if result is None:
+            raise
+    assert result is not None  # noqa: S101 - Stopped came too late: the call has ended, and is staged
+    return result
+
+
+def _watched(
+    plan: FolderPlan,
+    life: FolderLife,
+    task: HasFolder,
+    rescuer: Rescuer | None,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> FolderResult:
     pid = os.getpid()
-    with FolderLife(plan, files) as life:
-        life.place()
-        task.folder = life.folder
-        watched = rescuer is not None and rescuer.watch(life, task.id)
-        try:
-            return _outcome(plan, life, function, args, kwargs)
-        except Stopped as exc:
-            if not watched:
-                raise
-            watched = False
-            life.leave()
-            return FolderResult(None, [], dump_failure(exc), left=True)
-        finally:
-            task.folder = None
-            if watched and rescuer is not None and os.getpid() == pid:
-                rescuer.unwatch(life)
+    task.folder = life.folder
+    watched = rescuer is not None and rescuer.watch(life, task.id)
+    try:
+        return _outcome(plan, life, function, args, kwargs)
+    except Stopped as exc:
+        if not watched:
+            raise
+        watched = False
+        life.leave()
+        return FolderResult(None, [], dump_failure(exc), left=True)
+    finally:
+        task.folder = None
+        if watched and rescuer is not None and os.getpid() == pid:
+            rescuer.unwatch(life)
 
 
 def _outcome(
