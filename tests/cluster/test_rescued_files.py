@@ -331,31 +331,35 @@ def test_a_process_that_is_renewed_while_it_ends_is_rescued() -> None:
     assert published() == {"a.log": "a"}
 
 
-def end_with_slow_removal(name: str, fails: bool) -> None:
+def end_with_slow_removal(name: str, fails: bool, removed: Path) -> None:
     from encamp.storage import owned_folder
 
     remove = owned_folder.remove_folder
 
     def slowly(*args: Any, **options: Any) -> None:
         remove(*args, **options)
+        removed.touch()  # the call has ended, and its files are staged
         time.sleep(1)
 
     owned_folder.remove_folder = slowly
     leave(name)
     Path("out.txt").write_text("good")
-    encamp.current_task().send(0, "ready")
     if fails:
         raise ValueError("mine")
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_kill_after_the_end_of_a_call_leaves_its_result_as_it_is(fails: bool) -> None:
+def test_a_kill_after_the_end_of_a_call_leaves_its_result_as_it_is(fails: bool, here: Path) -> None:
+    removed = here / "removed"
     with Cluster(slots=1) as cluster:
         task = cluster.spawn(
-            end_with_slow_removal, "a", fails, outputs="out.txt", on_failure="*.log", to="to"
+            end_with_slow_removal,
+            *("a", fails, removed),
+            outputs="out.txt",
+            on_failure="*.log",
+            to="to",
         )
-        assert cluster.receive(SOON, source=task) is not None
-        time.sleep(0.4)
+        until(removed.exists)
         task.kill()
         error = task.exception(SOON)
     if fails:
