@@ -19,7 +19,7 @@ from encamp.storage.dead_owners import keep_dead, reclaim, reclaim_folder
 from encamp.storage.disk.removal import remove_tree
 from encamp.storage.kept_folders import clean_kept, kept
 from encamp.storage.local_storage import LOCAL, local_storage
-from encamp.storage.owned_folder import LOCK, RESCUE, OwnedFolder, sandboxes
+from encamp.storage.owned_folder import LOCK, RESCUE, OwnedFolder, forget_rescue, sandboxes
 from encamp.storage.process_identity import ProcessFacts, this_process
 
 OWNER = """
@@ -110,6 +110,7 @@ def test_a_folder_from_which_a_living_process_rescues_files_is_left_to_it(with_l
     for dry_run in (True, False):
         assert reclaim(dry_run=dry_run) == []
     assert (folder / "task/result").exists()
+    forget_rescue(folder)
     assert reclaim_folder(folder)
     assert left() == []
 

@@ -116,9 +116,8 @@ class Rescues:
             if staged:
                 ask(PublishRescued(staged))
         except BaseException:
-            for one in staged:
-                with suppress(Exception):
-                    unstage([one])
+            with suppress(Exception):
+                unstage(staged)
             raise
 
     def _ask(self, task: int, question: FilesQuestion) -> Any:
@@ -165,9 +164,6 @@ def _folder_in(note: bytes) -> LeftFolder | None:
 
 def _remove(path: Path) -> None:
     from encamp.storage.folder_life import end_dead
-    from encamp.storage.owned_folder import RESCUE
 
     with suppress(Exception):
-        with suppress(OSError):  # first, so that any process may remove it if this one cannot
-            (path / RESCUE).unlink()
         end_dead(path, keeps=False)

@@ -328,7 +328,7 @@ class Agents:
         if agent is None:
             self._controller.end(task, False, error)
         else:
-            task.is_rescued(error)
+            task.awaits_rescue(error)
             agent.rescues[task.id] = task
 
     def rescued(self, agent: AgentRecord, envelope: Rescued, parts: Parts) -> None:

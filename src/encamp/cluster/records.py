@@ -146,7 +146,7 @@ class TaskRecord:
         """Record how far it was when its process died."""
         self.mark = mark
 
-    def is_rescued(self, error: EncampError) -> None:
+    def awaits_rescue(self, error: EncampError) -> None:
         """Record that it ends with an error, but files of it are to be published before."""
         self.error = error
 

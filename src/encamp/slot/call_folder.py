@@ -86,15 +86,11 @@ def in_folder(
     kwargs: dict[str, Any],
 ) -> FolderResult:
     """Call the function in its folder, which is its current folder and the task's ``folder``."""
-    result: FolderResult | None = None
-    try:
-        with FolderLife(plan, files) as life:
-            life.place()
-            result = _watched(plan, life, task, rescuer, function, args, kwargs)
-    except Stopped:
-        if result is None:
-            raise
-    assert result is not None  # noqa: S101 - Stopped came too late: the call has ended, and is staged
+    with FolderLife(plan, files) as life:
+        life.place()
+        result = _watched(plan, life, task, rescuer, function, args, kwargs)
+        with suppress(Stopped):  # which is too late: the call has ended, and its files are staged
+            life.end()
     return result
 
 

@@ -58,16 +58,16 @@ def reclaim(
 
 def _reclaimed(folder: Path, stayed: dict[Path, OSError] | None, *, dry_run: bool) -> bool:
     try:
-        return reclaim_folder(folder, dry_run=dry_run, rescued=False)
+        return reclaim_folder(folder, dry_run=dry_run)
     except OSError as exc:
         not_removed(folder, exc, stayed)
         return False
 
 
-def reclaim_folder(folder: Path, *, dry_run: bool = False, rescued: bool = True) -> bool:
-    """Remove ``folder`` if its owner is dead; returns whether that was so.
+def reclaim_folder(folder: Path, *, dry_run: bool = False) -> bool:
+    """Remove ``folder`` if its owner is dead and nobody will rescue files from it.
 
-    Unless its files were ``rescued``, this must not be left to another process.
+    Returns whether that was so.
     """
     lock = _lock_of(folder)
     if not lock.exists():
@@ -75,12 +75,12 @@ def reclaim_folder(folder: Path, *, dry_run: bool = False, rescued: bool = True)
         # has no owner, unless the folder has just been removed. A cleaner may have removed only the
         # lock file; but then the owner still holds the lock of the folder itself.
         with _hold_unowned(folder) as free:
-            dead = free and (rescued or not _awaits_rescue(folder))
+            dead = free and not _awaits_rescue(folder)
             if dead and not dry_run and not lock.exists():
                 remove_folder(folder, folder.parent.parent)
             return dead
     with _taken_over(lock) as free:
-        dead = free and (rescued or not _awaits_rescue(folder))
+        dead = free and not _awaits_rescue(folder)
         if dead and not dry_run:
             _remove_parts(folder)
             remove_folder(folder, folder.parent.parent)

@@ -23,7 +23,7 @@ from encamp.storage.inputs.send_inputs import Channel
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.send_outputs import OutputChannel
 from encamp.storage.outputs.stage import Staged, stage
-from encamp.storage.owned_folder import RESCUE, TASK, add_parts
+from encamp.storage.owned_folder import RESCUE, TASK, add_parts, forget_rescue
 from encamp.storage.persistent import give_back, persistent_sandbox
 from encamp.storage.placing.unchanged_inputs import InputSources
 from encamp.storage.sandbox_folder import Sandbox
@@ -202,7 +202,11 @@ def rescue_dead(
 
 
 def end_dead(path: Path, *, keeps: bool) -> Path | None:
-    """`FolderLife.end` for the folder of a dead process; returns where it is kept."""
+    """`FolderLife.end` for the folder of a dead process; returns where it is kept.
+
+    If another process looks at the folder just now, the next `reclaim` removes it.
+    """
+    forget_rescue(path)
     if keeps and (kept := keep_dead(path)):
         return kept
     reclaim_folder(path)

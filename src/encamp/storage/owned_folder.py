@@ -124,8 +124,7 @@ class OwnedFolder:
 
     def note_part(self, part: Path) -> None:
         """Record another temporary file."""
-        with suppress(OSError), (self.path / PARTS).open("ab") as notes:
-            notes.write(os.fsencode(part) + b"\0")
+        add_parts(self.path, [part])
 
     def note_rescue(self, note: bytes) -> None:
         """Record who rescues files of the task if the owner dies. Raises OSError."""
@@ -133,8 +132,7 @@ class OwnedFolder:
 
     def forget_rescue(self) -> None:
         """Remove that note."""
-        with suppress(OSError):
-            (self.path / RESCUE).unlink()
+        forget_rescue(self.path)
 
     def note_linked(self, entries: Iterable[Path]) -> None:
         """Record trees of the cache that the task could write to; an empty list when checked.
@@ -182,9 +180,15 @@ class OwnedFolder:
 
 
 def add_parts(folder: Path, parts: Iterable[Path]) -> None:
-    """Record more temporary files in the folder of a dead owner, see `OwnedFolder.note_parts`."""
+    """Record more temporary files in an owned folder, see `OwnedFolder.note_parts`."""
     with suppress(OSError), (folder / PARTS).open("ab") as notes:
         notes.write(b"".join(os.fsencode(part) + b"\0" for part in parts))
+
+
+def forget_rescue(folder: Path) -> None:
+    """Remove the note of `OwnedFolder.note_rescue` from an owned folder."""
+    with suppress(OSError):
+        (folder / RESCUE).unlink()
 
 
 @contextmanager
